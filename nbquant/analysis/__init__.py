@@ -1,0 +1,1 @@
+"""What a quantizer means: operating points, curves, target solving."""

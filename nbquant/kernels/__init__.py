@@ -1,0 +1,1 @@
+"""The hot loops: reference (plain torch, the definition) and cpu (numba)."""

@@ -1,0 +1,1 @@
+"""Weights of a module, evaluation, the bundled networks and their data."""

@@ -1,0 +1,43 @@
+"""Progress and cancelling of anything that takes longer than a second."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from tqdm.auto import tqdm
+
+T = TypeVar("T")
+
+Progress = bool | Callable[[int, int | None], None]
+"""True shows a bar, False shows nothing, a callable is told (done, total) and may raise :class:`Cancelled`."""
+
+
+class Cancelled(Exception):  # noqa: N818  (not an error: the user asked for it)
+    """The user cancelled the work; nothing was changed."""
+
+
+def track(items: Iterable[T], description: str, progress: Progress = True, total: int | None = None) -> Iterator[T]:
+    """Yield from ``items`` while showing how far it is.
+
+    Args:
+        items: What to iterate over.
+        description: What the bar is labelled with.
+        progress: See :data:`Progress`.
+        total: Number of items, where ``len(items)`` does not tell.
+
+    Raises:
+        Cancelled: By the callable, when the user asked for it.
+    """
+    if total is None:
+        try:
+            total = len(items)  # type: ignore[arg-type]
+        except TypeError:
+            total = None
+    if not callable(progress):
+        yield from tqdm(items, desc=description, total=total, disable=not progress, leave=False)
+        return
+    done = 0
+    progress(done, total)
+    for item in items:
+        yield item
+        done += 1
+        progress(done, total)

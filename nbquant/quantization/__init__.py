@@ -1,0 +1,1 @@
+"""From (weight, sensitivity) to a quantized tensor: k-means, uniform, ECSQ."""

@@ -1,0 +1,1 @@
+"""Estimators of the Hessian diagonal, one a file."""
