@@ -13,7 +13,7 @@ class SelectedTensor:
     """One parameter tensor of a selection.
 
     Attributes:
-        name: Parameter name, as in ``model.named_parameters()``; tied parameters have one entry, under their first name.
+        name: Parameter name, as in ``model.named_parameters()``; tied ones have one entry, under their first name.
         layer: Name of the module that owns it; the unit of "per layer".
         weight: The weights, in their own shape, dtype and device, detached.
         sensitivity: Hessian diagonal h [loss/weight²] of the same shape and device; None if it was not given.
