@@ -1,0 +1,104 @@
+"""Batches of (inputs, targets): in memory, on a device, into a model."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """A sized sequence of (inputs, targets) that can be gone through any number of times; the batches are views.
+
+    Attributes:
+        inputs: All inputs, the samples along the first axis.
+        targets: All targets, one a sample.
+        batch_size: Samples in a batch; the last one may have fewer.
+
+    Raises:
+        ValueError: Inputs and targets of different number, none at all, or a batch size below one.
+    """
+
+    inputs: Shaped[Tensor, "n ..."]
+    targets: Shaped[Tensor, "n ..."]
+    batch_size: int = 100
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.targets) or len(self.inputs) == 0:
+            raise ValueError(
+                f"as many targets as inputs, and at least one, are required, but {len(self.inputs)} inputs and "
+                f"{len(self.targets)} targets came: pass the two of the same samples."
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, but is {self.batch_size}: pass for example 100.")
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return len(self.inputs)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-self.samples // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Batch number ``index``; negative ones count from the end."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there are {len(self)} batches, but number {index} was asked for.")
+        start = index % len(self) * self.batch_size
+        return self.inputs[start : start + self.batch_size], self.targets[start : start + self.batch_size]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.inputs.shape[1:]))
+        return f"Batches({self.samples:,} samples of {shape}, batch_size={self.batch_size}, {self.inputs.device})"
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Batches":
+        """The same samples on another device; ``dtype`` converts floating-point inputs as well."""
+        inputs = self.inputs.to(device=device)
+        if inputs.is_floating_point():
+            inputs = inputs.to(dtype=dtype)
+        return Batches(inputs, self.targets.to(device=device), self.batch_size)
+
+    def take(self, n_samples: int) -> "Batches":
+        """The first ``n_samples`` samples, in batches of the same size.
+
+        Raises:
+            ValueError: Fewer than one sample, or more than there are.
+        """
+        if not 1 <= n_samples <= self.samples:
+            raise ValueError(
+                f"n_samples must be from 1 to {self.samples} (all there are), but is {n_samples}: ask for fewer."
+            )
+        return Batches(self.inputs[:n_samples], self.targets[:n_samples], self.batch_size)
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """The model's output: a dict of inputs goes in by name, a tuple or list by position, anything else alone."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
+
+
+def to_device(batch: Any, device: torch.device | None) -> Any:
+    """All tensors of a nested batch on ``device``; None leaves them where they are."""
+    if device is None:
+        return batch
+    if isinstance(batch, Mapping):
+        return {name: to_device(part, device) for name, part in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(to_device(part, device) for part in batch)
+    return batch.to(device) if isinstance(batch, Tensor) else batch
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """Where the model's first parameter or buffer is; None if it has neither."""
+    first = next(model.parameters(), next(model.buffers(), None))
+    return None if first is None else first.device

@@ -1,0 +1,185 @@
+"""Train the bundled networks: ``python -m nbquant.models.train lenet5-fashion --out FILE.safetensors``."""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nbquant.models import fashion_mnist
+from nbquant.models.batches import Batches
+from nbquant.models.dataset import Dataset
+from nbquant.models.evaluate import evaluate
+from nbquant.models.zoo import NETWORKS
+from nbquant.progress import Progress, track
+
+EPOCHS = {"lenet5-fashion": 10, "lenet5-fashion-pruned": 10, "resnet8-fashion": 8}
+KEPT = {"conv1.weight": 0.66, "conv2.weight": 0.20, "fc1.weight": 0.09, "fc2.weight": 0.30}
+"""Part of each layer's weights that pruning keeps: a tenth of LeNet5's in all, 43,410 with the biases."""
+
+_BATCH_SIZE = 64
+_LEARNING_RATE = 2e-3
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a network was trained, and how good it became.
+
+    Attributes:
+        network: Its name in the zoo.
+        data: Name of the data set.
+        seed: Seed of the initial weights and of the order of the images.
+        epochs: Passes over the training images; the pruned network makes as many again after pruning.
+        train_samples: Number of training images.
+        test_samples: Number of test images, looked at once, after the last epoch.
+        test_accuracy: Part of them that is classified correctly.
+        test_loss: Mean cross-entropy on them [nat/image].
+        nonzero: Parameters that are not zero.
+        train_loss: Mean cross-entropy during each epoch [nat/image].
+        seconds: Wall-clock time.
+        torch: Version of torch.
+    """
+
+    network: str
+    data: str
+    seed: int
+    epochs: int
+    train_samples: int
+    test_samples: int
+    test_accuracy: float | None
+    test_loss: float
+    nonzero: int
+    train_loss: tuple[float, ...]
+    seconds: float
+    torch: str
+
+
+def train(
+    name: str, data: Dataset, epochs: int | None = None, seed: int = 0, progress: Progress = True
+) -> tuple[nn.Module, Record]:
+    """Train one of the bundled networks; the last epoch is kept.
+
+    Args:
+        name: Its name in the zoo. A pruned one is trained in full, loses its smallest weights, and is trained again.
+        data: What to train and test it on.
+        epochs: Passes over the training images; None takes the network's own number.
+        seed: The same seed gives the same network on the same machine, and no other random number is disturbed.
+        progress: See :data:`nbquant.progress.Progress`.
+
+    Raises:
+        ValueError: An unknown name, or fewer than one epoch.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"a network is required, one of {', '.join(map(repr, NETWORKS))}, but {name!r} came.")
+    epochs = EPOCHS[name] if epochs is None else epochs
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, but is {epochs}: leave it out for {EPOCHS[name]}.")
+    start = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = NETWORKS[name]()
+        losses = _fit(model, data.train, epochs, {}, progress)
+        if name.endswith("-pruned"):
+            losses += _fit(model, data.train, epochs, _prune(model), progress)
+    result = evaluate(model.eval(), data.test, progress=progress)
+    nonzero = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+    seconds = round(time.perf_counter() - start, 1)
+    return model, Record(
+        network=name,
+        data=data.name,
+        seed=seed,
+        epochs=epochs,
+        train_samples=data.train.samples,
+        test_samples=result.samples,
+        test_accuracy=result.accuracy,
+        test_loss=result.loss,
+        nonzero=nonzero,
+        train_loss=tuple(losses),
+        seconds=seconds,
+        torch=torch.__version__,
+    )
+
+
+def _prune(model: nn.Module) -> dict[str, Bool[Tensor, "..."]]:
+    """Masks of the weights of greatest magnitude; exactly the wanted number, whatever the ties."""
+    masks = {}
+    for name, part in KEPT.items():
+        magnitude = model.get_parameter(name).detach().abs()
+        mask = torch.zeros(magnitude.numel(), dtype=torch.bool)
+        mask[magnitude.flatten().topk(round(part * magnitude.numel())).indices] = True
+        masks[name] = mask.view_as(magnitude)
+    return masks
+
+
+def _fit(
+    model: nn.Module, samples: Batches, epochs: int, masks: dict[str, Bool[Tensor, "..."]], progress: Progress
+) -> list[float]:
+    """Adam with one cycle of the learning rate; weights outside of the masks stay zero."""
+    steps = math.ceil(samples.samples / _BATCH_SIZE)
+    optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_LEARNING_RATE, total_steps=epochs * steps)
+    losses = []
+    model.train()
+    for epoch in range(epochs):
+        total = 0.0
+        chunks = torch.randperm(samples.samples).split(_BATCH_SIZE)
+        for chunk in track(
+            chunks, f"{'Fine-tuning' if masks else 'Training'}, epoch {epoch + 1} of {epochs}", progress
+        ):
+            loss = functional.cross_entropy(model(samples.inputs[chunk]), samples.targets[chunk])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                for name, mask in masks.items():
+                    model.get_parameter(name).mul_(mask)
+            total += float(loss) * len(chunk)
+        losses.append(total / samples.samples)
+    return losses
+
+
+def save(model: nn.Module, record: Record, path: Path) -> None:
+    """Write the weights to ``path`` and the record beside it as ``.json``; no half-written file of weights stays."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(model.state_dict(), partial, metadata={"network": record.network, "data": record.data})
+        path.with_suffix(".json").write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train as the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m nbquant.models.train", description="Train a bundled network.")
+    parser.add_argument("network", choices=tuple(NETWORKS))
+    parser.add_argument("--data", metavar="FOLDER", help="folder with Fashion-MNIST's four idx files")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--epochs", type=int, help="passes over the training images (default: the network's own)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if not options.out.parent.is_dir() or options.out.suffix != ".safetensors":
+        parser.error(f"--out must be a .safetensors file in a folder that exists, but is {options.out}")
+    try:
+        data = fashion_mnist.load(options.data)
+        model, record = train(options.network, data, options.epochs, options.seed)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    save(model, record, options.out)
+    accuracy = 100 * (record.test_accuracy or 0)
+    sys.stdout.write(f"{options.out}: {accuracy:.2f} % of {record.test_samples:,} test images\n")
+
+
+if __name__ == "__main__":
+    main()
