@@ -1,0 +1,86 @@
+# nbquant: `make explore` opens the explorer, `make test` checks everything. Both set up .venv first, once.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+NOTEBOOK := notebooks/01_explore.ipynb
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
+STAMPS := $(VENV)/.made $(VENV)/.run $(VENV)/.test $(VENV)/.bench
+
+# A checkout that was moved, or whose Python went away, needs its environment made again.
+ifneq ($(wildcard $(VENV)/.made),)
+ifneq ($(shell $(PY) -c 'print("works")' 2>&1; cat $(VENV)/.made),works $(CURDIR))
+$(shell rm -f $(STAMPS))
+endif
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help explore test bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make explore   open the explorer in JupyterLab'
+	@echo 'make test      run every test and check (TESTS="tests/coding -k huffman" to choose; linters run all the same)'
+	@echo 'make bench     run the benchmarks (BENCH="kmeans coding" to choose)'
+	@echo 'make clean     remove the environment and all caches'
+	@echo 'PYTHON=python3.12 chooses the Python that the environment is made from (3.11 or newer).'
+
+explore: $(VENV)/.run
+	@set --; \
+	if [ "$$(id -u)" = 0 ]; then set -- "$$@" --allow-root; fi; \
+	if [ "$$(uname)" = Linux ] && [ -z "$$BROWSER$$DISPLAY$$WAYLAND_DISPLAY" ]; then set -- "$$@" --no-browser; fi; \
+	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+	exec $(PY) -m jupyterlab "$$@" $(LAB) $(NOTEBOOK)
+
+# Everything runs even when something fails, so that one run tells all.
+test: $(VENV)/.test
+	@passed=; failed=; \
+	check() { \
+	    name=$$1; shift; printf '\n--- %s\n' "$$name"; \
+	    if "$$@"; then passed="$$passed, $$name"; else failed="$$failed, $$name"; fi; \
+	}; \
+	check 'ruff check' $(PY) -m ruff check; \
+	check 'ruff format' $(PY) -m ruff format --check; \
+	check 'mypy' $(PY) -m mypy; \
+	check 'lint-imports' $(VENV)/bin/lint-imports; \
+	check 'pytest' $(PY) -m pytest $(TESTS); \
+	printf '\n'; \
+	if [ -n "$$passed" ]; then echo "make test passed: $${passed#, }"; fi; \
+	if [ -n "$$failed" ]; then echo "make test FAILED: $${failed#, }"; exit 1; fi
+
+bench: $(VENV)/.bench
+	@$(PY) -m tests.benchmarks $(BENCH)
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	    echo 'nbquant needs Python 3.11 or newer, but there is no "$(PYTHON)": install it, or name one with' \
+	        'make PYTHON=/path/to/python3' >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo 'nbquant needs Python 3.11 or newer, but "$(PYTHON)" is' "$$("$(PYTHON)" --version 2>&1):" \
+	        'name a newer one with make PYTHON=/path/to/python3' >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo '"$(PYTHON)" comes without venv and pip, which the environment is made with: install them' \
+	        '(on Debian and Ubuntu: apt-get install python3-venv)' >&2; exit 1; }
+	@echo 'Making $(VENV) …'
+	@if $(PY) -c '' 2>/dev/null; then "$(PYTHON)" -m venv $(VENV); else "$(PYTHON)" -m venv --clear $(VENV); fi
+	@printf '%s\n' "$(CURDIR)" > $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	@echo 'Installing nbquant into $(VENV); the first time takes some minutes …'
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
+	@echo 'Installing nbquant and its tests into $(VENV); the first time takes some minutes …'
+	@$(PIP_INSTALL) -e '.[test]'
+	@touch $(VENV)/.run $@
+
+$(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt
+	@echo 'Installing nbquant and its benchmarks into $(VENV); the first time takes some minutes …'
+	@$(PIP_INSTALL) -e '.[bench]'
+	@touch $(VENV)/.run $@

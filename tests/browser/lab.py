@@ -1,0 +1,263 @@
+"""A real JupyterLab and a real Chromium, for tests that use the notebook as a person does."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from playwright.sync_api import Browser, Locator, Page
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = ("127.0.0.1", "localhost", "[::1]", "::1")
+THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+
+
+def find_chromium() -> str | None:
+    """Path of an installed Chromium, if there is one."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def chromium_arguments() -> list[str]:
+    """Switches that keep Chromium quiet, and keep it from reaching anything but this machine."""
+    arguments = [
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+    ]
+    # Chromium's sandbox refuses to run as root, as containers do.
+    return [*arguments, "--no-sandbox"] if os.geteuid() == 0 else arguments
+
+
+class JupyterLab:
+    """A JupyterLab server of its own: free port, own home and settings, a copy of the notebooks as its root."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root = directory / "notebooks"
+        shutil.copytree(ROOT / "notebooks", self.root, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+        self.settings = directory / "settings"
+        self.log = directory / "jupyterlab.log"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.token = secrets.token_hex(16)
+        self.url = f"http://127.0.0.1:{port}"
+        config = directory / "config"
+        (config / "labconfig").mkdir(parents=True)
+        # Its question about news would cover the notebook.
+        (config / "labconfig" / "page_config.json").write_text(
+            json.dumps({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}})
+        )
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "IPYTHON"))}
+        environment |= {
+            "HOME": str(directory / "home"),
+            "XDG_CACHE_HOME": str(directory / "home" / ".cache"),
+            "XDG_CONFIG_HOME": str(directory / "home" / ".config"),
+            "XDG_DATA_HOME": str(directory / "home" / ".local" / "share"),
+            "JUPYTER_CONFIG_DIR": str(config),
+            "JUPYTER_CONFIG_PATH": str(ROOT / ".jupyter"),
+            "JUPYTER_DATA_DIR": str(directory / "data"),
+            "JUPYTER_RUNTIME_DIR": str(directory / "runtime"),
+            "JUPYTERLAB_SETTINGS_DIR": str(self.settings),
+            "JUPYTERLAB_WORKSPACES_DIR": str(directory / "workspaces"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        (directory / "home").mkdir()
+        command = [
+            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"),
+            *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
+            *(f"--ServerApp.root_dir={self.root}", f"--IdentityProvider.token={self.token}"),
+        ]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, env=environment, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def wait_until_ready(self, timeout: float = 90) -> None:
+        """Return when the server answers; raise with the end of its log when it does not within ``timeout`` s."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                self.request("/api/status")
+            except OSError:
+                time.sleep(0.2)
+            else:
+                return
+        raise RuntimeError(f"JupyterLab did not answer within {timeout} s; its log ends:\n{self.tail()}")
+
+    def request(self, path: str, method: str = "GET") -> bytes:
+        """Body of the server's answer."""
+        request = urllib.request.Request(
+            self.url + path, method=method, headers={"Authorization": f"token {self.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read()
+
+    def tail(self, characters: int = 4000) -> str:
+        """End of the server's log."""
+        return self.log.read_text(errors="replace")[-characters:]
+
+    def set_theme(self, theme: str) -> None:
+        """Make "light" or "dark" the theme of the pages opened from now on."""
+        path = self.settings / "@jupyterlab" / "apputils-extension" / "themes.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"theme": THEMES[theme]}))
+
+    def stop_kernels(self) -> None:
+        """End every kernel, so that the next notebook has the memory."""
+        for session in json.loads(self.request("/api/sessions")):
+            self.request(f"/api/sessions/{session['id']}", "DELETE")
+
+    def stop(self) -> None:
+        """End the server and its kernels."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class Notebook:
+    """One notebook, open in JupyterLab, and what the browser complained about meanwhile.
+
+    Attributes:
+        page: Playwright's page, for all that has no method here.
+        lab: The server.
+        name: File name within the server's root.
+        console_errors: What was logged with console.error, and exceptions that no script caught.
+        outside_requests: Addresses asked for that are not on this machine.
+    """
+
+    page: Page
+    lab: JupyterLab
+    name: str
+    console_errors: list[str] = field(default_factory=list)
+    outside_requests: list[str] = field(default_factory=list)
+
+    def open(self) -> None:
+        """Open the notebook and wait for its kernel."""
+        self.page.on("console", lambda m: m.type == "error" and self.console_errors.append(f"{m.text} ({m.location})"))
+        self.page.on("pageerror", lambda error: self.console_errors.append(f"uncaught: {error}"))
+        self.page.on("request", lambda request: self._note(request.url))
+        self.page.on("websocket", lambda socket: self._note(socket.url))
+        self.page.goto(f"{self.lab.url}/lab/tree/{quote(self.name)}?reset&token={self.lab.token}")
+        self.page.wait_for_function(
+            """name => {
+                const widget = window.jupyterapp?.shell.currentWidget;
+                return widget?.context?.path === name && widget.context.isReady
+                    && widget.sessionContext?.session?.kernel?.status === 'idle';
+            }""",
+            arg=self.name,
+            timeout=90_000,
+        )
+
+    def _note(self, url: str) -> None:
+        host = urlsplit(url).hostname  # none for data: and blob:
+        if host is not None and host not in HERE:
+            self.outside_requests.append(url)
+
+    def command(self, name: str, arguments: dict | None = None, timeout: float = 240) -> None:
+        """Run one of JupyterLab's commands and wait until it is done, at most ``timeout`` s."""
+        self.page.evaluate(
+            """([name, arguments_]) => {
+                window.commandOutcome = null;
+                window.jupyterapp.commands.execute(name, arguments_).then(
+                    () => { window.commandOutcome = 'done'; },
+                    error => { window.commandOutcome = `failed: ${error}`; });
+            }""",
+            [name, arguments or {}],
+        )
+        self.page.wait_for_function("() => window.commandOutcome", timeout=1000 * timeout)
+        outcome = self.page.evaluate("() => window.commandOutcome")
+        assert outcome == "done", f"JupyterLab's command {name} {outcome}"
+
+    def run_all(self, timeout: float = 240) -> None:
+        """Run all cells, wait for the last one, and fail with the message of a cell that raised."""
+        self.command("notebook:run-all-cells", timeout=timeout)
+        self.wait_idle(timeout)
+        errors = self.page.evaluate(
+            """() => window.jupyterapp.shell.currentWidget.model.sharedModel.toJSON().cells
+                .flatMap(cell => (cell.outputs ?? []).filter(output => output.output_type === 'error'))
+                .map(output => `${output.ename}: ${output.evalue}`)"""
+        )
+        assert not errors, f"cells of {self.name} raised {errors}"
+
+    def wait_idle(self, timeout: float = 60) -> None:
+        """Wait until the kernel has nothing to do."""
+        self.page.wait_for_function(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'",
+            timeout=1000 * timeout,
+        )
+
+    def find(self, selector: str, timeout: float = 60) -> Locator:
+        """First visible element of the notebook that ``selector`` names, scrolled into view."""
+        found = self.page.locator(f".jp-Notebook {selector} >> visible=true").first
+        found.wait_for(timeout=1000 * timeout)
+        found.scroll_into_view_if_needed()
+        return found
+
+    def wait_text(self, selector: str, differs_from: str | None = None, timeout: float = 60) -> str:
+        """Text of an element, as soon as it is there, not empty and not ``differs_from``."""
+        element = self.find(selector, timeout)
+        deadline = time.monotonic() + timeout
+        while (text := element.inner_text().strip()) in ("", differs_from):
+            assert time.monotonic() < deadline, f"{selector} still reads {text!r} after {timeout} s"
+            self.page.wait_for_timeout(20)
+        return text
+
+    def drag(self, handle: Locator, by: tuple[float, float], steps: int = 10) -> None:
+        """Press the mouse on the middle of ``handle``, move it by (x, y) pixels in ``steps`` moves, let go."""
+        handle.scroll_into_view_if_needed()
+        box = handle.bounding_box()
+        assert box is not None, "the handle to drag is not on the page"
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + by[0], y + by[1], steps=steps)
+        self.page.mouse.up()
+
+    def press(self, handle: Locator, key: str, times: int = 1) -> None:
+        """Focus ``handle`` and press a key, such as "ArrowRight"."""
+        handle.focus()
+        for _ in range(times):
+            self.page.keyboard.press(key)
+
+    def set_theme(self, theme: str) -> None:
+        """Switch to the "light" or "dark" theme and wait until it is drawn."""
+        self.command("apputils:change-theme", {"theme": THEMES[theme]})
+        light = "true" if theme == "light" else "false"
+        self.page.wait_for_function(f"() => document.body.dataset.jpThemeLight === '{light}'")
+
+    def screenshot(self, path: Path, of: Locator | None = None) -> Path:
+        """Write a PNG of the page, or of one element."""
+        (of or self.page).screenshot(path=path)
+        return path
+
+    def assert_clean(self) -> None:
+        """Fail if the console has an error or anything outside this machine was asked for."""
+        assert not self.console_errors, "\n".join(["the browser's console has errors:", *self.console_errors])
+        assert not self.outside_requests, "\n".join(["requests to the outside:", *self.outside_requests])
+
+
+def open_notebook(browser: Browser, lab: JupyterLab, name: str, viewport: tuple[int, int] = (1280, 900)) -> Notebook:
+    """Open a notebook of ``lab`` in a page of its own."""
+    context = browser.new_context(viewport={"width": viewport[0], "height": viewport[1]})
+    notebook = Notebook(context.new_page(), lab, name)
+    notebook.open()
+    return notebook

@@ -1,0 +1,79 @@
+"""The harness itself: sees what a person does and what goes wrong."""
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+WIDGETS = """
+import anywidget, ipywidgets, traitlets
+
+class Squared(anywidget.AnyWidget):
+    _esm = '''
+    export default { render({ model, el }) {
+        const text = document.createElement("output");
+        text.className = "squared";
+        const draw = () => { text.textContent = model.get("value").toFixed(3); };
+        model.on("change:value", draw);
+        draw();
+        el.append(text);
+    } };
+    '''
+    value = traitlets.Float(1.0).tag(sync=True)
+
+slider = ipywidgets.FloatLogSlider(value=10, min=0, max=2, step=0.01)
+squared = Squared(value=100.0)
+slider.observe(lambda change: setattr(squared, "value", change.new**2), "value")
+ipywidgets.VBox([slider, squared])
+"""
+
+
+def test_slider_by_mouse_and_by_keys_reaches_kernel_and_back(notebook, tmp_path):
+    page = notebook(cells=[WIDGETS])
+    page.run_all()
+    start = page.wait_text(".squared")
+    assert float(start) == 100.0
+
+    handle = page.find(".noUi-handle")
+    page.drag(handle, by=(40, 0))
+    dragged = page.wait_text(".squared", differs_from=start)
+    assert float(dragged) > 100.0
+
+    page.press(handle, "ArrowLeft", times=3)
+    pressed = page.wait_text(".squared", differs_from=dragged)
+    page.wait_idle()
+    assert float(pressed) < float(dragged)
+    assert page.screenshot(tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_theme_switches(notebook):
+    page = notebook(cells=["1"])
+    colour = "() => getComputedStyle(document.body).getPropertyValue('--jp-layout-color0').trim()"
+    page.set_theme("light")
+    light = page.page.evaluate(colour)
+    page.set_theme("dark")
+    assert page.page.evaluate(colour) != light
+    page.set_theme("light")
+
+
+def test_console_errors_are_seen(notebook):
+    page = notebook(cells=["from IPython.display import Javascript", "Javascript('console.error(\"loud\")')"])
+    page.run_all()
+    with pytest.raises(AssertionError, match="loud"):
+        page.assert_clean()
+    page.console_errors.clear()
+
+
+def test_outside_requests_are_seen(notebook):
+    page = notebook(cells=["from IPython.display import HTML", "HTML('<img src=\"https://example.org/x.png\">')"])
+    page.run_all()
+    page.find("img", timeout=20)
+    with pytest.raises(AssertionError, match=r"example\.org"):
+        page.assert_clean()
+    page.console_errors.clear()
+    page.outside_requests.clear()
+
+
+def test_raising_cell_is_seen(notebook):
+    page = notebook(cells=["1 / 0"])
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        page.run_all()
