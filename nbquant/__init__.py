@@ -1,3 +1,14 @@
 """See, understand and choose neural-network weight quantization in a Jupyter notebook."""
 
+from nbquant.analysis.curves import curves
+from nbquant.analysis.solve import fit
+from nbquant.models import zoo
+from nbquant.models.evaluate import evaluate
+from nbquant.models.select import select
+from nbquant.quantization.ecsq import ECSQ
+from nbquant.quantization.kmeans import KMeans
+from nbquant.quantization.uniform import Uniform
+
 __version__ = "0.1.0"
+
+__all__ = ["ECSQ", "KMeans", "Uniform", "curves", "evaluate", "fit", "select", "zoo"]

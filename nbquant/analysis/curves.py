@@ -1,0 +1,165 @@
+"""Rate-distortion curves: every operating point of a method on one selection."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from nbquant.analysis.operating_point import OperatingPoint, point_of_clusters
+from nbquant.analysis.statistics import Statistics
+from nbquant.quantization.clusters import Clusters
+from nbquant.quantization.ecsq import ECSQ, ecsq_clusters
+from nbquant.quantization.histogram import Cells
+from nbquant.quantization.kmeans import KMeans, kmeans_clusters
+from nbquant.quantization.quantizer import Coding, Quantizer
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.uniform import Uniform
+
+QUANTIZERS: dict[str, type[KMeans] | type[Uniform] | type[ECSQ]] = {q.method: q for q in (KMeans, Uniform, ECSQ)}
+MOST_KMEANS_LEVELS = 256
+STEPS = 64  # points on the uniform curve
+FINEST_STEP = 2.0**-7  # of the root mean square of the weights
+LMBDAS = 56  # points on the ECSQ curve
+LMBDA_RANGE = (8.0, 1e-8)  # of the distortion of a single level at zero
+
+
+@dataclass(frozen=True)
+class Method:
+    """One curve: a method with all its options but the parameter that runs along it."""
+
+    method: str
+    weighted: bool = True
+    coding: Coding = "huffman"
+    per_layer: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in QUANTIZERS:
+            raise ValueError(f"method must be one of {', '.join(QUANTIZERS)}, but got {self.method!r}")
+
+    @property
+    def parameter(self) -> str:
+        """Name of the argument that runs along the curve."""
+        return QUANTIZERS[self.method].parameter
+
+    def quantizer(self, parameter: float) -> Quantizer:
+        """The quantizer at one point of the curve."""
+        value = int(parameter) if self.method == "kmeans" else float(parameter)
+        return QUANTIZERS[self.method](  # type: ignore[call-arg, return-value]
+            **{self.parameter: value}, weighted=self.weighted, coding=self.coding, per_layer=self.per_layer
+        )
+
+
+METHODS: tuple[tuple[str, bool], ...] = tuple((m, weighted) for m in QUANTIZERS for weighted in (False, True))
+"""All methods, each plain and weighted."""
+
+
+def curve(method: Method, statistics: Statistics) -> list[OperatingPoint]:
+    """Operating points of one method, from the lowest rate to the highest.
+
+    The cost does not depend on the number of weights.
+
+    Args:
+        method: Method with its options.
+        statistics: Of the selection.
+
+    Returns:
+        Points with the parameter running from coarse to fine; rates need not rise strictly.
+    """
+    cells = statistics.cells(method.weighted, QUANTIZERS[method.method].needs_rows, method.per_layer)
+    if not cells:
+        return []
+    values, clusters = {"kmeans": _kmeans, "uniform": _uniform, "ecsq": _ecsq}[method.method](method, cells)
+    return [
+        point_of_clusters(method.quantizer(value), groups, statistics)
+        for value, groups in zip(values, clusters, strict=True)
+    ]
+
+
+def curves(
+    selection: Selection | Statistics,
+    methods: Sequence[tuple[str, bool]] = METHODS,
+    *,
+    coding: Coding = "huffman",
+    per_layer: bool = False,
+) -> pd.DataFrame:
+    """Operating points of several methods, one a row.
+
+    Args:
+        selection: Selection, or its statistics.
+        methods: Pairs of a method's name and whether it is weighted by sensitivity.
+        coding: "huffman" or "fixed".
+        per_layer: A codebook for each layer, or one for all.
+
+    Returns:
+        Columns method, weighted, parameter (its name), value, levels, rate [bit/weight], compression_ratio,
+        distortion [loss/weight], predicted_loss_increase [loss].
+    """
+    statistics = selection if isinstance(selection, Statistics) else Statistics.of(selection)
+    points = [p for m, w in methods for p in curve(Method(m, w, coding, per_layer), statistics)]
+    return pd.DataFrame(
+        {
+            "method": [p.quantizer.method for p in points],
+            "weighted": [p.quantizer.weighted for p in points],
+            "parameter": [p.quantizer.parameter for p in points],
+            "value": [p.parameter for p in points],
+            "levels": [p.levels for p in points],
+            "rate": [p.rate for p in points],
+            "compression_ratio": [p.compression_ratio for p in points],
+            "distortion": [p.distortion for p in points],
+            "predicted_loss_increase": [p.predicted_loss_increase for p in points],
+        }
+    )
+
+
+def lower_convex_hull(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
+    """Those points that no mixture of two others beats, by rising rate."""
+    hull: list[OperatingPoint] = []
+    for p in sorted(points, key=lambda p: (p.rate, p.distortion)):
+        if hull and p.distortion >= hull[-1].distortion:
+            continue
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], p):
+            hull.pop()
+        hull.append(p)
+    return hull
+
+
+def _slope(a: OperatingPoint, b: OperatingPoint) -> float:
+    return (b.distortion - a.distortion) / (b.rate - a.rate)
+
+
+Values = Sequence[float] | np.ndarray
+Groups = list[dict[str, Clusters]]
+
+
+def _kmeans(method: Method, cells: dict[str, Cells]) -> tuple[Values, Groups]:
+    levels = range(1, min(MOST_KMEANS_LEVELS, max(len(c.position) for c in cells.values())) + 1)
+    solved = {group: kmeans_clusters(c, levels) for group, c in cells.items()}
+    return levels, [{g: s[i] for g, s in solved.items()} for i in range(len(levels))]
+
+
+def _uniform(method: Method, cells: dict[str, Cells]) -> tuple[Values, Groups]:
+    position = np.concatenate([c.position for c in cells.values()])
+    counts = np.concatenate([np.diff(c.prefix[:, 0]) for c in cells.values()])
+    scale = np.sqrt(np.average(position**2, weights=counts))
+    if scale == 0:
+        return [1.0], [{g: Uniform(1.0).clusters(c) for g, c in cells.items()}]
+    steps = np.geomspace(2 * np.abs(position).max(), scale * FINEST_STEP, STEPS)
+    return steps, [{g: Uniform(float(s)).clusters(c) for g, c in cells.items()} for s in steps]
+
+
+def _ecsq(method: Method, cells: dict[str, Cells]) -> tuple[Values, Groups]:
+    total = sum(c.prefix[-1] for c in cells.values())
+    worst = 0.5 * float(total[3]) / float(total[0])
+    lmbdas = np.geomspace(*LMBDA_RANGE, LMBDAS) * (worst if worst > 0 else 1.0)
+    # From fine to coarse: a solution for a smaller λ has all the levels that a larger one may keep.
+    solved = {group: _sweep(c, lmbdas[::-1])[::-1] for group, c in cells.items()}
+    return lmbdas, [{g: s[i] for g, s in solved.items()} for i in range(len(lmbdas))]
+
+
+def _sweep(cells: Cells, lmbdas: np.ndarray) -> list[Clusters]:
+    found, warm = [], None
+    for lmbda in lmbdas:
+        clusters, warm = ecsq_clusters(cells, float(lmbda), warm)
+        found.append(clusters)
+    return found

@@ -1,0 +1,75 @@
+"""Operating points: a quantizer, and what it costs in bits and in predicted loss."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nbquant.analysis.statistics import Statistics
+from nbquant.coding.ledger import Ledger
+from nbquant.quantization.clusters import Clusters
+from nbquant.quantization.quantizer import Coding, Quantizer
+from nbquant.quantization.rate import code_ledger, lengths_for
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A quantizer on a selection's histograms: to within a bin's width what :meth:`Quantizer.fit` gives.
+
+    Attributes:
+        quantizer: The quantizer with its parameter.
+        clusters: Group name to clusters: one group "all", or one a layer.
+        ledger: Every stored bit of the selection by its part.
+        weights: Number of weights N.
+        source_bits: Bits of the selected weights before.
+    """
+
+    quantizer: Quantizer
+    clusters: Mapping[str, Clusters]
+    ledger: Ledger
+    weights: int
+    source_bits: int
+
+    @property
+    def parameter(self) -> float:
+        """Value of the argument that sets the rate: levels, step [weight] or λ [loss/bit]."""
+        return getattr(self.quantizer, self.quantizer.parameter)
+
+    @property
+    def levels(self) -> int:
+        """Number of reconstruction values in use, over all groups."""
+        return sum(len(c.codebook) for c in self.clusters.values())
+
+    @property
+    def rate(self) -> float:
+        """R [bit/weight], side information included."""
+        return self.ledger.total / self.weights
+
+    @property
+    def compression_ratio(self) -> float:
+        """Bits before over bits stored."""
+        return self.source_bits / self.ledger.total
+
+    @property
+    def predicted_loss_increase(self) -> float:
+        """N·D = ½ Σ h (w − c)² [loss]."""
+        return sum(c.loss for c in self.clusters.values())
+
+    @property
+    def distortion(self) -> float:
+        """D [loss/weight]."""
+        return self.predicted_loss_increase / self.weights
+
+
+def operating_point(quantizer: Quantizer, statistics: Statistics) -> OperatingPoint:
+    """What ``quantizer`` does on the histograms: milliseconds, whatever the number of weights."""
+    cells = statistics.cells(quantizer.weighted, quantizer.needs_rows, quantizer.per_layer)
+    return point_of_clusters(quantizer, {group: quantizer.clusters(c) for group, c in cells.items()}, statistics)
+
+
+def point_of_clusters(quantizer: Quantizer, clusters: Mapping[str, Clusters], statistics: Statistics) -> OperatingPoint:
+    """Count the bits of clusters that are already found."""
+    ledger = sum((_ledger(c, quantizer.coding, statistics.bits) for c in clusters.values()), statistics.position_ledger)
+    return OperatingPoint(quantizer, clusters, ledger, statistics.weights, statistics.source_bits)
+
+
+def _ledger(clusters: Clusters, coding: Coding, bits: int) -> Ledger:
+    return code_ledger(clusters.counts, lengths_for(clusters.counts, coding), coding, bits)

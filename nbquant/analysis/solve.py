@@ -1,0 +1,171 @@
+"""Find the parameter of a method that reaches a target: a look-up on its curve, then a closer search."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from nbquant.analysis.curves import Method, curve
+from nbquant.analysis.operating_point import OperatingPoint, operating_point
+from nbquant.analysis.statistics import Statistics
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.quantizer import Coding
+from nbquant.quantization.selection import Selection
+
+BISECTIONS = 7  # between two points of the curve: a hundredth of their distance
+EXACT_TRIES = 8
+
+TargetName = Literal["ratio", "rate", "levels"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked for: a compression ratio or more, a rate [bit/weight] or less, or so many levels or fewer.
+
+    Raises:
+        ValueError: A value that is not a finite number above zero.
+    """
+
+    name: TargetName
+    value: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float | np.number):
+            raise TypeError(f"{self.name} must be a number, but got {self.value!r}")
+        if not np.isfinite(self.value) or self.value <= 0:
+            raise ValueError(f"{self.name} must be finite and above 0, but got {self.value!r}")
+
+    def met(self, point: OperatingPoint | Quantized) -> bool:
+        """Whether the point is at the target or on its good side."""
+        if self.name == "ratio":
+            return point.compression_ratio >= self.value
+        if self.name == "rate":
+            return point.rate <= self.value
+        return point.levels <= self.value
+
+    def quantity(self, point: OperatingPoint) -> float:
+        """The targeted quantity at a point."""
+        return {"ratio": point.compression_ratio, "rate": point.rate, "levels": point.levels}[self.name]
+
+    def stricter(self, share: float) -> "Target":
+        """The same target asked for with something to spare."""
+        return Target(self.name, self.value * (1 + share) if self.name == "ratio" else self.value / (1 + share))
+
+
+def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statistics) -> OperatingPoint:
+    """The point of least distortion that meets the target.
+
+    Args:
+        target: What to reach.
+        points: A method's curve, parameter running from coarse to fine.
+        statistics: What the curve was computed from.
+
+    Raises:
+        ValueError: Out of reach; names the range that is within.
+    """
+    if not points:
+        raise ValueError("nothing to quantize: every selected weight is exactly zero")
+    reached = [i for i, p in enumerate(points) if target.met(p)]
+    if not reached:
+        low, high = min(map(target.quantity, points)), max(map(target.quantity, points))
+        raise ValueError(
+            f"{target.name} {target.value:g} is out of reach: {_title(points[0])} reaches {target.name} "
+            f"{low:.3g} to {high:.3g} on this selection"
+        )
+    best = min(reached, key=lambda i: (points[i].distortion, points[i].rate))
+    point = points[best]
+    if best + 1 == len(points) or point.quantizer.method == "kmeans":
+        return point
+    method = method_of(point)
+    met, missed = point.parameter, points[best + 1].parameter
+    for _ in range(BISECTIONS):
+        tried = operating_point(method.quantizer(float(np.sqrt(met * missed))), statistics)
+        if target.met(tried):
+            met = tried.parameter
+            if tried.distortion <= point.distortion:
+                point = tried
+        else:
+            missed = tried.parameter
+    return point
+
+
+def method_of(point: OperatingPoint | Quantized) -> Method:
+    """The curve that a point lies on."""
+    q = point.quantizer
+    return Method(q.method, q.weighted, q.coding, q.per_layer)
+
+
+def fit(
+    selection: Selection,
+    method: str = "ecsq",
+    *,
+    ratio: float | None = None,
+    rate: float | None = None,
+    levels: int | None = None,
+    weighted: bool = True,
+    coding: Coding = "huffman",
+    per_layer: bool = False,
+) -> Quantized:
+    """Quantize a selection to a target.
+
+    The point of least distortion on the method's curve at or beyond the target; what is returned is computed from the
+    weights themselves and meets the target too.
+
+    Args:
+        selection: From :func:`nbquant.select`.
+        method: "kmeans", "uniform" or "ecsq".
+        ratio: Least compression ratio of the selected weights.
+        rate: Largest rate [bit/weight], side information included.
+        levels: Largest number of reconstruction values.
+        weighted: Weigh by sensitivity.
+        coding: "huffman" or "fixed" codeword lengths.
+        per_layer: A codebook for each layer, or one for the whole selection.
+
+    Raises:
+        ValueError: Not exactly one target; one out of reach (names the reachable range); an unknown method.
+    """
+    target = target_of(ratio=ratio, rate=rate, levels=levels)
+    statistics = Statistics.of(selection)
+    points = curve(Method(method, weighted, coding, per_layer), statistics)
+    return fit_to_target(selection, target, points, statistics)
+
+
+def fit_to_target(
+    selection: Selection, target: Target, points: Sequence[OperatingPoint], statistics: Statistics
+) -> Quantized:
+    """Solve on the curve, then quantize the weights themselves, a little stricter where bins had rounded."""
+    spare = 0.0
+    for _ in range(EXACT_TRIES):
+        quantized = solve(target.stricter(spare), points, statistics).quantizer.fit(selection)
+        if target.met(quantized):
+            return quantized
+        spare = 2 * spare if spare else 1e-3
+    raise ValueError(
+        f"{target.name} {target.value:g} is at the edge of what {_title(points[0])} reaches on this selection: "
+        f"the nearest fit has {target.name} {getattr(quantized, _ATTRIBUTE[target.name]):.4g}; ask for a little less"
+    )
+
+
+_ATTRIBUTE = {"ratio": "compression_ratio", "rate": "rate", "levels": "levels"}
+
+
+def target_of(**targets: float | None) -> Target:
+    """The one target that is not None.
+
+    Raises:
+        ValueError: None or several were given.
+    """
+    given = {name: value for name, value in targets.items() if value is not None}
+    if len(given) != 1:
+        came = ", ".join(f"{k}={v!r}" for k, v in given.items()) or "none"
+        raise ValueError(f"exactly one of {', '.join(targets)} is required, but got {came}")
+    name, value = next(iter(given.items()))
+    return Target(name, value)  # type: ignore[arg-type]
+
+
+def _title(point: OperatingPoint) -> str:
+    q = point.quantizer
+    return (
+        f"{'Hessian-weighted ' if q.weighted else ''}{q.method} ({q.coding}, {'per layer' if q.per_layer else 'joint'})"
+    )

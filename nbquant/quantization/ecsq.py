@@ -1,0 +1,156 @@
+"""Entropy-constrained scalar quantization (ECSQ) with a sensitivity for every weight."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nbquant.kernels import cpu, dispatch
+from nbquant.quantization.clusters import Clusters, centres
+from nbquant.quantization.fitting import fit_quantizer
+from nbquant.quantization.histogram import Cells
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.quantizer import Coding, check_options, check_positive
+
+START_LEVELS = 256  # the most a solution can have
+START_SCALES = (0.5, 1.0, 2.0)  # of the step that would be right at a high rate and constant h
+TOLERANCE = 1e-6
+MOST_ITERATIONS = 300
+POLISH_PASSES = 8
+POLISH_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Start:
+    """A codebook with the ideal lengths of its codewords, from which the iteration sets out."""
+
+    codebook: Float[np.ndarray, " k"]
+    codeword_length: Float[np.ndarray, " k"]
+
+
+@dataclass(frozen=True)
+class ECSQ:
+    """Minimises J = D + λR, with a_i = argmin_j ½ h_i (w_i − c_j)² + λ ℓ_j and ℓ_j = −log2 p_j.
+
+    Cells depend on h and are not intervals of w; the decoder needs no h. Clusters that become empty die.
+
+    Attributes:
+        lmbda: Lagrange multiplier λ [loss/bit]; larger gives fewer bits.
+        weighted: Weigh by sensitivity, or by its mean (λ keeps its unit).
+        coding: "huffman" or "fixed" codeword lengths of the result; the iteration uses the ideal lengths.
+        per_layer: A codebook for each layer at the same λ, or one for the whole selection.
+
+    Raises:
+        ValueError: ``lmbda`` not above 0.
+
+    Source: Choi et al. 2017 (arXiv:1612.01543), section 5.2 and algorithm 1; Chou, Lookabaugh, Gray 1989.
+    """
+
+    method: ClassVar[str] = "ecsq"
+    parameter: ClassVar[str] = "lmbda"
+    needs_rows: ClassVar[bool] = True
+
+    lmbda: float
+    weighted: bool = True
+    coding: Coding = "huffman"
+    per_layer: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive("lmbda", self.lmbda, "loss/bit")
+        check_options(self.weighted, self.coding, self.per_layer)
+
+    def clusters(self, cells: Cells) -> Clusters:
+        """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
+        return ecsq_clusters(cells, self.lmbda)[0]
+
+    def assign(
+        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], cells: Cells
+    ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
+        """Go on from the histogram's solution by the same iteration on the weights, until J stops falling."""
+        start = ecsq_clusters(cells, self.lmbda)[1]
+        codebook, length = start.codebook, start.codeword_length
+        best, least = (codebook, dispatch.assign(weight, mass, codebook, length, self.lmbda)), np.inf
+        for _ in range(POLISH_PASSES):
+            assignment = dispatch.assign(weight, mass, codebook, length, self.lmbda)
+            n, _, s0, s1 = dispatch.cluster_sums(weight, mass, assignment, len(codebook)).T
+            used = n > 0
+            codebook = centres(s0, s1, codebook)
+            cost = lagrangian(weight, mass, codebook, assignment, n, self.lmbda)
+            if cost < least:
+                best = codebook, assignment
+            if not cost < least * (1 - POLISH_TOLERANCE):
+                break
+            least = cost
+            order = np.argsort(codebook[used], kind="stable")
+            codebook, length = codebook[used][order], -np.log2(n[used][order] / n.sum())
+        return best
+
+    def fit(
+        self, weight: Selection | Float[Tensor, "..."], sensitivity: Float[Tensor, "..."] | None = None
+    ) -> Quantized:
+        """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
+        return fit_quantizer(self, weight, sensitivity)
+
+
+def lagrangian(
+    weight: Float[Tensor, " n"],
+    mass: Float[Tensor, " n"],
+    codebook: Float[np.ndarray, " k"],
+    assignment: Int64[Tensor, " n"],
+    counts: Float[np.ndarray, " k"],
+    lmbda: float,
+) -> float:
+    """J = ½ mean(h (w − c)²) + λ·(entropy of the assignment) [loss/weight]."""
+    error = weight.double() - weight.new_tensor(codebook, dtype=weight.double().dtype)[assignment]
+    share = counts[counts > 0] / counts.sum()
+    return float(0.5 * (mass.double() * error**2).mean()) - lmbda * float((share * np.log2(share)).sum())
+
+
+def ecsq_clusters(cells: Cells, lmbda: float, warm: Start | None = None) -> tuple[Clusters, Start]:
+    """Solve ECSQ on the cells from several uniform starts, or from ``warm`` alone if it is given.
+
+    Args:
+        cells: Cells with rows of h.
+        lmbda: λ [loss/bit].
+        warm: Solution at a neighbouring λ.
+
+    Returns:
+        Clusters, and the codebook with its ideal lengths as a start for another λ.
+    """
+    starts = [warm] if warm is not None else [_uniform_start(cells, lmbda, scale) for scale in START_SCALES]
+    solved = [
+        cpu.ecsq_iterate(
+            cells.row_start,
+            cells.row_sensitivity,
+            cells.position,
+            cells.prefix,
+            start.codebook,
+            start.codeword_length,
+            lmbda,
+            TOLERANCE,
+            MOST_ITERATIONS,
+        )
+        for start in starts
+    ]
+    codebook, length, _ = min(solved, key=lambda s: s[2][-1])
+    true = cpu.ecsq_sums(
+        cells.row_start, cells.row_sensitivity, cells.position, cells.true_prefix, codebook, lmbda * length
+    )
+    return Clusters.of_sums(codebook, true), Start(codebook, length)
+
+
+def _uniform_start(cells: Cells, lmbda: float, scale: float) -> Start:
+    """Uniform cells of a width where the slope of D(R) is −λ: D = hΔ²/24, dD/dR = −2 ln 2 · D."""
+    n, mass = cells.prefix[-1, 0], cells.prefix[-1, 1]
+    counts = np.diff(cells.prefix[:, 0])
+    low, high = cells.position.min(), cells.position.max()
+    if not high > low:
+        return Start(np.array([low]), np.zeros(1))
+    step = scale * np.sqrt(12 * lmbda * n / (np.log(2) * mass))
+    step = min(max(step, (high - low) / (START_LEVELS - 1)), high - low)
+    index = np.rint(cells.position / step).astype(np.int64)
+    used, index = np.unique(index, return_inverse=True)
+    share = np.bincount(index, counts) / n
+    return Start(used * step, -np.log2(share))

@@ -1,0 +1,108 @@
+"""k-means and Hessian-weighted k-means: optimal on the histogram, then polished on the weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nbquant.kernels import cpu, dispatch
+from nbquant.quantization.clusters import Clusters, centres
+from nbquant.quantization.fitting import fit_quantizer
+from nbquant.quantization.histogram import Cells
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.quantizer import Coding, check_options
+
+POLISH_PASSES = 10
+MOST_LEVELS = 1 << 12
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """Minimises Σ h (w − c)² with a given number of levels.
+
+    h scales every centre's cost alike, so cells are intervals of w and h moves centres only. In one dimension the
+    global optimum is computable; it is found on the histogram by dynamic programming.
+
+    Attributes:
+        levels: Number of clusters k; fewer are used where there are fewer distinct weights.
+        weighted: Weigh by sensitivity (centre Σhw/Σh), or plainly (centre = mean).
+        coding: "huffman" or "fixed" codeword lengths.
+        per_layer: ``levels`` codewords for each layer, or one codebook for the whole selection.
+
+    Raises:
+        ValueError: ``levels`` below 1 or above 4096.
+
+    Source: Choi et al. 2017 (arXiv:1612.01543), sections 3.1 and 4.2.
+    """
+
+    method: ClassVar[str] = "kmeans"
+    parameter: ClassVar[str] = "levels"
+    needs_rows: ClassVar[bool] = False
+
+    levels: int
+    weighted: bool = True
+    coding: Coding = "huffman"
+    per_layer: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.levels, bool) or not isinstance(self.levels, int | np.integer):
+            raise TypeError(f"levels must be a whole number, but got {self.levels!r}")
+        if not 1 <= self.levels <= MOST_LEVELS:
+            raise ValueError(f"levels must be from 1 to {MOST_LEVELS}, but got {self.levels}")
+        check_options(self.weighted, self.coding, self.per_layer)
+
+    def clusters(self, cells: Cells) -> Clusters:
+        """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
+        return kmeans_clusters(cells, [self.levels])[0]
+
+    def assign(
+        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], cells: Cells
+    ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
+        """Polish the histogram's optimum by Lloyd iterations on the weights, until nothing moves."""
+        codebook = self.clusters(cells).codebook
+        assignment = dispatch.assign(weight, mass, codebook, np.zeros(len(codebook)), 0.0)
+        for _ in range(POLISH_PASSES):
+            n, w, s0, s1 = dispatch.cluster_sums(weight, mass, assignment, len(codebook)).T
+            used = n > 0
+            codebook = np.sort(centres(s0[used], s1[used], w[used] / n[used]))
+            previous, assignment = assignment, dispatch.assign(weight, mass, codebook, np.zeros(len(codebook)), 0.0)
+            if bool((previous == assignment).all()):
+                break
+        return codebook, assignment
+
+    def fit(
+        self, weight: Selection | Float[Tensor, "..."], sensitivity: Float[Tensor, "..."] | None = None
+    ) -> Quantized:
+        """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
+        return fit_quantizer(self, weight, sensitivity)
+
+
+def kmeans_clusters(cells: Cells, levels: Sequence[int]) -> list[Clusters]:
+    """Optimal clusters for several numbers of levels, from one table.
+
+    Args:
+        cells: Cells without rows of h.
+        levels: Numbers of levels; where there are fewer cells, as many as there are cells.
+
+    Returns:
+        For each of ``levels`` the optimal clusters on the cells.
+    """
+    m = len(cells.position)
+    _, start = cpu.kmeans_table(np.ascontiguousarray(cells.prefix[:, 1:]), min(max(levels), m))
+    return [_from_table(cells, start, min(k, m)) for k in levels]
+
+
+def _from_table(cells: Cells, start: Int64[np.ndarray, "k m+1"], levels: int) -> Clusters:
+    edges = np.empty(levels + 1, np.int64)
+    edges[levels] = len(cells.position)
+    for k in range(levels, 0, -1):
+        edges[k - 1] = start[k - 1, edges[k]]
+    _, s0, s1, _ = np.diff(cells.prefix[edges], axis=0).T
+    counts = np.diff(cells.prefix[:, 0])
+    plain = np.add.reduceat(cells.position * counts, edges[:-1]) / np.add.reduceat(counts, edges[:-1])
+    codebook = centres(s0, s1, plain)
+    true = np.diff(cells.true_prefix[edges], axis=0)
+    return Clusters.of_sums(codebook, true, 0.5 * (codebook[:-1] + codebook[1:]))

@@ -1,0 +1,78 @@
+"""What every quantizer can do."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nbquant.quantization.clusters import Clusters
+from nbquant.quantization.histogram import Cells
+from nbquant.quantization.selection import Selection
+
+if TYPE_CHECKING:
+    from nbquant.quantization.quantized import Quantized
+
+Weights = Selection | Float[Tensor, "..."]
+Coding = Literal["huffman", "fixed"]
+CODINGS: tuple[Coding, ...] = ("huffman", "fixed")
+
+
+class Quantizer(Protocol):
+    """Parameters at construction, data at the call.
+
+    Attributes:
+        method: Name of the method, as in :func:`nbquant.fit`.
+        parameter: Name of the one argument that sets the rate.
+        needs_rows: Whether cells depend on h, so that the solver needs the histogram's rows of h.
+        weighted: Whether each weight counts by its sensitivity; if not, by the mean sensitivity.
+        coding: "huffman" or "fixed" codeword lengths.
+        per_layer: A codebook for each layer, or one for the whole selection.
+    """
+
+    method: ClassVar[str]
+    parameter: ClassVar[str]
+    needs_rows: ClassVar[bool]
+
+    @property
+    def weighted(self) -> bool: ...  # noqa: D102
+
+    @property
+    def coding(self) -> Coding: ...  # noqa: D102
+
+    @property
+    def per_layer(self) -> bool: ...  # noqa: D102
+
+    def clusters(self, cells: Cells) -> Clusters:
+        """Clusters on the cells of a histogram, at a cost that does not depend on the number of weights."""
+        ...
+
+    def assign(
+        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], cells: Cells
+    ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
+        """Codebook and assignment from the weights themselves; ``mass`` is h, or its mean if not weighted."""
+        ...
+
+    def fit(
+        self, weight: Selection | Float[Tensor, "..."], sensitivity: Float[Tensor, "..."] | None = None
+    ) -> "Quantized":
+        """Quantize a selection, or a plain tensor with its sensitivity."""
+        ...
+
+
+def check_options(weighted: bool, coding: str, per_layer: bool) -> None:
+    """Refuse options of the wrong kind."""
+    for name, value in (("weighted", weighted), ("per_layer", per_layer)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, but got {value!r}")
+    if coding not in CODINGS:
+        raise ValueError(f"coding must be one of {', '.join(CODINGS)}, but got {coding!r}")
+
+
+def check_positive(name: str, value: float, unit: str, allow_zero: bool = False) -> None:
+    """Refuse a parameter that is not a finite number above zero."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{name} must be a number [{unit}], but got {value!r}")
+    if not np.isfinite(value) or value < 0 or (value == 0 and not allow_zero):
+        least = "at least 0" if allow_zero else "above 0"
+        raise ValueError(f"{name} must be finite and {least} [{unit}], but got {value!r}")

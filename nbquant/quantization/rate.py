@@ -1,0 +1,53 @@
+"""What clusters and positions cost in bits, in the ledger's parts."""
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
+import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nbquant.coding.huffman import codeword_lengths
+from nbquant.coding.ledger import Ledger, fixed_length
+from nbquant.coding.positions import GapHistogram, gap_histogram, position_bits
+from nbquant.quantization.quantizer import Coding
+
+
+def is_mostly_zero(zeros: int, weights: int) -> bool:
+    """Whether zeros are left out and stay exactly zero: where half of the weights or more are.
+
+    With fewer zeros a codeword for zero costs less than positions, whose shortest codeword takes a bit for each of the
+    other weights; then zeros are weights like any other.
+    """
+    return 2 * zeros >= weights
+
+
+def lengths_for(counts: Int64[np.ndarray, " k"], coding: Coding) -> Int64[np.ndarray, " k"]:
+    """Codeword lengths ℓ [bit] for clusters with members."""
+    if coding == "huffman":
+        return codeword_lengths(counts)
+    return np.full(len(counts), fixed_length(len(counts)), np.int64)
+
+
+def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Int64[np.ndarray, " k"], coding: Coding, bits: int) -> Ledger:
+    """Payload Σ n ℓ, code table Σ ℓ (none for a fixed-length code), codebook k·b.
+
+    Source: Choi et al. 2017 (arXiv:1612.01543), equations 4 and 9.
+    """
+    return Ledger(
+        payload=int(counts @ lengths),
+        code_table=int(lengths.sum()) if coding == "huffman" else 0,
+        codebook=len(counts) * bits,
+    )
+
+
+def tensor_gaps(weight: Float[Tensor, "..."]) -> GapHistogram:
+    """Gaps between the non-zero weights of a tensor."""
+    return gap_histogram(weight.detach() != 0)
+
+
+def position_ledger(gaps: Sequence[GapHistogram]) -> Ledger:
+    """Positions of a pruned selection: every tensor its own stream, all with one table."""
+    payload, table = position_bits(reduce(add, gaps))
+    return Ledger(position_payload=payload, position_table=table)
