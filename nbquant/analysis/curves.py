@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,10 +45,9 @@ class Method:
 
     def quantizer(self, parameter: float) -> Quantizer:
         """The quantizer at one point of the curve."""
-        value = int(parameter) if self.method == "kmeans" else float(parameter)
-        return QUANTIZERS[self.method](  # type: ignore[call-arg, return-value]
-            **{self.parameter: value}, weighted=self.weighted, coding=self.coding, per_layer=self.per_layer
-        )
+        options: dict[str, Any] = {"weighted": self.weighted, "coding": self.coding, "per_layer": self.per_layer}
+        options[self.parameter] = int(parameter) if self.method == "kmeans" else float(parameter)
+        return QUANTIZERS[self.method](**options)
 
 
 METHODS: tuple[tuple[str, bool], ...] = tuple((m, weighted) for m in QUANTIZERS for weighted in (False, True))

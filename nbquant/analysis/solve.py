@@ -166,6 +166,5 @@ def target_of(**targets: float | None) -> Target:
 
 def _title(point: OperatingPoint) -> str:
     q = point.quantizer
-    return (
-        f"{'Hessian-weighted ' if q.weighted else ''}{q.method} ({q.coding}, {'per layer' if q.per_layer else 'joint'})"
-    )
+    weighting = "Hessian-weighted" if q.weighted else "plain"
+    return f"{weighting} {q.method} ({q.coding} code, {'per layer' if q.per_layer else 'joint'})"

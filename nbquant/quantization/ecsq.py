@@ -87,9 +87,7 @@ class ECSQ:
             codebook, length = codebook[used][order], -np.log2(n[used][order] / n.sum())
         return best
 
-    def fit(
-        self, weight: Selection | Float[Tensor, "..."], sensitivity: Float[Tensor, "..."] | None = None
-    ) -> Quantized:
+    def fit(self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None) -> Quantized:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
         return fit_quantizer(self, weight, sensitivity)
 

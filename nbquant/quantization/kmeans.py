@@ -73,9 +73,7 @@ class KMeans:
                 break
         return codebook, assignment
 
-    def fit(
-        self, weight: Selection | Float[Tensor, "..."], sensitivity: Float[Tensor, "..."] | None = None
-    ) -> Quantized:
+    def fit(self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None) -> Quantized:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
         return fit_quantizer(self, weight, sensitivity)
 

@@ -145,7 +145,8 @@ class Quantized:
     def __repr__(self) -> str:
         return (
             f"Quantized({self.quantizer}, {len(self):,} weights, {self.levels} levels, "
-            f"rate {self.rate:.4g} bit/weight, {self.compression_ratio:.4g}×, predicted loss increase {self.predicted_loss_increase:.3g})"
+            f"rate {self.rate:.4g} bit/weight, {self.compression_ratio:.4g}×, "
+            f"predicted loss increase {self.predicted_loss_increase:.3g})"
         )
 
     def _only(self) -> Codebook:

@@ -53,9 +53,7 @@ class Quantizer(Protocol):
         """Codebook and assignment from the weights themselves; ``mass`` is h, or its mean if not weighted."""
         ...
 
-    def fit(
-        self, weight: Selection | Float[Tensor, "..."], sensitivity: Float[Tensor, "..."] | None = None
-    ) -> "Quantized":
+    def fit(self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None) -> "Quantized":
         """Quantize a selection, or a plain tensor with its sensitivity."""
         ...
 

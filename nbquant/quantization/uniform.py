@@ -76,9 +76,7 @@ class Uniform:
         n, w, s0, s1 = dispatch.cluster_sums(weight, mass, assignment, levels).T
         return centres(s0, s1, w / n), assignment
 
-    def fit(
-        self, weight: Selection | Float[Tensor, "..."], sensitivity: Float[Tensor, "..."] | None = None
-    ) -> Quantized:
+    def fit(self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None) -> Quantized:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
         return fit_quantizer(self, weight, sensitivity)
 
