@@ -12,7 +12,7 @@ from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.histogram import Cells
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Coding, check_options, check_positive
+from nbquant.quantization.quantizer import Coding, Weights, check_options, check_positive
 
 START_LEVELS = 256  # the most a solution can have
 START_SCALES = (0.5, 1.0, 2.0)  # of the step that would be right at a high rate and constant h

@@ -13,7 +13,7 @@ from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.histogram import Cells
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Coding, check_options
+from nbquant.quantization.quantizer import Coding, Weights, check_options
 
 POLISH_PASSES = 10
 MOST_LEVELS = 1 << 12

@@ -13,7 +13,7 @@ from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.histogram import Cells
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Coding, check_options, check_positive
+from nbquant.quantization.quantizer import Coding, Weights, check_options, check_positive
 
 MOST_CELLS = 1 << 20  # the reach of the grid; occupied cells are far fewer
 
