@@ -1,0 +1,208 @@
+"""Positions against a decoder that walks the tensor entry by entry, and a search over all spans."""
+
+from dataclasses import replace
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nbquant.coding.huffman import codeword_lengths
+from nbquant.coding.positions import (
+    EncodedPositions,
+    decode_positions,
+    encode_positions,
+    gap_code,
+    gap_histogram,
+    group_tables,
+    nonzero_positions,
+    position_bits,
+)
+
+MASKS = st.one_of(
+    st.lists(st.booleans(), max_size=200),
+    st.tuples(st.sets(st.integers(0, 2999)), st.just(3000)).map(lambda pair: [i in pair[0] for i in range(pair[1])]),
+)
+
+
+def walked(encoded):
+    """Bit by bit, with the codewords as strings."""
+    if encoded.code is None:
+        return list(range(encoded.count))
+    symbol_of = {word: s for s, word in enumerate(encoded.code.code.codewords) if word}
+    positions, at, word = [], 0, ""
+    for bit in "".join(format(byte, "08b") for byte in encoded.data):
+        if len(positions) == encoded.count:
+            break
+        word += bit
+        if word in symbol_of:
+            if symbol_of[word] == encoded.code.span:
+                at += encoded.code.span
+            else:
+                at += symbol_of[word]
+                positions.append(at)
+                at += 1
+            word = ""
+    return positions
+
+
+def total_bits(gaps, span):
+    """Payload and table by the words of the module's docstring."""
+    symbols = [s for g in gaps for s in [span] * (g // span) + [g % span]]
+    lengths = codeword_lengths(np.bincount(symbols, minlength=span + 1))
+    return sum(lengths[s] for s in symbols) + sum(max(length, 1) for length in lengths[:-1]) + lengths[-1]
+
+
+@given(MASKS)
+@settings(max_examples=200, deadline=None)
+def test_reads_back(mask):
+    mask = np.array(mask, bool)
+    encoded = encode_positions(mask)
+    positions = decode_positions(encoded)
+    assert positions.tolist() == np.flatnonzero(mask).tolist() == walked(encoded)
+    payload, _ = position_bits(gap_histogram(mask))
+    assert -(-payload // 8) == len(encoded.data)
+
+
+@given(st.lists(MASKS, min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_tensors_share_a_table_and_their_histograms_add(masks):
+    masks = [np.array(mask, bool) for mask in masks]
+    together = reduce(add, map(gap_histogram, masks))
+    if not together.total:
+        return
+    code = gap_code(together)
+    encoded = [encode_positions(mask, code=code) for mask in masks]
+    assert all(np.array_equal(decode_positions(e), np.flatnonzero(m)) for e, m in zip(encoded, masks, strict=True))
+    bits = [code.payload_bits(gap_histogram(mask)) for mask in masks]
+    assert [-(-b // 8) for b in bits] == [len(e.data) for e in encoded]
+    assert position_bits(together) == (sum(bits), code.table_bits)
+
+
+def test_hand_worked():
+    # Gaps 1 0 0 3 of the mask 0 1 1 1 0 0 0 1 0: cheapest with span 1, a bit for each weight and each zero before one.
+    mask = np.array([0, 1, 1, 1, 0, 0, 0, 1, 0], bool)
+    histogram = gap_histogram(mask)
+    assert (histogram.gaps.tolist(), histogram.counts.tolist()) == ([0, 1, 3], [2, 1, 1])
+    assert position_bits(histogram) == (8, 2)
+    encoded = encode_positions(mask)
+    assert (encoded.code.span, encoded.fillers, encoded.size, encoded.count) == (1, 4, 9, 4)
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_no_span_is_cheaper(gaps):
+    mask = np.zeros(sum(gaps) + len(gaps) + 1, bool)
+    mask[np.cumsum(np.array(gaps) + 1) - 1] = True
+    histogram = gap_histogram(mask)
+    assert sum(position_bits(histogram)) == min(total_bits(gaps, span) for span in range(1, max(gaps) + 2))
+
+
+def binary_entropy(q):
+    return -(q * np.log2(q) + (1 - q) * np.log2(1 - q))
+
+
+@pytest.mark.parametrize(("q", "excess"), [(0.01, 1.03), (0.09, 1.02), (0.3, 1.02), (0.7, 1.14)])
+def test_random_positions_cost_little_more_than_their_entropy(q, excess):
+    mask = np.random.default_rng(1).random(200_000) < q
+    bits, count = sum(position_bits(gap_histogram(mask))), mask.sum()
+    floor = mask.size * binary_entropy(count / mask.size)
+    assert floor * 0.999 <= bits <= excess * floor
+
+
+def test_a_table_does_not_pay_for_gaps_that_occur_once():
+    mask = np.zeros(1_000_000, bool)
+    mask[np.random.default_rng(2).choice(mask.size, 100, replace=False)] = True
+    assert sum(position_bits(gap_histogram(mask))) >= mask.size * binary_entropy(1e-4)
+
+
+def test_full_and_empty_tensors_take_no_bits():
+    for mask in (np.ones(50, bool), np.zeros(50, bool), np.zeros(0, bool)):
+        encoded = encode_positions(mask)
+        assert (encoded.data, encoded.code) == (b"", None)
+        assert decode_positions(encoded).tolist() == np.flatnonzero(mask).tolist()
+        assert position_bits(gap_histogram(mask)) == (0, 0)
+
+
+def test_masks_of_any_shape_tensors_and_positions_are_taken_alike():
+    mask = np.random.default_rng(3).random((7, 11)) < 0.3
+    expected = encode_positions(mask)
+    for nonzero, size in [
+        (torch.from_numpy(mask), None),
+        (torch.from_numpy(mask.copy()).T.contiguous().T, 77),
+        (np.flatnonzero(mask), 77),
+        (torch.from_numpy(np.flatnonzero(mask).astype(np.int32)), 77),
+    ]:
+        assert encode_positions(nonzero, size).data == expected.data
+
+
+@pytest.mark.parametrize("densities", [(0.5, 0.02), (0.02, 0.5, 0.02, 0.5), (0.1, 0.1, 0.1)])
+def test_grouping_is_never_worse_than_one_table_or_a_table_each(densities):
+    rng = np.random.default_rng(4)
+    histograms = [gap_histogram(rng.random(20_000) < q) for q in densities]
+    histograms.insert(1, gap_histogram(np.ones(9, bool)))
+    groups = group_tables(histograms, progress=False)
+    assert sorted(i for group in groups for i in group) == [i for i in range(len(histograms)) if i != 1]
+    cost = sum(sum(position_bits(reduce(add, [histograms[i] for i in group]))) for group in groups)
+    assert cost <= sum(position_bits(reduce(add, histograms)))
+    assert cost <= sum(sum(position_bits(h)) for h in histograms)
+    assert len(groups) == len(set(densities))
+
+
+@pytest.mark.parametrize(
+    ("nonzero", "size", "error", "message"),
+    [
+        ([1, 2], None, ValueError, "size must be given"),
+        ([0, 5], 5, ValueError, "0 to 4, but go from 0 to 5"),
+        ([-1, 2], 5, ValueError, "0 to 4, but go from -1 to 2"),
+        ([0, 3, 3], 5, ValueError, r"3 follows 3 \(index 2; 1 such"),
+        ([3, 1], 5, ValueError, "1 follows 3"),
+        ([1.0, 2.0], 5, TypeError, "float64"),
+        (np.ones(4, bool), 5, ValueError, "that of the mask, 4, but is 5"),
+    ],
+)
+def test_bad_positions_are_refused(nonzero, size, error, message):
+    with pytest.raises(error, match=message):
+        nonzero_positions(nonzero if isinstance(nonzero, np.ndarray) else np.array(nonzero), size)
+
+
+def test_a_shared_code_without_a_codeword_for_a_gap_is_refused():
+    code = gap_code(gap_histogram([2, 5, 8, 11], 20))
+    with pytest.raises(ValueError, match=r"codeword|symbols must be"):
+        encode_positions([0, 1], 20, code=code)
+    with pytest.raises(ValueError, match="histogram is empty"):
+        gap_code(gap_histogram(np.ones(3, bool)))
+
+
+def test_damaged_positions_are_refused():
+    good = encode_positions(np.random.default_rng(5).random(500) < 0.1)
+    for change, message in [
+        ({"count": good.count + 1}, "cut off|must hold|end at bit|after the last"),
+        ({"count": good.count - 1}, "must hold|end at bit|after the last"),
+        ({"count": 501}, "0 ≤ count ≤ size"),
+        ({"fillers": -1}, "fillers ≥ 0"),
+        ({"size": 300}, "0 to 299, but the stream leads to"),
+        ({"code": None}, "need a code"),
+        ({"count": 0}, "need no stream"),
+        ({"count": 500}, "need no stream"),
+        ({"data": good.data[:-2]}, "cut off|hold at most"),
+        ({"fillers": good.fillers + 1, "count": good.count - 1}, "must hold"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            decode_positions(replace(good, **change))
+
+
+@given(st.binary(min_size=1, max_size=12), st.integers(1, 19), st.integers(0, 5))
+@settings(max_examples=300, deadline=None)
+def test_any_stream_gives_sorted_positions_in_range_or_is_refused(data, count, fillers):
+    code = gap_code(gap_histogram([1, 2, 4, 5, 9], 20))
+    try:
+        positions = decode_positions(EncodedPositions(data, code, 20, count, fillers))
+    except ValueError:
+        return
+    assert len(positions) == count
+    assert (np.diff(positions) > 0).all()
+    assert 0 <= positions[0] <= positions[-1] < 20
