@@ -1,0 +1,171 @@
+"""Estimate how much the loss minds a change of each weight."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nbquant.progress import Progress
+from nbquant.sensitivity.adam import adam
+from nbquant.sensitivity.becker_lecun import becker_lecun
+from nbquant.sensitivity.empirical_fisher import empirical_fisher
+from nbquant.sensitivity.exact import exact
+from nbquant.sensitivity.gauss_newton import gauss_newton
+from nbquant.sensitivity.gauss_newton_sampled import gauss_newton_sampled
+from nbquant.sensitivity.hutchinson import hutchinson
+from nbquant.sensitivity.problem import Estimate, Loss, Problem, undisturbed
+from nbquant.sensitivity.result import Sensitivity
+
+
+@dataclass(frozen=True)
+class Method:
+    """An estimator, as a menu shows it.
+
+    Attributes:
+        estimate: From a problem to sensitivities.
+        description: One line.
+    """
+
+    estimate: Callable[[Problem], Estimate]
+    description: str
+
+
+METHODS: dict[str, Method] = {
+    "gauss_newton": Method(gauss_newton, "Gauss-Newton diagonal, exact: the Hessian diagonal of ReLU networks"),
+    "gauss_newton_sampled": Method(
+        gauss_newton_sampled, "Gauss-Newton diagonal, sampled: unbiased, as quick as a gradient"
+    ),
+    "empirical_fisher": Method(empirical_fisher, "Empirical Fisher: squared gradients at the true labels, biased"),
+    "becker_lecun": Method(becker_lecun, "Becker & Le Cun: the paper's back-propagated diagonal, sequential nets"),
+    "hutchinson": Method(hutchinson, "Hutchinson: random probes of the true Hessian, noisy"),
+    "adam": Method(adam, "Adam: square root of its second moments, a by-product of training"),
+    "exact": Method(exact, "Exact Hessian diagonal, one column per weight: up to 20,000 weights"),
+}
+"""The estimators by name, the first being the default."""
+
+
+def sensitivity(
+    model: nn.Module,
+    batches: Iterable[Any],
+    method: str = "gauss_newton",
+    *,
+    loss: Loss | None = None,
+    damping: float = 0.0,
+    draws: int = 1,
+    seed: int = 0,
+    optimizer: torch.optim.Optimizer | None = None,
+    parameters: Iterable[str] | None = None,
+    progress: Progress = True,
+) -> Sensitivity:
+    """Sensitivity of every weight: the diagonal of the Hessian of the mean loss, or a stand-in for it.
+
+    The model is evaluated in eval mode and left as it was found: modes, gradients, random state, hooks.
+
+    Args:
+        model: Any network.
+        batches: Pairs (inputs, target); inputs a tensor, a tuple or list of arguments, or a dict of named ones. Moved
+            to the model's device. Batches of unequal size are weighted by their samples.
+        method: A name of :data:`METHODS`.
+        loss: Loss of a batch from (output, target), the mean over its samples; cross-entropy if None.
+        damping: ε of h + ε·mean(h); see :meth:`Sensitivity.damped`.
+        draws: Random draws a sample ("gauss_newton_sampled") or a batch ("hutchinson").
+        seed: Of those draws.
+        optimizer: Whose second moments to take, for "adam" only.
+        parameters: Names of the parameters; None takes all floating ones that require gradients.
+        progress: See :data:`nbquant.progress.Progress`.
+
+    Returns:
+        h [loss/weight²] by parameter name, non-negative. Parameters that the loss does not depend on have h = 0: they
+        are listed in ``inactive``, and a warning names them.
+
+    Raises:
+        TypeError: A loss or a model that does not return a tensor.
+        ValueError: An unknown method or parameter, no batches, a loss that is not scalar, a loss or sensitivity that is
+            not finite, all sensitivities zero, or what the method at hand cannot treat.
+        nbquant.progress.Cancelled: By ``progress``.
+    """
+    if method not in METHODS:
+        raise ValueError(
+            f"method must be one of {', '.join(METHODS)}, but it is {method!r}{_nearest(method, METHODS)}."
+        )
+    if not (math.isfinite(damping) and damping >= 0):
+        raise ValueError(f"damping must be finite and at least 0, but it is {damping}.")
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, but it is {draws}.")
+    if optimizer is not None and method != "adam":
+        raise ValueError(f'optimizer is used by method "adam" only, but the method is {method!r}: leave it out.')
+    chosen = _choose(model, parameters)
+    problem = Problem(model, chosen, batches, loss or functional.cross_entropy, draws, seed, optimizer, progress)
+    with undisturbed(model, chosen.values()):
+        raw, samples = METHODS[method].estimate(problem)
+    raw = {name: h.detach().reshape(chosen[name].shape) for name, h in raw.items()}
+    return _finish(raw, method, samples).damped(damping)
+
+
+def _choose(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Parameter]:
+    everything = dict(model.named_parameters())
+    if names is None:
+        chosen = {name: p for name, p in everything.items() if p.requires_grad and p.is_floating_point()}
+        if not chosen:
+            raise ValueError(
+                f"the model must have a trainable floating-point parameter, but none of its {len(everything)} is: "
+                "set requires_grad, or name some with parameters=."
+            )
+        return chosen
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise ValueError("parameters must name at least one parameter, but it is empty: None takes all trainable ones.")
+    first = {id(p): name for name, p in everything.items()}
+    aliases = dict(model.named_parameters(remove_duplicate=False))
+    wanted = set()
+    for name in names:
+        if name not in aliases:
+            raise ValueError(
+                f"parameters must name parameters of the model, but {name!r} is none{_nearest(name, aliases)}."
+            )
+        if not aliases[name].is_floating_point():
+            raise ValueError(
+                f"parameter {name!r} must be floating-point, but it is {aliases[name].dtype}: leave it out."
+            )
+        wanted.add(first[id(aliases[name])])
+    return {name: p for name, p in everything.items() if name in wanted}
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = get_close_matches(str(name), list(names), n=3)
+    return f": did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def _finish(raw: dict[str, Tensor], method: str, samples: int) -> Sensitivity:
+    clamped = {}
+    for name, h in raw.items():
+        bad = int((~torch.isfinite(h)).sum())
+        if bad:
+            raise ValueError(
+                f"sensitivities must be finite, but {bad} of {h.numel()} of parameter {name!r} are not: "
+                "check its weights, or compute in a wider dtype."
+            )
+        negative = int((h < 0).sum())
+        if negative:
+            clamped[name] = negative
+    tensors = {name: h.clamp(min=0) for name, h in raw.items()}
+    inactive = tuple(name for name, h in tensors.items() if not h.any())
+    if len(inactive) == len(tensors):
+        count = sum(clamped.values())
+        reason = f"{count} were negative and set to 0" if count else "the loss does not depend on these parameters"
+        raise ValueError(
+            f"all sensitivities of the {len(tensors)} parameters are zero ({reason}): "
+            'check loss and model, or use method="adam".'
+        )
+    if inactive:
+        warnings.warn(
+            f"h is 0 throughout {', '.join(map(repr, inactive))}: the loss does not depend on them at these samples.",
+            stacklevel=3,
+        )
+    return Sensitivity(tensors, method, samples, clamped, inactive=inactive)

@@ -1,0 +1,43 @@
+"""Exact diagonal of the Hessian, one column per parameter: the oracle for small nets."""
+
+import torch
+from torch import Tensor
+
+from nbquant.sensitivity.problem import Estimate, Problem, wide
+from nbquant.sensitivity.second_order import loss_gradient, second_order
+
+MAX_PARAMETERS = 20_000
+
+
+def exact(problem: Problem) -> Estimate:
+    """Diagonal of the Hessian of the mean loss, by differentiating every entry of the gradient.
+
+    Raises:
+        ValueError: More than 20,000 parameters.
+    """
+    count = sum(p.numel() for p in problem.parameters.values())
+    if count > MAX_PARAMETERS:
+        raise ValueError(
+            f"the exact Hessian diagonal takes one backward pass per parameter and is limited to {MAX_PARAMETERS:,}, "
+            f'but {count:,} are chosen: choose fewer with parameters=, or use method="gauss_newton".'
+        )
+    total, samples = problem.zeros(), 0
+    for batch in problem:
+        with second_order():
+            gradients = loss_gradient(problem, batch, first=samples == 0)
+            samples += batch.size
+            for (name, p), g in zip(problem.parameters.items(), gradients, strict=True):
+                if g.requires_grad:
+                    total[name] += batch.size * _diagonal(g, p).to(wide(p.dtype))
+    return {name: h / samples for name, h in total.items()}, samples
+
+
+def _diagonal(gradient: Tensor, p: Tensor) -> Tensor:
+    flat = gradient.reshape(-1)
+    diagonal = torch.zeros_like(flat, requires_grad=False)
+    for i in range(len(flat)):
+        (row,) = torch.autograd.grad(flat[i], p, retain_graph=True, allow_unused=True)
+        if row is None:  # the loss is linear in this parameter
+            break
+        diagonal[i] = row.reshape(-1)[i]
+    return diagonal.reshape(p.shape)

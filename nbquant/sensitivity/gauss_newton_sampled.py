@@ -1,0 +1,17 @@
+"""Sampled diagonal of the generalized Gauss-Newton matrix, for the price of a gradient."""
+
+from nbquant.sensitivity.loss import hessian_draws
+from nbquant.sensitivity.per_sample import mean_squared_gradients
+from nbquant.sensitivity.problem import Estimate, Problem
+
+
+def gauss_newton_sampled(problem: Problem) -> Estimate:
+    """Unbiased estimate of :func:`~nbquant.sensitivity.gauss_newton.gauss_newton`, ``draws`` random vectors a sample.
+
+    For cross-entropy the vector is the gradient for a label drawn from the network's own prediction (the true Fisher
+    information); for any other loss, random signs times a factor of its Hessian.
+    """
+    generator = problem.generator()
+    return mean_squared_gradients(
+        problem, lambda z, target: hessian_draws(problem.loss, z, target, problem.draws, generator)
+    )

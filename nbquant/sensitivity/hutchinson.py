@@ -1,0 +1,37 @@
+"""Diagonal of the true Hessian by random probes."""
+
+import torch
+
+from nbquant.sensitivity.problem import Estimate, Problem, wide
+from nbquant.sensitivity.second_order import loss_gradient, second_order
+
+
+def hutchinson(problem: Problem) -> Estimate:
+    """Mean over ``draws`` sign vectors v, fresh for every batch, of v * (H v).
+
+    Unbiased, but the variance of an entry is the sum of the squares of its row of H off the diagonal: single estimates
+    are often negative.
+
+    Source: Bekas, Kokiopoulou, Saad, "An estimator for the diagonal of a matrix", 2007.
+    """
+    generator = problem.generator()
+    parameters = list(problem.parameters.values())
+    total, samples = problem.zeros(), 0
+    for batch in problem:
+        with second_order():
+            gradient = loss_gradient(problem, batch, first=samples == 0)
+            samples += batch.size
+            curved = [(p, g) for p, g in zip(parameters, gradient, strict=True) if g.requires_grad]
+            for _ in range(problem.draws if curved else 0):
+                probe = {
+                    name: torch.randint(0, 2, p.shape, generator=generator, device=generator.device).to(p) * 2 - 1
+                    for name, p in problem.parameters.items()
+                }
+                signs = [v for v, g in zip(probe.values(), gradient, strict=True) if g.requires_grad]
+                products = torch.autograd.grad(
+                    [g for _, g in curved], parameters, signs, retain_graph=True, allow_unused=True
+                )
+                for (name, v), product in zip(probe.items(), products, strict=True):
+                    if product is not None:
+                        total[name] += (v * product).to(wide(product.dtype)) * (batch.size / problem.draws)
+    return {name: h / samples for name, h in total.items()}, samples

@@ -1,0 +1,178 @@
+"""Squared per-sample gradients of one layer, from its input and the gradients of its output.
+
+Every function takes a layer, its input x [B, ...], and gradients g [v, B, ...] with respect to its output, and gives
+Σ_v Σ_n (∂/∂θ of sample n)² for the parameters asked for. Where a weight acts at several places of a sample (the pixels
+of a convolution, the words of a sentence), the places are added before squaring.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nbquant.sensitivity.problem import wide
+
+Squares = dict[str, Tensor]
+_CHUNK = 1 << 21  # entries of the largest temporary: small enough to stay near the processor
+
+
+def squared_gradients(
+    layer: nn.Module, x: Float[Tensor, "batch ..."], g: Float[Tensor, "v batch ..."], names: frozenset[str]
+) -> Squares:
+    """Σ_v Σ_n (per-sample gradient)² of the parameters ``names`` of ``layer``.
+
+    Args:
+        layer: A layer for which :func:`is_supported` holds.
+        x: Its input.
+        g: Gradients with respect to its output.
+        names: Names of the layer's own parameters, as "weight".
+    """
+    dtype = wide(g.dtype)
+    x = x.detach().to(dtype) if x.is_floating_point() else x.detach()
+    return _LAYERS[type(layer)](layer, x, g.to(dtype), names)
+
+
+def is_supported(layer: nn.Module) -> bool:
+    """Whether there is a formula for this layer: by its exact type, as a subclass may compute something else."""
+    if type(layer) not in _LAYERS:
+        return False
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return layer.padding_mode == "zeros"
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        return layer.running_mean is not None
+    if isinstance(layer, nn.Embedding):
+        return layer.max_norm is None and not layer.scale_grad_by_freq
+    return True
+
+
+def _linear(layer: nn.Linear, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
+    out: Squares = {}
+    if x.ndim == 2:  # (g_o x_i)² = g_o² x_i²: one matrix product for all samples and vectors
+        energy = g.square().sum(0)
+        if "weight" in names:
+            out["weight"] = energy.T @ x.square()
+        if "bias" in names:
+            out["bias"] = energy.sum(0)
+        return out
+    x, g = x.flatten(1, -2), g.flatten(2, -2)
+    if "weight" in names:
+        out["weight"] = _outer(g.transpose(2, 3).unsqueeze(2), x.transpose(1, 2).unsqueeze(1))[0]
+    if "bias" in names:
+        out["bias"] = g.sum(2).square().sum((0, 1))
+    return out
+
+
+def _convolution(layer: nn.modules.conv._ConvNd, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
+    out: Squares = {}
+    g = g.flatten(3)
+    if "weight" in names:
+        split = g.unflatten(2, (layer.groups, -1))  # [v, B, groups, out, places]
+        out["weight"] = _outer(split, _windows(layer, x)).reshape(layer.weight.shape)
+    if "bias" in names:
+        out["bias"] = g.sum(3).square().sum((0, 1))
+    return out
+
+
+def _windows(layer: nn.modules.conv._ConvNd, x: Tensor) -> Float[Tensor, "batch groups inputs *k_and_places"]:
+    """What the kernel sees at every place, as a view: [B, groups, in/groups, *kernel, *places]."""
+    dims = len(layer.kernel_size)
+    if layer.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        pads = [(total // 2, total - total // 2) for total in totals]
+    elif layer.padding == "valid":
+        pads = [(0, 0)] * dims
+    else:
+        pads = [(int(p), int(p)) for p in layer.padding]
+    if any(sum(pad) for pad in pads):
+        x = functional.pad(x, [p for pad in reversed(pads) for p in pad])
+    x = x.contiguous()
+    places = [
+        (size - d * (k - 1) - 1) // s + 1
+        for size, d, k, s in zip(x.shape[2:], layer.dilation, layer.kernel_size, layer.stride, strict=True)
+    ]
+    batch, channel, *steps = x.stride()
+    inputs = x.shape[1] // layer.groups
+    return x.as_strided(
+        (len(x), layer.groups, inputs, *layer.kernel_size, *places),
+        (
+            batch,
+            channel * inputs,
+            channel,
+            *(step * d for step, d in zip(steps, layer.dilation, strict=True)),
+            *(step * s for step, s in zip(steps, layer.stride, strict=True)),
+        ),
+    )
+
+
+def _outer(g: Float[Tensor, "v batch groups out places"], windows: Tensor) -> Float[Tensor, "groups out inputs"]:
+    """Σ_v Σ_n (Σ_place g · window)², a few samples at a time so that the unfolded input is never whole in memory."""
+    vectors, batch, groups, outs, places = g.shape
+    inputs = math.prod(windows.shape[1:]) // (groups * places)
+    total = g.new_zeros(groups, outs, inputs)
+    chunk = max(1, _CHUNK // (groups * inputs * max(places, vectors * outs)))
+    for start in range(0, batch, chunk):
+        unfolded = windows[start : start + chunk]
+        unfolded = unfolded.reshape(len(unfolded), groups, inputs, places)
+        rows = g[:, start : start + chunk].permute(1, 2, 0, 3, 4).flatten(2, 3)  # [b, groups, v·out, places]
+        per_sample = rows @ unfolded.transpose(2, 3)
+        total += per_sample.square_().sum(0).unflatten(1, (vectors, outs)).sum(1)
+    return total
+
+
+def _affine(x_hat: Tensor, g: Tensor, names: frozenset[str], places: tuple[int, ...]) -> Squares:
+    """Y = weight · x̂ + bias; ``places`` are the dimensions of g over which the parameters are shared."""
+    out: Squares = {}
+    if "weight" in names:
+        product = g * x_hat
+        out["weight"] = (product.sum(places) if places else product).square().sum((0, 1))
+    if "bias" in names:
+        out["bias"] = (g.sum(places) if places else g).square().sum((0, 1))
+    return out
+
+
+def _batch_norm(layer: nn.BatchNorm2d, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    x_hat = functional.batch_norm(x, layer.running_mean.to(x.dtype), layer.running_var.to(x.dtype), eps=layer.eps)
+    return _affine(x_hat, g, names, tuple(range(3, g.ndim)))
+
+
+def _group_norm(layer: nn.GroupNorm, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
+    return _affine(functional.group_norm(x, layer.num_groups, eps=layer.eps), g, names, tuple(range(3, g.ndim)))
+
+
+def _layer_norm(layer: nn.LayerNorm, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
+    x_hat = functional.layer_norm(x, layer.normalized_shape, eps=layer.eps)
+    return _affine(x_hat, g, names, tuple(range(2, g.ndim - len(layer.normalized_shape))))
+
+
+def _embedding(layer: nn.Embedding, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
+    """Words of a sample that are the same share a row: their gradients are added before squaring."""
+    rows = layer.num_embeddings
+    sample = torch.arange(len(x), device=x.device).reshape(-1, *([1] * (x.ndim - 1)))
+    pairs, index = torch.unique(sample * rows + x, return_inverse=True)
+    out = g.new_zeros(rows, layer.embedding_dim)
+    for vector in g:
+        summed = vector.new_zeros(len(pairs), layer.embedding_dim)
+        summed.index_add_(0, index.flatten(), vector.reshape(-1, layer.embedding_dim))
+        out.index_add_(0, pairs % rows, summed.square_())
+    if layer.padding_idx is not None:
+        out[layer.padding_idx] = 0
+    return {"weight": out}
+
+
+_LAYERS: dict[type[nn.Module], Callable[..., Squares]] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _convolution,
+    nn.Conv2d: _convolution,
+    nn.Conv3d: _convolution,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.BatchNorm3d: _batch_norm,
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.Embedding: _embedding,
+}

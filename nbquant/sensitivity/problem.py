@@ -1,0 +1,181 @@
+"""What an estimator is given: a model, its parameters, a loss, and samples."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nbquant.progress import Progress, track
+from nbquant.sensitivity.batch import Batch, first_tensor, has_samples, map_tensors
+from nbquant.sensitivity.loss import is_known, single_losses
+
+Loss = Callable[[Any, Any], Tensor]
+Estimate = tuple[dict[str, Tensor], int]
+"""Sensitivities by parameter name, not yet clamped, and the number of samples they come from."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything an estimator may need.
+
+    Attributes:
+        model: The network, in eval mode.
+        parameters: The chosen parameters by their first name.
+        batches: Pairs (inputs, target).
+        loss: Mean loss of a batch, from output and target.
+        draws: Number of random draws, for the estimators that draw.
+        seed: Of those draws.
+        optimizer: Whose second moments to take, for "adam".
+        progress: See :data:`nbquant.progress.Progress`.
+    """
+
+    model: nn.Module
+    parameters: dict[str, nn.Parameter]
+    batches: Iterable[Any]
+    loss: Loss
+    draws: int = 1
+    seed: int = 0
+    optimizer: torch.optim.Optimizer | None = None
+    progress: Progress = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are (the first, if they are in several places)."""
+        return next(iter(self.parameters.values())).device
+
+    def generator(self) -> torch.Generator:
+        """A fresh source of random numbers; the global one is left alone."""
+        return torch.Generator(self.device).manual_seed(self.seed)
+
+    def zeros(self) -> dict[str, Tensor]:
+        """A sum for every parameter, in float32 or wider."""
+        return {
+            name: torch.zeros_like(p, dtype=wide(p.dtype), memory_format=torch.contiguous_format, requires_grad=False)
+            for name, p in self.parameters.items()
+        }
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches, on the model's device and in its floating dtype, checked.
+
+        Raises:
+            ValueError: No batches, or a batch that is no pair of inputs and target.
+        """
+        dtypes = {p.dtype for p in self.model.parameters() if p.dtype.is_floating_point}
+        dtype = dtypes.pop() if len(dtypes) == 1 else None
+
+        def place(tensor: Tensor) -> Tensor:
+            return tensor.to(self.device, dtype if tensor.is_floating_point() else None)
+
+        seen = 0
+        for pair in track(self.batches, "Sensitivity", self.progress):
+            if not (isinstance(pair, tuple | list) and len(pair) == 2):
+                got = (
+                    f"{type(pair).__name__} of length {len(pair)}" if hasattr(pair, "__len__") else type(pair).__name__
+                )
+                raise ValueError(
+                    f"batches must give pairs (inputs, target), but one is a {got}: "
+                    "pass [(inputs, target)] for one batch."
+                )
+            inputs, target = (map_tensors(place, part) for part in pair)
+            leader = next((t for t in (first_tensor(target), first_tensor(inputs)) if t is not None), None)
+            if leader is None:
+                raise ValueError("a batch must hold at least one tensor with samples along its first dimension.")
+            if leader.shape[0] == 0:
+                continue
+            seen += 1
+            yield Batch(inputs, target, leader.shape[0])
+        if not seen:
+            raise ValueError("batches must hold at least one batch with a sample, but it is empty (or used up).")
+
+    def call(self, batch: Batch) -> Any:
+        """The model's output for a batch."""
+        if isinstance(batch.inputs, Mapping):
+            return self.model(**batch.inputs)
+        if isinstance(batch.inputs, tuple | list):
+            return self.model(*batch.inputs)
+        return self.model(batch.inputs)
+
+    def mean_loss(self, output: Any, batch: Batch) -> Float[Tensor, ""]:
+        """The loss of a batch, checked to be one finite number.
+
+        Raises:
+            TypeError: The loss gave no tensor.
+            ValueError: The loss is not scalar, or not finite.
+        """
+        value = self.loss(output, batch.target)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"loss must return a tensor, but it returned {type(value).__name__}.")
+        if value.ndim:
+            raise ValueError(
+                f"loss must return one number, the mean over the batch, but it returned shape {tuple(value.shape)}: "
+                'use reduction="mean".'
+            )
+        if not math.isfinite(value.item()):
+            raise ValueError(
+                f"the loss of a batch of {batch.size} samples is {value.item()}, not finite: check inputs and weights."
+            )
+        return value
+
+    def check_mean(self, output: Any, batch: Batch) -> None:
+        """Refuse a loss that adds over the batch, where that can be seen.
+
+        Raises:
+            ValueError: The loss of the batch is the sum of the losses of its samples, not their mean.
+        """
+        if is_known(self.loss) or not isinstance(output, Tensor) or not has_samples(output, batch.size):
+            return
+        few = min(batch.size, 4)
+        if few < 2:
+            return
+        part = batch.part(0, few)
+        z = output[:few].detach()
+        with torch.no_grad():
+            total = single_losses(self.loss, z, part.target).sum().item()
+            together = self.loss(z, part.target).item()
+        if abs(total) > 1e-12 and abs(together - total) < 1e-3 * abs(total):
+            raise ValueError(
+                f"loss must be the mean over the batch, but on {few} samples it is {together:.4g}, the sum of theirs: "
+                'use reduction="mean".'
+            )
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype sums are kept in: float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+@contextmanager
+def undisturbed(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Make ``model`` ready for derivatives with respect to ``parameters`` alone, and restore it whatever happens.
+
+    Eval mode, gradients on, random state kept, and no fused kernel that lacks a derivative.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    grads = [(p, p.requires_grad) for p in model.parameters()]
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    fast = torch.backends.mha.get_fastpath_enabled()
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices))
+            stack.enter_context(torch.enable_grad())
+            if recurrent:  # the fused recurrences have no backward pass in eval mode, or no second one
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            torch.backends.mha.set_fastpath_enabled(False)
+            model.eval()
+            for p, _ in grads:
+                p.requires_grad_(False)
+            for p in parameters:
+                p.requires_grad_(True)
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, training in modes:
+            module.training = training
+        for p, needed in grads:
+            p.requires_grad_(needed)

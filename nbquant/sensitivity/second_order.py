@@ -1,0 +1,39 @@
+"""A gradient that can be differentiated again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from nbquant.sensitivity.batch import Batch
+from nbquant.sensitivity.problem import Problem
+
+
+@contextmanager
+def second_order() -> Iterator[None]:
+    """Attention by its definition: the fused kernels have no second derivative."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def loss_gradient(problem: Problem, batch: Batch, first: bool, create_graph: bool = True) -> list[Tensor]:
+    """Gradient of the batch's mean loss for every chosen parameter; zeros where it does not depend on one.
+
+    Args:
+        problem: Model, parameters, loss.
+        batch: The samples.
+        first: Whether to check that the loss is a mean.
+        create_graph: Whether the gradient is to be differentiated again.
+    """
+    output = problem.call(batch)
+    if first:
+        problem.check_mean(output, batch)
+    loss = problem.mean_loss(output, batch)
+    parameters = list(problem.parameters.values())
+    if not loss.requires_grad:
+        return [torch.zeros_like(p, requires_grad=False) for p in parameters]
+    return list(
+        torch.autograd.grad(loss, parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+    )
