@@ -57,6 +57,30 @@ def codeword_lengths(counts: Counts, max_length: int = MAX_LENGTH) -> Int64[np.n
     raise ValueError(f"counts must sum to less than 2**56, but sum to {sum(map(int, array))}.")
 
 
+def symbol_counts(symbols: Symbols, levels: int) -> Int64[np.ndarray, " levels"]:
+    """How often each of the symbols 0 to ``levels`` − 1 occurs.
+
+    Raises:
+        ValueError: A symbol outside.
+        TypeError: Symbols that are not integers.
+    """
+    array = as_integers(symbols, "symbols")
+    counts = np.zeros((4, levels), np.int64)
+    if not kernels.count_symbols(array, counts):
+        _refuse_outside(array, levels)
+    return counts.sum(axis=0)
+
+
+def _refuse_outside(symbols: Integer[np.ndarray, " n"], levels: int) -> None:
+    outside = (symbols < 0) | (symbols >= levels)
+    if outside.any():
+        at = int(outside.argmax())
+        raise ValueError(
+            f"symbols must be 0 to {levels - 1}, but {np.count_nonzero(outside)} of {symbols.size} are not "
+            f"(first {symbols[at]} at index {at})."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class HuffmanCode:
     """A canonical, complete prefix code.
@@ -190,13 +214,7 @@ class HuffmanCode:
         return symbols
 
     def _refuse(self, symbols: Integer[np.ndarray, " n"]) -> None:
-        outside = (symbols < 0) | (symbols >= len(self))
-        if outside.any():
-            at = int(outside.argmax())
-            raise ValueError(
-                f"symbols must be 0 to {len(self) - 1}, but {np.count_nonzero(outside)} of {symbols.size} are not "
-                f"(first {symbols[at]} at index {at})."
-            )
+        _refuse_outside(symbols, len(self))
         bare = self.lengths[symbols.astype(np.int64)] == 0
         at = int(bare.argmax())
         raise ValueError(

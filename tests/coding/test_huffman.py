@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbquant.coding.entropy import entropy
-from nbquant.coding.huffman import HuffmanCode, codeword_lengths
+from nbquant.coding.huffman import HuffmanCode, codeword_lengths, symbol_counts
 
 COUNTS = st.lists(st.integers(0, 100) | st.integers(0, 10**6), min_size=1, max_size=100).filter(any)
 
@@ -202,3 +202,19 @@ def test_payload_bits_refuses_what_has_no_codeword():
     ]:
         with pytest.raises(ValueError, match=message):
             code.payload_bits(counts)
+
+
+@given(st.lists(st.integers(0, 300), max_size=50), st.sampled_from([np.int64, np.uint16]))
+@settings(deadline=None)
+def test_symbols_are_counted(symbols, dtype):
+    expected = np.bincount(np.array(symbols, int), minlength=301)
+    np.testing.assert_array_equal(symbol_counts(np.array(symbols, dtype), 301), expected)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 9])
+@pytest.mark.parametrize("bad", [-1, 3])
+def test_symbols_outside_are_not_counted(n, bad):
+    symbols = np.zeros(n, np.int64)
+    symbols[-1] = bad
+    with pytest.raises(ValueError, match=rf"0 to 2, but 1 of {n} are not \(first {bad} at index {n - 1}\)"):
+        symbol_counts(symbols, 3)

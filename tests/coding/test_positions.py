@@ -101,6 +101,21 @@ def test_no_span_is_cheaper(gaps):
     assert sum(position_bits(histogram)) == min(total_bits(gaps, span) for span in range(1, max(gaps) + 2))
 
 
+@pytest.mark.parametrize(("shape", "excess"), [(0.3, 1.0005), (0.5, 1.0), (0.7, 1.0001)])
+def test_the_search_over_large_spans_loses_next_to_nothing(shape, excess):
+    gaps = (np.random.default_rng(0).weibull(shape, 20_000) * 20).astype(np.int64)  # clustered weights
+    histogram = gap_histogram(np.cumsum(gaps + 1) - 1, int(gaps.sum()) + len(gaps) + 1)
+
+    def bits(span):
+        counts = histogram.symbol_counts(span)
+        lengths = codeword_lengths(counts)
+        return counts @ lengths + np.maximum(lengths[:-1], 1).sum() + lengths[-1]
+
+    best = min(range(1, 1000), key=bits)
+    assert 64 < best < 900
+    assert bits(best) <= sum(position_bits(histogram)) <= excess * bits(best)
+
+
 def binary_entropy(q):
     return -(q * np.log2(q) + (1 - q) * np.log2(1 - q))
 
@@ -193,6 +208,16 @@ def test_damaged_positions_are_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             decode_positions(replace(good, **change))
+
+
+def test_a_stream_that_ends_in_a_filler_or_one_place_too_far_is_refused():
+    code = gap_code(gap_histogram([1, 2, 4, 5, 9], 20))
+    with pytest.raises(ValueError, match="the last behind all fillers"):
+        decode_positions(EncodedPositions(code.code.encode([0, code.span]), code, 20, 1, 1))
+    good = encode_positions([2, 5, 9], 20)
+    assert decode_positions(replace(good, size=10)).tolist() == [2, 5, 9]
+    with pytest.raises(ValueError, match="0 to 8, but the stream leads to 9"):
+        decode_positions(replace(good, size=9))
 
 
 @given(st.binary(min_size=1, max_size=12), st.integers(1, 19), st.integers(0, 5))
