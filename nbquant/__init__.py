@@ -8,7 +8,9 @@ from nbquant.models.select import select
 from nbquant.quantization.ecsq import ECSQ
 from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.uniform import Uniform
+from nbquant.sensitivity.estimate import sensitivity
+from nbquant.widgets.explorer import explore
 
 __version__ = "0.1.0"
 
-__all__ = ["ECSQ", "KMeans", "Uniform", "curves", "evaluate", "fit", "select", "zoo"]
+__all__ = ["ECSQ", "KMeans", "Uniform", "curves", "evaluate", "explore", "fit", "select", "sensitivity", "zoo"]

@@ -158,8 +158,7 @@ def _ecsq(method: Method, cells: dict[str, Cells]) -> tuple[Values, Groups]:
 
 
 def _sweep(cells: Cells, lmbdas: np.ndarray) -> list[Clusters]:
-    found, warm = [], None
+    found: list[Clusters] = []
     for lmbda in lmbdas:
-        clusters, warm = ecsq_clusters(cells, float(lmbda), warm)
-        found.append(clusters)
+        found.append(ecsq_clusters(cells, float(lmbda), found[-1] if found else None))
     return found

@@ -28,6 +28,12 @@ class OperatingPoint:
     weights: int
     source_bits: int
 
+    def __repr__(self) -> str:
+        return (
+            f"OperatingPoint({self.quantizer}, {self.levels} levels, rate {self.rate:.4g} bit/weight, "
+            f"{self.compression_ratio:.4g}×, predicted loss increase {self.predicted_loss_increase:.3g})"
+        )
+
     @property
     def parameter(self) -> float:
         """Value of the argument that sets the rate: levels, step [weight] or λ [loss/bit]."""
@@ -59,10 +65,17 @@ class OperatingPoint:
         return self.predicted_loss_increase / self.weights
 
 
-def operating_point(quantizer: Quantizer, statistics: Statistics) -> OperatingPoint:
-    """What ``quantizer`` does on the histograms: milliseconds, whatever the number of weights."""
+def operating_point(quantizer: Quantizer, statistics: Statistics, near: OperatingPoint | None = None) -> OperatingPoint:
+    """What ``quantizer`` does on the histograms: milliseconds, whatever the number of weights.
+
+    Args:
+        quantizer: The quantizer.
+        statistics: Of the selection.
+        near: Point of the same method and selection at a parameter close by, from which a search may set out.
+    """
     cells = statistics.cells(quantizer.weighted, quantizer.needs_rows, quantizer.per_layer)
-    return point_of_clusters(quantizer, {group: quantizer.clusters(c) for group, c in cells.items()}, statistics)
+    found = {g: quantizer.clusters(c, near.clusters[g] if near is not None else None) for g, c in cells.items()}
+    return point_of_clusters(quantizer, found, statistics)
 
 
 def point_of_clusters(quantizer: Quantizer, clusters: Mapping[str, Clusters], statistics: Statistics) -> OperatingPoint:

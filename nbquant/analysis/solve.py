@@ -9,11 +9,12 @@ import numpy as np
 from nbquant.analysis.curves import Method, curve
 from nbquant.analysis.operating_point import OperatingPoint, operating_point
 from nbquant.analysis.statistics import Statistics
+from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.selection import Selection
 
-BISECTIONS = 7  # between two points of the curve: a hundredth of their distance
+BISECTIONS = 6  # between two points of the curve: a sixtieth of their distance
 EXACT_TRIES = 8
 
 TargetName = Literal["ratio", "rate", "levels"]
@@ -80,7 +81,8 @@ def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statisti
     method = method_of(point)
     met, missed = point.parameter, points[best + 1].parameter
     for _ in range(BISECTIONS):
-        tried = operating_point(method.quantizer(float(np.sqrt(met * missed))), statistics)
+        # From the finer point: a solution for a smaller λ has all the levels that a larger one may keep.
+        tried = operating_point(method.quantizer(float(np.sqrt(met * missed))), statistics, points[best + 1])
         if target.met(tried):
             met = tried.parameter
             if tried.distortion <= point.distortion:
@@ -137,7 +139,8 @@ def fit_to_target(
     """Solve on the curve, then quantize the weights themselves, a little stricter where bins had rounded."""
     spare = 0.0
     for _ in range(EXACT_TRIES):
-        quantized = solve(target.stricter(spare), points, statistics).quantizer.fit(selection)
+        point = solve(target.stricter(spare), points, statistics)
+        quantized = fit_quantizer(point.quantizer, selection, start=point.clusters)
         if target.met(quantized):
             return quantized
         spare = 2 * spare if spare else 1e-3

@@ -75,6 +75,10 @@ class Statistics:
         """Number of weights that are exactly zero."""
         return sum(t.histogram.zeros for t in self.tensors)
 
+    def zeros_of(self, group: str) -> int:
+        """The same of one layer, or of the whole."""
+        return sum(t.histogram.zeros for t in self.tensors if group in (t.layer, WHOLE))
+
     @property
     def pruned(self) -> bool:
         """Whether zeros are left out and positions stored; see :func:`nbquant.quantization.rate.is_mostly_zero`."""

@@ -23,14 +23,6 @@ POLISH_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
-class Start:
-    """A codebook with the ideal lengths of its codewords, from which the iteration sets out."""
-
-    codebook: Float[np.ndarray, " k"]
-    codeword_length: Float[np.ndarray, " k"]
-
-
-@dataclass(frozen=True)
 class ECSQ:
     """Minimises J = D + λR, with a_i = argmin_j ½ h_i (w_i − c_j)² + λ ℓ_j and ℓ_j = −log2 p_j.
 
@@ -61,16 +53,15 @@ class ECSQ:
         check_positive("lmbda", self.lmbda, "loss/bit")
         check_options(self.weighted, self.coding, self.per_layer)
 
-    def clusters(self, cells: Cells) -> Clusters:
+    def clusters(self, cells: Cells, near: Clusters | None = None) -> Clusters:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
-        return ecsq_clusters(cells, self.lmbda)[0]
+        return ecsq_clusters(cells, self.lmbda, near)
 
     def assign(
-        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], cells: Cells
+        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], start: Clusters
     ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
         """Go on from the histogram's solution by the same iteration on the weights, until J stops falling."""
-        start = ecsq_clusters(cells, self.lmbda)[1]
-        codebook, length = start.codebook, start.codeword_length
+        codebook, length = start.codebook, ideal_length(start.counts)
         best, least = (codebook, dispatch.assign(weight, mass, codebook, length, self.lmbda)), np.inf
         for _ in range(POLISH_PASSES):
             assignment = dispatch.assign(weight, mass, codebook, length, self.lmbda)
@@ -84,7 +75,7 @@ class ECSQ:
                 break
             least = cost
             order = np.argsort(codebook[used], kind="stable")
-            codebook, length = codebook[used][order], -np.log2(n[used][order] / n.sum())
+            codebook, length = codebook[used][order], ideal_length(n[used][order])
         return best
 
     def fit(self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None) -> Quantized:
@@ -106,49 +97,56 @@ def lagrangian(
     return float(0.5 * (mass.double() * error**2).mean()) - lmbda * float((share * np.log2(share)).sum())
 
 
-def ecsq_clusters(cells: Cells, lmbda: float, warm: Start | None = None) -> tuple[Clusters, Start]:
-    """Solve ECSQ on the cells from several uniform starts, or from ``warm`` alone if it is given.
+def ideal_length(counts: Float[np.ndarray, " k"] | Int64[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """−log2 p of each cluster [bit]."""
+    return -np.log2(counts / counts.sum())
+
+
+def ecsq_clusters(cells: Cells, lmbda: float, near: Clusters | None = None) -> Clusters:
+    """Solve ECSQ on the cells.
 
     Args:
         cells: Cells with rows of h.
         lmbda: λ [loss/bit].
-        warm: Solution at a neighbouring λ.
+        near: Solution at a neighbouring λ to set out from; None tries several uniform ones.
 
     Returns:
-        Clusters, and the codebook with its ideal lengths as a start for another λ.
+        The clusters of least J that were found.
     """
-    starts = [warm] if warm is not None else [_uniform_start(cells, lmbda, scale) for scale in START_SCALES]
-    solved = [
-        cpu.ecsq_iterate(
-            cells.row_start,
-            cells.row_sensitivity,
-            cells.position,
-            cells.prefix,
-            start.codebook,
-            start.codeword_length,
-            lmbda,
-            TOLERANCE,
-            MOST_ITERATIONS,
-        )
-        for start in starts
-    ]
+    if near is not None:
+        starts = [(near.codebook, ideal_length(near.counts))]
+    else:
+        starts = [_uniform_start(cells, lmbda, scale) for scale in START_SCALES]
+    grid = (cells.row_start, cells.row_sensitivity, cells.position)
+    solved = [cpu.ecsq_iterate(*grid, cells.prefix, *s, lmbda, TOLERANCE, MOST_ITERATIONS) for s in starts]
     codebook, length, _ = min(solved, key=lambda s: s[2][-1])
-    true = cpu.ecsq_sums(
-        cells.row_start, cells.row_sensitivity, cells.position, cells.true_prefix, codebook, lmbda * length
-    )
-    return Clusters.of_sums(codebook, true), Start(codebook, length)
+    true = cpu.ecsq_sums(*grid, cells.true_prefix, codebook, lmbda * length)
+    threshold = None
+    if len(cells.row_sensitivity) == 1 and (true[:, 0] > 0).all():
+        threshold = _thresholds(codebook, length, lmbda, cells.row_sensitivity[0])
+    return Clusters.of_sums(codebook, true, threshold)
 
 
-def _uniform_start(cells: Cells, lmbda: float, scale: float) -> Start:
-    """Uniform cells of a width where the slope of D(R) is −λ: D = hΔ²/24, dD/dR = −2 ln 2 · D."""
+def _thresholds(
+    codebook: Float[np.ndarray, " k"], length: Float[np.ndarray, " k"], lmbda: float, sensitivity: float
+) -> Float[np.ndarray, " k-1"]:
+    """Where neighbouring codewords cost the same, for one h."""
+    middle = 0.5 * (codebook[:-1] + codebook[1:])
+    return middle + lmbda * np.diff(length) / (sensitivity * np.diff(codebook))
+
+
+def _uniform_start(cells: Cells, lmbda: float, scale: float) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Codebook and ideal lengths of uniform cells of a width where D(R) has the slope −λ.
+
+    With D = hΔ²/24, dD/dR = −2 ln 2 · D.
+    """
     n, mass = cells.prefix[-1, 0], cells.prefix[-1, 1]
     counts = np.diff(cells.prefix[:, 0])
     low, high = cells.position.min(), cells.position.max()
     if not high > low:
-        return Start(np.array([low]), np.zeros(1))
+        return np.array([low]), np.zeros(1)
     step = scale * np.sqrt(12 * lmbda * n / (np.log(2) * mass))
     step = min(max(step, (high - low) / (START_LEVELS - 1)), high - low)
     index = np.rint(cells.position / step).astype(np.int64)
     used, index = np.unique(index, return_inverse=True)
-    share = np.bincount(index, counts) / n
-    return Start(used * step, -np.log2(share))
+    return used * step, ideal_length(np.bincount(index, counts))

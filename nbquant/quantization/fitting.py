@@ -1,11 +1,14 @@
 """What all quantizers share in fitting: groups, pruned weights, real code lengths, distortion."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nbquant.coding.ledger import Ledger
+from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.histogram import EXACT_BELOW, Cells, Histogram
 from nbquant.quantization.quantized import PRUNED, Codebook, Quantized, QuantizedTensor
 from nbquant.quantization.quantizer import Quantizer
@@ -24,6 +27,7 @@ def fit_quantizer(
     quantizer: Quantizer,
     weight: Selection | Float[Tensor, "..."],
     sensitivity: Float[Tensor, "..."] | None = None,
+    start: Mapping[str, Clusters] | None = None,
 ) -> Quantized:
     """Quantize a selection, or a plain tensor with its sensitivity; without sensitivities h is 1.
 
@@ -31,6 +35,7 @@ def fit_quantizer(
         quantizer: How.
         weight: A selection; or weights of any shape, floating point and finite.
         sensitivity: Hessian diagonal of the same shape, for plain weights only.
+        start: Clusters of each group, if they are already known from histograms.
 
     Raises:
         TypeError: Neither a selection nor a floating-point tensor.
@@ -47,7 +52,9 @@ def fit_quantizer(
     codebooks: dict[str, Codebook] = {}
     loss, ledger = 0.0, Ledger()
     for group, members in groups_of(selection, quantizer.per_layer).items():
-        codebooks[group], assignment, group_loss = _fit_group(quantizer, members, pruned)
+        codebooks[group], assignment, group_loss = _fit_group(
+            quantizer, members, pruned, start[group] if start else None
+        )
         tensors |= _split(members, codebooks[group].value, assignment)
         book = codebooks[group]
         counts, lengths = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
@@ -79,7 +86,9 @@ def mass_of(sensitivity: Float[Tensor, " n"], weighted: bool) -> Float[Tensor, "
     return torch.full_like(sensitivity, float(mean) if mean > 0 else 1.0)
 
 
-def _fit_group(quantizer: Quantizer, selection: Selection, pruned: bool) -> tuple[Codebook, Int64[Tensor, " n"], float]:
+def _fit_group(
+    quantizer: Quantizer, selection: Selection, pruned: bool, start: Clusters | None
+) -> tuple[Codebook, Int64[Tensor, " n"], float]:
     weight = selection.weight
     given = selection.sensitivity
     sensitivity = torch.ones_like(weight) if given is None else given
@@ -90,7 +99,7 @@ def _fit_group(quantizer: Quantizer, selection: Selection, pruned: bool) -> tupl
         return Codebook(weight.new_zeros(0), empty, empty), assignment, 0.0
     w, h = (weight[kept], sensitivity[kept]) if pruned else (weight, sensitivity)
     mass = mass_of(h, quantizer.weighted)
-    values, found = quantizer.assign(w, mass, cells_of_weights(w, mass, quantizer.needs_rows))
+    values, found = quantizer.assign(w, mass, start or quantizer.clusters(_cells(w, mass, quantizer.needs_rows)))
     # What is stored is rounded to the weights' dtype, which may make two values one.
     codebook, merged = torch.unique(torch.from_numpy(values).to(w.device).to(w.dtype), return_inverse=True)
     counts = torch.bincount(merged[found], minlength=len(codebook))
@@ -102,7 +111,7 @@ def _fit_group(quantizer: Quantizer, selection: Selection, pruned: bool) -> tupl
     return Codebook(codebook, counts, torch.from_numpy(length).to(w.device)), assignment, float(loss)
 
 
-def cells_of_weights(weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], rows: bool) -> Cells:
+def _cells(weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], rows: bool) -> Cells:
     """The solvers' view of weights: one by one where they are few, else of their histogram."""
     if len(weight) <= EXACT_BELOW:
         return Cells.of_weights(weight.double().cpu().numpy(), mass.double().cpu().numpy(), True, rows)

@@ -54,15 +54,15 @@ class KMeans:
             raise ValueError(f"levels must be from 1 to {MOST_LEVELS}, but got {self.levels}")
         check_options(self.weighted, self.coding, self.per_layer)
 
-    def clusters(self, cells: Cells) -> Clusters:
+    def clusters(self, cells: Cells, near: Clusters | None = None) -> Clusters:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
         return kmeans_clusters(cells, [self.levels])[0]
 
     def assign(
-        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], cells: Cells
+        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], start: Clusters
     ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
         """Polish the histogram's optimum by Lloyd iterations on the weights, until nothing moves."""
-        codebook = self.clusters(cells).codebook
+        codebook = start.codebook
         assignment = dispatch.assign(weight, mass, codebook, np.zeros(len(codebook)), 0.0)
         for _ in range(POLISH_PASSES):
             n, w, s0, s1 = dispatch.cluster_sums(weight, mass, assignment, len(codebook)).T

@@ -43,14 +43,25 @@ class Quantizer(Protocol):
     @property
     def per_layer(self) -> bool: ...  # noqa: D102
 
-    def clusters(self, cells: Cells) -> Clusters:
-        """Clusters on the cells of a histogram, at a cost that does not depend on the number of weights."""
+    def clusters(self, cells: Cells, near: Clusters | None = None) -> Clusters:
+        """Clusters on the cells of a histogram, at a cost that does not depend on the number of weights.
+
+        Args:
+            cells: The cells.
+            near: Clusters of the same method at a parameter close by, for those that search to set out from.
+        """
         ...
 
     def assign(
-        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], cells: Cells
+        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], start: Clusters
     ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
-        """Codebook and assignment from the weights themselves; ``mass`` is h, or its mean if not weighted."""
+        """Codebook and assignment from the weights themselves.
+
+        Args:
+            weight: Weights w.
+            mass: What each counts: h, or its mean if not weighted.
+            start: Clusters found on the cells, to go on from.
+        """
         ...
 
     def fit(self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None) -> "Quantized":

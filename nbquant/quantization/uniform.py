@@ -52,7 +52,7 @@ class Uniform:
             raise ValueError(f"offset must be in [0, 1) steps, but got {self.offset}")
         check_options(self.weighted, self.coding, self.per_layer)
 
-    def clusters(self, cells: Cells) -> Clusters:
+    def clusters(self, cells: Cells, near: Clusters | None = None) -> Clusters:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
         self._check_reach(float(np.abs(cells.position).max()))
         index = np.rint(cells.position / self.step - self.offset)
@@ -66,7 +66,7 @@ class Uniform:
         return Clusters.of_sums(codebook, np.diff(cells.true_prefix[edges], axis=0), threshold)
 
     def assign(
-        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], cells: Cells
+        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], start: Clusters
     ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
         """One pass: round to the grid, then the means of the cells."""
         self._check_reach(float(weight.abs().max()))

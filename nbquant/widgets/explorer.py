@@ -1,0 +1,319 @@
+"""The explorer: controls, linked pictures and a read-out, redrawn in place from an :class:`ExplorerState`."""
+
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Any
+
+import ipywidgets as w
+import numpy as np
+from torch import Tensor, nn
+
+from nbquant.analysis.curves import METHODS
+from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.models.evaluate import Loss
+from nbquant.quantization.fitting import WHOLE
+from nbquant.quantization.rate import lengths_for
+from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
+from nbquant.views.heatmap import heatmap_data, plot_heatmap
+from nbquant.views.histogram import histogram_data, plot_histogram
+from nbquant.views.rate_distortion import ChosenPoint, Curve, plot_rate_distortion, rate_distortion_data
+from nbquant.widgets.figure_panel import FigurePanel
+from nbquant.widgets.state import ExplorerState, Measurement
+
+DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+LABEL = {"description_width": "96px"}
+STYLE = """<style>
+.nbquant-explorer { color: var(--jp-ui-font-color1, inherit); font-family: var(--jp-ui-font-family, sans-serif); }
+.nbquant-explorer .widget-label { color: var(--jp-ui-font-color1, inherit); }
+.nbquant-readout { display: flex; flex-wrap: wrap; gap: 4px 28px; line-height: 1.35; }
+.nbquant-readout div { min-width: 92px; }
+.nbquant-readout dt { font-size: 12px; color: var(--jp-ui-font-color2, inherit); }
+.nbquant-readout dd { margin: 0; font-size: 16px; font-variant-numeric: tabular-nums; }
+.nbquant-readout small { font-size: 12px; color: var(--jp-ui-font-color2, inherit); }
+.nbquant-error { border-left: 4px solid var(--jp-error-color1, #d32f2f); padding: 4px 10px; line-height: 1.4; }
+</style>"""
+
+
+class Explorer(w.VBox):
+    """The view of an :class:`ExplorerState`.
+
+    Attributes:
+        state: Inputs and results; setting its traits moves the controls.
+        panel: The figures.
+    """
+
+    def __init__(self, state: ExplorerState) -> None:
+        """Link controls and figures to ``state``."""
+        self.state = state
+        self.panel = FigurePanel()
+        self._layers = w.SelectMultiple(
+            options=state.available_layers,
+            value=state.layers,
+            rows=min(max(len(state.available_layers), 3), 5),
+            description="Layers",
+            style=LABEL,
+            layout=w.Layout(width="270px"),
+        )
+        self._method = _dropdown("Method", {"k-means": "kmeans", "uniform": "uniform", "ECSQ": "ecsq"}, state.method)
+        self._weighted = _dropdown("Weighting", {"Hessian": True, "none": False}, state.weighted)
+        self._coding = _dropdown("Coding", {"Huffman": "huffman", "fixed length": "fixed"}, state.coding)
+        self._per_layer = _dropdown("Codebook", {"joint": False, "per layer": True}, state.per_layer)
+        self._estimator = _dropdown("Sensitivity", {_estimator_label(n): n for n in ESTIMATORS}, state.estimator)
+        dampings = sorted({*DAMPINGS, state.damping})
+        self._damping = _dropdown("Damping ε", {f"{d:g}": d for d in dampings}, state.damping)
+        self._focus = _dropdown("Focus", {n: n for n in state.parameters}, state.focus)
+        self._log_count = w.Checkbox(
+            value=False, description="logarithmic counts", indent=True, style=LABEL, layout=w.Layout(width="250px")
+        )
+        low, high = np.log10(state.ratio_bounds)
+        self._ratio = w.FloatLogSlider(
+            value=state.ratio,
+            min=low,
+            max=high,
+            step=0.005,
+            description="Target ratio",
+            readout_format=".2f",
+            style=LABEL,
+            layout=w.Layout(width="100%"),
+        )
+        self._measure = w.Button(description="Measure accuracy", tooltip="Quantize the weights and run the test set")
+        self._cancel = w.Button(description="Cancel", tooltip="Stop what is under way")
+        self._bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="160px"))
+        self._activity = w.Label()
+        self._readout = w.HTML()
+        self._error = w.HTML()
+        self._work = w.HBox([self._bar, self._activity, self._cancel], layout=w.Layout(align_items="center"))
+        columns = [
+            w.VBox([self._method, self._weighted, self._estimator, self._damping]),
+            w.VBox([self._coding, self._per_layer, self._focus, self._log_count]),
+        ]
+        super().__init__(
+            [
+                w.HTML(STYLE),
+                w.HBox([self._layers, *columns], layout=w.Layout(flex_flow="row wrap")),
+                self._ratio,
+                self._readout,
+                w.HBox(
+                    [self._measure, self._work],
+                    layout=w.Layout(flex_flow="row wrap", align_items="center", min_height="36px"),
+                ),
+                self._error,
+                self.panel,
+            ]
+        )
+        self.add_class("nbquant-explorer")
+        self._link()
+
+    def _link(self) -> None:
+        controls = {
+            "layers": self._layers,
+            "method": self._method,
+            "weighted": self._weighted,
+            "coding": self._coding,
+            "per_layer": self._per_layer,
+            "estimator": self._estimator,
+            "damping": self._damping,
+            "ratio": self._ratio,
+        }
+        for name, control in controls.items():
+            control.observe(lambda change, name=name: setattr(self.state, name, change["new"]), "value")
+            self.state.observe(lambda change, control=control: _move(control, change["new"]), name)
+        self._focus.observe(self._on_focus, "value")
+        self._log_count.observe(lambda change: self._draw_histogram(), "value")
+        self._measure.on_click(lambda button: self.state.measure())
+        self._cancel.on_click(lambda button: self.state.cancel())
+        redraw: dict[str, Callable[[], None]] = {
+            "focus": self._show_focus,
+            "ratio_bounds": self._show_bounds,
+            "point": self._draw_point,
+            "curves": self._draw_rate_distortion,
+            "sensitivity": self._draw_heatmap,
+            "measurement": self._show_readout,
+            "activity": self._show_work,
+            "progress": self._show_work,
+            "error": self._show_error,
+        }
+        for name, draw in redraw.items():
+            self.state.observe(lambda change, draw=draw: draw(), name)
+        for draw in dict.fromkeys(redraw.values()):
+            draw()
+
+    # Controls.
+
+    def _on_focus(self, change: Any) -> None:
+        if change["new"]:
+            self.state.focus = change["new"]
+
+    def _show_focus(self) -> None:
+        if self._focus.options != tuple((n, n) for n in self.state.parameters):
+            with self._focus.hold_trait_notifications():
+                self._focus.options = [(n, n) for n in self.state.parameters]
+                self._focus.value = self.state.focus
+        _move(self._focus, self.state.focus)
+        self._draw_heatmap()
+        if self.state.per_layer:
+            self._draw_histogram()
+
+    def _show_bounds(self) -> None:
+        low, high = np.log10(self.state.ratio_bounds)
+        with self._ratio.hold_trait_notifications():
+            if high > self._ratio.min:
+                self._ratio.max, self._ratio.min = float(high), float(low)
+            else:
+                self._ratio.min, self._ratio.max = float(low), float(high)
+
+    def _show_work(self) -> None:
+        busy = bool(self.state.activity)
+        self._work.layout.visibility = "visible" if busy else "hidden"
+        self._activity.value = self.state.activity
+        self._bar.value = max(self.state.progress, 0.0)
+
+    def _show_error(self) -> None:
+        text = self.state.error
+        self._error.value = f'<div class="nbquant-error" role="alert">{escape(text)}</div>' if text else ""
+
+    # Figures.
+
+    def _draw_point(self) -> None:
+        with self.panel.hold_sync():
+            self._draw_histogram()
+            self._draw_rate_distortion()
+        self._show_readout()
+
+    def _draw_histogram(self) -> None:
+        state = self.state
+        if state.point is None or state.statistics is None or not state.point.clusters:
+            return
+        group, statistics = state.group, state.statistics
+        clusters = state.point.clusters[group]
+        cells = statistics.cells(False, False, group != WHOLE)[group]
+        data = histogram_data(
+            cells.position,
+            np.diff(cells.prefix[:, 0]),
+            clusters.codebook,
+            clusters.counts,
+            lengths_for(clusters.counts, state.coding),
+            thresholds=clusters.threshold,
+            pruned_zeros=statistics.zeros_of(group) if statistics.pruned else 0,
+            label=", ".join(state.selection.layers) if group == WHOLE else group,
+        )
+        self.panel.show("histogram", plot_histogram(data, log_count=self._log_count.value))
+
+    def _draw_heatmap(self) -> None:
+        found = self.state.sensitivity
+        if found is None or self.state.focus not in found:
+            return
+        self.panel.show("heatmap", plot_heatmap(heatmap_data(found[self.state.focus], name=self.state.focus)))
+
+    def _draw_rate_distortion(self) -> None:
+        state = self.state
+        curves = [_curve(key, state.curves[key]) for key in METHODS if state.curves.get(key)]
+        if not curves:
+            return
+        chosen = None if state.point is None else _chosen(state.point)
+        data = rate_distortion_data(curves, chosen=chosen, target_ratio=state.ratio)
+        self.panel.show("rate_distortion", plot_rate_distortion(data))
+
+    def _show_readout(self) -> None:
+        point = self.state.point
+        if point is None:
+            return
+        self._readout.value = readout(point, self.state.measurement, self.state.sensitivity is not None)
+        self.panel.descriptions = descriptions(self.state)
+
+
+def explore(
+    model: nn.Module,
+    data: Any,
+    *,
+    sensitivity: Mapping[str, Tensor] | None = None,
+    loss: Loss | None = None,
+    **inputs: Any,
+) -> Explorer:
+    """Explore the quantization of a model.
+
+    Args:
+        model: Any module.
+        data: Something with ``calibration`` and ``test`` batches, as :func:`nbquant.zoo.load` gives; or one iterable of
+            (inputs, target) batches for both.
+        sensitivity: From :func:`nbquant.sensitivity`; None estimates it in the background.
+        loss: loss(output, target), the mean over a batch; None is cross-entropy.
+        **inputs: First values of the state's inputs, for instance ``method="kmeans"``, ``ratio=15.0``,
+            ``layers=("fc1",)``: see :class:`~nbquant.widgets.state.ExplorerState`.
+
+    Returns:
+        The widget; as the last line of a cell it is shown.
+    """
+    return Explorer(ExplorerState(model, data, sensitivity=sensitivity, loss=loss, **inputs))
+
+
+def readout(point: OperatingPoint, measurement: Measurement | None, sensitive: bool) -> str:
+    """What the chosen point costs, as HTML."""
+    name = {"levels": "levels", "step": "step Δ", "lmbda": "λ"}[point.quantizer.parameter]
+    parameter = "" if name == "levels" else f"<small> {name} = {point.parameter:.3g}</small>"
+    loss = f"{point.predicted_loss_increase:.3g}" + ("" if sensitive else " <small>with h = 1</small>")
+    accuracy = "–"
+    if measurement is not None:
+        now, before = measurement.evaluation, measurement.original
+        value = lambda e: f"{e.loss:.4f} loss" if e.accuracy is None else f"{100 * e.accuracy:.2f} %"  # noqa: E731
+        accuracy = f"{value(now)} <small>of {now.samples:,}; original {value(before)}</small>"
+    items = {
+        "compression ratio": f"{point.compression_ratio:.2f}×",
+        "rate [bit/weight]": f"{point.rate:.3f}",
+        "levels": f"{point.levels}{parameter}",
+        "predicted loss increase": loss,
+        "measured accuracy": accuracy,
+    }
+    rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{v}</dd></div>" for k, v in items.items())
+    return f'<dl class="nbquant-readout" aria-live="polite">{rows}</dl>'
+
+
+def descriptions(state: ExplorerState) -> dict[str, str]:
+    """What each figure shows, in words."""
+    point = state.point
+    return {
+        "histogram": f"Histogram of {point.weights:,} weights with {point.levels} cluster centres.",
+        "heatmap": f"Heat map of the Hessian diagonal of {state.focus}.",
+        "rate_distortion": f"Rate-distortion curves of {len(state.curves)} methods; chosen: "
+        f"{point.compression_ratio:.2f} times smaller, predicted loss increase {point.predicted_loss_increase:.3g}.",
+    }
+
+
+def _dropdown(label: str, options: Mapping[str, Any], value: Any) -> w.Dropdown:
+    return w.Dropdown(
+        options=list(options.items()), value=value, description=label, style=LABEL, layout=w.Layout(width="250px")
+    )
+
+
+def _estimator_label(name: str) -> str:
+    return {
+        "gauss_newton": "Gauss-Newton, exact",
+        "gauss_newton_sampled": "Gauss-Newton, sampled",
+        "empirical_fisher": "empirical Fisher",
+        "becker_lecun": "Becker & Le Cun",
+        "hutchinson": "Hutchinson",
+        "adam": "√v of Adam",
+        "exact": "exact (small nets)",
+    }.get(name, name)
+
+
+def _move(control: w.Widget, value: Any) -> None:
+    if control.value != value:
+        control.value = value
+
+
+def _curve(key: tuple[str, bool], points: list[OperatingPoint]) -> Curve:
+    return Curve(
+        method=key[0],
+        weighted=key[1],
+        rate=np.array([p.rate for p in points]),
+        compression_ratio=np.array([p.compression_ratio for p in points]),
+        predicted_loss=np.array([p.predicted_loss_increase for p in points]),
+        parameter=np.array([p.parameter for p in points]),
+        parameter_name=points[0].quantizer.parameter,
+    )
+
+
+def _chosen(point: OperatingPoint) -> ChosenPoint:
+    q = point.quantizer
+    return ChosenPoint(q.method, q.weighted, point.rate, point.compression_ratio, point.predicted_loss_increase)

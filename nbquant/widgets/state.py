@@ -1,0 +1,378 @@
+"""What the explorer knows and does, without a browser: inputs, their bounds, and the results that follow from them."""
+
+import copy
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import traitlets
+from torch import Tensor, nn
+
+from nbquant.analysis.curves import METHODS, QUANTIZERS, Method, curve
+from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.analysis.solve import Target, fit_to_target, solve
+from nbquant.analysis.statistics import Statistics, TensorStatistics
+from nbquant.models.evaluate import Evaluation, Loss, evaluate
+from nbquant.models.layers import layer_names
+from nbquant.models.select import select
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.quantizer import CODINGS
+from nbquant.quantization.selection import Selection
+from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
+from nbquant.sensitivity.estimate import sensitivity as estimate_sensitivity
+from nbquant.widgets.background import Job, Report, Slot
+
+Curves = dict[tuple[str, bool], list[OperatingPoint]]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the explorer measures on.
+
+    Attributes:
+        calibration: Batches (inputs, target) for sensitivities.
+        test: Batches for accuracy.
+    """
+
+    calibration: Iterable[Any]
+    test: Iterable[Any]
+
+    @staticmethod
+    def of(data: Any) -> "Data":
+        """Data of anything with ``calibration`` and ``test``, or of one iterable of batches for both.
+
+        Raises:
+            TypeError: Neither.
+            ValueError: An iterator, which could be read only once.
+        """
+        if hasattr(data, "calibration") and hasattr(data, "test"):
+            data = Data(data.calibration, data.test)
+        elif isinstance(data, Iterable):
+            data = Data(data, data)
+        else:
+            raise TypeError(
+                "data must have .calibration and .test, or be an iterable of (inputs, target) batches such as a "
+                f"DataLoader, but got a {type(data).__name__}"
+            )
+        for name in ("calibration", "test"):
+            if isinstance(getattr(data, name), Iterator):
+                raise ValueError(f"data is read more than once, but {name} is an iterator: pass a list or a DataLoader")
+        return data
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Accuracy and loss of the quantized model beside the original's.
+
+    Attributes:
+        point: Operating point they were measured at.
+        quantized: What was applied, computed from the weights themselves.
+        evaluation: Of the quantized model.
+        original: Of the original model.
+    """
+
+    point: OperatingPoint
+    quantized: Quantized
+    evaluation: Evaluation
+    original: Evaluation
+
+
+class ExplorerState(traitlets.HasTraits):
+    """Inputs and results of the explorer.
+
+    Setting an input updates the results: the target at once from ready curves; selection, coding and damping in the
+    background, where the newest setting wins. What fails is told in ``error`` and leaves the last results standing.
+
+    Attributes:
+        layers: Names of the selected layers.
+        method: "kmeans", "uniform" or "ecsq".
+        weighted: Weigh by sensitivity.
+        coding: "huffman" or "fixed".
+        per_layer: A codebook for each layer, or one for all.
+        ratio: Target compression ratio of the selection.
+        estimator: Name of the sensitivity estimator.
+        damping: ε of h + ε·mean(h).
+        focus: Parameter whose sensitivities are shown.
+        ratio_bounds: Least and largest ratio that any method reaches.
+        curves: (method, weighted) to operating points, coarse to fine, for the current selection; filled one by one.
+        point: Operating point at the target; None before the first.
+        sensitivity: Sensitivities in use, undamped; None while there are none, then h is 1.
+        measurement: Accuracy at ``point``; None if it has not been measured there.
+        measured: All measurements of this selection so far.
+        activity: What is under way, in words; "" if nothing is.
+        progress: Part of it that is done, from 0 to 1; negative if unknown.
+        error: What the last input could not do; "" if all is well.
+    """
+
+    layers = traitlets.Tuple()
+    method = traitlets.Enum(tuple(QUANTIZERS), "ecsq")
+    weighted = traitlets.Bool(True)
+    coding = traitlets.Enum(CODINGS, "huffman")
+    per_layer = traitlets.Bool(False)
+    ratio = traitlets.Float(10.0)
+    estimator = traitlets.Enum(tuple(ESTIMATORS), "gauss_newton_sampled")
+    damping = traitlets.Float(0.0, min=0.0)
+    focus = traitlets.Unicode()
+
+    ratio_bounds = traitlets.Tuple((1.0, 32.0), read_only=True)
+    curves = traitlets.Dict(read_only=True)
+    point = traitlets.Any(None, allow_none=True, read_only=True)
+    sensitivity = traitlets.Any(None, allow_none=True, read_only=True)
+    measurement = traitlets.Any(None, allow_none=True, read_only=True)
+    measured = traitlets.Tuple((), read_only=True)
+    activity = traitlets.Unicode(read_only=True)
+    progress = traitlets.Float(-1.0, read_only=True)
+    error = traitlets.Unicode(read_only=True)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        *,
+        sensitivity: Mapping[str, Tensor] | None = None,
+        loss: Loss | None = None,
+        **inputs: Any,
+    ) -> None:
+        """Make a state and start on its first results.
+
+        Args:
+            model: Any module; it is copied, and never changed.
+            data: See :meth:`Data.of`.
+            sensitivity: Sensitivities to use; None estimates them in the background, with h = 1 until they are there.
+            loss: loss(output, target), the mean over a batch; None is cross-entropy.
+            **inputs: First values of the inputs.
+        """
+        super().__init__()
+        self._lock = threading.RLock()
+        # A copy of its own: estimating puts hooks on the model, while a cell of the user's may be using it.
+        self._model, self._data, self._loss = copy.deepcopy(model), Data.of(data), loss
+        self._model_in_use = threading.Lock()
+        self._slots = {name: Slot(name) for name in ("sensitivity", "curves", "accuracy")}
+        self._statistics: dict[str, TensorStatistics] = {}
+        self._original: Evaluation | None = None
+        self.available_layers = layer_names(model)
+        self.model_name = type(model).__name__
+        self.selection: Selection = select(model, None)
+        self.statistics: Statistics | None = None
+        for name, value in {"layers": self.available_layers, **inputs}.items():
+            self.set_trait(name, value)
+        if sensitivity is not None:
+            self.set_trait("sensitivity", sensitivity)
+        self._reselect()
+        self.observe(self._on_selection, ["layers", "damping"])
+        self.observe(self._on_curves, ["coding", "per_layer"])
+        self.observe(self._on_point, ["method", "weighted", "ratio"])
+        self.observe(self._on_estimator, ["estimator"])
+        if sensitivity is None:
+            self.estimate()
+
+    # What the user can ask for beside setting inputs.
+
+    def estimate(self) -> None:
+        """Estimate the sensitivities with the chosen estimator, in the background."""
+        estimator = self.estimator
+
+        def work(report: Report) -> Mapping[str, Tensor]:
+            with self._exclusive(report):
+                return estimate_sensitivity(
+                    self._model, self._data.calibration, estimator, loss=self._loss, progress=report
+                )
+
+        def done(found: Mapping[str, Tensor]) -> None:
+            self.set_trait("sensitivity", found)
+            self._statistics.clear()
+            self._reselect()
+
+        self._start("sensitivity", "Estimating sensitivities", work, done)
+
+    def measure(self) -> None:
+        """Quantize the weights themselves at the target and measure accuracy, in the background."""
+        point, statistics, selection = self.point, self.statistics, self.selection
+        if point is None or statistics is None:
+            self.set_trait("error", "there is no operating point to measure yet: choose a target within reach")
+            return
+        target, points = Target("ratio", self.ratio), self.curves[self._key]
+
+        def work(report: Report) -> tuple[Quantized, Evaluation, Evaluation]:
+            with self._exclusive(report):
+                original = self._original or evaluate(self._model, self._data.test, self._loss, report)
+                self._original = original
+                quantized = fit_to_target(selection, target, points, statistics)
+                report(0, None)
+                return quantized, evaluate(quantized.apply(self._model), self._data.test, self._loss, report), original
+
+        def done(found: tuple[Quantized, Evaluation, Evaluation]) -> None:
+            measurement = Measurement(point, *found)
+            if self.statistics is not statistics:
+                return
+            self.set_trait("measured", (*self.measured, measurement))
+            if self.point is point:
+                self.set_trait("measurement", measurement)
+
+        self._start("accuracy", "Measuring accuracy", work, done)
+
+    def cancel(self) -> None:
+        """Stop all that is under way in the background; what is shown stays."""
+        for slot in self._slots.values():
+            slot.cancel()
+
+    def wait(self, timeout: float = 60.0) -> bool:
+        """Wait until nothing is under way in the background; False if ``timeout`` [s] ran out."""
+        return all(self._slots[name].wait(timeout) for name in ("sensitivity", "curves", "accuracy"))
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the selected parameters."""
+        return tuple(t.name for t in self.selection)
+
+    @property
+    def group(self) -> str:
+        """Group of clusters that is shown: that of the layer in focus, or the only one."""
+        if self.point is None or len(self.point.clusters) == 1:
+            return next(iter(self.point.clusters)) if self.point is not None else ""
+        layer = next((t.layer for t in self.selection if t.name == self.focus), "")
+        return layer if layer in self.point.clusters else next(iter(self.point.clusters))
+
+    # What follows from an input.
+
+    def _on_selection(self, change: Any) -> None:
+        if change["name"] == "damping":
+            self._statistics.clear()
+        self._reselect()
+
+    def _on_curves(self, change: Any) -> None:
+        self._recompute()
+
+    def _on_point(self, change: Any) -> None:
+        with self._lock, self._reporting():
+            self._choose()
+
+    def _on_estimator(self, change: Any) -> None:
+        self.estimate()
+
+    def _reselect(self) -> None:
+        with self._lock, self._reporting():
+            found: Any = self.sensitivity
+            if found is not None and self.damping > 0:
+                found = _damped(found, self.damping)
+            self.selection = select(self._model, found, self.layers or [])
+            if self.focus not in self.parameters:
+                largest = max(self.selection, key=lambda t: t.weight.numel())
+                self.focus = largest.name
+            self._recompute()
+
+    def _recompute(self) -> None:
+        """All curves of the selection, the chosen method's first, so that the picture follows at once."""
+        selection, known = self.selection, dict(self._statistics)
+        chosen, coding, per_layer = self._key, self.coding, self.per_layer
+
+        def work(report: Report) -> tuple[Statistics, Curves]:
+            for tensor in selection:
+                if tensor.name not in known:
+                    known[tensor.name] = TensorStatistics.of(tensor)
+                report(0, None)
+            statistics = Statistics(tuple(known[t.name] for t in selection))
+            found: Curves = {}
+            for i, key in enumerate(sorted(METHODS, key=lambda k: k != chosen)):
+                found[key] = curve(Method(*key, coding, per_layer), statistics)
+                report(i + 1, len(METHODS))
+                if i == 0:
+                    self._show(selection, statistics, dict(found), known)
+            return statistics, found
+
+        def done(result: tuple[Statistics, Curves]) -> None:
+            self._show(selection, *result, known)
+
+        self._start("curves", "Computing curves", work, done)
+
+    def _show(
+        self, selection: Selection, statistics: Statistics, curves: Curves, known: dict[str, TensorStatistics]
+    ) -> None:
+        with self._lock, self._reporting():
+            if selection is not self.selection:
+                return
+            if statistics is not self.statistics:
+                self.statistics = statistics
+                self.set_trait("measured", ())
+            self._statistics = known
+            ratios = [p.compression_ratio for points in curves.values() for p in points]
+            with self.hold_trait_notifications():
+                self.set_trait("curves", curves)
+                if ratios:
+                    self.set_trait("ratio_bounds", (min(ratios), max(ratios)))
+            self._choose()
+
+    def _choose(self) -> None:
+        if self.statistics is None or self._key not in self.curves:
+            return
+        point = solve(Target("ratio", self.ratio), self.curves[self._key], self.statistics)
+        self.set_trait("error", "")
+        known = next((m for m in self.measured if m.point.quantizer == point.quantizer), None)
+        self.set_trait("measurement", known)
+        self.set_trait("point", point)
+
+    @property
+    def _key(self) -> tuple[str, bool]:
+        return self.method, self.weighted
+
+    # Background work and errors.
+
+    def _start(self, slot: str, activity: str, work: Any, done: Any) -> None:
+        def finished(result: Any) -> None:
+            with self._lock, self._reporting():
+                done(result)
+            self._settle(slot)
+
+        def failed(error: Exception) -> None:
+            with self._lock:
+                self.set_trait("error", message_of(error))
+            self._settle(slot)
+
+        def reported(done: int, total: int | None) -> None:
+            with self._lock:
+                self.set_trait("activity", activity)
+                self.set_trait("progress", done / total if total else -1.0)
+
+        reported(0, None)
+        self._slots[slot].start(Job(work, finished, failed, lambda: self._settle(slot), reported))
+
+    def _settle(self, slot: str) -> None:
+        with self._lock:
+            if not any(s.busy for name, s in self._slots.items() if name != slot):
+                self.set_trait("activity", "")
+                self.set_trait("progress", -1.0)
+
+    @contextmanager
+    def _exclusive(self, report: Report) -> Iterator[None]:
+        """Hold the model for oneself; can be cancelled while waiting for it."""
+        while not self._model_in_use.acquire(timeout=0.1):
+            report(0, None)
+        try:
+            yield
+        finally:
+            self._model_in_use.release()
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Turn what a wrong input raises into ``error``."""
+        try:
+            yield
+        except (ValueError, TypeError, RuntimeError) as error:
+            self.set_trait("error", message_of(error))
+
+
+def message_of(error: Exception) -> str:
+    """One line for the user; our own errors say it all, others get their type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError | TypeError) and text else f"{type(error).__name__}: {text}"
+
+
+def _damped(sensitivity: Mapping[str, Tensor], epsilon: float) -> Mapping[str, Tensor]:
+    damped = getattr(sensitivity, "damped", None)
+    if damped is not None:
+        return damped(epsilon)
+    mean = float(torch.cat([h.double().reshape(-1) for h in sensitivity.values()]).mean())
+    return {name: h + epsilon * mean for name, h in sensitivity.items()}
