@@ -1,7 +1,7 @@
 """Hot loops of Huffman coding: codeword lengths, and a bit stream written and read through 64-bit words.
 
-Everything here trusts its input as far as memory safety goes no further than what each function states; the messages
-for users are made in :mod:`nbquant.coding.huffman`. Bit streams run from the most significant bit of the first word.
+Symbols and streams may hold anything and are checked here, by status; that codes are complete and arrays large enough
+is up to :mod:`nbquant.coding.huffman`, which also words the errors. A stream runs from the highest bit of its first word.
 """
 
 import numba
