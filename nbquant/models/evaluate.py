@@ -73,8 +73,10 @@ def evaluate(
                     "yield for example ((ids, mask), target) where there are several inputs."
                 )
             inputs, target = to_device(batch[0], device), to_device(batch[1], device)
-            output = call(model, inputs)
             count = _samples(target) or _samples(inputs)
+            if count == 0:
+                continue
+            output = call(model, inputs)
             total += count * _loss_value(loss, output, target, number)
             samples += count
             classifies = classifies and _is_classification(output, target)
@@ -102,7 +104,7 @@ def _loss_value(loss: Loss | None, output: Any, target: Any, number: int) -> flo
         raise ValueError(
             f"loss must return one number a batch, but returned {came}: reduce it, for example by .mean()."
         )
-    result = float(value)
+    result = float(value.detach() if isinstance(value, Tensor) else value)
     if not math.isfinite(result):
         raise ValueError(
             f"loss must be finite, but is {result} for batch {number}: look for NaN or infinity in weights and inputs."

@@ -77,7 +77,7 @@ def _read_idx(file: BufferedIOBase, path: Path, shape: tuple[int | None, ...]) -
         raise ValueError(f"{path} may declare at most {_MOST_BYTES:,} bytes, but declares {declared:,}: it is damaged.")
     # In chunks, so that memory follows what the file really holds and never what its head claims.
     content = bytearray()
-    while len(content) <= declared and (chunk := file.read(min(_CHUNK, declared + 1 - len(content)))):
+    while chunk := file.read(min(_CHUNK, declared + 1 - len(content))):
         content += chunk
     if len(content) != declared:
         came = f"only {len(content):,}" if len(content) < declared else "more"

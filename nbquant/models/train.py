@@ -144,7 +144,7 @@ def _fit(
             with torch.no_grad():
                 for name, mask in masks.items():
                     model.get_parameter(name).mul_(mask)
-            total += float(loss) * len(chunk)
+            total += loss.item() * len(chunk)
         losses.append(total / samples.samples)
     return losses
 
