@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-NOTEBOOK := notebooks/01_explore.ipynb
+NOTEBOOK := 01_explore.ipynb
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
 STAMPS := $(VENV)/.made $(VENV)/.run $(VENV)/.test $(VENV)/.bench
 
@@ -19,7 +19,7 @@ endif
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make explore   open the explorer in JupyterLab'
+	@echo 'make explore   open the explorer in JupyterLab (LAB="--port=9000" for options of its own)'
 	@echo 'make test      run every test and check (TESTS="tests/coding -k huffman" to choose; linters run all the same)'
 	@echo 'make bench     run the benchmarks (BENCH="kmeans coding" to choose)'
 	@echo 'make clean     remove the environment and all caches'
@@ -30,7 +30,7 @@ explore: $(VENV)/.run
 	if [ "$$(id -u)" = 0 ]; then set -- "$$@" --allow-root; fi; \
 	if [ "$$(uname)" = Linux ] && [ -z "$$BROWSER$$DISPLAY$$WAYLAND_DISPLAY" ]; then set -- "$$@" --no-browser; fi; \
 	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
-	exec $(PY) -m jupyterlab "$$@" $(LAB) $(NOTEBOOK)
+	exec $(PY) -m jupyterlab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/$(NOTEBOOK) "$$@" $(LAB)
 
 # Everything runs even when something fails, so that one run tells all.
 test: $(VENV)/.test
@@ -68,6 +68,8 @@ $(VENV)/.made:
 	        '(on Debian and Ubuntu: apt-get install python3-venv)' >&2; exit 1; }
 	@echo 'Making $(VENV) …'
 	@if $(PY) -c '' 2>/dev/null; then "$(PYTHON)" -m venv $(VENV); else "$(PYTHON)" -m venv --clear $(VENV); fi
+	@# The pip that comes with an old Python explains a conflict among the pins in no word.
+	@$(PIP_INSTALL) --upgrade pip
 	@printf '%s\n' "$(CURDIR)" > $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
