@@ -1,7 +1,7 @@
 """Hot loops of Huffman coding: codeword lengths, and a bit stream written and read through 64-bit words.
 
 Symbols and streams may hold anything and are checked here, by status; that codes are complete and arrays large enough
-is up to :mod:`nbquant.coding.huffman`, which also words the errors. A stream runs from the highest bit of its first word.
+is up to :mod:`nbquant.coding.huffman`, which also words the errors. A stream runs from the highest bit of a word down.
 """
 
 import numba
