@@ -54,13 +54,14 @@ def becker_lecun(problem: Problem) -> Estimate:
     """
     total, samples = problem.zeros(), 0
     names = {id(p): name for name, p in problem.parameters.items()}
-    graph = _trace(problem.model)
+    model = nn.Sequential(problem.model)  # so that a network which is one layer has its layer inside
+    graph = _trace(model)
     for batch in problem:
-        steps, values = _run(graph, problem.model, batch)
+        steps, values = _run(graph, model, batch)
         z = values[-1].to(wide(values[-1].dtype))
+        problem.mean_loss(z, batch)
         if samples == 0:
             problem.check_mean(z, batch)
-        problem.mean_loss(z, batch)
         samples += batch.size
         g = gradient(problem.loss, z, batch.target).detach()
         s = hessian_diagonal(problem.loss, z, batch.target).detach()
@@ -73,12 +74,12 @@ def becker_lecun(problem: Problem) -> Estimate:
     return {name: h / samples for name, h in total.items()}, samples
 
 
-def _trace(model: nn.Module) -> fx.GraphModule:
+def _trace(model: nn.Sequential) -> fx.GraphModule:
     try:
         return fx.symbolic_trace(model)
     except Exception as error:  # whatever the model's own code raises on a symbolic value
         raise ValueError(
-            f"becker_lecun must trace the order of the layers, but {type(model).__name__} cannot be traced "
+            f"becker_lecun must trace the order of the layers, but {type(model[0]).__name__} cannot be traced "
             f"({type(error).__name__}: {error}); {_ADVICE}"
         ) from error
 
@@ -91,8 +92,9 @@ class _Recorder(fx.Interpreter):
         self.values: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        self.values[n] = super().run_node(n)
-        return self.values[n]
+        value = super().run_node(n)
+        self.values[n] = value.clone() if isinstance(value, Tensor) else value  # an in-place layer may follow
+        return value
 
 
 def _run(graph: fx.GraphModule, model: nn.Module, batch: Batch) -> tuple[list[_Step], list[Tensor]]:
@@ -124,7 +126,8 @@ def _run(graph: fx.GraphModule, model: nn.Module, batch: Batch) -> tuple[list[_S
 
 def _label(node: fx.Node, model: nn.Module) -> str:
     if node.op == "call_module":
-        return f"{type(model.get_submodule(str(node.target))).__name__} {str(node.target)!r}"
+        name = str(node.target).partition(".")[2]  # without that of the wrapper
+        return f"{type(model.get_submodule(str(node.target))).__name__} {name!r}"
     return f"{_name(node, model)!r} (node {node.name!r})"
 
 
@@ -211,7 +214,7 @@ def _backward(step: _Step, x: Tensor, y: Tensor, s: Tensor, g: Tensor) -> tuple[
         (g_in,) = torch.autograd.grad(torch.func.functional_call(step.layer, plain, (leaf,)), leaf, g)
         (s_in,) = torch.autograd.grad(torch.func.functional_call(step.layer, squared, (leaf,)), leaf, s)
         return s_in, g_in
-    out = step.run(leaf)
+    out = step.run(leaf.clone())  # the step may work in place
     if step.kind == "elementwise":
         (slope,) = torch.autograd.grad(out.sum(), leaf, create_graph=True)
         bend = torch.zeros_like(slope)
@@ -225,10 +228,18 @@ def _backward(step: _Step, x: Tensor, y: Tensor, s: Tensor, g: Tensor) -> tuple[
 
 
 def _entry(step: _Step, x: Tensor) -> float:
-    """The one value a = 1/count of an average's entries: (a²)ᵀ s = a · aᵀ s."""
-    probe = torch.zeros_like(x[:1, :1]).requires_grad_()
-    weights = torch.autograd.grad(step.run(probe.expand(1, x.shape[1], *x.shape[2:])).flatten()[0], probe)[0]
-    used = weights[weights != 0]
-    if used.numel() == 0 or (used != used.flatten()[0]).any():
+    """The one value a = 1/count of an average's entries: (a²)ᵀ s = a · aᵀ s.
+
+    Windows are boxes, so it is enough to look along every side of the output.
+    """
+    probe = torch.zeros_like(x[:1]).requires_grad_()
+    y = step.run(probe)
+    found = set()
+    for dim in range(2, y.ndim):
+        for place in range(y.shape[dim]):
+            index = [0, 0, *(place if d == dim else 0 for d in range(2, y.ndim))]
+            weights = torch.autograd.grad(y[tuple(index)], probe, retain_graph=True)[0]
+            found.update(weights[weights != 0].unique().tolist())
+    if len(found) != 1:
         raise ValueError(f"becker_lecun does not support windows of unequal size in {step.label}; {_ADVICE}")
-    return float(used.flatten()[0])
+    return found.pop()

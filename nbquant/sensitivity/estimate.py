@@ -155,14 +155,14 @@ def _finish(raw: dict[str, Tensor], method: str, samples: int) -> Sensitivity:
         if negative:
             clamped[name] = negative
     tensors = {name: h.clamp(min=0) for name, h in raw.items()}
-    inactive = tuple(name for name, h in tensors.items() if not h.any())
-    if len(inactive) == len(tensors):
+    if not any(h.any() for h in tensors.values()):
         count = sum(clamped.values())
         reason = f"{count} were negative and set to 0" if count else "the loss does not depend on these parameters"
         raise ValueError(
             f"all sensitivities of the {len(tensors)} parameters are zero ({reason}): "
             'check loss and model, or use method="adam".'
         )
+    inactive = tuple(name for name, h in raw.items() if not h.any())
     if inactive:
         warnings.warn(
             f"h is 0 throughout {', '.join(map(repr, inactive))}: the loss does not depend on them at these samples.",

@@ -68,9 +68,9 @@ def mean_squared_gradients(problem: Problem, vectors: Vectors) -> Estimate:
             output = problem.call(batch)
         _check_output(output, batch)
         z = output.detach().to(wide(output.dtype))
+        problem.mean_loss(z, batch)
         if samples == 0:
             problem.check_mean(z, batch)
-        problem.mean_loss(z, batch)
         samples += batch.size
         for sign, block in vectors(z, batch.target):
             _add_tapped(total, route.taps, output, sign, block.to(output.dtype))

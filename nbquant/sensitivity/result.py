@@ -19,7 +19,7 @@ class Sensitivity(Mapping[str, Tensor]):
         samples: Number of samples it saw; 0 where it saw none (second moments of a given optimizer).
         clamped: Parameter name -> number of its entries that were negative and set to 0; empty if none were.
         damping: ε of h + ε·mean(h), as already added to ``tensors``.
-        inactive: Parameters whose h is 0 throughout (before damping): the loss does not depend on them.
+        inactive: Parameters whose h was 0 throughout, before clamping: the loss does not depend on them.
     """
 
     tensors: dict[str, Float[Tensor, "..."]]

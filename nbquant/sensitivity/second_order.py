@@ -28,9 +28,9 @@ def loss_gradient(problem: Problem, batch: Batch, first: bool, create_graph: boo
         create_graph: Whether the gradient is to be differentiated again.
     """
     output = problem.call(batch)
+    loss = problem.mean_loss(output, batch)
     if first:
         problem.check_mean(output, batch)
-    loss = problem.mean_loss(output, batch)
     parameters = list(problem.parameters.values())
     if not loss.requires_grad:
         return [torch.zeros_like(p, requires_grad=False) for p in parameters]
