@@ -1,0 +1,287 @@
+"""Weight histogram with the clusters' centres and cells."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from nbquant.views import theme
+from nbquant.views.palette import BLUE, SKY, VERMILION
+
+_QUANTILE = 0.0005  # on either side; a few far weights would squeeze all others into one bar
+_WIDEN = 0.5  # centres may widen the range by this many times its width, on either side
+_MOST_LINES = 64  # beyond, boundaries would be closer than a few pixels: tints alone show the cells
+
+
+@dataclass(frozen=True)
+class HistogramData:
+    """Numbers behind the weight histogram.
+
+    Attributes:
+        bar_edge: Edges of the bars [weight], ascending; regular ones, and every cell boundary in range.
+        bar_height: Weights per ``bar_width``, so that bars cut by a boundary keep their height.
+        bar_cell: Cell that each bar lies in; all 0 if there are no boundaries.
+        bar_width: Width of a regular bar [weight].
+        codebook: Centres [weight].
+        counts: Weights a centre stands for.
+        codeword_length: Codeword length of each centre [bit].
+        thresholds: Boundaries between cells in range [weight]; None if cells are not intervals.
+        thresholds_exact: False where boundaries hold for a weight of mean sensitivity only.
+        total: Number of weights, pruned zeros not counted.
+        outside: How many of them lie outside the bars.
+        centres_outside: How many centres do.
+        pruned_zeros: Weights that are zero, and are neither quantized nor drawn.
+        label: What the weights are, for instance the layers' names.
+    """
+
+    bar_edge: Float[ndarray, " m+1"]
+    bar_height: Float[ndarray, " m"]
+    bar_cell: Int[ndarray, " m"]
+    bar_width: float
+    codebook: Float[ndarray, " k"]
+    counts: Int[ndarray, " k"]
+    codeword_length: Float[ndarray, " k"]
+    thresholds: Float[ndarray, " t"] | None
+    thresholds_exact: bool
+    total: float
+    outside: float
+    centres_outside: int
+    pruned_zeros: int
+    label: str
+
+    @property
+    def share(self) -> Float[ndarray, " k"]:
+        """Share of each centre in all quantized weights."""
+        return self.counts / max(1, self.counts.sum())
+
+
+def histogram_data(
+    bin_weight: Float[ndarray, " b"],
+    bin_count: Float[ndarray, " b"] | Int[ndarray, " b"],
+    codebook: Float[ndarray, " k"],
+    counts: Int[ndarray, " k"],
+    codeword_length: Float[ndarray, " k"] | Int[ndarray, " k"],
+    *,
+    thresholds: Float[ndarray, " k-1"] | None = None,
+    thresholds_exact: bool = True,
+    pruned_zeros: int = 0,
+    bars: int = 160,
+    label: str = "",
+) -> HistogramData:
+    """Re-bin a fine histogram of weights to bars, over the range that holds nearly all of them.
+
+    A bin's weights count as spread evenly over the bin, else bars that catch two bins beside bars that catch three
+    would show a comb that is not in the weights. A bin reaches half-way to its neighbours, but never further than
+    2⁻⁸ of its own position, the reach of a bfloat16: so bins left out for being empty do not blur those that stay.
+
+    Args:
+        bin_weight: Position of each bin [weight], ascending.
+        bin_count: Number of weights in each bin.
+        codebook: Centres [weight].
+        counts: Weights a centre stands for.
+        codeword_length: Codeword length of each centre [bit].
+        thresholds: Boundaries between neighbouring cells [weight], ascending; None if cells are not intervals, as with
+            a sensitivity of each weight's own in ECSQ.
+        thresholds_exact: False if ``thresholds`` hold for a weight of mean sensitivity only.
+        pruned_zeros: Number of weights that are zero and not quantized; not in ``bin_count``.
+        bars: Number of regular bars.
+        label: What the weights are, for instance the layers' names.
+
+    Returns:
+        The numbers to draw. The range covers the 0.05 % to 99.95 % quantile and is widened up to twofold for centres.
+
+    Raises:
+        ValueError: No weights, bins or thresholds out of order, or arrays whose lengths do not fit together.
+    """
+    position, weight_count = np.asarray(bin_weight, dtype=np.float64), np.asarray(bin_count, dtype=np.float64)
+    centre, count = np.asarray(codebook, dtype=np.float64), np.asarray(counts)
+    length = np.asarray(codeword_length, dtype=np.float64)
+    if position.shape != weight_count.shape or position.ndim != 1:
+        raise ValueError(
+            f"bin_weight and bin_count must be two vectors of one length, but their shapes are {position.shape} and "
+            f"{weight_count.shape}."
+        )
+    total = float(weight_count.sum())
+    if not total > 0:
+        raise ValueError(f"at least one weight is needed, but the {len(position)} bins hold {total:g}.")
+    if not (np.diff(position) > 0).all():
+        raise ValueError(
+            f"bin_weight must ascend, but {int((np.diff(position) <= 0).sum())} steps do not: sort the bins."
+        )
+    if not len(centre) == len(count) == len(length) >= 1:
+        raise ValueError(
+            f"codebook, counts and codeword_length must have one entry a centre, but have {len(centre)}, {len(count)} "
+            f"and {len(length)}."
+        )
+    for name, values in {"bin_count": weight_count, "codebook": centre, "codeword_length": length}.items():
+        if not np.isfinite(values).all():
+            bad = int((~np.isfinite(values)).sum())
+            raise ValueError(f"{name} must be finite, but {bad} of {len(values)} entries are not: leave them out.")
+    boundary = None if thresholds is None else np.asarray(thresholds, dtype=np.float64)
+    if boundary is not None and (len(boundary) != len(centre) - 1 or not (np.diff(boundary) >= 0).all()):
+        raise ValueError(
+            f"thresholds must be the {len(centre) - 1} ascending boundaries between {len(centre)} cells, but "
+            f"{len(boundary)} came: pass None if cells are not intervals."
+        )
+
+    knot, below = _cumulative(position, weight_count)
+    low, high = _robust_range(knot, below, centre)
+    edge = np.linspace(low, high, bars + 1)
+    width = (high - low) / bars
+    cell_boundary = None
+    if boundary is not None:
+        cell_boundary = boundary[(boundary > low) & (boundary < high)]
+        edge = np.unique(np.concatenate([edge, cell_boundary]))
+    mass = np.diff(np.interp(edge, knot, below))
+    middle = (edge[1:] + edge[:-1]) / 2
+    cell = np.zeros(len(mass), dtype=np.int64) if boundary is None else np.searchsorted(boundary, middle)
+    return HistogramData(
+        bar_edge=edge,
+        bar_height=mass / np.diff(edge) * width,
+        bar_cell=cell,
+        bar_width=width,
+        codebook=centre,
+        counts=count,
+        codeword_length=length,
+        thresholds=cell_boundary,
+        thresholds_exact=thresholds_exact,
+        total=total,
+        outside=max(0.0, total - float(mass.sum())),
+        centres_outside=int(((centre < low) | (centre > high)).sum()),
+        pruned_zeros=int(pruned_zeros),
+        label=label,
+    )
+
+
+def _cumulative(position: ndarray, count: ndarray) -> tuple[ndarray, ndarray]:
+    """Knots of the piecewise linear cumulative count: the lower and upper end of every bin."""
+    half_way = (position[1:] + position[:-1]) / 2
+    reach = np.abs(position) * 2.0**-8
+    lower = np.maximum(position - reach, np.concatenate([[-np.inf], half_way]))
+    upper = np.minimum(position + reach, np.concatenate([half_way, [np.inf]]))
+    after = np.cumsum(count)
+    return np.stack([lower, upper], 1).reshape(-1), np.stack([after - count, after], 1).reshape(-1)
+
+
+def _robust_range(knot: ndarray, below: ndarray, centre: ndarray) -> tuple[float, float]:
+    """The range of the inner quantiles, widened for centres up to a limit."""
+    total = below[-1]
+    low = float(knot[np.searchsorted(below, _QUANTILE * total, side="right") - 1])
+    high = float(knot[np.searchsorted(below, (1 - _QUANTILE) * total, side="left")])
+    span = high - low
+    if not span > 0:
+        span = max(abs(low) * 0.1, 1e-3)
+        low, high = low - span / 2, high + span / 2
+    reached = centre[(centre >= low - _WIDEN * span) & (centre <= high + _WIDEN * span)]
+    if len(reached):
+        low, high = min(low, float(reached.min())), max(high, float(reached.max()))
+    margin = 0.02 * (high - low)
+    return low - margin, high + margin
+
+
+def plot_histogram(data: HistogramData, *, log_count: bool = False) -> go.Figure:
+    """Draw the weight histogram: bars tinted by cell, and a stem as high as each centre's codeword is long.
+
+    Args:
+        data: What :func:`histogram_data` gives.
+        log_count: Whether the count axis is logarithmic.
+
+    Returns:
+        The figure; nothing is shown.
+    """
+    edge, height = data.bar_edge, data.bar_height
+    top = float(height.max())
+    tallest = max(1.0, float(data.codeword_length.max()))
+    middle, width = (edge[1:] + edge[:-1]) / 2, np.diff(edge)
+    traces: list[go.Bar | go.Scatter] = []
+    for parity, tint in enumerate((SKY, BLUE)):
+        here = (data.bar_cell % 2 == parity) & (height > 0)
+        traces.append(
+            go.Bar(
+                x=middle[here],
+                y=height[here],
+                width=width[here],
+                marker={"color": tint, "opacity": 0.75, "line": {"width": 0}},
+                hovertemplate=f"weight %{{x:.4g}}<br>%{{y:,.4~r}} weights per {data.bar_width:.2g}<extra></extra>",
+                name="weights",
+            )
+        )
+    if data.thresholds is not None and len(data.thresholds) <= _MOST_LINES:
+        traces.append(
+            _vertical_lines(data.thresholds, 1.0, theme.MUTED, 1, "solid" if data.thresholds_exact else "dash")
+        )
+    traces.append(_vertical_lines(data.codebook, data.codeword_length / (1.12 * tallest), VERMILION, 1.5, "solid"))
+    traces.append(
+        go.Scatter(
+            x=data.codebook,
+            y=data.codeword_length,
+            yaxis="y2",
+            mode="markers",
+            marker={"color": VERMILION, "size": 7 if len(data.codebook) <= _MOST_LINES else 4},
+            customdata=np.stack([np.arange(len(data.codebook)), data.counts, 100 * data.share], 1),
+            hovertemplate="centre %{customdata[0]}: %{x:.5g}<br>%{customdata[1]:,} weights (%{customdata[2]:.3g} %)"
+            "<br>codeword of %{y:.4g} bit<extra></extra>",
+            name="centres",
+        )
+    )
+    rounded = float(np.log10(max(top, 1.0)))
+    count_axis = (
+        {"type": "log", "range": [-0.3, rounded + 0.1], "dtick": 1} if log_count else {"range": [0, 1.08 * top]}
+    )
+    return theme.figure(
+        "Weights and clusters" + (f" – {data.label}" if data.label else ""),
+        _subtitle(data),
+        traces,
+        xaxis=theme.axis("weight", range=[float(edge[0]), float(edge[-1])], showgrid=False),
+        yaxis=theme.axis(f"weights per bar ({data.bar_width:.2g} wide)", uirevision=str(log_count), **count_axis),
+        yaxis2=theme.axis(
+            "codeword length [bit]",
+            overlaying="y",
+            side="right",
+            range=[0, 1.12 * tallest],
+            fixedrange=True,
+            showgrid=False,
+            tickmode="linear",  # by default plotly matches the other axis' ticks, at 3.21 bit and the like
+            dtick=max(1, round(tallest / 5)),
+            color=VERMILION,
+            tickcolor=VERMILION,
+            linecolor=VERMILION,
+        ),
+        # Boundaries and stems run in fractions of the height, whatever the count axis is.
+        yaxis3={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
+        bargap=0,
+        barmode="overlay",
+        showlegend=False,
+        uirevision=data.label,
+    )
+
+
+def _vertical_lines(position: ndarray, height: float | ndarray, colour: str, width: float, dash: str) -> go.Scatter:
+    """Lines from the bottom to a fraction of the height, as one trace: shapes would cost as much as the bars."""
+    gap = np.full(len(position), np.nan)
+    return go.Scatter(
+        x=np.stack([position, position, gap], 1).reshape(-1),
+        y=np.stack([np.zeros(len(position)), np.broadcast_to(height, len(position)), gap], 1).reshape(-1),
+        yaxis="y3",
+        mode="lines",
+        line={"color": colour, "width": width, "dash": dash},
+        hoverinfo="skip",
+    )
+
+
+def _subtitle(data: HistogramData) -> str:
+    centres = len(data.codebook)
+    parts = [f"{data.total:,.0f} weights, {centres} centre{'s' * (centres != 1)}"]
+    if data.pruned_zeros:
+        parts.append(f"{data.pruned_zeros:,} pruned zeros not drawn")
+    if data.outside >= 0.5:
+        parts.append(f"{data.outside:,.0f} weights ({100 * data.outside / data.total:.2g} %) outside the range")
+    if data.centres_outside:
+        parts.append(f"{data.centres_outside} centre{'s' * (data.centres_outside != 1)} outside")
+    if data.thresholds is None:
+        parts.append("cells depend on h")
+    elif not data.thresholds_exact:
+        parts.append("dashed: boundaries at mean h")
+    return " · ".join(parts)

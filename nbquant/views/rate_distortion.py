@@ -1,0 +1,262 @@
+"""Rate-distortion curves of the quantization methods, with the point that is chosen."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from numpy import ndarray
+
+from nbquant.views import theme
+from nbquant.views.palette import method_style
+
+_DECADES = 7.0  # of predicted loss; what lies further below the greatest is nil beside it
+_MOST_POINTS = 400  # a curve is no wider than so many pixels
+_LEGEND = {"bgcolor": "rgba(0,0,0,0)", "xref": "container", "y": 0, "yref": "container", "yanchor": "bottom"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one method reaches.
+
+    Attributes:
+        method: "kmeans", "uniform" or "ecsq".
+        weighted: Whether it uses the Hessian.
+        rate: R, side information included [bit/weight].
+        compression_ratio: Source bits over all stored bits.
+        predicted_loss: N·D, the loss increase that the diagonal predicts [loss].
+        parameter: What was varied to get the points.
+        parameter_name: Its name: "levels", "step", "lmbda".
+    """
+
+    method: str
+    weighted: bool
+    rate: Float[ndarray, " p"]
+    compression_ratio: Float[ndarray, " p"]
+    predicted_loss: Float[ndarray, " p"]
+    parameter: Float[ndarray, " p"]
+    parameter_name: str = "levels"
+
+
+@dataclass(frozen=True)
+class ChosenPoint:
+    """The operating point in use; attributes as in :class:`Curve`, each a number."""
+
+    method: str
+    weighted: bool
+    rate: float
+    compression_ratio: float
+    predicted_loss: float
+
+
+@dataclass(frozen=True)
+class RateDistortionData:
+    """Numbers behind the rate-distortion figure.
+
+    Attributes:
+        curves: The curves, points by rising compression ratio, without those a logarithmic axis cannot show.
+        chosen: The point in use, if any.
+        target_ratio: The compression ratio asked for, if any.
+        ratio_range: Least and greatest compression ratio to show.
+        loss_range: Least and greatest predicted loss to show [loss].
+        left_out: Number of points without a positive finite ratio and loss.
+    """
+
+    curves: tuple[Curve, ...]
+    chosen: ChosenPoint | None
+    target_ratio: float | None
+    ratio_range: tuple[float, float]
+    loss_range: tuple[float, float]
+    left_out: int
+
+
+def rate_distortion_data(
+    curves: Iterable[Curve], *, chosen: ChosenPoint | None = None, target_ratio: float | None = None
+) -> RateDistortionData:
+    """Sort and thin curves, and find the range that shows them.
+
+    Args:
+        curves: One for each method; a curve may be empty.
+        chosen: The point in use.
+        target_ratio: The compression ratio asked for.
+
+    Returns:
+        The numbers to draw.
+
+    Raises:
+        ValueError: An unknown method, a curve whose arrays differ in length, or a target ratio that is not positive.
+    """
+    if target_ratio is not None and not (target_ratio > 0 and np.isfinite(target_ratio)):
+        raise ValueError(f"target_ratio must be positive and finite, but {target_ratio} was given.")
+    cleaned, left_out = [], 0
+    for curve in curves:
+        method_style(curve.method, curve.weighted)
+        clean, missing = _clean(curve)
+        cleaned.append(clean)
+        left_out += missing
+    if chosen is not None:
+        method_style(chosen.method, chosen.weighted)
+
+    ratio = [c.compression_ratio for c in cleaned]
+    loss = [c.predicted_loss for c in cleaned]
+    if chosen is not None:
+        ratio.append(np.array([chosen.compression_ratio]))
+        loss.append(np.array([chosen.predicted_loss] if chosen.predicted_loss > 0 else []))
+    if target_ratio is not None:
+        ratio.append(np.array([target_ratio]))
+    all_ratio, all_loss = np.concatenate([*ratio, []]), np.concatenate([*loss, []])
+    ratio_range = (float(all_ratio.min()), float(all_ratio.max())) if all_ratio.size else (1.0, 100.0)
+    greatest = float(all_loss.max()) if all_loss.size else 1.0
+    least = float(all_loss.min()) if all_loss.size else 1e-3
+    return RateDistortionData(
+        curves=tuple(cleaned),
+        chosen=chosen,
+        target_ratio=target_ratio,
+        ratio_range=ratio_range,
+        loss_range=(max(least, greatest * 10**-_DECADES), greatest),
+        left_out=left_out,
+    )
+
+
+def _clean(curve: Curve) -> tuple[Curve, int]:
+    """The curve with the points that can be drawn, by rising ratio, and how many cannot be."""
+    columns = [curve.rate, curve.compression_ratio, curve.predicted_loss, curve.parameter]
+    rate, ratio, loss, parameter = (np.asarray(c, dtype=np.float64).reshape(-1) for c in columns)
+    if not len(rate) == len(ratio) == len(loss) == len(parameter):
+        raise ValueError(
+            f"a curve needs one rate, compression ratio, predicted loss and parameter a point, but {curve.method} has "
+            f"{len(rate)}, {len(ratio)}, {len(loss)} and {len(parameter)}."
+        )
+    shown = np.flatnonzero(np.isfinite(rate + ratio + loss) & (ratio > 0) & (loss > 0))
+    missing = len(rate) - len(shown)
+    order = shown[np.argsort(ratio[shown], kind="stable")]
+    if len(order) > _MOST_POINTS:
+        order = order[np.linspace(0, len(order) - 1, _MOST_POINTS).round().astype(int)]
+    clean = replace(
+        curve, rate=rate[order], compression_ratio=ratio[order], predicted_loss=loss[order], parameter=parameter[order]
+    )
+    return clean, missing
+
+
+def plot_rate_distortion(data: RateDistortionData) -> go.Figure:
+    """Draw predicted loss against compression ratio, both logarithmic.
+
+    Args:
+        data: What :func:`rate_distortion_data` gives.
+
+    Returns:
+        The figure; nothing is shown.
+    """
+    low, high = _widened(data.loss_range, 0.08)
+    left, right = _widened(data.ratio_range, 0.03)
+    traces = [_line(curve) for curve in data.curves]
+    rows = max([0, *(sum(c.weighted == w for c in data.curves) for w in (False, True))])
+    if data.target_ratio is not None:
+        traces.append(
+            go.Scatter(
+                x=[data.target_ratio] * 2,
+                y=[10**low, 10**high],
+                mode="lines",
+                line={"color": theme.FOREGROUND, "width": 1.5, "dash": "dot"},
+                hoverinfo="skip",
+                showlegend=False,
+                name="target",
+            )
+        )
+    if data.chosen is not None:
+        traces.append(_marker(data.chosen))
+    annotations = []
+    if data.target_ratio is not None:
+        near_right = np.log10(data.target_ratio) > (left + right) / 2
+        annotations.append(
+            {
+                "x": np.log10(data.target_ratio),
+                "y": 0,
+                "yref": "paper",
+                "yanchor": "bottom",
+                "xanchor": "right" if near_right else "left",
+                "text": f"target {data.target_ratio:.3g}×",
+                "showarrow": False,
+                "font": {"color": theme.FOREGROUND},
+            }
+        )
+    return theme.figure(
+        "Rate and distortion",
+        _subtitle(data),
+        traces,
+        xaxis=theme.axis("compression ratio", type="log", range=[left, right], **_ratio_ticks(left, right)),
+        yaxis=theme.axis(
+            "predicted loss increase",
+            type="log",
+            range=[low, high],
+            exponentformat="power",
+            **({"dtick": 1 if high - low < 6 else 2} if high - low > 1.5 else {"dtick": "D2"}),
+        ),
+        annotations=annotations,
+        # Below the axis, so that they never cover a curve; two columns, of which the plain methods' is narrow.
+        legend=_LEGEND | {"x": 0.02},
+        legend2=_LEGEND | {"x": 0.3},
+        margin={"l": 64, "r": 20, "t": 52 if data.chosen else 36, "b": 52 + 19 * rows},
+        uirevision="rate and distortion",
+    )
+
+
+def _line(curve: Curve) -> go.Scatter:
+    style = method_style(curve.method, curve.weighted)
+    return go.Scatter(
+        x=curve.compression_ratio,
+        y=curve.predicted_loss,
+        customdata=np.stack([curve.rate, curve.parameter], 1),
+        mode="lines" if len(curve.rate) != 1 else "markers",
+        line={"color": style.colour, "dash": style.dash, "width": 2},
+        marker={"color": style.colour, "symbol": style.symbol, "size": 7},
+        name=style.label,
+        showlegend=True,
+        legend="legend2" if curve.weighted else "legend",
+        hovertemplate=f"<b>{style.label}</b><br>%{{x:.2f}}×, %{{customdata[0]:.3f}} bit/weight<br>predicted loss "
+        f"+%{{y:.3g}}<br>{curve.parameter_name} %{{customdata[1]:.4g}}<extra></extra>",
+    )
+
+
+def _marker(chosen: ChosenPoint) -> go.Scatter:
+    style = method_style(chosen.method, chosen.weighted)
+    return go.Scatter(
+        x=[chosen.compression_ratio],
+        y=[chosen.predicted_loss],
+        mode="markers",
+        marker={
+            "color": style.colour,
+            "symbol": style.symbol,
+            "size": 13,
+            "line": {"color": theme.FOREGROUND, "width": 2},
+        },
+        customdata=[[chosen.rate]],
+        name="chosen",
+        showlegend=False,
+        hovertemplate=f"<b>chosen: {style.label}</b><br>%{{x:.2f}}×, %{{customdata[0]:.3f}} bit/weight<br>predicted "
+        "loss +%{y:.3g}<extra></extra>",
+    )
+
+
+def _widened(limits: tuple[float, float], by: float) -> tuple[float, float]:
+    """The log₁₀ of limits, apart by half a decade at least, with a margin of a fraction of their distance."""
+    low, high = np.log10(limits[0]), np.log10(limits[1])
+    short = max(0.0, 0.5 - (high - low)) / 2
+    low, high = low - short, high + short
+    return float(low - by * (high - low)), float(high + by * (high - low))
+
+
+def _ratio_ticks(left: float, right: float) -> dict[str, list[float] | list[str]]:
+    """Ticks at 1, 2, 5, 10 ×, finer where the range is short."""
+    steps = (1, 2, 5) if right - left > 1 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    ticks = [s * 10.0**d for d in range(int(np.floor(left)), int(np.ceil(right)) + 1) for s in steps]
+    shown = [t for t in ticks if left <= np.log10(t) <= right]
+    return {"tickvals": shown, "ticktext": [f"{t:g}×" for t in shown]}
+
+
+def _subtitle(data: RateDistortionData) -> str:
+    if data.chosen is None:
+        return ""
+    c = data.chosen
+    return f"chosen: {c.compression_ratio:.1f}×, {c.rate:.2f} bit/weight, predicted loss +{c.predicted_loss:.2g}"

@@ -1,0 +1,82 @@
+"""What all figures look like: transparent, and in neutral colours that a front end replaces by those of its theme.
+
+No template is registered and no default changed: a figure carries its look in its own layout.
+"""
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+# Readable on white and on black where nothing replaces them (a still picture). Each stands for a role, by which
+# ``widgets/figure_panel.js`` finds and replaces it, so a figure uses them for nothing else.
+FOREGROUND = "#777879"
+MUTED = "#868788"
+GRID = "rgba(127, 128, 129, 0.25)"
+BACKGROUND = "#fbfcfd"
+
+ROLES: dict[str, str] = {FOREGROUND: "foreground", MUTED: "muted", GRID: "grid", BACKGROUND: "background"}
+"""Neutral colour -> role."""
+
+FONT_SIZE = 12
+TITLE_SIZE = 13
+
+
+def axis(title: str, **settings: Any) -> dict[str, Any]:
+    """Lay out an axis.
+
+    Args:
+        title: What it shows, with its unit.
+        **settings: Settings of plotly's axis beyond, or instead of, the common ones.
+    """
+    common = {
+        "title": {"text": title, "standoff": 6, "font": {"size": FONT_SIZE}},
+        "gridcolor": GRID,
+        "linecolor": MUTED,
+        "tickcolor": MUTED,
+        "showline": True,
+        "ticks": "outside",
+        "ticklen": 4,
+        "zeroline": False,
+        "automargin": True,
+    }
+    return common | settings
+
+
+def figure(title: str, subtitle: str, traces: list[Any], **layout: Any) -> go.Figure:
+    """Build a figure in the common look.
+
+    Args:
+        title: One short line.
+        subtitle: A second, smaller line; may be empty.
+        traces: Plotly traces, the last one on top.
+        **layout: Settings of plotly's layout beyond, or instead of, the common ones.
+
+    Returns:
+        The figure; nothing is shown.
+    """
+    common = {
+        "template": {},  # else plotly copies its default template, 7 kB, into every figure
+        "title": {
+            "text": f"<b>{title}</b>",
+            "subtitle": {"text": subtitle, "font": {"size": FONT_SIZE, "color": FOREGROUND}},
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"l": 12, "t": 10},
+            "font": {"size": TITLE_SIZE},
+        },
+        "font": {"size": FONT_SIZE, "color": FOREGROUND},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 64, "r": 20, "t": 52 if subtitle else 36, "b": 44},
+        "hoverlabel": {"bgcolor": BACKGROUND, "bordercolor": MUTED, "font": {"size": FONT_SIZE, "color": FOREGROUND}},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": FOREGROUND, "orientation": "h"},
+        "legend": {"bgcolor": "rgba(0,0,0,0)"},
+        "hovermode": "closest",
+        "dragmode": "zoom",
+        "autosize": True,
+    }
+    return go.Figure(data=traces, layout=common | layout)
