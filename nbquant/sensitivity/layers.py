@@ -16,7 +16,7 @@ from torch.nn import functional
 from nbquant.sensitivity.problem import wide
 
 Squares = dict[str, Tensor]
-_CHUNK = 1 << 21  # entries of the largest temporary: small enough to stay near the processor
+_CHUNK = 1 << 19  # entries of the largest temporary: small enough to stay near the processor
 
 
 def squared_gradients(

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class Block(nn.Module):
 def resnet20() -> nn.Sequential:
     """ResNet-20 for 32×32 images: 3 stages of 3 blocks."""
     widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
-    blocks = [Block(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+    blocks = [Block(a, b) for a, b in pairwise(widths)]
     stem = (nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
@@ -96,7 +97,7 @@ def measure(title: str, model: nn.Sequential, x: Tensor, y: Tensor, rounds: int)
     """Print the table of one network."""
     runs = contenders(model, x, y)
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for name, run in runs.items():
+    for run in runs.values():
         run()  # warm
     for _ in range(rounds):
         for name, run in runs.items():
