@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from nbquant.models.layers import Layers, owner, resolve
 from nbquant.quantization.selection import SelectedTensor, Selection
-
-QUANTIZABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from nbquant.quantization.validate import (
+    QUANTIZABLE,
+    checked_sensitivity,
+    dtype_name,
+    dtype_names,
+    require_finite_weight,
+    require_positive_somewhere,
+)
 
 
 def select(
@@ -55,13 +60,13 @@ def select(
             chosen.append(SelectedTensor(name, owner(name), parameter.detach()))
         elif not in_person.isdisjoint(names):
             raise ValueError(
-                f"weights to quantize must be {_dtype_names()}, but {name!r} is {_dtype_name(parameter)}: "
+                f"weights to quantize must be {dtype_names()}, but {name!r} is {dtype_name(parameter)}: "
                 "leave it out of layers."
             )
     _require_any(chosen, layers)
     _require_one_device(chosen)
     for tensor in chosen:
-        _require_finite(tensor.weight, "weights", tensor, "repair the model before quantizing it")
+        require_finite_weight(tensor.weight, tensor.name)
     if sensitivity is not None:
         parameters = dict(model.named_parameters())
         chosen = _with_sensitivity(chosen, sensitivity, {t.name: aliases[id(parameters[t.name])] for t in chosen})
@@ -98,52 +103,19 @@ def _with_sensitivity(
             "given: compute it for the same model, or select fewer layers."
         )
     result = [
-        SelectedTensor(t.name, t.layer, t.weight, _checked(sensitivity[keys[t.name] or t.name], t)) for t in chosen
+        SelectedTensor(
+            t.name, t.layer, t.weight, checked_sensitivity(sensitivity[keys[t.name] or t.name], t.weight, t.name)
+        )
+        for t in chosen
     ]
-    if not any(bool(t.sensitivity.any()) for t in result if t.sensitivity is not None):
-        count = sum(t.weight.numel() for t in result)
-        raise ValueError(
-            f"sensitivity must be positive somewhere, but all {count} entries are zero: use more or other calibration "
-            "batches, or sensitivity=None to weigh all weights alike."
-        )
+    require_positive_somewhere([t.sensitivity for t in result if t.sensitivity is not None])
     return result
-
-
-def _checked(sensitivity: Tensor, tensor: SelectedTensor) -> Float[Tensor, "..."]:
-    if not isinstance(sensitivity, Tensor) or not sensitivity.is_floating_point():
-        came = f"a {sensitivity.dtype} tensor" if isinstance(sensitivity, Tensor) else f"a {type(sensitivity).__name__}"
-        raise TypeError(f"sensitivity of {tensor.name!r} must be a floating-point tensor, but is {came}.")
-    if sensitivity.shape != tensor.weight.shape:
-        raise ValueError(
-            f"sensitivity of {tensor.name!r} must have the weight's shape {tuple(tensor.weight.shape)}, but has "
-            f"{tuple(sensitivity.shape)}: compute it for the same model."
-        )
-    sensitivity = sensitivity.detach().to(tensor.weight.device)
-    _require_finite(sensitivity, "sensitivities", tensor, "use fewer or other batches, or another method")
-    negative = int((sensitivity < 0).sum())
-    if negative:
-        raise ValueError(
-            f"sensitivity must be non-negative, but {negative} of {sensitivity.numel()} entries of {tensor.name!r} are "
-            f"not (min {float(sensitivity.min()):.2g}): clamp it with .clamp(min=0), or use a method that is never "
-            'negative, such as "gauss_newton".'
-        )
-    return sensitivity
-
-
-def _require_finite(values: Tensor, kind: str, tensor: SelectedTensor, advice: str) -> None:
-    bad = int((~values.isfinite()).sum())
-    if bad:
-        nans = int(values.isnan().sum())
-        raise ValueError(
-            f"{kind} must be finite, but {bad} of {values.numel()} in {tensor.name!r} are not ({nans} NaN, "
-            f"{bad - nans} infinite): {advice}, or leave this layer out."
-        )
 
 
 def _require_any(chosen: Sequence[SelectedTensor], layers: Layers) -> None:
     if sum(tensor.weight.numel() for tensor in chosen) == 0:
         came = "the model has none" if layers is None else f"layers={layers!r} has none"
-        raise ValueError(f"at least one weight in {_dtype_names()} is required, but {came}: choose other layers.")
+        raise ValueError(f"at least one weight in {dtype_names()} is required, but {came}: choose other layers.")
 
 
 def _require_one_device(chosen: Sequence[SelectedTensor]) -> None:
@@ -162,11 +134,3 @@ def _require_values(model: nn.Module) -> None:
                 f"weights must have values, but {name!r} has none yet ({'lazy' if not parameter.is_meta else 'meta'}): "
                 "load a checkpoint, or run one batch through a lazy model."
             )
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _dtype_names() -> str:
-    return ", ".join(str(dtype).removeprefix("torch.") for dtype in QUANTIZABLE)

@@ -14,6 +14,7 @@ from nbquant.quantization.quantized import PRUNED, Codebook, Quantized, Quantize
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.rate import code_ledger, is_mostly_zero, lengths_for, position_ledger, tensor_gaps
 from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.validate import checked_sensitivity, checked_weight, require_positive_somewhere
 
 WHOLE = "all"
 
@@ -46,7 +47,7 @@ def fit_quantizer(
             raise TypeError("sensitivity comes with the selection: pass it to select(), not to fit()")
         selection = weight
     else:
-        selection = Selection((SelectedTensor("weight", "weight", weight, sensitivity),))
+        selection = _plain(weight, sensitivity)
     pruned = is_mostly_zero(sum(int((t.weight == 0).sum()) for t in selection), len(selection))
     tensors: dict[str, QuantizedTensor] = {}
     codebooks: dict[str, Codebook] = {}
@@ -71,6 +72,14 @@ def fit_quantizer(
         source_bits=selection.source_bits,
         unselected_bits=selection.unselected_bits,
     )
+
+
+def _plain(weight: object, sensitivity: object) -> Selection:
+    weight = checked_weight(weight, "weight")
+    if sensitivity is not None:
+        sensitivity = checked_sensitivity(sensitivity, weight, "weight")
+        require_positive_somewhere([sensitivity])
+    return Selection((SelectedTensor("weight", "weight", weight, sensitivity),))
 
 
 def bits_of(selection: Selection) -> int:

@@ -1,0 +1,99 @@
+"""What weights and sensitivities must be, whether they come from a model or as plain tensors."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+QUANTIZABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def checked_weight(weight: object, name: str) -> Float[Tensor, "..."]:
+    """A plain tensor of weights, detached.
+
+    Raises:
+        TypeError: Not a tensor, or of a dtype that cannot be quantized.
+        ValueError: No entries, or some that are not finite.
+    """
+    if not isinstance(weight, Tensor) or weight.dtype not in QUANTIZABLE:
+        raise TypeError(f"{name} must be a tensor in {dtype_names()}, but is {_came(weight)}: convert it first.")
+    if weight.numel() == 0:
+        raise ValueError(f"{name} must have at least one entry, but has the shape {tuple(weight.shape)}.")
+    require_finite_weight(weight, name)
+    return weight.detach()
+
+
+def require_finite_weight(weight: Float[Tensor, "..."], name: str) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        ValueError: NaN or infinite entries.
+    """
+    _require_finite(weight, "weights", name, "repair the model before quantizing it")
+
+
+def checked_sensitivity(sensitivity: object, weight: Float[Tensor, "..."], name: str) -> Float[Tensor, "..."]:
+    """The sensitivity of a tensor, detached, on the weight's device.
+
+    Entries may all be zero: that is a matter of the whole selection, see :func:`require_positive_somewhere`.
+
+    Raises:
+        TypeError: Not a floating-point tensor.
+        ValueError: Another shape than the weight's, or entries that are not finite or negative.
+    """
+    if not isinstance(sensitivity, Tensor) or not sensitivity.is_floating_point():
+        raise TypeError(f"sensitivity of {name!r} must be a floating-point tensor, but is {_came(sensitivity)}.")
+    if sensitivity.shape != weight.shape:
+        raise ValueError(
+            f"sensitivity of {name!r} must have the weight's shape {tuple(weight.shape)}, but has "
+            f"{tuple(sensitivity.shape)}: compute it for the same model."
+        )
+    sensitivity = sensitivity.detach().to(weight.device)
+    _require_finite(sensitivity, "sensitivities", name, "use fewer or other batches, or another method")
+    negative = int((sensitivity < 0).sum())
+    if negative:
+        raise ValueError(
+            f"sensitivity must be non-negative, but {negative} of {sensitivity.numel()} entries of {name!r} are "
+            f"not (min {float(sensitivity.min()):.2g}): clamp it with .clamp(min=0), or use a method that is never "
+            'negative, such as "gauss_newton".'
+        )
+    return sensitivity
+
+
+def require_positive_somewhere(sensitivities: Sequence[Float[Tensor, "..."]]) -> None:
+    """Refuse sensitivities that are zero in all tensors of a selection.
+
+    Raises:
+        ValueError: All entries are zero.
+    """
+    if not any(bool(s.any()) for s in sensitivities):
+        count = sum(s.numel() for s in sensitivities)
+        raise ValueError(
+            f"sensitivity must be positive somewhere, but all {count} entries are zero: use more or other calibration "
+            "batches, or sensitivity=None to weigh all weights alike."
+        )
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """The dtype without "torch."."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def dtype_names() -> str:
+    """Those dtypes that can be quantized."""
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in QUANTIZABLE)
+
+
+def _came(value: object) -> str:
+    return f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _require_finite(values: Tensor, kind: str, name: str, advice: str) -> None:
+    bad = int((~values.isfinite()).sum())
+    if bad:
+        nans = int(values.isnan().sum())
+        raise ValueError(
+            f"{kind} must be finite, but {bad} of {values.numel()} in {name!r} are not ({nans} NaN, "
+            f"{bad - nans} infinite): {advice}, or leave this layer out."
+        )
