@@ -21,14 +21,14 @@ from nbquant.widgets.figure_panel import FigurePanel
 from nbquant.widgets.state import ExplorerState, Measurement
 
 DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
-LABEL = {"description_width": "96px"}
+LABEL = {"description_width": "88px"}
 STYLE = """<style>
 .nbquant-explorer { color: var(--jp-ui-font-color1, inherit); font-family: var(--jp-ui-font-family, sans-serif); }
 .nbquant-explorer .widget-label { color: var(--jp-ui-font-color1, inherit); }
-.nbquant-readout { display: flex; flex-wrap: wrap; gap: 4px 28px; line-height: 1.35; }
-.nbquant-readout div { min-width: 92px; }
-.nbquant-readout dt { font-size: 12px; color: var(--jp-ui-font-color2, inherit); }
-.nbquant-readout dd { margin: 0; font-size: 16px; font-variant-numeric: tabular-nums; }
+.nbquant-readout { display: flex; flex-wrap: wrap; gap: 4px 28px; line-height: 1.35; padding: 2px 4px; }
+.nbquant-readout > span { display: flex; flex-direction: column; min-width: 84px; }
+.nbquant-readout b { font-size: 12px; font-weight: normal; color: var(--jp-ui-font-color2, inherit); }
+.nbquant-readout output { font-size: 16px; font-variant-numeric: tabular-nums; }
 .nbquant-readout small { font-size: 12px; color: var(--jp-ui-font-color2, inherit); }
 .nbquant-error { border-left: 4px solid var(--jp-error-color1, #d32f2f); padding: 4px 10px; line-height: 1.4; }
 </style>"""
@@ -51,8 +51,8 @@ class Explorer(w.VBox):
             value=state.layers,
             rows=min(max(len(state.available_layers), 3), 5),
             description="Layers",
-            style=LABEL,
-            layout=w.Layout(width="270px"),
+            style={"description_width": "52px"},
+            layout=w.Layout(width="220px"),
         )
         self._method = _dropdown("Method", {"k-means": "kmeans", "uniform": "uniform", "ECSQ": "ecsq"}, state.method)
         self._weighted = _dropdown("Weighting", {"Hessian": True, "none": False}, state.weighted)
@@ -63,7 +63,7 @@ class Explorer(w.VBox):
         self._damping = _dropdown("Damping ε", {f"{d:g}": d for d in dampings}, state.damping)
         self._focus = _dropdown("Focus", {n: n for n in state.parameters}, state.focus)
         self._log_count = w.Checkbox(
-            value=False, description="logarithmic counts", indent=True, style=LABEL, layout=w.Layout(width="250px")
+            value=False, description="logarithmic counts", indent=True, style=LABEL, layout=w.Layout(width="285px")
         )
         low, high = np.log10(state.ratio_bounds)
         self._ratio = w.FloatLogSlider(
@@ -264,8 +264,8 @@ def readout(point: OperatingPoint, measurement: Measurement | None, sensitive: b
         "predicted loss increase": loss,
         "measured accuracy": accuracy,
     }
-    rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{v}</dd></div>" for k, v in items.items())
-    return f'<dl class="nbquant-readout" aria-live="polite">{rows}</dl>'
+    rows = "".join(f"<span><b>{escape(k)}</b><output>{v}</output></span>" for k, v in items.items())
+    return f'<div class="nbquant-readout" aria-live="polite">{rows}</div>'
 
 
 def descriptions(state: ExplorerState) -> dict[str, str]:
@@ -281,7 +281,7 @@ def descriptions(state: ExplorerState) -> dict[str, str]:
 
 def _dropdown(label: str, options: Mapping[str, Any], value: Any) -> w.Dropdown:
     return w.Dropdown(
-        options=list(options.items()), value=value, description=label, style=LABEL, layout=w.Layout(width="250px")
+        options=list(options.items()), value=value, description=label, style=LABEL, layout=w.Layout(width="285px")
     )
 
 

@@ -94,7 +94,8 @@ class ExplorerState(traitlets.HasTraits):
         per_layer: A codebook for each layer, or one for all.
         ratio: Target compression ratio of the selection.
         estimator: Name of the sensitivity estimator.
-        damping: ε of h + ε·mean(h).
+        damping: ε of h + ε·mean(h). Without it ECSQ sets many weights of small h to zero at high ratios, whose errors
+            point the same way, so that far more accuracy is lost than the diagonal predicts.
         focus: Parameter whose sensitivities are shown.
         ratio_bounds: Least and largest ratio that any method reaches.
         curves: (method, weighted) to operating points, coarse to fine, for the current selection; filled one by one.
@@ -114,11 +115,11 @@ class ExplorerState(traitlets.HasTraits):
     per_layer = traitlets.Bool(False)
     ratio = traitlets.Float(10.0)
     estimator = traitlets.Enum(tuple(ESTIMATORS), "gauss_newton_sampled")
-    damping = traitlets.Float(0.0, min=0.0)
+    damping = traitlets.Float(0.1, min=0.0)
     focus = traitlets.Unicode()
 
     ratio_bounds = traitlets.Tuple((1.0, 32.0), read_only=True)
-    curves = traitlets.Dict(read_only=True)
+    curves: "traitlets.Dict[tuple[str, bool], list[OperatingPoint]]" = traitlets.Dict(read_only=True)
     point = traitlets.Any(None, allow_none=True, read_only=True)
     sensitivity = traitlets.Any(None, allow_none=True, read_only=True)
     measurement = traitlets.Any(None, allow_none=True, read_only=True)
