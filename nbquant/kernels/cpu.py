@@ -13,30 +13,35 @@ Array = np.ndarray
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _weight_bin(bits: int) -> int:
-    if bits & 0x7FFFFFFF == 0:
+def _weight_bin(weight: float, bits: int) -> int:
+    if weight == 0:
         return ZERO_BIN
     if bits < 0:
         return ((bits ^ 0x7FFFFFFF) >> WEIGHT_SHIFT) + ZERO_BIN
     return (bits >> WEIGHT_SHIFT) + ZERO_BIN + 1
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _sensitivity_row(bits: int) -> int:
+    return (bits & 0x7FFFFFFF) >> SENSITIVITY_SHIFT
+
+
 @njit(cache=True, nogil=True)
 def _joint_histogram(weight: Array, bits: Array, sensitivity: Array, rows: Array) -> tuple[Array, Array]:
     lowest, highest = 1 << 10, 0
     for i in range(len(rows)):
-        row = rows[i] >> SENSITIVITY_SHIFT
+        row = _sensitivity_row(rows[i])
         lowest, highest = min(lowest, row), max(highest, row)
     # Two passes: which cells are occupied, then their sums. A sort would cost ten times as much.
     index = np.zeros((highest - lowest + 1) * WEIGHT_BINS, np.int32)
     for i in range(len(rows)):
-        index[((rows[i] >> SENSITIVITY_SHIFT) - lowest) * WEIGHT_BINS + _weight_bin(bits[i])] = 1
+        index[(_sensitivity_row(rows[i]) - lowest) * WEIGHT_BINS + _weight_bin(weight[i], bits[i])] = 1
     occupied = np.flatnonzero(index)
     for m in range(len(occupied)):
         index[occupied[m]] = m
     sums = np.zeros((len(occupied), 6), np.float64)
     for i in range(len(rows)):
-        m = index[((rows[i] >> SENSITIVITY_SHIFT) - lowest) * WEIGHT_BINS + _weight_bin(bits[i])]
+        m = index[(_sensitivity_row(rows[i]) - lowest) * WEIGHT_BINS + _weight_bin(weight[i], bits[i])]
         w, h = np.float64(weight[i]), np.float64(sensitivity[i])
         cell = sums[m]
         cell[0] += 1
@@ -49,8 +54,15 @@ def _joint_histogram(weight: Array, bits: Array, sensitivity: Array, rows: Array
 
 
 def joint_histogram(weight: Array, sensitivity: Array) -> tuple[Array, Array]:
-    """See :func:`nbquant.kernels.reference.joint_histogram`; float32 arrays."""
-    return _joint_histogram(weight, weight.view(np.int32), sensitivity, sensitivity.view(np.int32))
+    """See :func:`nbquant.kernels.reference.joint_histogram`; float32 or float64 arrays."""
+    if len(weight) == 0:
+        return np.zeros(0, np.int64), np.zeros((0, 6))
+    return _joint_histogram(weight, _float32_bits(weight), sensitivity, _float32_bits(sensitivity))
+
+
+def _float32_bits(values: Array) -> Array:
+    with np.errstate(over="ignore", under="ignore"):
+        return values.astype(np.float32, copy=False).view(np.int32)
 
 
 @njit(cache=True, nogil=True)
@@ -118,7 +130,6 @@ def kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array]:
     start = np.zeros((levels, m + 1), np.int32)
     total = np.empty(levels, np.float64)
     best = np.full(m + 1, np.inf)
-    best[0] = 0.0
     for j in range(1, m + 1):
         best[j] = _interval_cost(prefix, 0, j)
     total[0] = best[m]
@@ -170,7 +181,7 @@ def _envelope(h: float, codebook: Array, price: Array, kept: Array, threshold: A
                     break
                 depth -= 1
                 continue
-            t = 0.5 * (codebook[j] + codebook[top]) + (price[j] - price[top]) / (h * gap)
+            t = 0.5 * (codebook[j] + codebook[top]) + (price[j] - price[top]) / gap / h
             if depth > 1 and t <= threshold[depth - 2]:
                 depth -= 1
                 continue

@@ -41,7 +41,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 def joint_histogram(weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"]) -> tuple[np.ndarray, np.ndarray]:
     """See :func:`nbquant.kernels.reference.joint_histogram`; numpy arrays."""
     if weight.device.type == "cpu":
-        return cpu.joint_histogram(_array(weight.float()), _array(sensitivity.float()))
+        return cpu.joint_histogram(_array(weight), _array(sensitivity))
     key, sums = reference.joint_histogram(weight, sensitivity)
     return key.cpu().numpy(), sums.cpu().numpy()
 

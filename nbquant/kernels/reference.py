@@ -19,16 +19,16 @@ def weight_bin(weight: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
 
     Bins on the bit pattern need no range and keep their relative width, so that one outlier cannot spoil them.
     """
-    weight = weight.float()
-    bits = weight.view(torch.int32).long()
+    bits = weight.float().view(torch.int32).long()
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> WEIGHT_SHIFT
     bins = ordered + ZERO_BIN + (ordered >= 0)
+    # Asked of the weight itself: a float64 that float32 rounds to zero is not zero, and goes to a bin beside it.
     return torch.where(weight == 0, ZERO_BIN, bins)
 
 
 def sensitivity_row(sensitivity: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """Row of each sensitivity: half-octaves of h, ascending; h = 0 is row 0."""
-    return sensitivity.float().view(torch.int32).long() >> SENSITIVITY_SHIFT
+    """Row of each sensitivity: half-octaves of h, ascending; h = 0 is row 0, whatever its sign."""
+    return (sensitivity.float().view(torch.int32).long() & 0x7FFFFFFF) >> SENSITIVITY_SHIFT
 
 
 def joint_histogram(
@@ -64,7 +64,7 @@ def assign(
     Args:
         weight: Weights w.
         sensitivity: Hessian diagonal h [loss/weight²], non-negative.
-        codebook: Reconstruction values c, ascending.
+        codebook: Reconstruction values c, ascending and distinct.
         codeword_length: Codeword lengths ℓ [bit].
         lmbda: Lagrange multiplier λ [loss/bit]; 0 gives the nearest codeword whatever h is.
 
@@ -111,8 +111,7 @@ def kmeans_table(prefix: Float[Tensor, "m+1 3"], levels: int) -> tuple[Float[Ten
         last cluster when the bins 0 … j−1 are cut into k.
     """
     cost = interval_costs(prefix)
-    best = cost[0].clone()
-    best[0] = 0
+    best = cost[0]  # infinite for no bins: a cluster has at least one
     start = torch.zeros(levels, len(prefix), dtype=torch.int64)
     total = [best[-1]]
     for k in range(1, levels):
