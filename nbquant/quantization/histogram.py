@@ -12,6 +12,7 @@ from nbquant.kernels import dispatch
 from nbquant.kernels.reference import WEIGHT_BINS, ZERO_BIN
 
 N, W, WW, H, HW, HWW = range(6)  # columns of the sums
+BIN_WIDTH = 2.0**-7  # of the weight, or up to half of that
 EXACT_BELOW = 1 << 12  # weights; so few are kept one by one, so that no two of them share a bin
 
 
@@ -101,6 +102,17 @@ class Cells:
         index = index.reshape(-1)
         sums = np.stack([np.bincount(index, column, pairs.shape[1]) for column in terms.T], axis=1)
         return _cells(sums, np.unique(pairs[0], return_inverse=True)[1].reshape(-1), weighted)
+
+    @staticmethod
+    def of_distinct(weight: Float[Tensor, " n"], mass: Float[Tensor, " n"]) -> "Cells":
+        """One row of cells that hold a distinct weight each, or equally many of them; at the cost of a sort."""
+        distinct, index = torch.unique(weight.double(), return_inverse=True)
+        if len(distinct) > EXACT_BELOW:
+            index = index * EXACT_BELOW // len(distinct)
+        w, h = weight.double(), mass.double()
+        terms = torch.stack([torch.ones_like(w), w, w * w, h, h * w, h * w * w], dim=1)
+        sums = torch.zeros(int(index.max()) + 1, 6, dtype=w.dtype, device=w.device).index_add_(0, index, terms)
+        return _cells(sums.cpu().numpy(), np.zeros(len(sums), np.int64), True)
 
     @property
     def count(self) -> int:

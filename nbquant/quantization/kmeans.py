@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nbquant.kernels import cpu, dispatch
 from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.fitting import fit_quantizer
-from nbquant.quantization.histogram import Cells
+from nbquant.quantization.histogram import BIN_WIDTH, EXACT_BELOW, Cells
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding, Weights, check_options
 
 POLISH_PASSES = 10
+NARROW = 2  # bins' widths between neighbouring centres; with fewer, bins are too coarse to have found them
 MOST_LEVELS = 1 << 12
 
 
@@ -61,21 +63,32 @@ class KMeans:
     def assign(
         self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], start: Clusters
     ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
-        """Polish the histogram's optimum by Lloyd iterations on the weights, until nothing moves."""
+        """Polish the histogram's optimum by Lloyd iterations on the weights; every centre is its members' mean."""
+        if len(weight) > EXACT_BELOW and _is_narrow(start.codebook, self.levels):
+            start = self.clusters(Cells.of_distinct(weight, mass))
         codebook = start.codebook
-        assignment = dispatch.assign(weight, mass, codebook, np.zeros(len(codebook)), 0.0)
+        previous = torch.full_like(weight, -1, dtype=torch.int64)
         for _ in range(POLISH_PASSES):
-            n, w, s0, s1 = dispatch.cluster_sums(weight, mass, assignment, len(codebook)).T
-            used = n > 0
-            codebook = np.sort(centres(s0[used], s1[used], w[used] / n[used]))
-            previous, assignment = assignment, dispatch.assign(weight, mass, codebook, np.zeros(len(codebook)), 0.0)
-            if bool((previous == assignment).all()):
+            assignment = dispatch.assign(weight, mass, codebook, np.zeros(len(codebook)), 0.0)
+            if torch.equal(previous, assignment):
                 break
-        return codebook, assignment
+            sums = dispatch.cluster_sums(weight, mass, assignment, len(codebook))
+            used = sums[:, 0] > 0
+            previous = torch.from_numpy(np.cumsum(used) - 1).to(assignment.device)[assignment]
+            n, w, s0, s1 = sums[used].T
+            codebook = centres(s0, s1, w / n)
+        return codebook, previous
 
     def fit(self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None) -> Quantized:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
         return fit_quantizer(self, weight, sensitivity)
+
+
+def _is_narrow(codebook: Float[np.ndarray, " k"], levels: int) -> bool:
+    if len(codebook) < levels:
+        return True
+    width = 0.5 * np.abs(codebook[1:] + codebook[:-1]) * BIN_WIDTH
+    return levels > 1 and bool(np.median(np.diff(codebook) - NARROW * width) < 0)
 
 
 def kmeans_clusters(cells: Cells, levels: Sequence[int]) -> list[Clusters]:
