@@ -15,6 +15,8 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding, Weights, check_options, check_positive
 
 START_LEVELS = 256  # the most a solution can have
+WIDEN = 1.25  # of the step, until it has no more levels than that
+MOST_CELLS = 1 << 20  # the reach of the start's grid
 START_SCALES = (0.5, 1.0, 2.0)  # of the step that would be right at a high rate and constant h
 TOLERANCE = 1e-6
 MOST_ITERATIONS = 300
@@ -62,7 +64,7 @@ class ECSQ:
     ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
         """Go on from the histogram's solution by the same iteration on the weights, until J stops falling."""
         codebook, length = start.codebook, ideal_length(start.counts)
-        best, least = (codebook, dispatch.assign(weight, mass, codebook, length, self.lmbda)), np.inf
+        least = np.inf
         for _ in range(POLISH_PASSES):
             assignment = dispatch.assign(weight, mass, codebook, length, self.lmbda)
             n, _, s0, s1 = dispatch.cluster_sums(weight, mass, assignment, len(codebook)).T
@@ -146,7 +148,10 @@ def _uniform_start(cells: Cells, lmbda: float, scale: float) -> tuple[Float[np.n
     if not high > low:
         return np.array([low]), np.zeros(1)
     step = scale * np.sqrt(12 * lmbda * n / (np.log(2) * mass))
-    step = min(max(step, (high - low) / (START_LEVELS - 1)), high - low)
-    index = np.rint(cells.position / step).astype(np.int64)
-    used, index = np.unique(index, return_inverse=True)
+    step = min(max(step, (high - low) / MOST_CELLS), high - low)
+    used, index = np.unique(np.rint(cells.position / step), return_inverse=True)
+    # What counts is the cells in use: one outlier makes a wide range, but few of them.
+    while len(used) > START_LEVELS:
+        step *= WIDEN
+        used, index = np.unique(np.rint(cells.position / step), return_inverse=True)
     return used * step, ideal_length(np.bincount(index, counts))
