@@ -54,7 +54,10 @@ def fit_quantizer(
     loss, ledger = 0.0, Ledger()
     for group, members in groups_of(selection, quantizer.per_layer).items():
         codebooks[group], assignment, group_loss = _fit_group(
-            quantizer, members, pruned, start[group] if start else None
+            quantizer,
+            members,
+            pruned,
+            start.get(group) if start else None,  # none for a layer of zeros
         )
         tensors |= _split(members, codebooks[group].value, assignment)
         book = codebooks[group]
