@@ -139,7 +139,10 @@ def fit_to_target(
     """Solve on the curve, then quantize the weights themselves, a little stricter where bins had rounded."""
     spare = 0.0
     for _ in range(EXACT_TRIES):
-        point = solve(target.stricter(spare), points, statistics)
+        aim = target.stricter(spare)
+        if spare and not any(aim.met(p) for p in points):
+            break
+        point = solve(aim, points, statistics)
         quantized = fit_quantizer(point.quantizer, selection, start=point.clusters)
         if target.met(quantized):
             return quantized
