@@ -89,11 +89,10 @@ class Slot:
             result = job.work(report)
             if stop.is_set():
                 raise Cancelled
+            job.done(result)
         except Cancelled:
             if self._by_user:
                 job.cancelled()
         except Exception as error:  # whatever a model of the user's raises is shown, and the slot lives on
             if not stop.is_set():
                 job.failed(error)
-        else:
-            job.done(result)

@@ -25,6 +25,8 @@ from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.sensitivity.estimate import sensitivity as estimate_sensitivity
 from nbquant.widgets.background import Job, Report, Slot
 
+SLOTS = ("sensitivity", "accuracy", "curves")
+
 Curves = dict[tuple[str, bool], list[OperatingPoint]]
 
 
@@ -151,7 +153,8 @@ class ExplorerState(traitlets.HasTraits):
         # A copy of its own: estimating puts hooks on the model, while a cell of the user's may be using it.
         self._model, self._data, self._loss = copy.deepcopy(model), Data.of(data), loss
         self._model_in_use = threading.Lock()
-        self._slots = {name: Slot(name) for name in ("sensitivity", "curves", "accuracy")}
+        self._slots = {name: Slot(name) for name in SLOTS}
+        self._under_way: dict[str, tuple[str, float]] = {}
         self._statistics: dict[str, TensorStatistics] = {}
         self._original: Evaluation | None = None
         self.available_layers = layer_names(model)
@@ -334,17 +337,22 @@ class ExplorerState(traitlets.HasTraits):
 
         def reported(done: int, total: int | None) -> None:
             with self._lock:
-                self.set_trait("activity", activity)
-                self.set_trait("progress", done / total if total else -1.0)
+                self._under_way[slot] = activity, done / total if total else -1.0
+                self._show_activity()
 
         reported(0, None)
         self._slots[slot].start(Job(work, finished, failed, lambda: self._settle(slot), reported))
 
     def _settle(self, slot: str) -> None:
         with self._lock:
-            if not any(s.busy for name, s in self._slots.items() if name != slot):
-                self.set_trait("activity", "")
-                self.set_trait("progress", -1.0)
+            self._under_way.pop(slot, None)
+            self._show_activity()
+
+    def _show_activity(self) -> None:
+        """Of several activities the one that takes longest."""
+        activity, progress = next((self._under_way[s] for s in SLOTS if s in self._under_way), ("", -1.0))
+        self.set_trait("activity", activity)
+        self.set_trait("progress", progress)
 
     @contextmanager
     def _exclusive(self, report: Report) -> Iterator[None]:

@@ -1,0 +1,260 @@
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from nbquant.analysis.solve import Target
+from nbquant.quantization.kmeans import KMeans
+from nbquant.widgets.state import Data, ExplorerState
+
+WAIT = 60
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 5))
+
+
+def batches(samples=64):
+    torch.manual_seed(1)
+    return [(torch.randn(16, 20), torch.randint(5, (16,))) for _ in range(samples // 16)]
+
+
+def sensitivities(model):
+    torch.manual_seed(2)
+    return {name: torch.rand(p.shape) + 0.01 for name, p in model.named_parameters()}
+
+
+@pytest.fixture
+def state():
+    model = network()
+    state = ExplorerState(model, batches(), sensitivity=sensitivities(model), ratio=6.0)
+    assert state.wait(WAIT)
+    return state
+
+
+def test_first_results_are_there_without_a_browser(state):
+    assert state.error == ""
+    assert state.activity == ""
+    assert state.layers == ("0", "2", "4")
+    assert len(state.curves) == 6
+    assert state.point.compression_ratio >= 6.0
+    assert state.focus == "2.weight"  # the largest
+
+
+def test_target_moves_the_point_at_once(state):
+    for ratio in (5.0, 7.5, 10.0):
+        state.ratio = ratio
+        assert ratio <= state.point.compression_ratio < 1.1 * ratio
+        assert state.error == ""
+
+
+def test_ratio_out_of_reach_is_an_error_and_keeps_the_last_point(state):
+    before = state.point
+    state.ratio = 1000.0
+    assert "out of reach" in state.error
+    assert state.point is before
+    state.ratio = 7.0
+    assert state.error == ""
+    assert state.point is not before
+
+
+@pytest.mark.parametrize("ratio", [0.0, -3.0, float("nan"), float("inf")])
+def test_senseless_ratio_is_an_error_and_keeps_the_last_point(state, ratio):
+    before = state.point
+    state.ratio = ratio
+    assert "ratio" in state.error
+    assert state.point is before
+
+
+def test_method_and_weighting_choose_among_ready_curves(state):
+    for method in ("kmeans", "uniform", "ecsq"):
+        for weighted in (False, True):
+            state.method, state.weighted = method, weighted
+            assert (state.point.quantizer.method, state.point.quantizer.weighted) == (method, weighted)
+            assert not state._slots["curves"].busy
+
+
+def test_layers_change_the_selection(state):
+    state.layers = ("2",)
+    assert state.wait(WAIT)
+    assert state.parameters == ("2.weight", "2.bias")
+    assert state.point.weights == 40 * 30 + 30
+
+
+def test_no_layers_is_an_error_and_keeps_the_last_point(state):
+    before = state.point
+    state.layers = ()
+    assert state.wait(WAIT)
+    assert "at least one" in state.error
+    assert state.point is before
+    state.layers = ("0",)
+    assert state.wait(WAIT)
+    assert state.error == ""
+    assert state.point.weights == 20 * 40 + 40
+
+
+def test_unknown_layer_is_an_error_with_the_nearest_name(state):
+    state.layers = ("22",)
+    assert state.wait(WAIT)
+    assert "'2'" in state.error
+
+
+def test_coding_and_codebooks_recompute_the_curves(state):
+    state.coding = "fixed"
+    assert state.wait(WAIT)
+    assert state.point.ledger["code_table"] == 0
+    state.per_layer = True
+    assert state.wait(WAIT)
+    assert list(state.point.clusters) == ["0", "2", "4"]
+    assert state.group == "2"
+    state.focus = "4.weight"
+    assert state.group == "4"
+
+
+def test_damping_reaches_the_selection(state):
+    plain = state.sensitivity["0.weight"]
+    state.damping = 10.0
+    assert state.wait(WAIT)
+    mean = torch.cat([h.reshape(-1) for h in state.sensitivity.values()]).mean()
+    torch.testing.assert_close(state.selection.tensors[0].sensitivity, plain + 10 * mean)
+
+
+def test_measure_gives_accuracy_of_what_fit_returns(state):
+    state.measure()
+    assert state.wait(WAIT)
+    assert state.error == ""
+    measured = state.measurement
+    assert measured.evaluation.samples == 64
+    assert Target("ratio", state.ratio).met(measured.quantized)
+    ratio = state.ratio
+    state.ratio = ratio + 1
+    assert state.measurement is None  # it was not measured there
+    state.ratio = ratio
+    assert state.measurement is measured  # it was measured here
+
+
+def test_measuring_leaves_the_users_model_alone():
+    model = network()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    state = ExplorerState(model, batches())
+    assert state.wait(WAIT)
+    state.measure()
+    assert state.wait(WAIT)
+    assert state.measurement is not None
+    assert model.training
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+def test_sensitivities_are_estimated_if_none_are_given():
+    state = ExplorerState(network(), batches())
+    assert state.wait(WAIT)
+    assert state.sensitivity.method == "gauss_newton_sampled"
+    assert state.selection.sensitivity is not None
+    state.estimator = "empirical_fisher"
+    assert state.wait(WAIT)
+    assert state.sensitivity.method == "empirical_fisher"
+
+
+def test_estimator_that_cannot_treat_the_model_is_an_error_and_keeps_the_last_sensitivities():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(20, 20), nn.Linear(20, 5)
+
+        def forward(self, x):
+            return self.b(x + self.a(x))
+
+    state = ExplorerState(Residual(), batches())
+    assert state.wait(WAIT)
+    before, point = state.sensitivity, state.point
+    state.estimator = "becker_lecun"
+    assert state.wait(WAIT)
+    assert "becker_lecun" in state.error
+    assert state.sensitivity is before
+    assert state.point is point
+    state.ratio = state.ratio + 1
+    assert state.error == ""
+
+
+def test_curves_with_equal_weights_come_before_the_sensitivities():
+    go = threading.Event()
+
+    class Slow:
+        def __iter__(self):
+            go.wait(WAIT)
+            return iter(batches())
+
+    state = ExplorerState(network(), Data(Slow(), batches()))
+    assert state._slots["curves"].wait(WAIT)
+    assert state.point is not None
+    assert state.sensitivity is None
+    assert state.activity == "Estimating sensitivities"
+    go.set()
+    assert state.wait(WAIT)
+    assert state.sensitivity is not None
+    assert state.activity == ""
+
+
+def test_cancel_stops_the_estimate_and_the_state_stays_usable():
+    started = threading.Event()
+
+    class Endless:
+        def __iter__(self):
+            while True:
+                started.set()
+                yield from batches()
+
+    state = ExplorerState(network(), Data(Endless(), batches()))
+    assert started.wait(WAIT)
+    assert state._slots["curves"].wait(WAIT)
+    state.cancel()
+    assert state.wait(WAIT)
+    assert state.activity == ""
+    assert state.sensitivity is None
+    state.ratio = 7.0
+    assert state.point.compression_ratio >= 7.0
+
+
+def test_loss_that_raises_is_shown():
+    def loss(output, target):
+        raise RuntimeError("out of cheese")
+
+    state = ExplorerState(network(), batches(), loss=loss)
+    assert state.wait(WAIT)
+    assert "out of cheese" in state.error
+    assert state.point is not None
+
+
+def test_latest_of_many_settings_wins(state):
+    for layers in (("0",), ("2",), ("4",), ("0", "4"), ("2", "4")):
+        state.layers = layers
+    assert state.wait(WAIT)
+    assert state.selection.layers == ("2", "4")
+    assert state.point.weights == state.statistics.weights == 40 * 30 + 30 + 30 * 5 + 5
+
+
+def test_ratio_bounds_hold_every_curve(state):
+    low, high = state.ratio_bounds
+    ratios = [p.compression_ratio for points in state.curves.values() for p in points if p.levels > 1]
+    assert low <= min(ratios)
+    assert high >= max(ratios)
+
+
+def test_first_values_can_be_given():
+    model = network()
+    state = ExplorerState(
+        model, batches(), sensitivity=sensitivities(model), method="kmeans", layers=("0", "2"), ratio=8.0
+    )
+    assert state.wait(WAIT)
+    assert isinstance(state.point.quantizer, KMeans)
+    assert state.selection.layers == ("0", "2")
+
+
+def test_data_that_is_read_once_only_is_refused():
+    with pytest.raises(ValueError, match="iterator"):
+        Data.of(iter(batches()))
+    with pytest.raises(TypeError, match="calibration"):
+        Data.of(3)
