@@ -212,7 +212,7 @@ def plot_heatmap(data: HeatmapData) -> go.Figure:
             zmax=data.high,
             colorscale="Viridis",
             colorbar={
-                "title": {"text": f"{what}h [loss/weight²]", "side": "right"},
+                "title": {"text": f"{what}h [loss/weight²]", "side": "right", "font": {"size": theme.FONT_SIZE}},
                 "tickvals": decade,
                 "ticktext": [_power(float(d)) for d in decade],
                 "thickness": 12,

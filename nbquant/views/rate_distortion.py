@@ -13,7 +13,14 @@ from nbquant.views.palette import method_style
 
 _DECADES = 7.0  # of predicted loss; what lies further below the greatest is nil beside it
 _MOST_POINTS = 400  # a curve is no wider than so many pixels
-_LEGEND = {"bgcolor": "rgba(0,0,0,0)", "xref": "container", "y": 0, "yref": "container", "yanchor": "bottom"}
+_LEGEND = {
+    "bgcolor": "rgba(0,0,0,0)",
+    "xref": "container",
+    "xanchor": "left",
+    "y": 0,
+    "yref": "container",
+    "yanchor": "bottom",
+}
 
 
 @dataclass(frozen=True)
@@ -185,19 +192,23 @@ def plot_rate_distortion(data: RateDistortionData) -> go.Figure:
         "Rate and distortion",
         _subtitle(data),
         traces,
-        xaxis=theme.axis("compression ratio", type="log", range=[left, right], **_ratio_ticks(left, right)),
+        xaxis=theme.axis(
+            "compression ratio", automargin=False, type="log", range=[left, right], **_ratio_ticks(left, right)
+        ),
         yaxis=theme.axis(
             "predicted loss increase",
+            automargin=False,
             type="log",
             range=[low, high],
             exponentformat="power",
             **({"dtick": 1 if high - low < 6 else 2} if high - low > 1.5 else {"dtick": "D2"}),
         ),
         annotations=annotations,
-        # Below the axis, so that they never cover a curve; two columns, of which the plain methods' is narrow.
+        # Below the axis, so that they never cover a curve; two columns, of which the plain methods' is narrow. Left to
+        # itself plotly would make room for them beside the plot as well, until nothing of the plot is left.
         legend=_LEGEND | {"x": 0.02},
         legend2=_LEGEND | {"x": 0.3},
-        margin={"l": 64, "r": 20, "t": 52 if data.chosen else 36, "b": 52 + 19 * rows},
+        margin={"l": 64, "r": 20, "t": 52 if data.chosen else 36, "b": 52 + 19 * rows, "autoexpand": False},
         uirevision="rate and distortion",
     )
 

@@ -57,15 +57,15 @@ def figure(title: str, subtitle: str, traces: list[Any], **layout: Any) -> go.Fi
     common = {
         "template": {},  # else plotly copies its default template, 7 kB, into every figure
         "title": {
-            "text": f"<b>{title}</b>",
-            "subtitle": {"text": subtitle, "font": {"size": FONT_SIZE, "color": FOREGROUND}},
+            # plotly's own title.subtitle doubles the padding between the two
+            "text": f"<b>{title}</b>" + f"<br><span style='font-size:{FONT_SIZE}px'>{subtitle}</span>" * bool(subtitle),
             "x": 0,
             "xref": "container",
             "xanchor": "left",
             "y": 1,
             "yref": "container",
             "yanchor": "top",
-            "pad": {"l": 12, "t": 10},
+            "pad": {"l": 12, "t": 16 if subtitle else 8},
             "font": {"size": TITLE_SIZE},
         },
         "font": {"size": FONT_SIZE, "color": FOREGROUND},

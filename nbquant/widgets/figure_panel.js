@@ -72,7 +72,8 @@ function render({ model, el }) {
   const resized = new Set();
   const listening = new Set();
 
-  const visible = (node) => node.clientWidth > 0 && node.clientHeight > 0;
+  // Plotly throws where its margins leave no room for axes, as in a panel that is just being opened.
+  const visible = (node) => node.clientWidth >= 150 && node.clientHeight >= 150;
 
   async function draw(name) {
     const node = nodes.get(name);
@@ -111,7 +112,14 @@ function render({ model, el }) {
         if (!visible(node)) continue;
         if (stale.delete(name)) {
           resized.delete(name);
-          await draw(name);
+          try {
+            await draw(name);
+            delete node.dataset.error;
+          } catch (error) {
+            // The last good picture stays, and the other figures are drawn all the same.
+            node.dataset.error = String(error);
+            console.error(`nbquant: cannot draw ${name}`, error);
+          }
         } else if (resized.delete(name) && node.dataset.revision !== undefined) {
           await Plotly.relayout(node, { width: node.clientWidth, height: node.clientHeight });
         }

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nbquant.views.heatmap import heatmap_data, plot_heatmap
+
+
+def values(data):
+    return np.nan_to_num(10.0 ** data.log_sensitivity.astype(np.float64), nan=0.0)
+
+
+def rand(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.01
+
+
+def test_matrix_stays_as_it_is():
+    h = rand(7, 11)
+    data = heatmap_data(h)
+    np.testing.assert_allclose(values(data), h.numpy(), rtol=1e-5)
+    assert (data.row_title, data.column_title, data.weights_per_cell) == ("output index", "input index", 1)
+
+
+def test_filters_become_a_grid_of_kernels():
+    h = rand(4, 3, 2, 5)
+    data = heatmap_data(h)
+    image = values(data)
+    assert image.shape == (8, 15)
+    for o in range(4):
+        for i in range(3):
+            np.testing.assert_allclose(image[2 * o : 2 * o + 2, 5 * i : 5 * i + 5], h[o, i].numpy(), rtol=1e-5)
+    assert (data.row_step, data.column_step) == (0.5, 0.2)
+
+
+def test_filters_of_one_input_channel_run_on_in_rows():
+    h = rand(20, 1, 5, 5)
+    data = heatmap_data(h)
+    assert data.wrapped == 5
+    np.testing.assert_allclose(values(data)[10:15, 15:20], h[2 * 5 + 3, 0].numpy(), rtol=1e-5)
+
+
+def test_vector_runs_on_in_rows_and_a_prime_one_in_a_single_row():
+    h = rand(500)
+    data = heatmap_data(h)
+    np.testing.assert_allclose(values(data).reshape(-1), h.numpy(), rtol=1e-5)
+    assert data.log_sensitivity.shape == (20, 25)
+    assert heatmap_data(rand(101)).log_sensitivity.shape == (1, 101)
+    assert heatmap_data(torch.tensor(2.0)).log_sensitivity.shape == (1, 1)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12), st.integers(1, 12), st.sampled_from(["max", "mean"]))
+def test_pooling_matches_a_plain_loop(rows, columns, max_rows, max_columns, pooling):
+    h = rand(rows, columns)
+    data = heatmap_data(h, pooling=pooling, max_rows=max_rows, max_columns=max_columns)
+    r, c = -(-rows // max_rows), -(-columns // max_columns)
+    reduce = np.max if pooling == "max" else np.mean
+    expected = [[reduce(h.numpy()[i : i + r, j : j + c]) for j in range(0, columns, c)] for i in range(0, rows, r)]
+    np.testing.assert_allclose(values(data), expected, rtol=1e-5)
+    assert data.log_sensitivity.shape[0] <= max_rows
+    assert data.log_sensitivity.shape[1] <= max_columns
+    assert (data.row_step, data.column_step) == (r, c)
+
+
+def test_kernels_shrink_to_a_cell_before_channels_are_pooled():
+    h = rand(60, 40, 3, 3)
+    data = heatmap_data(h, max_rows=60, max_columns=40)
+    np.testing.assert_allclose(values(data), h.amax((2, 3)).numpy(), rtol=1e-5)
+    assert (data.row_step, data.column_step, data.weights_per_cell) == (1, 1, 9)
+
+
+def test_never_sends_large_arrays():
+    for shape in [(3000, 5000), (300, 200, 3, 3), (1_000_000,), (999_983,)]:
+        rows, columns = heatmap_data(torch.ones(shape)).log_sensitivity.shape
+        assert rows <= 250
+        assert columns <= 400
+
+
+def test_zeros_are_told_apart_and_their_share_is_that_of_the_weights():
+    h = torch.tensor([[0.0, 1e-3], [0.0, 0.0], [1e-2, 1.0], [0.5, 0.5]])
+    data = heatmap_data(h, max_rows=2)
+    assert data.zero_share == 0.375
+    assert np.isnan(data.log_sensitivity).tolist() == [[True, False], [False, False]]
+    zero, positive = plot_heatmap(data).data
+    assert np.isnan(zero.z).tolist() == [[False, True], [True, True]]
+    assert zero.hovertemplate.split("<br>")[1].startswith("h = 0")
+    assert positive.zmax == 0
+
+
+def test_all_zeros_are_drawn_as_zeros():
+    figure = plot_heatmap(heatmap_data(torch.zeros(3, 4)))
+    assert "100.0% of h is zero" in figure.layout.title.text
+    assert not np.isnan(figure.data[0].z).any()
+
+
+def test_one_stray_value_does_not_stretch_the_colours():
+    h = rand(100, 100)
+    h[0, 0] = 1e-30
+    data = heatmap_data(h)
+    assert data.low > -3
+    assert data.log_sensitivity.min() == pytest.approx(-30)
+
+
+def test_values_below_float32_are_not_zero():
+    assert heatmap_data(torch.full((2, 2), 1e-60, dtype=torch.float64)).zero_share == 0
+    assert heatmap_data(torch.full((2, 2), 1e-60, dtype=torch.float64)).high == pytest.approx(-60)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtypes(dtype):
+    data = heatmap_data(torch.full((30, 20), 0.25, dtype=dtype), max_rows=10, pooling="mean")
+    np.testing.assert_allclose(values(data), 0.25, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("h", "message"),
+    [
+        (torch.ones(0, 3), r"empty, but its shape is \(0, 3\)"),
+        (torch.tensor([1.0, -2.0, 3.0]), "1 of 3 entries are not .min -2"),
+        (torch.tensor([1.0, torch.nan]), "1 of 2"),
+        (torch.tensor([1.0, torch.inf]), "1 of 2"),
+    ],
+)
+def test_bad_sensitivities_are_refused(h, message):
+    with pytest.raises(ValueError, match=message):
+        heatmap_data(h)
+
+
+def test_unknown_pooling_is_refused():
+    with pytest.raises(ValueError, match='"max" or "mean", but \'median\''):
+        heatmap_data(torch.ones(2, 2), pooling="median")
+
+
+def test_axes_count_true_indices():
+    figure = plot_heatmap(heatmap_data(rand(500, 800), name="fc1.weight"))
+    trace = figure.data[-1]
+    assert (trace.y0, trace.dy) == (0.5, 2)
+    assert figure.layout.xaxis.range == (-0.5, 799.5)
+    assert figure.layout.yaxis.range == (499.5, -0.5)
+    assert "fc1.weight 500×800" in figure.layout.title.text
+
+
+def test_wrapped_rows_are_labelled_by_their_first_index():
+    figure = plot_heatmap(heatmap_data(rand(500)))
+    assert list(figure.layout.yaxis.tickvals) == [0, 3, 6, 9, 12, 15, 18]
+    assert list(figure.layout.yaxis.ticktext)[:3] == [0, 75, 150]
+
+
+def test_colour_bar_has_decades_and_units():
+    h = 10.0 ** torch.linspace(-6.5, -1.5, 1000).reshape(25, 40)
+    bar = plot_heatmap(heatmap_data(h)).data[-1].colorbar
+    assert list(bar.ticktext) == ["1e-6", "1e-5", "1e-4", "1e-3", "1e-2"]
+    assert bar.title.text == "h [loss/weight²]"

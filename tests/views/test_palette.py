@@ -1,0 +1,24 @@
+import itertools
+
+import pytest
+
+from nbquant.views.palette import method_style
+
+METHODS = list(itertools.product(["kmeans", "uniform", "ecsq"], [False, True]))
+
+
+def test_no_two_methods_look_alike():
+    styles = [method_style(m, w) for m, w in METHODS]
+    assert len({s.label for s in styles}) == len({(s.colour, s.dash) for s in styles}) == len(METHODS)
+
+
+def test_weighting_changes_the_dash_but_not_the_colour():
+    for method in ["kmeans", "uniform", "ecsq"]:
+        plain, weighted = method_style(method, False), method_style(method, True)
+        assert plain.colour == weighted.colour
+        assert (plain.dash, weighted.dash) == ("dash", "solid")
+
+
+def test_unknown_method_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="'kmeans', 'uniform', 'ecsq', but 'kmean' was given"):
+        method_style("kmean", True)

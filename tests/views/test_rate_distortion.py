@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from nbquant.views.rate_distortion import ChosenPoint, Curve, plot_rate_distortion, rate_distortion_data
+
+
+def curve(method="kmeans", weighted=True, ratio=(8.0, 4.0, 16.0), loss=(0.01, 0.001, 0.1)):
+    ratio, loss = np.array(ratio), np.array(loss)
+    return Curve(method, weighted, 32 / ratio, ratio, loss, np.arange(len(ratio)) + 2.0)
+
+
+CHOSEN = ChosenPoint("ecsq", False, 2.0, 16.0, 0.2)
+
+
+def test_points_are_sorted_by_ratio_and_keep_their_parameter():
+    (sorted_,) = rate_distortion_data([curve()]).curves
+    np.testing.assert_array_equal(sorted_.compression_ratio, [4, 8, 16])
+    np.testing.assert_array_equal(sorted_.predicted_loss, [0.001, 0.01, 0.1])
+    np.testing.assert_array_equal(sorted_.rate, [8, 4, 2])
+    np.testing.assert_array_equal(sorted_.parameter, [3, 2, 4])
+
+
+def test_points_a_logarithmic_axis_cannot_show_are_left_out_and_counted():
+    data = rate_distortion_data([curve(ratio=(2, 4, 8, 16), loss=(0, np.nan, np.inf, 0.1))])
+    assert data.left_out == 3
+    np.testing.assert_array_equal(data.curves[0].compression_ratio, [16])
+
+
+def test_long_curves_are_thinned_but_keep_their_ends():
+    ratio = np.geomspace(2, 100, 5000)
+    (thin,) = rate_distortion_data([curve(ratio=ratio, loss=ratio**2)]).curves
+    assert len(thin.rate) == 400
+    assert (thin.compression_ratio[0], thin.compression_ratio[-1]) == (ratio[0], ratio[-1])
+
+
+def test_range_holds_curves_point_and_target():
+    data = rate_distortion_data([curve()], chosen=CHOSEN, target_ratio=40)
+    assert data.ratio_range == (4, 40)
+    assert data.loss_range == (0.001, 0.2)
+
+
+def test_range_ends_seven_decades_below_the_greatest_loss():
+    assert rate_distortion_data([curve(loss=(1, 1e-20, 0.1))]).loss_range == (1e-7, 1)
+
+
+@pytest.mark.parametrize("curves", [[], [curve(ratio=(), loss=())], [curve(ratio=(8,), loss=(0.1,))]])
+def test_nothing_or_a_single_point_is_drawn(curves):
+    figure = plot_rate_distortion(rate_distortion_data(curves))
+    low, high = figure.layout.xaxis.range
+    assert low < high
+
+
+def test_no_loss_at_all_is_drawn():
+    lossless = ChosenPoint("kmeans", True, 5.0, 6.0, 0.0)
+    plot_rate_distortion(rate_distortion_data([curve(loss=(0, 0, 0))], chosen=lossless, target_ratio=6))
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="'lloyd' was given"):
+        rate_distortion_data([curve(method="lloyd")])
+    with pytest.raises(ValueError, match="kmeans has 3, 3, 2 and 3"):
+        rate_distortion_data([curve(loss=(0.1, 0.2))])
+    with pytest.raises(ValueError, match="target_ratio must be positive and finite, but 0"):
+        rate_distortion_data([curve()], target_ratio=0)
+
+
+def test_curves_have_their_method_s_look_and_stand_in_its_column_of_the_legend():
+    figure = plot_rate_distortion(rate_distortion_data([curve(), curve(weighted=False), curve("ecsq")]))
+    weighted, plain, ecsq = figure.data
+    assert (weighted.line.dash, plain.line.dash) == ("solid", "dash")
+    assert weighted.line.color == plain.line.color != ecsq.line.color
+    assert weighted.name == "Hessian-weighted k-means"
+    assert (weighted.legend, plain.legend) == ("legend2", "legend")
+
+
+def test_rate_and_parameter_show_on_hover():
+    figure = plot_rate_distortion(rate_distortion_data([curve()]))
+    np.testing.assert_array_equal(figure.data[0].customdata, [[8, 3], [4, 2], [2, 4]])
+    assert "bit/weight" in figure.data[0].hovertemplate
+
+
+def test_chosen_point_lies_on_top_and_the_target_is_a_vertical_line():
+    figure = plot_rate_distortion(rate_distortion_data([curve()], chosen=CHOSEN, target_ratio=12))
+    target, chosen = figure.data[-2:]
+    assert target.x == (12, 12)
+    assert (chosen.x, chosen.y) == ((16.0,), (0.2,))
+    assert "16.0×, 2.00 bit/weight" in figure.layout.title.text
+    assert [a.text for a in figure.layout.annotations] == ["target 12×"]
+
+
+def test_axes_are_logarithmic_and_ticks_are_ratios():
+    layout = plot_rate_distortion(rate_distortion_data([curve()])).layout
+    assert (layout.xaxis.type, layout.yaxis.type) == ("log", "log")
+    assert (layout.xaxis.title.text, layout.yaxis.title.text) == ("compression ratio", "predicted loss increase")
+    assert "8×" in layout.xaxis.ticktext
