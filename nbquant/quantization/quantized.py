@@ -1,6 +1,7 @@
 """The result of quantizing: codebooks, assignments, and every bit they cost."""
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,8 +46,8 @@ class QuantizedTensor:
 
     def dequantize(self) -> Float[Tensor, "..."]:
         """The tensor of reconstruction values."""
-        value = self.codebook[self.assignment.clamp(min=0).long()]
-        return value.masked_fill(self.assignment == PRUNED, 0).reshape(self.shape)
+        with_zero = torch.cat([self.codebook, self.codebook.new_zeros(1)])  # last, where PRUNED = -1 points
+        return with_zero[self.assignment.long()].reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,14 @@ class Quantized:
 
     @property
     def compression_ratio(self) -> float:
-        """Bits of the selected weights before, over all bits stored for them."""
-        return self.source_bits / self.ledger.total
+        """Bits of the selected weights before, over all bits stored for them; infinite if every weight is zero."""
+        return self.source_bits / self.ledger.total if self.ledger.total else math.inf
 
     @property
     def model_compression_ratio(self) -> float:
         """The same for the whole model, of which the rest is stored as it is."""
-        return (self.source_bits + self.unselected_bits) / (self.ledger.total + self.unselected_bits)
+        stored = self.ledger.total + self.unselected_bits
+        return (self.source_bits + self.unselected_bits) / stored if stored else math.inf
 
     @property
     def predicted_loss_increase(self) -> float:
