@@ -1,11 +1,13 @@
 """The explorer: controls, linked pictures and a read-out, redrawn in place from an :class:`ExplorerState`."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
 import ipywidgets as w
 import numpy as np
+import traitlets
 from torch import Tensor, nn
 
 from nbquant.analysis.curves import METHODS
@@ -102,6 +104,8 @@ class Explorer(w.VBox):
             ]
         )
         self.add_class("nbquant-explorer")
+        self._work.add_class("nbquant-work")
+        self._curves: list[Curve] = []
         self._link()
 
     def _link(self) -> None:
@@ -123,10 +127,11 @@ class Explorer(w.VBox):
         self._measure.on_click(lambda button: self.state.measure())
         self._cancel.on_click(lambda button: self.state.cancel())
         redraw: dict[str, Callable[[], None]] = {
+            "parameters": self._show_parameters,
             "focus": self._show_focus,
             "ratio_bounds": self._show_bounds,
             "point": self._draw_point,
-            "curves": self._draw_rate_distortion,
+            "curves": self._draw_curves,
             "sensitivity": self._draw_heatmap,
             "measurement": self._show_readout,
             "activity": self._show_work,
@@ -144,11 +149,17 @@ class Explorer(w.VBox):
         if change["new"]:
             self.state.focus = change["new"]
 
+    def _show_parameters(self) -> None:
+        focus = self.state.focus
+        if focus not in self.state.parameters:
+            return  # the state is about to move it
+        with self._focus.hold_trait_notifications():
+            self._focus.options = [(n, n) for n in self.state.parameters]
+            self._focus.value = focus
+
     def _show_focus(self) -> None:
-        if self._focus.options != tuple((n, n) for n in self.state.parameters):
-            with self._focus.hold_trait_notifications():
-                self._focus.options = [(n, n) for n in self.state.parameters]
-                self._focus.value = self.state.focus
+        if self.state.focus not in dict(self._focus.options):
+            self._show_parameters()
         _move(self._focus, self.state.focus)
         self._draw_heatmap()
         if self.state.per_layer:
@@ -205,13 +216,15 @@ class Explorer(w.VBox):
             return
         self.panel.show("heatmap", plot_heatmap(heatmap_data(found[self.state.focus], name=self.state.focus)))
 
+    def _draw_curves(self) -> None:
+        self._curves = [_curve(key, self.state.curves[key]) for key in METHODS if self.state.curves.get(key)]
+        self._draw_rate_distortion()
+
     def _draw_rate_distortion(self) -> None:
-        state = self.state
-        curves = [_curve(key, state.curves[key]) for key in METHODS if state.curves.get(key)]
-        if not curves:
+        if not self._curves:
             return
-        chosen = None if state.point is None else _chosen(state.point)
-        data = rate_distortion_data(curves, chosen=chosen, target_ratio=state.ratio)
+        chosen = None if self.state.point is None else _chosen(self.state.point)
+        data = rate_distortion_data(self._curves, chosen=chosen, target_ratio=self.state.ratio)
         self.panel.show("rate_distortion", plot_rate_distortion(data))
 
     def _show_readout(self) -> None:
@@ -298,8 +311,10 @@ def _estimator_label(name: str) -> str:
 
 
 def _move(control: w.Widget, value: Any) -> None:
+    """Let a control follow the state; one that has no such choice stays, and the state's error says why."""
     if control.value != value:
-        control.value = value
+        with contextlib.suppress(traitlets.TraitError):
+            control.value = value
 
 
 def _curve(key: tuple[str, bool], points: list[OperatingPoint]) -> Curve:

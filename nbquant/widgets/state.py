@@ -99,6 +99,7 @@ class ExplorerState(traitlets.HasTraits):
         damping: ε of h + ε·mean(h). Without it ECSQ sets many weights of small h to zero at high ratios, whose errors
             point the same way, so that far more accuracy is lost than the diagonal predicts.
         focus: Parameter whose sensitivities are shown.
+        parameters: Names of the selected parameters.
         ratio_bounds: Least and largest ratio that any method reaches.
         curves: (method, weighted) to operating points, coarse to fine, for the current selection; filled one by one.
         point: Operating point at the target; None before the first.
@@ -120,6 +121,7 @@ class ExplorerState(traitlets.HasTraits):
     damping = traitlets.Float(0.1, min=0.0)
     focus = traitlets.Unicode()
 
+    parameters = traitlets.Tuple((), read_only=True)
     ratio_bounds = traitlets.Tuple((1.0, 32.0), read_only=True)
     curves: "traitlets.Dict[tuple[str, bool], list[OperatingPoint]]" = traitlets.Dict(read_only=True)
     point = traitlets.Any(None, allow_none=True, read_only=True)
@@ -228,11 +230,6 @@ class ExplorerState(traitlets.HasTraits):
         return all(self._slots[name].wait(timeout) for name in ("sensitivity", "curves", "accuracy"))
 
     @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the selected parameters."""
-        return tuple(t.name for t in self.selection)
-
-    @property
     def group(self) -> str:
         """Group of clusters that is shown: that of the layer in focus, or the only one."""
         if self.point is None or len(self.point.clusters) == 1:
@@ -263,6 +260,7 @@ class ExplorerState(traitlets.HasTraits):
             if found is not None and self.damping > 0:
                 found = _damped(found, self.damping)
             self.selection = select(self._model, found, self.layers or [])
+            self.set_trait("parameters", tuple(t.name for t in self.selection))
             if self.focus not in self.parameters:
                 largest = max(self.selection, key=lambda t: t.weight.numel())
                 self.focus = largest.name
