@@ -68,10 +68,12 @@ def test_focus_follows_to_another_codebook_where_layers_have_their_own(explorer)
 
 def test_error_shows_and_the_last_picture_stays(explorer):
     before = revisions(explorer)
-    explorer._ratio.value = 10**explorer._ratio.max  # k-means reaches it with a single level, ECSQ does not
-    assert "out of reach" in explorer._error.value
+    explorer._layers.value = ()
+    assert explorer.state.wait(WAIT)
+    assert "at least one" in explorer._error.value
     assert revisions(explorer) == before
-    explorer._ratio.value = 7.0
+    explorer._layers.value = ("0", "2")
+    assert explorer.state.wait(WAIT)
     assert explorer._error.value == ""
 
 
