@@ -51,14 +51,17 @@ def changed(page, before, timeout=30_000):
 
 @pytest.fixture
 def explorer(notebook):
-    page = notebook("01_explore.ipynb")
+    """The explorer alone, which is there sooner than at the top of a notebook that runs to its end."""
+    page = notebook(cells=["import nbquant as nq", "nq.explore(*nq.zoo.load('lenet5-fashion'))"])
     page.run_all()
     settle(page)
     return page
 
 
-def test_ratio_slider_by_mouse_and_by_keys_changes_codebook_and_curves(explorer, tmp_path):
-    page = explorer
+def test_notebook_runs_and_its_slider_by_mouse_and_by_keys_changes_codebook_and_curves(notebook, tmp_path):
+    page = notebook("01_explore.ipynb")
+    page.run_all()
+    settle(page)
     handle = page.find(RATIO)
     ratio, levels, before = chosen(page), stems(page), revisions(page)
     page.drag(handle, by=(120, 0))
