@@ -194,6 +194,7 @@ def plot_histogram(data: HistogramData, *, log_count: bool = False) -> go.Figure
     edge, height = data.bar_edge, data.bar_height
     top = float(height.max())
     tallest = max(1.0, float(data.codeword_length.max()))
+    few = len(data.codebook) <= _MOST_LINES
     middle, width = (edge[1:] + edge[:-1]) / 2, np.diff(edge)
     traces: list[go.Bar | go.Scatter] = []
     for parity, tint in enumerate((SKY, BLUE)):
@@ -212,14 +213,16 @@ def plot_histogram(data: HistogramData, *, log_count: bool = False) -> go.Figure
         traces.append(
             _vertical_lines(data.thresholds, 1.0, theme.MUTED, 1, "solid" if data.thresholds_exact else "dash")
         )
-    traces.append(_vertical_lines(data.codebook, data.codeword_length / (1.12 * tallest), VERMILION, 1.5, "solid"))
+    traces.append(
+        _vertical_lines(data.codebook, data.codeword_length / (1.12 * tallest), VERMILION, 1.5 if few else 0.6, "solid")
+    )
     traces.append(
         go.Scatter(
             x=data.codebook,
             y=data.codeword_length,
             yaxis="y2",
             mode="markers",
-            marker={"color": VERMILION, "size": 7 if len(data.codebook) <= _MOST_LINES else 4},
+            marker={"color": VERMILION, "size": 7 if few else 4},
             customdata=np.stack([np.arange(len(data.codebook)), data.counts, 100 * data.share], 1),
             hovertemplate="centre %{customdata[0]}: %{x:.5g}<br>%{customdata[1]:,} weights (%{customdata[2]:.3g} %)"
             "<br>codeword of %{y:.4g} bit<extra></extra>",

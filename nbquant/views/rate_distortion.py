@@ -13,14 +13,7 @@ from nbquant.views.palette import method_style
 
 _DECADES = 7.0  # of predicted loss; what lies further below the greatest is nil beside it
 _MOST_POINTS = 400  # a curve is no wider than so many pixels
-_LEGEND = {
-    "bgcolor": "rgba(0,0,0,0)",
-    "xref": "container",
-    "xanchor": "left",
-    "y": 0,
-    "yref": "container",
-    "yanchor": "bottom",
-}
+_LEGEND = {"bgcolor": "rgba(0,0,0,0)", "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
 
 
 @dataclass(frozen=True)
@@ -205,10 +198,11 @@ def plot_rate_distortion(data: RateDistortionData) -> go.Figure:
         ),
         annotations=annotations,
         # Below the axis, so that they never cover a curve; two columns, of which the plain methods' is narrow. Left to
-        # itself plotly would make room for them beside the plot as well, until nothing of the plot is left.
-        legend=_LEGEND | {"x": 0.02},
-        legend2=_LEGEND | {"x": 0.3},
-        margin={"l": 64, "r": 20, "t": 52 if data.chosen else 36, "b": 52 + 19 * rows, "autoexpand": False},
+        # itself plotly would make room for them beside the plot as well, until nothing of the plot is left;
+        # and from legends that stand in the container's coordinates the title of the y axis flees to the middle.
+        legend=_LEGEND | {"x": -0.1},
+        legend2=_LEGEND | {"x": 0.22},
+        margin={"l": 64, "r": 12, "t": 52 if data.chosen else 36, "b": 52 + 19 * rows, "autoexpand": False},
         uirevision="rate and distortion",
     )
 

@@ -4,9 +4,11 @@ const CONFIG = {
   displaylogo: false,
   responsive: false, // our ResizeObserver sees the panel, not only the window
   doubleClick: "reset",
+  typesetMath: false, // else plotly meets the notebook's MathJax
+  // Named one by one: a later plotly.js may bring buttons that send the chart somewhere, as 4.1 does.
+  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+  showSendToCloud: false,
   plotlyServerURL: "",
-  topojsonURL: "",
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
 };
 
 /** Resolve the theme's colours to rgba(): plotly parses neither var() nor the newer CSS colour functions. */

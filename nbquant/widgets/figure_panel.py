@@ -28,8 +28,8 @@ function loadPlotly() {
   (function (module, exports, define) {
 %(plotly)s
   }).call(globalThis, module, module.exports, undefined);
-  delete globalThis.Plotly;
   if (before) Object.defineProperty(globalThis, "Plotly", before);
+  else delete globalThis.Plotly;
   globalThis[PLOTLY] = module.exports;
   return module.exports;
 }

@@ -236,6 +236,12 @@ def test_page_s_own_globals_are_left_alone(page):
     ]
 
 
+def test_no_button_sends_the_figure_anywhere(page):
+    page.show("histogram", line(1, 2, 3))
+    titles = page.get("Array.from(node.querySelectorAll('.modebar-btn'), (button) => button.dataset.title)")
+    assert sorted(titles) == ["Download plot as a PNG", "Pan", "Reset axes", "Zoom"]
+
+
 def test_states_faster_than_frames_are_drawn_once_the_newest_last(page, panel):
     page.show("histogram", line(0))
     encoded = []
