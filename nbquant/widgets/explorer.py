@@ -122,7 +122,6 @@ class Explorer(w.VBox):
         for name, control in controls.items():
             control.observe(lambda change, name=name: setattr(self.state, name, change["new"]), "value")
             self.state.observe(lambda change, control=control: _move(control, change["new"]), name)
-        self._focus.observe(self._on_focus, "value")
         self._log_count.observe(lambda change: self._draw_histogram(), "value")
         self._measure.on_click(lambda button: self.state.measure())
         self._cancel.on_click(lambda button: self.state.cancel())
@@ -153,9 +152,11 @@ class Explorer(w.VBox):
         focus = self.state.focus
         if focus not in self.state.parameters:
             return  # the state is about to move it
-        with self._focus.hold_trait_notifications():
-            self._focus.options = [(n, n) for n in self.state.parameters]
-            self._focus.value = focus
+        # New options first move the choice to the first of them, which is nobody's wish.
+        self._focus.unobserve(self._on_focus, "value")
+        self._focus.options = [(n, n) for n in self.state.parameters]
+        self._focus.value = focus
+        self._focus.observe(self._on_focus, "value")
 
     def _show_focus(self) -> None:
         if self.state.focus not in dict(self._focus.options):

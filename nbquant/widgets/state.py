@@ -112,11 +112,11 @@ class ExplorerState(traitlets.HasTraits):
     """
 
     layers = traitlets.Tuple()
-    method = traitlets.Enum(tuple(QUANTIZERS), "ecsq")
+    method = traitlets.Enum(tuple(QUANTIZERS), "kmeans")
     weighted = traitlets.Bool(True)
     coding = traitlets.Enum(CODINGS, "huffman")
     per_layer = traitlets.Bool(False)
-    ratio = traitlets.Float(10.0)
+    ratio = traitlets.Float(14.0)
     estimator = traitlets.Enum(tuple(ESTIMATORS), "gauss_newton_sampled")
     damping = traitlets.Float(0.1, min=0.0)
     focus = traitlets.Unicode()
@@ -157,6 +157,7 @@ class ExplorerState(traitlets.HasTraits):
         self._model_in_use = threading.Lock()
         self._slots = {name: Slot(name) for name in SLOTS}
         self._under_way: dict[str, tuple[str, float]] = {}
+        self._errors: dict[str, str] = {}
         self._statistics: dict[str, TensorStatistics] = {}
         self._original: Evaluation | None = None
         self.available_layers = layer_names(model)
@@ -198,7 +199,7 @@ class ExplorerState(traitlets.HasTraits):
         """Quantize the weights themselves at the target and measure accuracy, in the background."""
         point, statistics, selection = self.point, self.statistics, self.selection
         if point is None or statistics is None:
-            self.set_trait("error", "there is no operating point to measure yet: choose a target within reach")
+            self._tell("accuracy", "there is no operating point to measure yet: choose a target within reach")
             return
         target, points = Target("ratio", self.ratio), self.curves[self._key]
 
@@ -248,14 +249,14 @@ class ExplorerState(traitlets.HasTraits):
         self._recompute()
 
     def _on_point(self, change: Any) -> None:
-        with self._lock, self._reporting():
+        with self._lock:
             self._choose()
 
     def _on_estimator(self, change: Any) -> None:
         self.estimate()
 
     def _reselect(self) -> None:
-        with self._lock, self._reporting():
+        with self._lock, self._reporting("layers"):
             found: Any = self.sensitivity
             if found is not None and self.damping > 0:
                 found = _damped(found, self.damping)
@@ -293,7 +294,7 @@ class ExplorerState(traitlets.HasTraits):
     def _show(
         self, selection: Selection, statistics: Statistics, curves: Curves, known: dict[str, TensorStatistics]
     ) -> None:
-        with self._lock, self._reporting():
+        with self._lock:
             if selection is not self.selection:
                 return
             if statistics is not self.statistics:
@@ -310,8 +311,10 @@ class ExplorerState(traitlets.HasTraits):
     def _choose(self) -> None:
         if self.statistics is None or self._key not in self.curves:
             return
-        point = solve(Target("ratio", self.ratio), self.curves[self._key], self.statistics)
-        self.set_trait("error", "")
+        with self._reporting("ratio"):
+            self._show_point(solve(Target("ratio", self.ratio), self.curves[self._key], self.statistics))
+
+    def _show_point(self, point: OperatingPoint) -> None:
         known = next((m for m in self.measured if m.point.quantizer == point.quantizer), None)
         self.set_trait("measurement", known)
         self.set_trait("point", point)
@@ -324,13 +327,13 @@ class ExplorerState(traitlets.HasTraits):
 
     def _start(self, slot: str, activity: str, work: Any, done: Any) -> None:
         def finished(result: Any) -> None:
-            with self._lock, self._reporting():
+            with self._lock, self._reporting(slot):
                 done(result)
             self._settle(slot)
 
         def failed(error: Exception) -> None:
             with self._lock:
-                self.set_trait("error", message_of(error))
+                self._tell(slot, message_of(error))
             self._settle(slot)
 
         def reported(done: int, total: int | None) -> None:
@@ -363,12 +366,19 @@ class ExplorerState(traitlets.HasTraits):
             self._model_in_use.release()
 
     @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Turn what a wrong input raises into ``error``."""
+    def _reporting(self, source: str) -> Iterator[None]:
+        """Turn what a wrong input raises into ``error``; a right one takes it back."""
         try:
             yield
         except (ValueError, TypeError, RuntimeError) as error:
-            self.set_trait("error", message_of(error))
+            self._tell(source, message_of(error))
+        else:
+            self._tell(source, "")
+
+    def _tell(self, source: str, message: str) -> None:
+        """Each input and each work has its own message, so that none hides behind the success of another."""
+        self._errors[source] = message
+        self.set_trait("error", "; ".join(m for m in self._errors.values() if m))
 
 
 def message_of(error: Exception) -> str:

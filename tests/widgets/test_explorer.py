@@ -28,7 +28,7 @@ def test_all_figures_are_drawn(explorer):
 
 
 @pytest.mark.parametrize(
-    ("control", "value"), [("_ratio", 8.0), ("_method", "kmeans"), ("_weighted", False), ("_coding", "fixed")]
+    ("control", "value"), [("_ratio", 8.0), ("_method", "ecsq"), ("_weighted", False), ("_coding", "fixed")]
 )
 def test_control_moves_state_and_figures(explorer, control, value):
     before = revisions(explorer)
@@ -48,6 +48,16 @@ def test_state_moves_controls(explorer):
     assert explorer._ratio.value == 9.0
     assert explorer._layers.value == ("0",)
     assert explorer._focus.options == (("0.weight", "0.weight"), ("0.bias", "0.bias"))
+
+
+def test_focus_starts_at_the_largest_parameter(explorer):
+    assert explorer._focus.value == explorer.state.focus == "0.weight"
+    explorer._layers.value = ("2",)
+    assert explorer.state.wait(WAIT)
+    assert explorer._focus.value == explorer.state.focus == "2.weight"
+    explorer._layers.value = ("0", "2")
+    assert explorer.state.wait(WAIT)
+    assert explorer._focus.value == explorer.state.focus == "2.weight"
 
 
 def test_focus_moves_the_heat_map_only(explorer):

@@ -176,6 +176,9 @@ def test_estimator_that_cannot_treat_the_model_is_an_error_and_keeps_the_last_se
     assert state.sensitivity is before
     assert state.point is point
     state.ratio = state.ratio + 1
+    assert "becker_lecun" in state.error  # what is chosen is still not what is in use
+    state.estimator = "empirical_fisher"
+    assert state.wait(WAIT)
     assert state.error == ""
 
 
