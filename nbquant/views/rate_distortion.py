@@ -151,7 +151,6 @@ def plot_rate_distortion(data: RateDistortionData) -> go.Figure:
     low, high = _widened(data.loss_range, 0.08)
     left, right = _widened(data.ratio_range, 0.03)
     traces = [_line(curve) for curve in data.curves]
-    rows = max([0, *(sum(c.weighted == w for c in data.curves) for w in (False, True))])
     if data.target_ratio is not None:
         traces.append(
             go.Scatter(
@@ -202,7 +201,7 @@ def plot_rate_distortion(data: RateDistortionData) -> go.Figure:
         # and from legends that stand in the container's coordinates the title of the y axis flees to the middle.
         legend=_LEGEND | {"x": -0.1},
         legend2=_LEGEND | {"x": 0.22},
-        margin={"l": 64, "r": 12, "t": 52 if data.chosen else 36, "b": 52 + 19 * rows, "autoexpand": False},
+        margin={"l": 64, "r": 12, "t": 52, "b": 110, "autoexpand": False},
         uirevision="rate and distortion",
     )
 
