@@ -122,6 +122,7 @@ class Explorer(w.VBox):
         for name, control in controls.items():
             control.observe(lambda change, name=name: setattr(self.state, name, change["new"]), "value")
             self.state.observe(lambda change, control=control: _move(control, change["new"]), name)
+        self._focus.observe(self._on_focus, "value")
         self._log_count.observe(lambda change: self._draw_histogram(), "value")
         self._measure.on_click(lambda button: self.state.measure())
         self._cancel.on_click(lambda button: self.state.cancel())
