@@ -106,6 +106,7 @@ class Explorer(w.VBox):
         self.add_class("nbquant-explorer")
         self._work.add_class("nbquant-work")
         self._curves: list[Curve] = []
+        self._shown_curves: tuple[list[Curve], OperatingPoint | None, float] = (self._curves, None, 0.0)
         self._link()
 
     def _link(self) -> None:
@@ -131,6 +132,7 @@ class Explorer(w.VBox):
             "focus": self._show_focus,
             "ratio_bounds": self._show_bounds,
             "point": self._draw_point,
+            "ratio": self._draw_rate_distortion,
             "curves": self._draw_curves,
             "sensitivity": self._draw_heatmap,
             "measurement": self._show_readout,
@@ -223,8 +225,10 @@ class Explorer(w.VBox):
         self._draw_rate_distortion()
 
     def _draw_rate_distortion(self) -> None:
-        if not self._curves:
+        shown = (self._curves, self.state.point, self.state.ratio)
+        if not self._curves or all(new is old for new, old in zip(shown, self._shown_curves, strict=True)):
             return
+        self._shown_curves = shown
         chosen = None if self.state.point is None else _chosen(self.state.point)
         data = rate_distortion_data(self._curves, chosen=chosen, target_ratio=self.state.ratio)
         self.panel.show("rate_distortion", plot_rate_distortion(data))
