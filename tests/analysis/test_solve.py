@@ -1,0 +1,177 @@
+"""Targets are met, and met closely."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import nbquant as nq
+from nbquant.analysis.curves import Method, curve
+from nbquant.analysis.solve import Target, fit_to_target, method_of, solve, target_of
+from nbquant.analysis.statistics import Statistics
+
+
+def selection_of(keep):
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(90, 60), nn.ReLU(), nn.Linear(60, 50))
+    h = {n: torch.randn(p.shape).mul(1.5).exp() for n, p in model.named_parameters()}
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0, 0.1)
+            p[torch.rand(p.shape) >= keep] = 0
+    return nq.select(model, h)
+
+
+SELECTIONS = {keep: selection_of(keep) for keep in (1.0, 0.2)}
+STATISTICS = {keep: Statistics.of(s) for keep, s in SELECTIONS.items()}
+CURVES = {}
+
+
+def curve_of(keep, method):
+    if (keep, method) not in CURVES:
+        CURVES[keep, method] = curve(method, STATISTICS[keep])
+    return CURVES[keep, method]
+
+
+def reach(points):
+    ratios = [p.compression_ratio for p in points]
+    return min(ratios), max(ratios)
+
+
+methods = st.builds(
+    Method,
+    st.sampled_from(["kmeans", "uniform", "ecsq"]),
+    st.booleans(),
+    st.sampled_from(["huffman", "fixed"]),
+    st.booleans(),
+)
+
+
+@given(methods, st.sampled_from([1.0, 0.2]), st.floats(0.02, 0.98))
+@settings(max_examples=60)
+def test_ratio_is_always_met(method, keep, share):
+    points = curve_of(keep, method)
+    low, high = reach(points)
+    ratio = low * (high / low) ** share
+    q = fit_to_target(SELECTIONS[keep], Target("ratio", ratio), points, STATISTICS[keep])
+    assert q.compression_ratio >= ratio
+    # No point of the curve that meets the target is much better.
+    best = min(p.distortion for p in points if p.compression_ratio >= ratio * 1.05) if ratio * 1.05 < high else np.inf
+    assert q.distortion <= best * 1.05
+
+
+@pytest.mark.parametrize("method", ["uniform", "ecsq"])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("ratio", [7.0, 9.3, 12.0])
+def test_continuous_methods_come_near(method, weighted, ratio):
+    q = nq.fit(SELECTIONS[1.0], method, ratio=ratio, weighted=weighted)
+    assert ratio <= q.compression_ratio <= ratio * 1.02
+    assert method_of(q) == Method(method, weighted)
+
+
+def test_options_reach_the_quantizer():
+    q = nq.fit(SELECTIONS[1.0], "kmeans", levels=14, weighted=False, coding="fixed", per_layer=True)
+    assert q.levels == 14  # of both layers together
+    assert q.quantizer == nq.KMeans(7, weighted=False, coding="fixed", per_layer=True)
+    assert nq.fit(SELECTIONS[1.0], ratio=10).quantizer.method == "ecsq"
+
+
+@given(st.sampled_from(["kmeans", "uniform", "ecsq"]), st.sampled_from([1.0, 0.2]), st.floats(0.05, 0.95))
+@settings(max_examples=20)
+def test_rate_is_met_from_below(method, keep, share):
+    points = curve_of(keep, Method(method))
+    low, high = min(p.rate for p in points), max(p.rate for p in points)
+    rate = low + share * (high - low)
+    assert fit_to_target(SELECTIONS[keep], Target("rate", rate), points, STATISTICS[keep]).rate <= rate
+
+
+@pytest.mark.parametrize(
+    ("method", "levels"), [(m, k) for m in ("kmeans", "uniform", "ecsq") for k in (1, 2, 9, 40) if m != "ecsq" or k > 2]
+)
+def test_levels_are_met_from_below(method, levels):
+    q = nq.fit(SELECTIONS[1.0], method, levels=levels)
+    assert q.levels <= levels
+    if method == "kmeans":
+        assert q.levels == levels
+        assert q.distortion == pytest.approx(nq.KMeans(levels).fit(SELECTIONS[1.0]).distortion, rel=1e-3)
+
+
+def test_rate_and_ratio_are_one_thing():
+    a, b = nq.fit(SELECTIONS[1.0], "uniform", ratio=10.0), nq.fit(SELECTIONS[1.0], "uniform", rate=3.2)
+    assert a.quantizer.step == pytest.approx(b.quantizer.step, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["kmeans", "uniform", "ecsq"])
+def test_out_of_reach_names_the_reach(method):
+    low, high = reach(curve_of(1.0, Method(method)))
+    with pytest.raises(ValueError, match=f"ratio 1000 is out of reach: Hessian-weighted {method} .* reaches") as error:
+        nq.fit(SELECTIONS[1.0], method, ratio=1000)
+    named = [float(x) for x in re.search(r"reaches ratio (\S+) to (\S+) on", str(error.value)).groups()]
+    assert named == pytest.approx([low, high], rel=0.01)
+    with pytest.raises(ValueError, match=r"rate 0\.01 is out of reach: plain .*huffman code, per layer"):
+        nq.fit(SELECTIONS[1.0], method, rate=0.01, weighted=False, per_layer=True)
+
+
+@pytest.mark.parametrize("method", ["kmeans", "uniform", "ecsq"])
+@pytest.mark.parametrize("keep", [1.0, 0.2])
+def test_edges_of_the_reach(method, keep):
+    points = curve_of(keep, Method(method))
+    low, high = reach(points)
+    assert (
+        fit_to_target(SELECTIONS[keep], Target("ratio", low / 2), points, STATISTICS[keep]).compression_ratio >= low / 2
+    )
+    hardest, message = 0.0, ""
+    try:
+        hardest = fit_to_target(SELECTIONS[keep], Target("ratio", high), points, STATISTICS[keep]).compression_ratio
+    except ValueError as error:
+        message = str(error)
+    # Met, or refused under the number that was asked for.
+    assert f"ratio {high:g} is at the edge" in message or hardest >= high
+
+
+@pytest.mark.parametrize(
+    ("targets", "came"), [({}, "none"), ({"ratio": 3, "levels": 4}, "ratio=3, levels=4"), ({"rate": None}, "none")]
+)
+def test_exactly_one_target(targets, came):
+    with pytest.raises(ValueError, match=f"exactly one of ratio, rate, levels is required, but got {came}"):
+        nq.fit(SELECTIONS[1.0], "kmeans", **targets)
+    assert target_of(ratio=None, rate=2.0) == Target("rate", 2.0)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
+def test_targets_are_positive(value):
+    with pytest.raises(ValueError, match="ratio must be finite and above 0, but got"):
+        nq.fit(SELECTIONS[1.0], ratio=value)
+
+
+@pytest.mark.parametrize("value", ["20", True, [3]])
+def test_targets_are_numbers(value):
+    with pytest.raises(TypeError, match="rate must be a number, but got"):
+        nq.fit(SELECTIONS[1.0], rate=value)
+
+
+def test_nothing_to_quantize():
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    with pytest.raises(ValueError, match="nothing to quantize: every selected weight is exactly zero"):
+        nq.fit(nq.select(model), "kmeans", levels=2)
+    with pytest.raises(ValueError, match="nothing to quantize"):
+        solve(Target("levels", 2), [], Statistics.of(nq.select(model)))
+
+
+@pytest.mark.parametrize("method", ["kmeans", "uniform", "ecsq"])
+def test_pruned_layer_of_nothing_but_zeros(method):
+    model = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 10))
+    with torch.no_grad():
+        model[0].weight[torch.rand(40, 40) < 0.5] = 0
+        for p in model[1].parameters():
+            p.zero_()
+    q = nq.fit(nq.select(model), method, levels=4, per_layer=True)
+    assert q.levels <= 4
+    assert not q.apply(model)[1].weight.any()
