@@ -49,7 +49,7 @@ class Explorer(w.VBox):
         self.state = state
         self.panel = FigurePanel()
         self._layers = w.SelectMultiple(
-            options=state.available_layers,
+            options=[(name or "(the model itself)", name) for name in state.available_layers],
             value=state.layers,
             rows=min(max(len(state.available_layers), 3), 5),
             description="Layers",

@@ -148,9 +148,15 @@ class ExplorerState(traitlets.HasTraits):
             data: See :meth:`Data.of`.
             sensitivity: Sensitivities to use; None estimates them in the background, with h = 1 until they are there.
             loss: loss(output, target), the mean over a batch; None is cross-entropy.
-            **inputs: First values of the inputs.
+            **inputs: First values of the inputs; ``layers`` as for :func:`nbquant.select`.
+
+        Raises:
+            TypeError: What is no module or no data, or an input of a name or type that there is not.
+            ValueError: Layers that cannot be selected, an input out of its range, data that can be read only once.
         """
         super().__init__()
+        self.selection: Selection = select(model, None, inputs.pop("layers", None))
+        self._take(inputs)
         self._lock = threading.RLock()
         # A copy of its own: estimating puts hooks on the model, while a cell of the user's may be using it.
         self._model, self._data, self._loss = copy.deepcopy(model), Data.of(data), loss
@@ -161,11 +167,8 @@ class ExplorerState(traitlets.HasTraits):
         self._statistics: dict[str, TensorStatistics] = {}
         self._original: Evaluation | None = None
         self.available_layers = layer_names(model)
-        self.model_name = type(model).__name__
-        self.selection: Selection = select(model, None)
         self.statistics: Statistics | None = None
-        for name, value in {"layers": self.available_layers, **inputs}.items():
-            self.set_trait(name, value)
+        self.layers = self.selection.layers
         if sensitivity is not None:
             self.set_trait("sensitivity", sensitivity)
         self._reselect()
@@ -175,6 +178,16 @@ class ExplorerState(traitlets.HasTraits):
         self.observe(self._on_estimator, ["estimator"])
         if sensitivity is None:
             self.estimate()
+
+    def _take(self, inputs: Mapping[str, Any]) -> None:
+        known = [name for name, trait in self.traits().items() if not trait.read_only]
+        for name, value in inputs.items():
+            if name not in known:
+                raise TypeError(f"the explorer's inputs are {', '.join(known)}, but {name!r} came")
+            try:
+                self.set_trait(name, value)
+            except traitlets.TraitError as error:
+                raise ValueError(f"{name} cannot be {value!r}: {message_of(error)}") from None
 
     # What the user can ask for beside setting inputs.
 
@@ -384,7 +397,8 @@ class ExplorerState(traitlets.HasTraits):
 def message_of(error: Exception) -> str:
     """One line for the user; our own errors say it all, others get their type."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError | TypeError) and text else f"{type(error).__name__}: {text}"
+    ours = isinstance(error, ValueError | TypeError | traitlets.TraitError)
+    return text if ours and text else f"{type(error).__name__}: {text}"
 
 
 def _damped(sensitivity: Mapping[str, Tensor], epsilon: float) -> Mapping[str, Tensor]:

@@ -256,6 +256,39 @@ def test_first_values_can_be_given():
     assert state.selection.layers == ("0", "2")
 
 
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        ({"rato": 3.0}, TypeError, "'rato'"),
+        ({"method": "kmean"}, ValueError, "'kmeans', 'uniform', 'ecsq'"),
+        ({"damping": -1.0}, ValueError, "damping"),
+        ({"layers": ("7",)}, ValueError, "'7'"),
+        ({"layers": ()}, ValueError, "at least one"),
+        ({"point": None}, TypeError, "'point'"),
+    ],
+)
+def test_wrong_first_values_are_refused(inputs, error, message):
+    with pytest.raises(error, match=message):
+        ExplorerState(network(), batches(), **inputs)
+
+
+def test_layers_may_be_globs_or_modules():
+    model = network()
+    assert ExplorerState(model, batches(), layers=[model[2], "4*"]).layers == ("2", "4")
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
+        ExplorerState(3, batches())
+
+
+def test_parameters_of_the_model_itself():
+    state = ExplorerState(nn.Linear(20, 5), batches(), ratio=3.0)
+    assert state.wait(WAIT)
+    assert state.error == ""
+    assert state.point.weights == 105
+
+
 def test_data_that_is_read_once_only_is_refused():
     with pytest.raises(ValueError, match="iterator"):
         Data.of(iter(batches()))
