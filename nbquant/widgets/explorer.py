@@ -22,6 +22,7 @@ from nbquant.views.rate_distortion import ChosenPoint, Curve, plot_rate_distorti
 from nbquant.widgets.figure_panel import FigurePanel
 from nbquant.widgets.state import ExplorerState, Measurement
 
+RATIO_STEP = 0.005  # of the exponent: 1.2 % of the ratio
 DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 LABEL = {"description_width": "88px"}
 STYLE = """<style>
@@ -67,12 +68,12 @@ class Explorer(w.VBox):
         self._log_count = w.Checkbox(
             value=False, description="logarithmic counts", indent=True, style=LABEL, layout=w.Layout(width="285px")
         )
-        low, high = np.log10(state.ratio_bounds)
+        low, high = _exponents(state.ratio_bounds)
         self._ratio = w.FloatLogSlider(
             value=state.ratio,
             min=low,
             max=high,
-            step=0.005,
+            step=RATIO_STEP,
             description="Target ratio",
             readout_format=".2f",
             style=LABEL,
@@ -170,12 +171,11 @@ class Explorer(w.VBox):
             self._draw_histogram()
 
     def _show_bounds(self) -> None:
-        low, high = np.log10(self.state.ratio_bounds)
-        with self._ratio.hold_trait_notifications():
-            if high > self._ratio.min:
-                self._ratio.max, self._ratio.min = float(high), float(low)
-            else:
-                self._ratio.min, self._ratio.max = float(low), float(high)
+        low, high = _exponents(self.state.ratio_bounds)
+        if high > self._ratio.min:
+            self._ratio.max, self._ratio.min = high, low
+        else:
+            self._ratio.min, self._ratio.max = low, high
 
     def _show_work(self) -> None:
         busy = bool(self.state.activity)
@@ -314,6 +314,13 @@ def _estimator_label(name: str) -> str:
         "adam": "√v of Adam",
         "exact": "exact (small nets)",
     }.get(name, name)
+
+
+def _exponents(bounds: tuple[float, float]) -> tuple[float, float]:
+    """Exponents of the slider's ends, on its own grid: off it, two views of one slider would correct each other."""
+    low, high = np.log10(bounds) / RATIO_STEP
+    low, high = np.ceil(low), np.floor(high)
+    return float(low * RATIO_STEP), float(max(high, low + 1) * RATIO_STEP)
 
 
 def _move(control: w.Widget, value: Any) -> None:

@@ -169,6 +169,8 @@ class ExplorerState(traitlets.HasTraits):
         self.available_layers = layer_names(model)
         self.statistics: Statistics | None = None
         self.layers = self.selection.layers
+        # Until the curves are there; a control must not cut the ratio that was asked for.
+        self.set_trait("ratio_bounds", (min(1.0, self.ratio), max(32.0, 1.1 * self.ratio)))
         if sensitivity is not None:
             self.set_trait("sensitivity", sensitivity)
         self._reselect()

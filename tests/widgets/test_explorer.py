@@ -50,6 +50,24 @@ def test_state_moves_controls(explorer):
     assert explorer._focus.options == (("0.weight", "0.weight"), ("0.bias", "0.bias"))
 
 
+def test_slider_does_not_cut_a_ratio_before_the_curves_are_there():
+    torch.manual_seed(0)
+    model = nn.Linear(100, 40)
+    with torch.no_grad():
+        model.weight.mul_(torch.rand(40, 100) < 0.05)
+    explorer = explore(model, [(torch.randn(4, 100), torch.randint(40, (4,)))], ratio=60.0)
+    assert explorer.state.wait(WAIT)
+    assert explorer.state.ratio == 60.0
+    assert explorer.state.error == ""
+
+
+def test_slider_ends_lie_on_its_grid(explorer):
+    for end in (explorer._ratio.min, explorer._ratio.max):
+        assert round(end / explorer._ratio.step) * explorer._ratio.step == pytest.approx(end, abs=1e-12)
+    low, high = explorer.state.ratio_bounds
+    assert low <= 10**explorer._ratio.min < 10**explorer._ratio.max <= high
+
+
 def test_focus_starts_at_the_largest_parameter(explorer):
     assert explorer._focus.value == explorer.state.focus == "0.weight"
     explorer._layers.value = ("2",)
