@@ -169,13 +169,21 @@ def _pool(image: Tensor, block: tuple[int, int], pooling: str) -> Tensor:
 
 
 def plot_heatmap(data: HeatmapData) -> go.Figure:
+    """Make a plotly figure of :func:`draw_heatmap`, to be shown or saved by itself.
+
+    Takes what that takes; nothing is shown.
+    """
+    return go.Figure(draw_heatmap(data))
+
+
+def draw_heatmap(data: HeatmapData) -> theme.Figure:
     """Draw the heat map; zeros are grey.
 
     Args:
         data: What :func:`heatmap_data` gives.
 
     Returns:
-        The figure; nothing is shown.
+        The figure as plotly's JSON has it, unvalidated: what the explorer sends.
     """
     z = data.log_sensitivity
     rows, columns = z.shape
@@ -196,7 +204,8 @@ def plot_heatmap(data: HeatmapData) -> go.Figure:
     zero = np.isnan(z)
     if zero.any():
         traces.append(
-            go.Heatmap(
+            dict(
+                type="heatmap",
                 z=np.where(zero, np.float32(0), np.float32(np.nan)),
                 colorscale=[[0, _ZERO_COLOUR], [1, _ZERO_COLOUR]],
                 showscale=False,
@@ -206,7 +215,8 @@ def plot_heatmap(data: HeatmapData) -> go.Figure:
             )
         )
     traces.append(
-        go.Heatmap(
+        dict(
+            type="heatmap",
             z=z,
             zmin=data.low,
             zmax=data.high,

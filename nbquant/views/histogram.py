@@ -182,6 +182,14 @@ def _robust_range(knot: ndarray, below: ndarray, centre: ndarray) -> tuple[float
 
 
 def plot_histogram(data: HistogramData, *, log_count: bool = False) -> go.Figure:
+    """Make a plotly figure of :func:`draw_histogram`, to be shown or saved by itself.
+
+    Takes what that takes; nothing is shown.
+    """
+    return go.Figure(draw_histogram(data, log_count=log_count))
+
+
+def draw_histogram(data: HistogramData, *, log_count: bool = False) -> theme.Figure:
     """Draw the weight histogram: bars tinted by cell, and a stem as high as each centre's codeword is long.
 
     Args:
@@ -189,25 +197,26 @@ def plot_histogram(data: HistogramData, *, log_count: bool = False) -> go.Figure
         log_count: Whether the count axis is logarithmic.
 
     Returns:
-        The figure; nothing is shown.
+        The figure as plotly's JSON has it, unvalidated: what the explorer sends.
     """
     edge, height = data.bar_edge, data.bar_height
     top = float(height.max())
     tallest = max(1.0, float(data.codeword_length.max()))
     few = len(data.codebook) <= _MOST_LINES
     middle, width = (edge[1:] + edge[:-1]) / 2, np.diff(edge)
-    traces: list[go.Bar | go.Scatter] = []
+    traces: list[theme.Trace] = []
     for parity, tint in enumerate((SKY, BLUE)):
         here = (data.bar_cell % 2 == parity) & (height > 0)
         traces.append(
-            go.Bar(
-                x=middle[here],
-                y=height[here],
-                width=width[here],
-                marker={"color": tint, "opacity": 0.75, "line": {"width": 0}},
-                hovertemplate=f"weight %{{x:.4g}}<br>%{{y:,.4~r}} weights per {data.bar_width:.2g}<extra></extra>",
-                name="weights",
-            )
+            {
+                "type": "bar",
+                "x": middle[here],
+                "y": height[here],
+                "width": width[here],
+                "marker": {"color": tint, "opacity": 0.75, "line": {"width": 0}},
+                "hovertemplate": f"weight %{{x:.4g}}<br>%{{y:,.4~r}} weights per {data.bar_width:.2g}<extra></extra>",
+                "name": "weights",
+            }
         )
     if data.thresholds is not None and len(data.thresholds) <= _MOST_LINES:
         traces.append(
@@ -217,17 +226,18 @@ def plot_histogram(data: HistogramData, *, log_count: bool = False) -> go.Figure
         _vertical_lines(data.codebook, data.codeword_length / (1.12 * tallest), VERMILION, 1.5 if few else 0.6, "solid")
     )
     traces.append(
-        go.Scatter(
-            x=data.codebook,
-            y=data.codeword_length,
-            yaxis="y2",
-            mode="markers",
-            marker={"color": VERMILION, "size": 7 if few else 4},
-            customdata=np.stack([np.arange(len(data.codebook)), data.counts, 100 * data.share], 1),
-            hovertemplate="centre %{customdata[0]}: %{x:.5g}<br>%{customdata[1]:,} weights (%{customdata[2]:.3g} %)"
+        {
+            "type": "scatter",
+            "x": data.codebook,
+            "y": data.codeword_length,
+            "yaxis": "y2",
+            "mode": "markers",
+            "marker": {"color": VERMILION, "size": 7 if few else 4},
+            "customdata": np.stack([np.arange(len(data.codebook)), data.counts, 100 * data.share], 1),
+            "hovertemplate": "centre %{customdata[0]}: %{x:.5g}<br>%{customdata[1]:,} weights (%{customdata[2]:.3g} %)"
             "<br>codeword of %{y:.4g} bit<extra></extra>",
-            name="centres",
-        )
+            "name": "centres",
+        }
     )
     rounded = float(np.log10(max(top, 1.0)))
     count_axis = (
@@ -266,17 +276,18 @@ def plot_histogram(data: HistogramData, *, log_count: bool = False) -> go.Figure
     )
 
 
-def _vertical_lines(position: ndarray, height: float | ndarray, colour: str, width: float, dash: str) -> go.Scatter:
+def _vertical_lines(position: ndarray, height: float | ndarray, colour: str, width: float, dash: str) -> theme.Trace:
     """Lines from the bottom to a fraction of the height, as one trace: shapes would cost as much as the bars."""
     gap = np.full(len(position), np.nan)
-    return go.Scatter(
-        x=np.stack([position, position, gap], 1).reshape(-1),
-        y=np.stack([np.zeros(len(position)), np.broadcast_to(height, len(position)), gap], 1).reshape(-1),
-        yaxis="y3",
-        mode="lines",
-        line={"color": colour, "width": width, "dash": dash},
-        hoverinfo="skip",
-    )
+    return {
+        "type": "scatter",
+        "x": np.stack([position, position, gap], 1).reshape(-1),
+        "y": np.stack([np.zeros(len(position)), np.broadcast_to(height, len(position)), gap], 1).reshape(-1),
+        "yaxis": "y3",
+        "mode": "lines",
+        "line": {"color": colour, "width": width, "dash": dash},
+        "hoverinfo": "skip",
+    }
 
 
 def _subtitle(data: HistogramData) -> str:

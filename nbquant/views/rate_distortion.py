@@ -140,28 +140,37 @@ def _clean(curve: Curve) -> tuple[Curve, int]:
 
 
 def plot_rate_distortion(data: RateDistortionData) -> go.Figure:
+    """Make a plotly figure of :func:`draw_rate_distortion`, to be shown or saved by itself.
+
+    Takes what that takes; nothing is shown.
+    """
+    return go.Figure(draw_rate_distortion(data))
+
+
+def draw_rate_distortion(data: RateDistortionData) -> theme.Figure:
     """Draw predicted loss against compression ratio, both logarithmic.
 
     Args:
         data: What :func:`rate_distortion_data` gives.
 
     Returns:
-        The figure; nothing is shown.
+        The figure as plotly's JSON has it, unvalidated: what the explorer sends.
     """
     low, high = _widened(data.loss_range, 0.08)
     left, right = _widened(data.ratio_range, 0.03)
     traces = [_line(curve) for curve in data.curves]
     if data.target_ratio is not None:
         traces.append(
-            go.Scatter(
-                x=[data.target_ratio] * 2,
-                y=[10**low, 10**high],
-                mode="lines",
-                line={"color": theme.FOREGROUND, "width": 1.5, "dash": "dot"},
-                hoverinfo="skip",
-                showlegend=False,
-                name="target",
-            )
+            {
+                "type": "scatter",
+                "x": [data.target_ratio] * 2,
+                "y": [10**low, 10**high],
+                "mode": "lines",
+                "line": {"color": theme.FOREGROUND, "width": 1.5, "dash": "dot"},
+                "hoverinfo": "skip",
+                "showlegend": False,
+                "name": "target",
+            }
         )
     if data.chosen is not None:
         traces.append(_marker(data.chosen))
@@ -206,41 +215,43 @@ def plot_rate_distortion(data: RateDistortionData) -> go.Figure:
     )
 
 
-def _line(curve: Curve) -> go.Scatter:
+def _line(curve: Curve) -> theme.Trace:
     style = method_style(curve.method, curve.weighted)
-    return go.Scatter(
-        x=curve.compression_ratio,
-        y=curve.predicted_loss,
-        customdata=np.stack([curve.rate, curve.parameter], 1),
-        mode="lines" if len(curve.rate) != 1 else "markers",
-        line={"color": style.colour, "dash": style.dash, "width": 2},
-        marker={"color": style.colour, "symbol": style.symbol, "size": 7},
-        name=style.label,
-        showlegend=True,
-        legend="legend2" if curve.weighted else "legend",
-        hovertemplate=f"<b>{style.label}</b><br>%{{x:.2f}}×, %{{customdata[0]:.3f}} bit/weight<br>predicted loss "
+    return {
+        "type": "scatter",
+        "x": curve.compression_ratio,
+        "y": curve.predicted_loss,
+        "customdata": np.stack([curve.rate, curve.parameter], 1),
+        "mode": "lines" if len(curve.rate) != 1 else "markers",
+        "line": {"color": style.colour, "dash": style.dash, "width": 2},
+        "marker": {"color": style.colour, "symbol": style.symbol, "size": 7},
+        "name": style.label,
+        "showlegend": True,
+        "legend": "legend2" if curve.weighted else "legend",
+        "hovertemplate": f"<b>{style.label}</b><br>%{{x:.2f}}×, %{{customdata[0]:.3f}} bit/weight<br>predicted loss "
         f"+%{{y:.3g}}<br>{curve.parameter_name} %{{customdata[1]:.4g}}<extra></extra>",
-    )
+    }
 
 
-def _marker(chosen: ChosenPoint) -> go.Scatter:
+def _marker(chosen: ChosenPoint) -> theme.Trace:
     style = method_style(chosen.method, chosen.weighted)
-    return go.Scatter(
-        x=[chosen.compression_ratio],
-        y=[chosen.predicted_loss],
-        mode="markers",
-        marker={
+    return {
+        "type": "scatter",
+        "x": [chosen.compression_ratio],
+        "y": [chosen.predicted_loss],
+        "mode": "markers",
+        "marker": {
             "color": style.colour,
             "symbol": style.symbol,
             "size": 13,
             "line": {"color": theme.FOREGROUND, "width": 2},
         },
-        customdata=[[chosen.rate]],
-        name="chosen",
-        showlegend=False,
-        hovertemplate=f"<b>chosen: {style.label}</b><br>%{{x:.2f}}×, %{{customdata[0]:.3f}} bit/weight<br>predicted "
+        "customdata": [[chosen.rate]],
+        "name": "chosen",
+        "showlegend": False,
+        "hovertemplate": f"<b>chosen: {style.label}</b><br>%{{x:.2f}}×, %{{customdata[0]:.3f}} bit/weight<br>predicted "
         "loss +%{y:.3g}<extra></extra>",
-    )
+    }
 
 
 def _widened(limits: tuple[float, float], by: float) -> tuple[float, float]:

@@ -16,9 +16,9 @@ from nbquant.models.evaluate import Loss
 from nbquant.quantization.fitting import WHOLE
 from nbquant.quantization.rate import lengths_for
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
-from nbquant.views.heatmap import heatmap_data, plot_heatmap
-from nbquant.views.histogram import histogram_data, plot_histogram
-from nbquant.views.rate_distortion import ChosenPoint, Curve, plot_rate_distortion, rate_distortion_data
+from nbquant.views.heatmap import draw_heatmap, heatmap_data
+from nbquant.views.histogram import draw_histogram, histogram_data
+from nbquant.views.rate_distortion import ChosenPoint, Curve, draw_rate_distortion, rate_distortion_data
 from nbquant.widgets.figure_panel import FigurePanel
 from nbquant.widgets.state import ExplorerState, Measurement
 
@@ -212,13 +212,13 @@ class Explorer(w.VBox):
             pruned_zeros=statistics.zeros_of(group) if statistics.pruned else 0,
             label=", ".join(state.selection.layers) if group == WHOLE else group,
         )
-        self.panel.show("histogram", plot_histogram(data, log_count=self._log_count.value))
+        self.panel.show("histogram", draw_histogram(data, log_count=self._log_count.value))
 
     def _draw_heatmap(self) -> None:
         found = self.state.sensitivity
         if found is None or self.state.focus not in found:
             return
-        self.panel.show("heatmap", plot_heatmap(heatmap_data(found[self.state.focus], name=self.state.focus)))
+        self.panel.show("heatmap", draw_heatmap(heatmap_data(found[self.state.focus], name=self.state.focus)))
 
     def _draw_curves(self) -> None:
         self._curves = [_curve(key, self.state.curves[key]) for key in METHODS if self.state.curves.get(key)]
@@ -231,7 +231,7 @@ class Explorer(w.VBox):
         self._shown_curves = shown
         chosen = None if self.state.point is None else _chosen(self.state.point)
         data = rate_distortion_data(self._curves, chosen=chosen, target_ratio=self.state.ratio)
-        self.panel.show("rate_distortion", plot_rate_distortion(data))
+        self.panel.show("rate_distortion", draw_rate_distortion(data))
 
     def _show_readout(self) -> None:
         point = self.state.point

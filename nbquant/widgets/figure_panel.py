@@ -96,21 +96,21 @@ class FigurePanel(anywidget.AnyWidget):
     def _default_css(self) -> str:
         return _beside("figure_panel.css")
 
-    def show(self, name: str, figure: go.Figure) -> None:
+    def show(self, name: str, figure: go.Figure | theme.Figure) -> None:
         """Show a figure in place of the one of that name; one equal to it changes and sends nothing.
 
         Several figures that belong together go in one message in a ``with panel.hold_sync():`` block.
 
         Args:
             name: One of ``names``.
-            figure: What to show; later changes to it are not followed.
+            figure: What to show, a plotly figure or its JSON; later changes to it are not followed.
 
         Raises:
             ValueError: An unknown name.
         """
         if name not in self.names:
             raise ValueError(f"name must be one of {', '.join(map(repr, self.names))}, but {name!r} was given.")
-        now, old = _binary(figure.to_plotly_json()), getattr(self, name)
+        now, old = _binary(figure.to_plotly_json() if isinstance(figure, go.Figure) else figure), getattr(self, name)
         if old and now["data"] == old["data"] and now["layout"] == old["layout"]:
             return
         state = {"data": now["data"], "layout": now["layout"], "revision": old.get("revision", 0) + 1}
@@ -121,14 +121,30 @@ class FigurePanel(anywidget.AnyWidget):
         return int(getattr(self, name).get("revision", 0))
 
 
+TYPED = {"i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8"}  # what plotly.js takes
+
+
+def _typed(array: np.ndarray) -> Any:
+    """An array as plotly's JSON describes one, with its bytes; empty ones, and those of text, as lists."""
+    if array.size == 0 or array.dtype.kind not in "iuf":
+        return array.tolist()
+    code = array.dtype.str[1:]
+    if code not in TYPED:
+        array, code = array.astype(np.float64), "f8"
+    spec = {"dtype": code, "bdata": np.ascontiguousarray(array).tobytes()}
+    return spec if array.ndim == 1 else spec | {"shape": ", ".join(map(str, array.shape))}
+
+
 def _binary(value: Any) -> Any:
     """Arrays as bytes, which ipywidgets sends beside the JSON, a quarter smaller than plotly's base64 in it."""
     if isinstance(value, Mapping):
         if "bdata" in value and isinstance(value["bdata"], str):
             return {**value, "bdata": base64.b64decode(value["bdata"])}
         return {key: _binary(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):  # plotly leaves empty arrays and those of text or long integers as they are
-        return value.tolist()
+    if isinstance(value, np.ndarray):
+        return _typed(value)
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, (list, tuple)):
         return [_binary(item) for item in value]
     return value
