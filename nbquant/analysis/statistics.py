@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 
@@ -22,14 +22,14 @@ class TensorStatistics:
     Attributes:
         name: Parameter name.
         layer: Name of the module that owns it.
-        bits: Bits of one weight.
+        dtype: Its floating-point type.
         histogram: Sums over the grid of (h, w).
         gaps: GapHistogram between the non-zero weights.
     """
 
     name: str
     layer: str
-    bits: int
+    dtype: torch.dtype
     histogram: Histogram
     gaps: GapHistogram
 
@@ -39,7 +39,7 @@ class TensorStatistics:
         return TensorStatistics(
             name=tensor.name,
             layer=tensor.layer,
-            bits=torch.finfo(tensor.weight.dtype).bits,
+            dtype=tensor.weight.dtype,
             histogram=Histogram.of(tensor.weight, tensor.sensitivity),
             gaps=tensor_gaps(tensor.weight),
         )
@@ -87,12 +87,12 @@ class Statistics:
     @property
     def source_bits(self) -> int:
         """Bits of the weights as they are stored now."""
-        return sum(len(t.histogram) * t.bits for t in self.tensors)
+        return sum(len(t.histogram) * torch.finfo(t.dtype).bits for t in self.tensors)
 
     @property
     def bits(self) -> int:
-        """Bits of a reconstruction value."""
-        return max(t.bits for t in self.tensors)
+        """Bits of a reconstruction value: those of the type that holds all the tensors' types."""
+        return torch.finfo(reduce(torch.promote_types, (t.dtype for t in self.tensors))).bits
 
     @cached_property
     def position_ledger(self) -> Ledger:

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 from jaxtyping import Float, Int64
@@ -131,9 +132,10 @@ class Quantized:
         parameters = dict(quantized.named_parameters(remove_duplicate=False))
         for name, tensor in self.tensors.items():
             if name not in parameters:
+                near = get_close_matches(name, parameters) or list(parameters)[:3]
                 raise ValueError(
-                    f"the model must have the parameter {name!r}, but has only {', '.join(parameters) or 'none'}: "
-                    "apply to the model that was selected from"
+                    f"the model must have the parameter {name!r}, but among its {len(parameters)} "
+                    f"parameters the nearest are {', '.join(map(repr, near)) or 'none'}: apply to the model that was selected from"
                 )
             if parameters[name].shape != tensor.shape:
                 raise ValueError(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nbquant.coding.huffman import codeword_lengths
 from nbquant.coding.ledger import Ledger, fixed_length
-from nbquant.coding.positions import GapHistogram, gap_histogram, position_bits
+from nbquant.coding.positions import GapHistogram, gap_histogram, group_tables, position_bits
 from nbquant.quantization.quantizer import Coding
 
 
@@ -48,6 +48,9 @@ def tensor_gaps(weight: Float[Tensor, "..."]) -> GapHistogram:
 
 
 def position_ledger(gaps: Sequence[GapHistogram]) -> Ledger:
-    """Positions of a pruned selection: every tensor its own stream, all with one table."""
-    payload, table = position_bits(reduce(add, gaps))
+    """Positions of a pruned selection: every tensor its own stream, tables shared where that saves bits."""
+    payload = table = 0
+    for group in group_tables(gaps, progress=False):
+        in_payload, in_table = position_bits(reduce(add, (gaps[i] for i in group)))
+        payload, table = payload + in_payload, table + in_table
     return Ledger(position_payload=payload, position_table=table)
