@@ -132,10 +132,10 @@ class Quantized:
         parameters = dict(quantized.named_parameters(remove_duplicate=False))
         for name, tensor in self.tensors.items():
             if name not in parameters:
-                near = get_close_matches(name, parameters) or list(parameters)[:3]
+                near = ", ".join(map(repr, get_close_matches(name, parameters) or list(parameters)[:3])) or "none"
                 raise ValueError(
                     f"the model must have the parameter {name!r}, but among its {len(parameters)} "
-                    f"parameters the nearest are {', '.join(map(repr, near)) or 'none'}: apply to the model that was selected from"
+                    f"parameters the nearest are {near}: apply to the model that was selected from"
                 )
             if parameters[name].shape != tensor.shape:
                 raise ValueError(

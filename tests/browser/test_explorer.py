@@ -85,10 +85,10 @@ def test_notebook_runs_and_its_slider_by_mouse_and_by_keys_changes_codebook_and_
 
 def test_every_control_redraws_and_errors_show_in_the_view(explorer):
     page = explorer
-    for label, value in [("Method", "kmeans"), ("Weighting", "none"), ("Coding", "fixed length")]:
+    for label, value in [("Method", "ECSQ"), ("Weighting", "none"), ("Coding", "fixed length")]:
         before = revisions(page)
         options = page.find(f".widget-dropdown:has-text('{label}') select")
-        options.select_option(label={"kmeans": "k-means"}.get(value, value))
+        options.select_option(label=value)
         changed(page, before)
         settle(page)
     assert page.page.locator(".nbquant-error").count() == 0
