@@ -139,10 +139,13 @@ function render({ model, el }) {
   function restyle() {
     if (disposed || !panel.isConnected) return;
     const now = themeColours(probe, model.get("_roles"));
-    if (JSON.stringify(now) === JSON.stringify(colours)) return;
-    colours = now;
-    names.forEach((name) => stale.add(name));
-    schedule();
+    if (JSON.stringify(now) !== JSON.stringify(colours)) {
+      colours = now;
+      names.forEach((name) => stale.add(name));
+    }
+    // Between two themes the page has no layout for a moment, too short for the ResizeObserver to tell: whatever found
+    // its figure without a size then is drawn now.
+    if (stale.size) schedule();
   }
 
   function describe() {
@@ -174,12 +177,12 @@ function render({ model, el }) {
   });
   nodes.forEach((node) => sizes.observe(node));
 
-  // Style sheets of a theme may arrive after the attribute that names it: look again a little later.
-  let later = 0;
+  // The style sheets of a theme arrive some time after the attribute that names it, and say nothing then: look again.
+  let later = [];
   const themes = new MutationObserver(() => {
     restyle();
-    clearTimeout(later);
-    later = setTimeout(restyle, 300);
+    later.forEach(clearTimeout);
+    later = [100, 300, 1000, 3000].map((delay) => setTimeout(restyle, delay));
   });
   themes.observe(document.body, { attributes: true });
   themes.observe(document.documentElement, { attributes: true });
@@ -193,7 +196,7 @@ function render({ model, el }) {
   return () => {
     disposed = true;
     cancelAnimationFrame(frame);
-    clearTimeout(later);
+    later.forEach(clearTimeout);
     sizes.disconnect();
     themes.disconnect();
     scheme.removeEventListener("change", restyle);
