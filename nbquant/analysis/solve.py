@@ -14,7 +14,8 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.selection import Selection
 
-BISECTIONS = 6  # between two points of the curve: a sixtieth of their distance
+BISECTIONS = 5  # between two points of the curve: a thirtieth of their distance
+CLOSE = 0.01  # of the target: near enough not to search from the other side
 EXACT_TRIES = 8
 
 TargetName = Literal["ratio", "rate", "levels"]
@@ -78,18 +79,43 @@ def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statisti
     point = points[best]
     if best + 1 == len(points) or point.quantizer.method == "kmeans":
         return point
-    method = method_of(point)
-    met, missed = point.parameter, points[best + 1].parameter
+    found = [point]
+    for near in _starts(points, best):
+        found += _bisect(target, points[best], points[best + 1], near, statistics)
+        if any(abs(target.quantity(p) / target.value - 1) <= CLOSE for p in found):
+            break
+    return min(found, key=lambda p: (p.distortion, p.rate))
+
+
+def _starts(points: Sequence[OperatingPoint], best: int) -> Sequence[OperatingPoint | None]:
+    """Where a search between ``best`` and the next finer point may set out from.
+
+    As λ grows ECSQ's solution can jump, when two large clusters become one: from the finer side it stays what it is a
+    little longer, from the coarser side likewise, and together they leave less of the gap that no solution fills.
+    """
+    if points[best].quantizer.method == "ecsq":
+        return points[best + 1], points[best]
+    return (None,)
+
+
+def _bisect(
+    target: Target,
+    coarse: OperatingPoint,
+    fine: OperatingPoint,
+    near: OperatingPoint | None,
+    statistics: Statistics,
+) -> list[OperatingPoint]:
+    """Points between two that meet the target, ever closer to where it is just missed."""
+    method, met, missed = method_of(coarse), coarse.parameter, fine.parameter
+    found = []
     for _ in range(BISECTIONS):
-        # From the finer point: a solution for a smaller λ has all the levels that a larger one may keep.
-        tried = operating_point(method.quantizer(float(np.sqrt(met * missed))), statistics, points[best + 1])
+        tried = operating_point(method.quantizer(float(np.sqrt(met * missed))), statistics, near)
         if target.met(tried):
             met = tried.parameter
-            if tried.distortion <= point.distortion:
-                point = tried
+            found.append(tried)
         else:
             missed = tried.parameter
-    return point
+    return found
 
 
 def method_of(point: OperatingPoint | Quantized) -> Method:

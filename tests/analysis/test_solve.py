@@ -175,3 +175,14 @@ def test_pruned_layer_of_nothing_but_zeros(method):
     q = nq.fit(nq.select(model), method, levels=4, per_layer=True)
     assert q.levels <= 4
     assert not q.apply(model)[1].weight.any()
+
+
+def test_ecsq_comes_near_targets_on_both_sides_of_a_jump():
+    """Between 17 and 20 the two largest clusters of LeNet's solution become one; from one side alone 18 gives 20.4."""
+    model, data = nq.zoo.load("lenet5-fashion")
+    h = nq.sensitivity(model, data.calibration, method="gauss_newton_sampled", damping=0.1, progress=False)
+    statistics = Statistics.of(nq.select(model, sensitivity=h))
+    points = curve(Method("ecsq"), statistics)
+    for ratio in (15.0, 17.0, 18.0, 19.0, 20.0, 22.0, 25.0):
+        found = solve(Target("ratio", ratio), points, statistics)
+        assert ratio <= found.compression_ratio <= 1.03 * ratio
