@@ -1,12 +1,14 @@
 """Batches of (inputs, targets): in memory, on a device, into a model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+
+from nbquant.nested import map_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,24 +80,9 @@ class Batches:
         return Batches(self.inputs[:n_samples], self.targets[:n_samples], self.batch_size)
 
 
-def call(model: nn.Module, inputs: Any) -> Any:
-    """The model's output: a dict of inputs goes in by name, a tuple or list by position, anything else alone."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
-
-
 def to_device(batch: Any, device: torch.device | None) -> Any:
     """All tensors of a nested batch on ``device``; None leaves them where they are."""
-    if device is None:
-        return batch
-    if isinstance(batch, Mapping):
-        return {name: to_device(part, device) for name, part in batch.items()}
-    if isinstance(batch, tuple | list):
-        return tuple(to_device(part, device) for part in batch)
-    return batch.to(device) if isinstance(batch, Tensor) else batch
+    return batch if device is None else map_tensors(lambda tensor: tensor.to(device), batch)
 
 
 def device_of(model: nn.Module) -> torch.device | None:

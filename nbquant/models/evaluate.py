@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nbquant.models.batches import call, device_of, to_device
+from nbquant.models.batches import device_of, to_device
+from nbquant.nested import call
 from nbquant.progress import Progress, track
 
 Loss = Callable[[Any, Any], Float[Tensor, ""]]

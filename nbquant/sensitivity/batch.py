@@ -1,11 +1,13 @@
 """A batch: nested tensors with samples along their first dimension."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from nbquant.nested import map_tensors
 
 
 @dataclass(frozen=True)
@@ -42,18 +44,6 @@ class Batch:
 def has_samples(tensor: Tensor, size: int) -> bool:
     """Whether the first dimension counts the samples."""
     return tensor.ndim > 0 and tensor.shape[0] == size
-
-
-def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """Apply ``function`` to the tensors of a nest of tuples, lists and mappings; the rest stays."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(function, item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        items = [map_tensors(function, item) for item in value]
-        return tuple(items) if isinstance(value, tuple) else items
-    return value
 
 
 def sample_dims(value: Any, size: int) -> Any:

@@ -14,7 +14,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nbquant.sensitivity.batch import has_samples, map_tensors, sample_dims
+from nbquant.nested import map_tensors
+from nbquant.sensitivity.batch import has_samples, sample_dims
 
 Loss = Callable[[Any, Any], Tensor]
 Block = tuple[float, Float[Tensor, "v batch ..."]]

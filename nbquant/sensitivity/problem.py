@@ -1,7 +1,7 @@
 """What an estimator is given: a model, its parameters, a loss, and samples."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nbquant.nested import call, map_tensors
 from nbquant.progress import Progress, track
-from nbquant.sensitivity.batch import Batch, first_tensor, has_samples, map_tensors
+from nbquant.sensitivity.batch import Batch, first_tensor, has_samples
 from nbquant.sensitivity.loss import is_known, single_losses
 
 Loss = Callable[[Any, Any], Tensor]
@@ -94,11 +95,7 @@ class Problem:
 
     def call(self, batch: Batch) -> Any:
         """The model's output for a batch."""
-        if isinstance(batch.inputs, Mapping):
-            return self.model(**batch.inputs)
-        if isinstance(batch.inputs, tuple | list):
-            return self.model(*batch.inputs)
-        return self.model(batch.inputs)
+        return call(self.model, batch.inputs)
 
     def mean_loss(self, output: Any, batch: Batch) -> Float[Tensor, ""]:
         """The loss of a batch, checked to be one finite number.

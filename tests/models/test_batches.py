@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nbquant.models.batches import Batches, call, device_of, to_device
+from nbquant.models.batches import Batches, device_of, to_device
+from nbquant.nested import call
 
 
 @given(st.integers(1, 30), st.integers(1, 12))
