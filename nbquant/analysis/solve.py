@@ -40,15 +40,12 @@ class Target:
 
     def met(self, point: OperatingPoint | Quantized) -> bool:
         """Whether the point is at the target or on its good side."""
-        if self.name == "ratio":
-            return point.compression_ratio >= self.value
-        if self.name == "rate":
-            return point.rate <= self.value
-        return point.levels <= self.value
+        reached = self.quantity(point)
+        return reached >= self.value if self.name == "ratio" else reached <= self.value
 
-    def quantity(self, point: OperatingPoint) -> float:
+    def quantity(self, point: OperatingPoint | Quantized) -> float:
         """The targeted quantity at a point."""
-        return {"ratio": point.compression_ratio, "rate": point.rate, "levels": point.levels}[self.name]
+        return point.compression_ratio if self.name == "ratio" else getattr(point, self.name)
 
     def stricter(self, share: float) -> "Target":
         """The same target asked for with something to spare."""
@@ -175,11 +172,8 @@ def fit_to_target(
         spare = 2 * spare if spare else 1e-3
     raise ValueError(
         f"{target.name} {target.value:g} is at the edge of what {_title(points[0])} reaches on this selection: "
-        f"the nearest fit has {target.name} {getattr(quantized, _ATTRIBUTE[target.name]):.4g}; ask for a little less"
+        f"the nearest fit has {target.name} {target.quantity(quantized):.4g}; ask for a little less"
     )
-
-
-_ATTRIBUTE = {"ratio": "compression_ratio", "rate": "rate", "levels": "levels"}
 
 
 def target_of(**targets: float | None) -> Target:

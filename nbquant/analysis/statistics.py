@@ -24,7 +24,7 @@ class TensorStatistics:
         layer: Name of the module that owns it.
         dtype: Its floating-point type.
         histogram: Sums over the grid of (h, w).
-        gaps: GapHistogram between the non-zero weights.
+        gaps: Gaps between the non-zero weights.
     """
 
     name: str

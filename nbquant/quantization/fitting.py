@@ -53,16 +53,12 @@ def fit_quantizer(
     codebooks: dict[str, Codebook] = {}
     loss, ledger = 0.0, Ledger()
     for group, members in groups_of(selection, quantizer.per_layer).items():
-        codebooks[group], assignment, group_loss = _fit_group(
-            quantizer,
-            members,
-            pruned,
-            start.get(group) if start else None,  # none for a layer of zeros
-        )
-        tensors |= _split(members, codebooks[group].value, assignment)
-        book = codebooks[group]
+        known = start.get(group) if start else None  # none for a layer of zeros
+        book, assignment, group_loss = _fit_group(quantizer, members, pruned, known)
+        codebooks[group] = book
+        tensors |= _split(members, book.value, assignment)
         counts, lengths = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
-        ledger += code_ledger(counts, lengths, quantizer.coding, bits_of(members))
+        ledger += code_ledger(counts, lengths, quantizer.coding, torch.finfo(book.value.dtype).bits)
         loss += group_loss
     if pruned:
         ledger += position_ledger([tensor_gaps(t.weight) for t in selection])
@@ -83,11 +79,6 @@ def _plain(weight: object, sensitivity: object) -> Selection:
         sensitivity = checked_sensitivity(sensitivity, weight, "weight")
         require_positive_somewhere([sensitivity])
     return Selection((SelectedTensor("weight", "weight", weight, sensitivity),))
-
-
-def bits_of(selection: Selection) -> int:
-    """Bits b of a reconstruction value: those of the weights' common dtype."""
-    return torch.finfo(selection.weight.dtype).bits
 
 
 def mass_of(sensitivity: Float[Tensor, " n"], weighted: bool) -> Float[Tensor, " n"]:
