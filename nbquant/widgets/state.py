@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import traitlets
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from nbquant.quantization.quantizer import CODINGS
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.sensitivity.estimate import sensitivity as estimate_sensitivity
+from nbquant.sensitivity.result import Sensitivity
 from nbquant.widgets.background import Job, Report, Slot
 
 SLOTS = ("sensitivity", "accuracy", "curves")
@@ -172,7 +172,8 @@ class ExplorerState(traitlets.HasTraits):
         # Until the curves are there; a control must not cut the ratio that was asked for.
         self.set_trait("ratio_bounds", (min(1.0, self.ratio), max(32.0, 1.1 * self.ratio)))
         if sensitivity is not None:
-            self.set_trait("sensitivity", sensitivity)
+            known = isinstance(sensitivity, Sensitivity)
+            self.set_trait("sensitivity", sensitivity if known else Sensitivity(dict(sensitivity), "given", samples=0))
         self._reselect()
         self.observe(self._on_selection, ["layers", "damping"])
         self.observe(self._on_curves, ["coding", "per_layer"])
@@ -216,7 +217,9 @@ class ExplorerState(traitlets.HasTraits):
         if point is None or statistics is None:
             self._tell("accuracy", "there is no operating point to measure yet: choose a target within reach")
             return
-        target, points = Target("ratio", self.ratio), self.curves[self._key]
+        # Of the point that is shown: right after a change of method its curve may not be there yet.
+        quantizer = point.quantizer
+        target, points = Target("ratio", self.ratio), self.curves[quantizer.method, quantizer.weighted]
 
         def work(report: Report) -> tuple[Quantized, Evaluation, Evaluation]:
             with self._exclusive(report):
@@ -272,10 +275,8 @@ class ExplorerState(traitlets.HasTraits):
 
     def _reselect(self) -> None:
         with self._lock, self._reporting("layers"):
-            found: Any = self.sensitivity
-            if found is not None and self.damping > 0:
-                found = _damped(found, self.damping)
-            self.selection = select(self._model, found, self.layers or [])
+            damped = None if self.sensitivity is None else self.sensitivity.damped(self.damping)
+            self.selection = select(self._model, damped, self.layers or [])
             self.set_trait("parameters", tuple(t.name for t in self.selection))
             if self.focus not in self.parameters:
                 largest = max(self.selection, key=lambda t: t.weight.numel())
@@ -401,11 +402,3 @@ def message_of(error: Exception) -> str:
     text = " ".join(str(error).split())
     ours = isinstance(error, ValueError | TypeError | traitlets.TraitError)
     return text if ours and text else f"{type(error).__name__}: {text}"
-
-
-def _damped(sensitivity: Mapping[str, Tensor], epsilon: float) -> Mapping[str, Tensor]:
-    damped = getattr(sensitivity, "damped", None)
-    if damped is not None:
-        return damped(epsilon)
-    mean = float(torch.cat([h.double().reshape(-1) for h in sensitivity.values()]).mean())
-    return {name: h + epsilon * mean for name, h in sensitivity.items()}

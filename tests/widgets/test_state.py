@@ -135,6 +135,26 @@ def test_measure_gives_accuracy_of_what_fit_returns(state):
     assert state.measurement is measured  # it was measured here
 
 
+def test_measure_takes_the_point_that_is_shown_while_the_chosen_curve_is_not_there_yet(state):
+    shown = state.point
+    state.set_trait("curves", {("kmeans", True): state.curves["kmeans", True]})
+    state.method = "ecsq"
+    assert state.point is shown
+    state.measure()
+    assert state.wait(WAIT)
+    assert state.measurement.point is shown
+    assert state.measurement.quantized.quantizer.method == "kmeans"
+
+
+def test_sensitivities_in_a_plain_mapping_are_damped_as_estimated_ones():
+    model = network()
+    given = sensitivities(model)
+    state = ExplorerState(model, batches(), sensitivity=given, damping=0.5, ratio=6.0)
+    assert state.wait(WAIT)
+    mean = torch.cat([h.reshape(-1) for h in given.values()]).mean()
+    torch.testing.assert_close(state.selection.tensors[0].sensitivity, given["0.weight"] + 0.5 * mean)
+
+
 def test_measuring_leaves_the_users_model_alone():
     model = network()
     before = {name: p.clone() for name, p in model.named_parameters()}
