@@ -9,8 +9,7 @@ from statistics import median
 
 from playwright.sync_api import sync_playwright
 
-from tests.browser.conftest import write_scratch
-from tests.browser.lab import JupyterLab, chromium_arguments, find_chromium, open_notebook
+from tests.browser.lab import JupyterLab, chromium_arguments, find_chromium, open_notebook, write_scratch
 
 PRESSES = 30
 PRESS = """async () => {

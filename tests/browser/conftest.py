@@ -2,13 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import nbformat
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from .lab import JupyterLab, Notebook, chromium_arguments, find_chromium, open_notebook
+from .lab import JupyterLab, Notebook, chromium_arguments, find_chromium, open_notebook, write_scratch
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +57,3 @@ def notebook(lab: JupyterLab, browser: Browser) -> Iterator[Callable[..., Notebo
         for context in list(browser.contexts):
             context.close()
         lab.stop_kernels()
-
-
-def write_scratch(path: Path, cells: list[str]) -> None:
-    content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-    content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(content, path)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import nbformat
 from playwright.sync_api import Browser, Locator, Page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,3 +262,10 @@ def open_notebook(browser: Browser, lab: JupyterLab, name: str, viewport: tuple[
     notebook = Notebook(context.new_page(), lab, name)
     notebook.open()
     return notebook
+
+
+def write_scratch(path: Path, cells: list[str]) -> None:
+    """Write a notebook of these cells."""
+    content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(content, path)
