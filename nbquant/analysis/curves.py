@@ -10,9 +10,11 @@ import pandas as pd
 from nbquant.analysis.operating_point import OperatingPoint, point_of_clusters
 from nbquant.analysis.statistics import Statistics
 from nbquant.quantization.clusters import Clusters
-from nbquant.quantization.ecsq import ECSQ, ecsq_clusters
+from nbquant.quantization.ecsq import ECSQ
 from nbquant.quantization.histogram import Cells
-from nbquant.quantization.kmeans import KMeans, kmeans_clusters
+from nbquant.quantization.kmeans import KMeans
+from nbquant.quantization.optimal_ecsq import ecsq_clusters
+from nbquant.quantization.optimal_kmeans import kmeans_clusters
 from nbquant.quantization.quantizer import Coding, Quantizer
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.uniform import Uniform

@@ -13,7 +13,7 @@ from jaxtyping import Int64, Integer, Shaped, UInt64
 from torch import Tensor
 
 from nbquant.coding.entropy import Counts, as_integers, check_counts
-from nbquant.kernels import huffman as kernels
+from nbquant.kernels.cpu import huffman as kernels
 
 MAX_LENGTH = 32
 """Longest codeword [bit]. Huffman's own code never passes it below 9,227,465 symbols in all (a Fibonacci number)."""

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from nbquant.kernels import cpu, reference
+from nbquant.kernels import reference
+from nbquant.kernels.cpu import assign as cpu_assign
+from nbquant.kernels.cpu import histogram as cpu_histogram
 
 THREADS = os.cpu_count() or 1
 SPLIT_ABOVE = 1 << 18  # weights; below this a second thread costs more than it saves
@@ -41,7 +43,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 def joint_histogram(weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"]) -> tuple[np.ndarray, np.ndarray]:
     """See :func:`nbquant.kernels.reference.joint_histogram`; numpy arrays."""
     if weight.device.type == "cpu":
-        return cpu.joint_histogram(_array(weight), _array(sensitivity))
+        return cpu_histogram.joint_histogram(_array(weight), _array(sensitivity))
     key, sums = reference.joint_histogram(weight, sensitivity)
     return key.cpu().numpy(), sums.cpu().numpy()
 
@@ -57,7 +59,7 @@ def assign(
     if weight.device.type == "cpu":
         length = np.asarray(codeword_length, np.float64)
         parts = _over_chunks(
-            lambda w, h: cpu.assign(w, h, codebook, length, float(lmbda)), _array(weight), _array(sensitivity)
+            lambda w, h: cpu_assign.assign(w, h, codebook, length, float(lmbda)), _array(weight), _array(sensitivity)
         )
         return torch.from_numpy(np.concatenate(parts)).long()
     centres = torch.from_numpy(codebook).to(weight.device)
@@ -71,7 +73,7 @@ def cluster_sums(
     """See :func:`nbquant.kernels.reference.cluster_sums`; a numpy array (levels, 4)."""
     if weight.device.type == "cpu":
         parts = _over_chunks(
-            lambda w, h, a: cpu.cluster_sums(w, h, a, levels),
+            lambda w, h, a: cpu_assign.cluster_sums(w, h, a, levels),
             _array(weight),
             _array(sensitivity),
             assignment.numpy(),

@@ -1,6 +1,5 @@
 """k-means and Hessian-weighted k-means: optimal on the histogram, then polished on the weights."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,10 +8,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from nbquant.kernels import cpu, dispatch
+from nbquant.kernels import dispatch
 from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.histogram import BIN_WIDTH, EXACT_BELOW, Cells
+from nbquant.quantization.optimal_kmeans import kmeans_clusters
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding, Weights, check_options
 
@@ -89,31 +89,3 @@ def _is_narrow(codebook: Float[np.ndarray, " k"], levels: int) -> bool:
         return True
     width = 0.5 * np.abs(codebook[1:] + codebook[:-1]) * BIN_WIDTH
     return levels > 1 and bool(np.median(np.diff(codebook) - NARROW * width) < 0)
-
-
-def kmeans_clusters(cells: Cells, levels: Sequence[int]) -> list[Clusters]:
-    """Optimal clusters for several numbers of levels, from one table.
-
-    Args:
-        cells: Cells without rows of h.
-        levels: Numbers of levels; where there are fewer cells, as many as there are cells.
-
-    Returns:
-        For each of ``levels`` the optimal clusters on the cells.
-    """
-    m = len(cells.position)
-    _, start = cpu.kmeans_table(np.ascontiguousarray(cells.prefix[:, 1:]), min(max(levels), m))
-    return [_from_table(cells, start, min(k, m)) for k in levels]
-
-
-def _from_table(cells: Cells, start: Int64[np.ndarray, "k m+1"], levels: int) -> Clusters:
-    edges = np.empty(levels + 1, np.int64)
-    edges[levels] = len(cells.position)
-    for k in range(levels, 0, -1):
-        edges[k - 1] = start[k - 1, edges[k]]
-    _, s0, s1, _ = np.diff(cells.prefix[edges], axis=0).T
-    counts = np.diff(cells.prefix[:, 0])
-    plain = np.add.reduceat(cells.position * counts, edges[:-1]) / np.add.reduceat(counts, edges[:-1])
-    codebook = centres(s0, s1, plain)
-    true = np.diff(cells.true_prefix[edges], axis=0)
-    return Clusters.of_sums(codebook, true, 0.5 * (codebook[:-1] + codebook[1:]))

@@ -15,7 +15,9 @@ from nbquant.analysis.curves import METHODS, Method, curve, curves, lower_convex
 from nbquant.analysis.operating_point import OperatingPoint, operating_point
 from nbquant.analysis.statistics import Statistics
 from nbquant.coding.ledger import Ledger
-from nbquant.kernels import cpu, dispatch
+from nbquant.kernels import dispatch
+from nbquant.kernels.cpu import assign as cpu_assign
+from nbquant.kernels.cpu import histogram as cpu_histogram
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.selection import Selection
@@ -101,7 +103,7 @@ def test_single_point_is_the_curves(method, statistics):
 
 def test_cost_does_not_depend_on_the_number_of_weights(monkeypatch, selection):
     statistics = Statistics.of(selection)
-    for module in (dispatch, cpu):
+    for module in (dispatch, cpu_assign, cpu_histogram):
         for name in ("assign", "cluster_sums", "joint_histogram"):
             monkeypatch.setattr(module, name, lambda *args: pytest.fail("looked at the weights"))
     for method, weighted in METHODS:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbquant.quantization.clusters import Clusters
-from nbquant.quantization.ecsq import ECSQ, ecsq_clusters, ideal_length
+from nbquant.quantization.ecsq import ECSQ
 from nbquant.quantization.histogram import EXACT_BELOW, Cells, Histogram
+from nbquant.quantization.optimal_ecsq import ecsq_clusters, ideal_length
 from nbquant.quantization.uniform import Uniform
 
 MANY = 3 * EXACT_BELOW

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbquant.coding.huffman import HuffmanCode
-from nbquant.kernels import huffman as kernels
+from nbquant.kernels.cpu import huffman as kernels
 
 
 def heap_lengths(counts):
