@@ -1,22 +1,32 @@
 """Picks the kernel for the device the tensors are on: numba on the CPU, plain torch elsewhere."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from typing import TypeVar
+
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from nbquant.kernels import reference
 from nbquant.kernels.cpu import assign as cpu_assign
 from nbquant.kernels.cpu import histogram as cpu_histogram
+from nbquant.progress import Progress, track
 
 THREADS = os.cpu_count() or 1
+PIECE = 1 << 22  # weights of one task; a histogram's tables are small beside it
+LEAST_SHIFT = 8  # below it a table of all bins is too large
+CHUNK = 1 << 18  # weights that are widened or given to a kernel at once
+MANY_LEVELS = 1 << 16
 SPLIT_ABOVE = 1 << 18  # weights; below this a second thread costs more than it saves
+
+T = TypeVar("T")
+Histograms = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @cache
@@ -40,43 +50,175 @@ def _array(tensor: Tensor) -> np.ndarray:
     return (tensor if tensor.dtype == torch.float64 else tensor.float()).contiguous().numpy()
 
 
-def joint_histogram(weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"]) -> tuple[np.ndarray, np.ndarray]:
-    """See :func:`nbquant.kernels.reference.joint_histogram`; numpy arrays."""
-    if weight.device.type == "cpu":
-        return cpu_histogram.joint_histogram(_array(weight), _array(sensitivity))
-    key, sums = reference.joint_histogram(weight, sensitivity)
-    return key.cpu().numpy(), sums.cpu().numpy()
+def histogram(
+    weight: Float[Tensor, " n"],
+    sensitivity: Float[Tensor, " n"] | None,
+    marginal_shift: int,
+    joint_shift: int | None,
+    progress: Progress = False,
+) -> Histograms:
+    """See the two histograms of :mod:`nbquant.kernels.reference`; one pass, piece by piece.
+
+    Args:
+        weight: Weights w, of any floating-point type, perhaps memory-mapped.
+        sensitivity: Sensitivities h; None is h = 1.
+        marginal_shift: Bits dropped for the bins of w.
+        joint_shift: The same for those of the joint grid; None leaves the grid out.
+        progress: See :data:`nbquant.progress.Progress`; counts pieces.
+
+    Returns:
+        Keys and sums of the bins, keys and sums of the cells of the grid; numpy arrays.
+    """
+    pieces = [slice(begin, begin + PIECE) for begin in range(0, max(len(weight), 1), PIECE)]
+
+    def of_piece(piece: slice) -> Histograms:
+        w, h = weight[piece], None if sensitivity is None else sensitivity[piece]
+        if weight.device.type == "cpu" and marginal_shift >= LEAST_SHIFT:
+            return cpu_histogram.histogram(_blocks(w, h), marginal_shift, joint_shift)
+        marginal = reference.marginal_histogram(w, h, marginal_shift)
+        none = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4, dtype=torch.float64)
+        joint = none if joint_shift is None or h is None else reference.joint_histogram(w, h, joint_shift)
+        return tuple(array.cpu().numpy() for array in (*marginal, *joint))
+
+    found = [of_piece(pieces[0])] if len(pieces) == 1 else _pool().map(of_piece, pieces)
+    parts = list(track(found, "histogram", progress, len(pieces)))
+    return *merge([p[:2] for p in parts]), *merge([p[2:] for p in parts])
+
+
+def merge(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of histograms, each of ascending keys and their sums."""
+    parts = list(parts)
+    while len(parts) > 1:
+        # By pairs, so that every bin is copied no more than log₂ times.
+        pairs = zip(parts[::2], parts[1::2], strict=False)
+        parts = [cpu_histogram.merge(*a, *b) for a, b in pairs] + parts[len(parts) // 2 * 2 :]
+    return parts[0]
+
+
+def _blocks(
+    weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"] | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Arrays of so few weights that they stay in the cache."""
+    ones = np.ones(min(cpu_histogram.BLOCK, len(weight)), np.float32)
+    for begin in range(0, len(weight), cpu_histogram.BLOCK):
+        block = slice(begin, begin + cpu_histogram.BLOCK)
+        w = _array(weight[block])
+        yield w, ones[: len(w)] if sensitivity is None else _array(sensitivity[block])
 
 
 def assign(
     weight: Float[Tensor, " n"],
-    sensitivity: Float[Tensor, " n"],
+    sensitivity: Float[Tensor, " n"] | None,
     codebook: np.ndarray,
     codeword_length: np.ndarray,
     lmbda: float,
-) -> Int64[Tensor, " n"]:
-    """See :func:`nbquant.kernels.reference.assign`; the codebook is a float64 array."""
-    if weight.device.type == "cpu":
-        length = np.asarray(codeword_length, np.float64)
-        parts = _over_chunks(
-            lambda w, h: cpu_assign.assign(w, h, codebook, length, float(lmbda)), _array(weight), _array(sensitivity)
-        )
-        return torch.from_numpy(np.concatenate(parts)).long()
-    centres = torch.from_numpy(codebook).to(weight.device)
-    lengths = torch.from_numpy(np.asarray(codeword_length, np.float64)).to(weight.device)
-    return reference.assign(weight, sensitivity, centres, lengths, lmbda)
-
-
-def cluster_sums(
-    weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"], assignment: Int64[Tensor, " n"], levels: int
+    out: Tensor,
+    constant: float | None = None,
+    skip_zeros: bool = False,
 ) -> np.ndarray:
-    """See :func:`nbquant.kernels.reference.cluster_sums`; a numpy array (levels, 4)."""
-    if weight.device.type == "cpu":
-        parts = _over_chunks(
-            lambda w, h, a: cpu_assign.cluster_sums(w, h, a, levels),
-            _array(weight),
-            _array(sensitivity),
-            assignment.numpy(),
-        )
-        return np.sum(parts, axis=0)
-    return reference.cluster_sums(weight, sensitivity, assignment, levels).cpu().numpy()
+    """See :func:`nbquant.kernels.reference.assign`; ``out`` receives the assignment, the sums (k, 5) are returned."""
+    codebook, length = np.ascontiguousarray(codebook, np.float64), np.asarray(codeword_length, np.float64)
+    if weight.device.type != "cpu":
+        values, lengths = torch.from_numpy(codebook).to(weight.device), torch.from_numpy(length).to(weight.device)
+        return _by_reference(
+            lambda w, h: reference.assign(w, h, values, lengths, lmbda, constant, skip_zeros),
+            weight, sensitivity, out, len(codebook),
+        )  # fmt: skip
+    if sensitivity is None and constant is None:
+        constant = 1.0
+    if lmbda > 0 and constant is None:
+        by_cell = partial(cpu_assign.by_cell, codebook, lmbda * length, skip_zeros)
+        return _sweep(by_cell, weight, sensitivity, out, len(codebook))
+    half_h, price = (0.5 * constant, lmbda * length) if lmbda > 0 and constant is not None else (1.0, 0.0 * length)
+    by_bin = partial(cpu_assign.by_bin, codebook, price, half_h, skip_zeros)
+    return _sweep(by_bin, weight, sensitivity, out, len(codebook))
+
+
+def assign_grid(
+    weight: Float[Tensor, " n"],
+    sensitivity: Float[Tensor, " n"] | None,
+    step: float,
+    offset: float,
+    first: int,
+    cells: int,
+    out: Tensor,
+    skip_zeros: bool = False,
+) -> np.ndarray:
+    """See :func:`nbquant.kernels.reference.assign_grid`; ``out`` receives the assignment, the sums are returned."""
+    if weight.device.type != "cpu":
+        return _by_reference(
+            lambda w, h: reference.assign_grid(w, h, step, offset, first, cells, skip_zeros),
+            weight, sensitivity, out, cells,
+        )  # fmt: skip
+    return _sweep(partial(cpu_assign.by_grid, step, offset, first, cells, skip_zeros), weight, sensitivity, out, cells)
+
+
+def gather(codebook: Float[Tensor, " k"], assignment: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """See :func:`nbquant.kernels.reference.gather`."""
+    out = torch.empty(assignment.shape, dtype=codebook.dtype, device=codebook.device)
+    if codebook.device.type != "cpu":
+        for part in _slices(len(assignment), CHUNK):
+            out[part] = reference.gather(codebook, assignment[part])
+        return out
+    bits = getattr(torch, f"int{8 * codebook.element_size()}")  # numba knows no bfloat16, but moves its bits
+    values = torch.cat([codebook.new_zeros(1), codebook.detach()]).view(bits).numpy()
+    indices, moved = assignment.numpy(), out.view(bits).numpy()
+    _over_threads(lambda part: cpu_assign.gather(values, indices[part], moved[part]), len(assignment))
+    return out
+
+
+def _over_threads(work: Callable[[slice], T], n: int, threads: int | None = None) -> list[T]:
+    """Run ``work`` on a share of n weights for each core."""
+    shares = (threads or THREADS) if n > SPLIT_ABOVE else 1
+    parts = _slices(n, -(-n // shares) or 1)
+    return [work(part) for part in parts] if shares == 1 else list(_pool().map(work, parts))
+
+
+def _slices(n: int, size: int) -> list[slice]:
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def _sweep(
+    kernel_of: Callable[[], Callable[..., None]],
+    weight: Float[Tensor, " n"],
+    sensitivity: Float[Tensor, " n"] | None,
+    out: Tensor,
+    levels: int,
+) -> np.ndarray:
+    """Sums of a kernel over all weights, each thread with tables of its own; other dtypes are widened in chunks."""
+    dtype = torch.float64 if torch.float64 in (weight.dtype, getattr(sensitivity, "dtype", None)) else torch.float32
+    weight, out = weight.detach(), out.detach()
+    ones = torch.ones(CHUNK if sensitivity is None else 0, dtype=dtype)
+
+    def work(share: slice) -> np.ndarray:
+        kernel, sums = kernel_of(), np.zeros((levels, 5))
+        for part in _slices(share.stop - share.start, CHUNK):
+            part = slice(share.start + part.start, share.start + part.stop)  # noqa: PLW2901
+            w = weight[part].to(dtype).contiguous()
+            h = ones[: len(w)] if sensitivity is None else sensitivity.detach()[part].to(dtype).contiguous()
+            kernel(w.numpy(), _bits(w), h.numpy(), _bits(h), out[part].numpy(), sums)
+        return sums
+
+    # Where clusters are so many that their sums are large themselves, one thread.
+    parts = _over_threads(work, len(weight), 1 if levels > MANY_LEVELS else None)
+    return np.sum(parts, axis=0) if parts else np.zeros((levels, 5))
+
+
+def _bits(values: Float[Tensor, " n"]) -> np.ndarray:
+    return values.float().view(torch.int32).numpy()
+
+
+def _by_reference(
+    kernel: Callable[..., tuple[Tensor, Tensor]],
+    weight: Float[Tensor, " n"],
+    sensitivity: Float[Tensor, " n"] | None,
+    out: Tensor,
+    levels: int,
+) -> np.ndarray:
+    """Where kernels for other devices have their place."""
+    total = torch.zeros(levels, 5, dtype=torch.float64, device=weight.device)
+    for part in _slices(len(weight), CHUNK):
+        found, sums = kernel(weight[part], None if sensitivity is None else sensitivity[part])
+        out[part] = found.to(out.dtype)
+        total += sums
+    return total.cpu().numpy()

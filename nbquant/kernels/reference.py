@@ -4,92 +4,170 @@ The fast kernels have the same names and signatures and must agree with these.
 """
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-WEIGHT_SHIFT = 16  # a float32 without its lower half: 128 bins an octave, whatever the range
-SENSITIVITY_SHIFT = 22  # exponent and first mantissa bit: two rows an octave
-WEIGHT_BINS = (1 << 16) + 1  # one more than there are upper halves: exact zero has a bin of its own
-ZERO_BIN = 1 << 15
+MARGINAL_SHIFT = 16  # bits dropped from a float32 for the bins of the marginal: 128 an octave, whatever the range
+JOINT_SHIFT = 18  # for those of the joint grid: 32 an octave
+ROW_SHIFT = 22  # exponent and first mantissa bit of h: two rows an octave
+ROWS = 1 << 10  # of h, the upper half of them negative
+ROW_OF_ONE = 0x3F800000 >> ROW_SHIFT  # h = 1
+ROW_KEYS = 1 << 33  # keys of one row
+ZERO_KEY = 1 << 32  # of exact zero within its row
+LEAST_MASS = 1e-200  # of a weight: where h is 0, a bin keeps the mean of its weights; lost in any other h
 CHUNK = 1 << 16  # weights handled at once where an (n, k) table is formed
 
 
-def weight_bin(weight: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """Bin of each weight: the upper half of its float32 bit pattern, made monotone; exact zero is alone in its bin.
+def weight_key(weight: Float[Tensor, " n"], shift: int) -> Int64[Tensor, " n"]:
+    """Key of the bin that each weight is in: its float32 bit pattern without ``shift`` bits, made monotone.
 
-    Bins on the bit pattern need no range and keep their relative width, so that one outlier cannot spoil them.
+    Bins on the bit pattern need no range and keep their relative width, so that one outlier cannot spoil them. Exact
+    zero has a key of its own. Bins of a smaller shift lie within those of a larger one, and their keys beside theirs.
     """
     bits = weight.float().view(torch.int32).long()
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> WEIGHT_SHIFT
-    bins = ordered + ZERO_BIN + (ordered >= 0)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> shift << shift
     # Asked of the weight itself: a float64 that float32 rounds to zero is not zero, and goes to a bin beside it.
-    return torch.where(weight == 0, ZERO_BIN, bins)
+    return torch.where(weight == 0, ZERO_KEY, ordered + ZERO_KEY + (bits >= 0))
 
 
 def sensitivity_row(sensitivity: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """Row of each sensitivity: half-octaves of h, ascending; h = 0 is row 0, whatever its sign."""
-    return (sensitivity.float().view(torch.int32).long() & 0x7FFFFFFF) >> SENSITIVITY_SHIFT
+    """Row of each sensitivity: half-octaves of h, ascending; 0 and less than a float32 holds, of either sign, is row 0.
+
+    Negative sensitivities show as rows from ``ROWS / 2`` on.
+    """
+    row = (sensitivity.float().view(torch.int32).long() & 0xFFFFFFFF) >> ROW_SHIFT
+    return torch.where(row == ROWS // 2, 0, row)
+
+
+def marginal_histogram(
+    weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"] | None, shift: int = MARGINAL_SHIFT
+) -> tuple[Int64[Tensor, " m"], Float[Tensor, "m 4"]]:
+    """Sums over the occupied bins of w.
+
+    Args:
+        weight: Weights w.
+        sensitivity: Non-negative sensitivities h; None is h = 1.
+        shift: Bits dropped from the weights.
+
+    Returns:
+        Ascending keys of the bins, as :func:`weight_key` gives them; for each bin n, Σh, Σhw, Σhw² in float64. Weights
+        or sensitivities that are not finite make sums that are not. Every h counts as h + ``LEAST_MASS``.
+    """
+    return _sums_by(weight_key(weight, shift), *_moments(weight, sensitivity))
 
 
 def joint_histogram(
-    weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"]
-) -> tuple[Int64[Tensor, " m"], Float[Tensor, "m 6"]]:
-    """Sums over the occupied cells of the (h, w) grid.
+    weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"], shift: int = JOINT_SHIFT
+) -> tuple[Int64[Tensor, " m"], Float[Tensor, "m 4"]]:
+    """Sums over the occupied cells of the (h, w) grid; keys are ``row * ROW_KEYS + weight_key``.
 
-    Args:
-        weight: Finite weights w.
-        sensitivity: Finite, non-negative sensitivities h.
-
-    Returns:
-        Ascending cell keys, ``row * WEIGHT_BINS + bin``, and for each cell n, Σw, Σw², Σh, Σhw, Σhw² in float64.
+    See :func:`marginal_histogram`.
     """
-    cell = sensitivity_row(sensitivity) * WEIGHT_BINS + weight_bin(weight)
-    key, index = torch.unique(cell, return_inverse=True)
-    w, h = weight.double(), sensitivity.double()
-    terms = torch.stack([torch.ones_like(w), w, w * w, h, h * w, h * w * w], dim=1)
-    return key, torch.zeros(len(key), 6, dtype=torch.float64, device=w.device).index_add_(0, index, terms)
+    key = sensitivity_row(sensitivity) * ROW_KEYS + weight_key(weight, shift)
+    return _sums_by(key, *_moments(weight, sensitivity))
+
+
+def _moments(
+    weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"] | None
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    w = weight.double()
+    h = torch.ones_like(w) if sensitivity is None else sensitivity.double() + LEAST_MASS
+    return torch.ones_like(w), h, h * w, h * w * w
+
+
+def _sums_by(key: Int64[Tensor, " n"], *terms: Float[Tensor, " n"]) -> tuple[Int64[Tensor, " m"], Float[Tensor, "m c"]]:
+    used, index = torch.unique(key, return_inverse=True)
+    stacked = torch.stack(terms, dim=1)
+    return used, torch.zeros(len(used), len(terms), dtype=torch.float64, device=key.device).index_add_(
+        0, index, stacked
+    )
 
 
 def assign(
     weight: Float[Tensor, " n"],
-    sensitivity: Float[Tensor, " n"],
+    sensitivity: Float[Tensor, " n"] | None,
     codebook: Float[Tensor, " k"],
     codeword_length: Float[Tensor, " k"],
     lmbda: float,
-) -> Int64[Tensor, " n"]:
-    """Assign each weight to the codeword of least Lagrangian cost.
+    constant: float | None = None,
+    skip_zeros: bool = False,
+) -> tuple[Int64[Tensor, " n"], Float[Tensor, "k 5"]]:
+    """Assign each weight to the codeword of least Lagrangian cost, and sum up the clusters.
 
     a_i = argmin_j  ½ h_i (w_i − c_j)² + λ ℓ_j
 
     Args:
         weight: Weights w.
-        sensitivity: Hessian diagonal h [loss/weight²], non-negative.
-        codebook: Reconstruction values c, ascending and distinct.
-        codeword_length: Codeword lengths ℓ [bit].
+        sensitivity: Hessian diagonal h [loss/weight²], non-negative; None is h = 1.
+        codebook: Reconstruction values c, ascending and distinct, float64.
+        codeword_length: Codeword lengths ℓ [bit], float64.
         lmbda: Lagrange multiplier λ [loss/bit]; 0 gives the nearest codeword whatever h is.
+        constant: What stands for every h in the choice; the sums are of h itself all the same.
+        skip_zeros: Leave out weights that are exactly zero: they are assigned −1 and in no sum.
 
     Returns:
-        Indices into ``codebook``; ties go to the lowest.
+        Indices into ``codebook``, ties to the lowest; and for each codeword n, Σw, Σh, Σhw, Σhw² in float64.
 
     Source: Choi et al. 2017 (arXiv:1612.01543), section 5.4.
     """
     c, length = codebook.double(), codeword_length.double()
-    parts = []
-    for w, h in zip(weight.double().split(CHUNK), sensitivity.double().split(CHUNK), strict=True):
-        cost = (w[:, None] - c) ** 2
+    w = weight.double()
+    h = torch.ones_like(w) if sensitivity is None else sensitivity.double()
+    mass = h if constant is None else torch.full_like(w, constant)
+    parts = [torch.zeros(0, dtype=torch.int64, device=w.device)]
+    for w_part, mass_part in zip(w.split(CHUNK), mass.split(CHUNK), strict=True):
+        cost = (w_part[:, None] - c) ** 2
         if lmbda > 0:
-            cost = 0.5 * h[:, None] * cost + lmbda * length
+            cost = 0.5 * mass_part[:, None] * cost + lmbda * length
         parts.append(cost.argmin(dim=1))
-    return torch.cat(parts)
+    assignment = torch.cat(parts)
+    if skip_zeros:
+        assignment = torch.where(weight == 0, -1, assignment)
+    return assignment, _cluster_sums(w, h, assignment, len(c))
 
 
-def cluster_sums(
-    weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"], assignment: Int64[Tensor, " n"], levels: int
-) -> Float[Tensor, "k 4"]:
-    """For each cluster n, Σw, Σh and Σhw, in float64."""
-    w, h = weight.double(), sensitivity.double()
-    terms = torch.stack([torch.ones_like(w), w, h, h * w], dim=1)
-    return torch.zeros(levels, 4, dtype=torch.float64, device=w.device).index_add_(0, assignment.long(), terms)
+def assign_grid(
+    weight: Float[Tensor, " n"],
+    sensitivity: Float[Tensor, " n"] | None,
+    step: float,
+    offset: float,
+    first: int,
+    cells: int,
+    skip_zeros: bool = False,
+) -> tuple[Int64[Tensor, " n"], Float[Tensor, "cells 5"]]:
+    """Round each weight to a grid, and sum up the cells.
+
+    Args:
+        weight: Weights w.
+        sensitivity: Sensitivities h; None is h = 1.
+        step: Width of a cell [weight].
+        offset: Where the grid lies, in steps: 0 centres a cell on zero.
+        first: Index of the first cell, round(min w / step − offset); halves go to the even index.
+        cells: Number of cells up to the last weight's.
+        skip_zeros: Leave out weights that are exactly zero: they are assigned −1 and in no sum.
+
+    Returns:
+        round(w / step − offset) − first; and for each cell n, Σw, Σh, Σhw, Σhw² in float64.
+    """
+    w = weight.double()
+    h = torch.ones_like(w) if sensitivity is None else sensitivity.double()
+    assignment = torch.round(w / step - offset).long() - first
+    if skip_zeros:
+        assignment = torch.where(weight == 0, -1, assignment)
+    return assignment, _cluster_sums(w, h, assignment, cells)
+
+
+def _cluster_sums(
+    w: Float[Tensor, " n"], h: Float[Tensor, " n"], assignment: Int64[Tensor, " n"], levels: int
+) -> Float[Tensor, "k 5"]:
+    terms = torch.stack([torch.ones_like(w), w, h, h * w, h * w * w], dim=1)
+    kept = assignment >= 0
+    return torch.zeros(levels, 5, dtype=torch.float64, device=w.device).index_add_(0, assignment[kept], terms[kept])
+
+
+def gather(codebook: Float[Tensor, " k"], assignment: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Reconstruction value of each weight, in the codebook's dtype; an assignment of −1 is zero."""
+    return torch.cat([codebook, codebook.new_zeros(1)])[assignment.long()]
 
 
 def interval_costs(prefix: Float[Tensor, "m+1 3"]) -> Float[Tensor, "m+1 m+1"]:
@@ -118,3 +196,30 @@ def kmeans_table(prefix: Float[Tensor, "m+1 3"], levels: int) -> tuple[Float[Ten
         best, start[k] = (best[:, None] + cost).min(dim=0)
         total.append(best[-1])
     return torch.stack(total), start
+
+
+def pinned_kmeans_table(
+    prefix: Float[Tensor, "m+1 3"], levels: int
+) -> tuple[Float[Tensor, " k"], Int64[Tensor, "k m+1"], Int64[Tensor, "k m+1"], Bool[Tensor, "k m+1"]]:
+    """The same as :func:`kmeans_table` with one of the centres held at zero.
+
+    Returns:
+        The least Σh(w − c)²; first bins of the last cluster where none of the clusters is the one at zero (as in
+        :func:`kmeans_table`) and where one is; and whether in the latter case the last one is.
+    """
+    cost = interval_costs(prefix)
+    at_zero = (prefix[None, :, 2] - prefix[:, None, 2]).masked_fill(cost.isinf(), torch.inf)
+    free, best = cost[0], at_zero[0]
+    free_start = torch.zeros(levels, len(prefix), dtype=torch.int64)
+    start, is_zero = torch.zeros_like(free_start), torch.zeros_like(free_start, dtype=torch.bool)
+    is_zero[0] = True
+    total = [best[-1]]
+    for k in range(1, levels):
+        free_cost, free_start[k] = (free[:, None] + cost).min(dim=0)
+        after, after_start = (best[:, None] + cost).min(dim=0)
+        last, last_start = (free[:, None] + at_zero).min(dim=0)
+        is_zero[k] = last < after
+        start[k] = torch.where(is_zero[k], last_start, after_start)
+        free, best = free_cost, torch.minimum(after, last)
+        total.append(best[-1])
+    return torch.stack(total), free_start, start, is_zero

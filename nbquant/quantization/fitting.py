@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nbquant.coding.ledger import Ledger
 from nbquant.quantization.clusters import Clusters
-from nbquant.quantization.histogram import EXACT_BELOW, Cells, Histogram
+from nbquant.quantization.histogram import Cells, Histogram
 from nbquant.quantization.quantized import PRUNED, Codebook, Quantized, QuantizedTensor
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.rate import code_ledger, is_mostly_zero, lengths_for, position_ledger, tensor_gaps
@@ -116,8 +116,6 @@ def _fit_group(
 
 def _cells(weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], rows: bool) -> Cells:
     """The solvers' view of weights: one by one where they are few, else of their histogram."""
-    if len(weight) <= EXACT_BELOW:
-        return Cells.of_weights(weight.double().cpu().numpy(), mass.double().cpu().numpy(), True, rows)
     return Cells.of_histogram(Histogram.of(weight, mass), True, rows)
 
 

@@ -2,62 +2,133 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from nbquant.kernels import dispatch
-from nbquant.kernels.reference import WEIGHT_BINS, ZERO_BIN
+from nbquant.kernels.reference import JOINT_SHIFT, MARGINAL_SHIFT, ROW_KEYS, ROW_OF_ONE, ROWS, ZERO_KEY
+from nbquant.progress import Progress
+from nbquant.quantization.validate import checked_sensitivity, require_finite_weight
 
-N, W, WW, H, HW, HWW = range(6)  # columns of the sums
-BIN_WIDTH = 2.0**-7  # of the weight, or up to half of that
-EXACT_BELOW = 1 << 12  # weights; so few are kept one by one, so that no two of them share a bin
+N, H, HW, HWW = range(4)  # columns of the sums
+NEGLIGIBLE = 1e-100  # mean h, below which all that there is is LEAST_MASS
+SHIFTS = ((MARGINAL_SHIFT, JOINT_SHIFT), (10, 14))  # bits dropped; the second where all weights are much the same
+FEW_BINS = 1 << 10  # in fewer the weights are much the same: those of a norm, near 1
+EXACT = ((0, 0),)
+EXACT_UP_TO = 1 << 14  # weights; of so few every distinct one has a bin of its own
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Sums over the occupied bins of a fixed grid; those of two sets of weights add.
+
+    Attributes:
+        key: Ascending keys ``row * ROW_KEYS + weight_key``, see :mod:`nbquant.kernels.reference`.
+        sums: For each bin n, Σh, Σhw, Σhw², with h + ``LEAST_MASS`` for h.
+    """
+
+    key: Int64[np.ndarray, " m"]
+    sums: Float[np.ndarray, "m 4"]
+
+    @staticmethod
+    def merge(parts: Iterable["Bins"]) -> "Bins":
+        """Sum of several."""
+        return Bins(*dispatch.merge([(p.key, p.sums) for p in parts]))
+
+    @cached_property
+    def row(self) -> Int64[np.ndarray, " m"]:
+        """Row of h of each bin."""
+        return self.key // ROW_KEYS
+
+    @cached_property
+    def is_zero(self) -> Bool[np.ndarray, " m"]:
+        """Which bins hold the weights that are exactly zero."""
+        return self.key % ROW_KEYS == ZERO_KEY
+
+    def without_zeros(self) -> "Bins":
+        """The same without the weights that are exactly zero."""
+        return Bins(self.key[~self.is_zero], self.sums[~self.is_zero])
+
+    def damped(self, offset: float) -> "Bins":
+        """The same with ``offset`` added to every h; within a bin, h and w are taken to be independent."""
+        n, h, hw, hww = self.sums.T
+        growth = 1 + offset * n / h
+        return Bins(self.key, np.column_stack([n, h * growth, hw * growth, hww * growth]))
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Sums over the occupied cells of a fixed (h, w) grid; two histograms add to that of their union.
+    """Sums over fine bins of w, and over coarser cells of (h, w); two histograms add to that of their union.
 
     Attributes:
-        key: Ascending cell keys: rows of h (half-octaves), within a row bins of w (128 an octave, exact zero its own).
-        sums: For each cell n, Σw, Σw², Σh, Σhw, Σhw².
+        marginal: 128 bins of w an octave, whatever h is; of few weights each distinct one.
+        joint: 32 bins of w an octave in rows of half an octave of h; of few weights each distinct one in its row.
     """
 
-    key: Int64[np.ndarray, " m"]
-    sums: Float[np.ndarray, "m 6"]
+    marginal: Bins
+    joint: Bins
 
     @staticmethod
-    def of(weight: Float[Tensor, "..."], sensitivity: Float[Tensor, "..."] | None = None) -> "Histogram":
-        """Histogram of a tensor; h is 1 where no sensitivity is given."""
-        weight = weight.detach().reshape(-1)
-        h = torch.ones_like(weight) if sensitivity is None else sensitivity.detach().reshape(-1)
-        return Histogram(*dispatch.joint_histogram(weight, h))
+    def of(
+        weight: Float[Tensor, "..."],
+        sensitivity: Float[Tensor, "..."] | None = None,
+        name: str = "weight",
+        progress: Progress = False,
+    ) -> "Histogram":
+        """Histogram of a tensor, in one pass over it; some nanoseconds a weight.
+
+        Args:
+            weight: Weights w.
+            sensitivity: Sensitivities h of the same shape; None is h = 1.
+            name: What an error calls the tensor.
+            progress: See :data:`nbquant.progress.Progress`.
+
+        Raises:
+            ValueError: Weights or sensitivities that are not finite, or negative sensitivities.
+        """
+        w, h = weight.detach().reshape(-1), None if sensitivity is None else sensitivity.detach().reshape(-1)
+        for fine, coarse in SHIFTS if len(w) > EXACT_UP_TO else EXACT:
+            key, sums, joint_key, joint_sums = dispatch.histogram(w, h, fine, None if h is None else coarse, progress)
+            if len(key) >= FEW_BINS:
+                break
+        if not np.isfinite(sums).all() or (joint_key >= ROWS // 2 * ROW_KEYS).any():
+            require_finite_weight(weight, name)
+            if sensitivity is not None:
+                checked_sensitivity(sensitivity, weight, name)
+            raise ValueError(
+                f"sums of h·w² must be finite, but those of {name!r} are not, with |w| up to "
+                f"{float(weight.abs().max()):.3g}: leave this layer out."
+            )
+        marginal = Bins(key, sums)
+        return Histogram(
+            marginal, Bins(key + ROW_OF_ONE * ROW_KEYS, sums) if h is None else Bins(joint_key, joint_sums)
+        )
 
     @staticmethod
     def merge(parts: Iterable["Histogram"]) -> "Histogram":
         """Sum of several histograms."""
         parts = list(parts)
-        if len(parts) == 1:
-            return parts[0]
-        key, index = np.unique(np.concatenate([p.key for p in parts]), return_inverse=True)
-        sums = np.concatenate([p.sums for p in parts])
-        return Histogram(key, np.stack([np.bincount(index, column, len(key)) for column in sums.T], axis=1))
+        return Histogram(Bins.merge(p.marginal for p in parts), Bins.merge(p.joint for p in parts))
 
     def without_zeros(self) -> "Histogram":
         """The same without the weights that are exactly zero (pruned)."""
-        keep = self.key % WEIGHT_BINS != ZERO_BIN
-        return Histogram(self.key[keep], self.sums[keep])
+        return Histogram(self.marginal.without_zeros(), self.joint.without_zeros())
+
+    def damped(self, offset: float) -> "Histogram":
+        """The same with ``offset`` [loss/weight²] added to every h."""
+        return Histogram(self.marginal.damped(offset), self.joint.damped(offset))
 
     @property
     def zeros(self) -> int:
         """Number of weights that are exactly zero."""
-        return int(self.sums[self.key % WEIGHT_BINS == ZERO_BIN, N].sum())
+        return int(self.marginal.sums[self.marginal.is_zero, N].sum())
 
     def __len__(self) -> int:
         """Number of weights."""
-        return int(self.sums[:, N].sum())
+        return int(self.marginal.sums[:, N].sum())
 
 
 @dataclass(frozen=True)
@@ -83,36 +154,10 @@ class Cells:
     @staticmethod
     def of_histogram(histogram: Histogram, weighted: bool, rows: bool) -> "Cells":
         """Cells of a histogram; without ``rows`` all h share one, which is enough where cells are intervals of w."""
-        bins = histogram.key % WEIGHT_BINS
         if rows and weighted:
-            return _cells(histogram.sums, histogram.key // WEIGHT_BINS, weighted)
-        used, index = np.unique(bins, return_inverse=True)
-        sums = np.stack([np.bincount(index, column, len(used)) for column in histogram.sums.T], axis=1)
-        return _cells(sums, np.zeros(len(used), np.int64), weighted)
-
-    @staticmethod
-    def of_weights(
-        weight: Float[np.ndarray, " n"], sensitivity: Float[np.ndarray, " n"], weighted: bool, rows: bool
-    ) -> "Cells":
-        """Cells that hold one distinct weight each, for few weights."""
-        w, h = weight.astype(np.float64), sensitivity.astype(np.float64)
-        row = h if rows and weighted else np.zeros_like(h)
-        pairs, index = np.unique(np.stack([row, w]), axis=1, return_inverse=True)
-        terms = np.stack([np.ones_like(w), w, w * w, h, h * w, h * w * w], axis=1)
-        index = index.reshape(-1)
-        sums = np.stack([np.bincount(index, column, pairs.shape[1]) for column in terms.T], axis=1)
-        return _cells(sums, np.unique(pairs[0], return_inverse=True)[1].reshape(-1), weighted)
-
-    @staticmethod
-    def of_distinct(weight: Float[Tensor, " n"], mass: Float[Tensor, " n"]) -> "Cells":
-        """One row of cells that hold a distinct weight each, or equally many of them; at the cost of a sort."""
-        distinct, index = torch.unique(weight.double(), return_inverse=True)
-        if len(distinct) > EXACT_BELOW:
-            index = index * EXACT_BELOW // len(distinct)
-        w, h = weight.double(), mass.double()
-        terms = torch.stack([torch.ones_like(w), w, w * w, h, h * w, h * w * w], dim=1)
-        sums = torch.zeros(int(index.max()) + 1, 6, dtype=w.dtype, device=w.device).index_add_(0, index, terms)
-        return _cells(sums.cpu().numpy(), np.zeros(len(sums), np.int64), True)
+            return _cells(histogram.joint.sums, histogram.joint.row, weighted)
+        sums = histogram.marginal.sums
+        return _cells(sums, np.zeros(len(sums), np.int64), weighted)
 
     @property
     def count(self) -> int:
@@ -120,25 +165,33 @@ class Cells:
         return int(self.prefix[-1, 0])
 
 
-def _cells(sums: Float[np.ndarray, "m 6"], row: Int64[np.ndarray, " m"], weighted: bool) -> Cells:
+def _cells(sums: Float[np.ndarray, "m 4"], row: Int64[np.ndarray, " m"], weighted: bool) -> Cells:
     """Cells of sums that are sorted by row and, within it, by weight."""
-    true = sums[:, [N, H, HW, HWW]]
-    mean_h = sums[:, H].sum() / sums[:, N].sum()
-    if weighted and mean_h > 0:
-        mass = true
+    position = sums[:, HW] / sums[:, H]
+    if (np.diff(position) < 0)[row[1:] == row[:-1]].any():
+        # A wide bin among the narrow ones of few weights: its mean need not lie where its key does.
+        order = np.lexsort([position, row])
+        sums, position = sums[order], position[order]
+    n, h, _, hww = sums.T
+    mean_h = h.sum() / n.sum()
+    if weighted and mean_h > NEGLIGIBLE:
+        mass = sums
     else:
-        mean_h = mean_h if mean_h > 0 else 1.0
-        mass = np.column_stack([sums[:, N], sums[:, [N, W, WW]] * mean_h])
+        scale = n * (mean_h if mean_h > NEGLIGIBLE else 1.0)
+        mass = np.column_stack([n, scale, scale * position, scale * (hww / h)])
     starts = np.flatnonzero(np.diff(row, prepend=-1))
     row_sums = np.add.reduceat(mass[:, :2], starts, axis=0)
+    prefix = _running(mass)
     return Cells(
         row_start=np.append(starts, len(row)),
         row_sensitivity=row_sums[:, 1] / row_sums[:, 0],
-        position=sums[:, W] / sums[:, N],
-        prefix=_running(mass),
-        true_prefix=_running(true),
+        position=position,
+        prefix=prefix,
+        true_prefix=prefix if mass is sums else _running(sums),
     )
 
 
 def _running(terms: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m+1 c"]:
-    return np.vstack([np.zeros(terms.shape[1]), np.cumsum(terms, axis=0)])
+    running = np.zeros((len(terms) + 1, terms.shape[1]))
+    np.cumsum(terms, axis=0, out=running[1:])
+    return running

@@ -11,13 +11,12 @@ from torch import Tensor
 from nbquant.kernels import dispatch
 from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.fitting import fit_quantizer
-from nbquant.quantization.histogram import BIN_WIDTH, EXACT_BELOW, Cells
+from nbquant.quantization.histogram import Cells
 from nbquant.quantization.optimal_kmeans import kmeans_clusters
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding, Weights, check_options
 
 POLISH_PASSES = 10
-NARROW = 2  # bins' widths between neighbouring centres; with fewer, bins are too coarse to have found them
 MOST_LEVELS = 1 << 12
 
 
@@ -64,8 +63,6 @@ class KMeans:
         self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], start: Clusters
     ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
         """Polish the histogram's optimum by Lloyd iterations on the weights; every centre is its members' mean."""
-        if len(weight) > EXACT_BELOW and _is_narrow(start.codebook, self.levels):
-            start = self.clusters(Cells.of_distinct(weight, mass))
         codebook = start.codebook
         previous = torch.full_like(weight, -1, dtype=torch.int64)
         for _ in range(POLISH_PASSES):
@@ -82,10 +79,3 @@ class KMeans:
     def fit(self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None) -> Quantized:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
         return fit_quantizer(self, weight, sensitivity)
-
-
-def _is_narrow(codebook: Float[np.ndarray, " k"], levels: int) -> bool:
-    if len(codebook) < levels:
-        return True
-    width = 0.5 * np.abs(codebook[1:] + codebook[:-1]) * BIN_WIDTH
-    return levels > 1 and bool(np.median(np.diff(codebook) - NARROW * width) < 0)

@@ -1,61 +1,166 @@
-"""The joint histogram over weight and sensitivity."""
+"""Histograms of weights, and their sum.
+
+A table is indexed by the upper bits of a float32 as they are, which needs no branch: the sign of a weight is a coin
+toss that no branch predictor wins. What is occupied is sorted out at the end.
+"""
+
+from collections.abc import Iterable
 
 import numpy as np
 from numba import njit
 
-from nbquant.kernels.reference import SENSITIVITY_SHIFT, WEIGHT_BINS, WEIGHT_SHIFT, ZERO_BIN
+from nbquant.kernels.reference import LEAST_MASS, ROW_KEYS, ROW_SHIFT, ROWS, ZERO_KEY
 
 Array = np.ndarray
+Block = tuple[Array, Array]
 
-
-@njit(cache=True, nogil=True, inline="always")
-def _weight_bin(weight: float, bits: int) -> int:
-    if weight == 0:
-        return ZERO_BIN
-    if bits < 0:
-        return ((bits ^ 0x7FFFFFFF) >> WEIGHT_SHIFT) + ZERO_BIN
-    return (bits >> WEIGHT_SHIFT) + ZERO_BIN + 1
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _sensitivity_row(bits: int) -> int:
-    return (bits & 0x7FFFFFFF) >> SENSITIVITY_SHIFT
+BLOCK = 1 << 16  # weights that stay in the cache between the passes over them
+FIRST_ROWS = 64  # rows of h that a table has room for; it grows
+NONE = np.uint32(0xFFFFFFFF)
+_ROW_SHIFT = np.uint32(ROW_SHIFT)
+_ONE = np.uint32(1)
 
 
 @njit(cache=True, nogil=True)
-def _joint_histogram(weight: Array, bits: Array, sensitivity: Array, rows: Array) -> tuple[Array, Array]:
-    lowest, highest = 1 << 10, 0
-    for i in range(len(rows)):
-        row = _sensitivity_row(rows[i])
-        lowest, highest = min(lowest, row), max(highest, row)
-    # Two passes: which cells are occupied, then their sums. A sort would cost ten times as much.
-    index = np.zeros((highest - lowest + 1) * WEIGHT_BINS, np.int32)
-    for i in range(len(rows)):
-        index[(_sensitivity_row(rows[i]) - lowest) * WEIGHT_BINS + _weight_bin(weight[i], bits[i])] = 1
-    occupied = np.flatnonzero(index)
-    for m in range(len(occupied)):
-        index[occupied[m]] = m
-    sums = np.zeros((len(occupied), 6), np.float64)
-    for i in range(len(rows)):
-        m = index[(_sensitivity_row(rows[i]) - lowest) * WEIGHT_BINS + _weight_bin(weight[i], bits[i])]
-        w, h = np.float64(weight[i]), np.float64(sensitivity[i])
-        cell = sums[m]
+def _add_marginal(weight: Array, bits: Array, sensitivity: Array, shift: int, zero: int, sums: Array) -> None:
+    for i in range(len(weight)):
+        w, h = np.float64(weight[i]), np.float64(sensitivity[i]) + LEAST_MASS
+        hw = h * w
+        cell = sums[zero if w == 0 else bits[i] >> shift]
         cell[0] += 1
-        cell[1] += w
-        cell[2] += w * w
-        cell[3] += h
-        cell[4] += h * w
-        cell[5] += h * w * w
-    return occupied + np.int64(lowest) * WEIGHT_BINS, sums
+        cell[1] += h
+        cell[2] += hw
+        cell[3] += hw * w
 
 
-def joint_histogram(weight: Array, sensitivity: Array) -> tuple[Array, Array]:
-    """See :func:`nbquant.kernels.reference.joint_histogram`; float32 or float64 arrays."""
-    if len(weight) == 0:
-        return np.zeros(0, np.int64), np.zeros((0, 6))
-    return _joint_histogram(weight, _float32_bits(weight), sensitivity, _float32_bits(sensitivity))
+@njit(cache=True, nogil=True)
+def _add_joint(
+    weight: Array, bits: Array, sensitivity: Array, rows: Array, shift: int, zero: int, slot: Array, sums: Array
+) -> None:
+    for i in range(len(weight)):
+        w, h = np.float64(weight[i]), np.float64(sensitivity[i]) + LEAST_MASS
+        hw = h * w
+        cell = sums[slot[rows[i] >> _ROW_SHIFT], zero if w == 0 else bits[i] >> shift]
+        cell[0] += 1
+        cell[1] += h
+        cell[2] += hw
+        cell[3] += hw * w
+
+
+@njit(cache=True, nogil=True)
+def _mark_rows(rows: Array, seen: Array) -> None:
+    for i in range(len(rows)):
+        seen[rows[i] >> _ROW_SHIFT] = True
+
+
+@njit(cache=True, nogil=True)
+def _magnitudes(bits: Array, least: int, largest: int) -> tuple[int, int]:
+    """Least and largest bits of |w|, doubled; the least less one, so that zero becomes huge and does not count."""
+    for i in range(len(bits)):
+        doubled = np.uint32(bits[i] << _ONE)
+        least, largest = min(least, np.uint32(doubled - _ONE)), max(largest, doubled)
+    return least, largest
+
+
+def histogram(
+    blocks: Iterable[Block], marginal_shift: int, joint_shift: int | None
+) -> tuple[Array, Array, Array, Array]:
+    """See the two histograms of :mod:`nbquant.kernels.reference`.
+
+    Args:
+        blocks: Weights and their sensitivities, float32 or float64, best of ``BLOCK`` weights each.
+        marginal_shift: Bits dropped for the bins of w, at least 8.
+        joint_shift: The same for those of the grid; None leaves the grid out.
+
+    Returns:
+        Keys and sums of the bins, keys and sums of the cells of the grid.
+    """
+    fine_zero = 1 << (32 - marginal_shift)
+    fine = np.zeros((fine_zero + 1, 4))
+    # Large, but the system hands out only those pages that are written to.
+    coarse_zero = 1 << (32 - (joint_shift or 0)) if joint_shift else 0
+    coarse = np.zeros((FIRST_ROWS if joint_shift else 0, coarse_zero + 1, 4))
+    slot = np.full(ROWS, NONE, np.uint32)
+    least, largest = NONE, np.uint32(0)
+    for weight, sensitivity in blocks:
+        bits = _float32_bits(weight)
+        least, largest = _magnitudes(bits, least, largest)
+        _add_marginal(weight, bits, sensitivity, np.uint32(marginal_shift), np.uint32(fine_zero), fine)
+        if joint_shift:
+            rows = _float32_bits(sensitivity)
+            coarse = _room_for(rows, slot, coarse)
+            _add_joint(weight, bits, sensitivity, rows, np.uint32(joint_shift), np.uint32(coarse_zero), slot, coarse)
+    in_use = int(least) >> 1, int(largest) >> 1
+    keys, parts = [np.zeros(0, np.int64)], [np.zeros((0, 4))]
+    slot[ROWS // 2] = NONE  # an alias of row 0
+    for row in np.flatnonzero(slot != NONE):
+        key, part = _occupied(coarse[slot[row]], joint_shift, *in_use)
+        keys.append(key + row * ROW_KEYS)
+        parts.append(part)
+    return *_occupied(fine, marginal_shift, *in_use), np.concatenate(keys), np.concatenate(parts)
+
+
+def _room_for(rows: Array, slot: Array, sums: Array) -> Array:
+    """Give every row of h that occurs a slot in the table, and the table room for it."""
+    seen = np.zeros(ROWS, np.bool_)
+    _mark_rows(rows, seen)
+    seen[0] |= seen[ROWS // 2]
+    new = np.flatnonzero(seen & (slot == NONE))
+    used = np.count_nonzero(slot[: ROWS // 2] != NONE) + np.count_nonzero(slot[ROWS // 2 + 1 :] != NONE)
+    new = new[new != ROWS // 2]
+    while used + len(new) > len(sums):
+        sums = np.concatenate([sums, np.zeros_like(sums)])
+    slot[new] = np.arange(used, used + len(new))
+    slot[ROWS // 2] = slot[0]
+    return sums
+
+
+@njit(cache=True, nogil=True)
+def _occupied(sums: Array, shift: int, least: int, largest: int) -> tuple[Array, Array]:
+    """Keys and sums of the bins in use, ascending: the negative bit patterns backwards, zero, the positive ones."""
+    half = (len(sums) - 1) >> 1
+    first, last = min(least >> shift, half - 1), largest >> shift
+    count = 0
+    for i in range(first, last + 1):
+        count += (sums[i, 0] > 0) + (sums[half + i, 0] > 0)
+    count += sums[2 * half, 0] > 0
+    key, found = np.empty(count, np.int64), np.empty((count, sums.shape[1]))
+    m = 0
+    for i in range(last, first - 1, -1):
+        if sums[half + i, 0] > 0:
+            key[m], found[m] = ZERO_KEY + ((-1 - i) << shift), sums[half + i]
+            m += 1
+    if sums[2 * half, 0] > 0:
+        key[m], found[m] = ZERO_KEY, sums[2 * half]
+        m += 1
+    for i in range(first, last + 1):
+        if sums[i, 0] > 0:
+            key[m], found[m] = ZERO_KEY + (i << shift) + 1, sums[i]
+            m += 1
+    return key, found
 
 
 def _float32_bits(values: Array) -> Array:
     with np.errstate(over="ignore", under="ignore"):
-        return values.astype(np.float32, copy=False).view(np.int32)
+        return values.astype(np.float32, copy=False).view(np.uint32)
+
+
+@njit(cache=True, nogil=True)
+def merge(key_a: Array, sums_a: Array, key_b: Array, sums_b: Array) -> tuple[Array, Array]:
+    """Sum of two histograms: the union of their ascending keys, each with its sums."""
+    most = len(key_a) + len(key_b)
+    key, sums = np.empty(most, np.int64), np.empty((most, sums_a.shape[1]))
+    i = j = m = 0
+    while i < len(key_a) or j < len(key_b):
+        if j == len(key_b) or (i < len(key_a) and key_a[i] < key_b[j]):
+            key[m], sums[m] = key_a[i], sums_a[i]
+            i += 1
+        elif i == len(key_a) or key_b[j] < key_a[i]:
+            key[m], sums[m] = key_b[j], sums_b[j]
+            j += 1
+        else:
+            key[m], sums[m] = key_a[i], sums_a[i] + sums_b[j]
+            i += 1
+            j += 1
+        m += 1
+    return key[:m].copy(), sums[:m].copy()

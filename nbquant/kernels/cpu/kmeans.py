@@ -16,11 +16,36 @@ def _interval_cost(prefix: Array, i: int, j: int) -> float:
 
 
 @njit(cache=True, nogil=True)
-def kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array]:
-    """See :func:`nbquant.kernels.reference.kmeans_table`.
+def _extend(prefix: Array, best: Array, k: int, new: Array, start: Array) -> None:
+    """Best cost of the bins 0 … j−1 with one more cluster than ``best``, which has k, and where the last one starts.
 
-    Divide and conquer: the best start never moves left as j grows, so one level costs m log m, not m².
+    Divide and conquer: the best start never moves left as j grows, so this costs m log m, not m².
     """
+    m = len(prefix) - 1
+    stack = np.empty((128, 4), np.int64)
+    depth = 1
+    stack[0] = (k + 1, m, k, m - 1)
+    while depth > 0:
+        depth -= 1
+        first, last, low, high = stack[depth]
+        j = (first + last) >> 1
+        least, where = np.inf, low
+        for i in range(low, min(j - 1, high) + 1):
+            cost = best[i] + _interval_cost(prefix, i, j)
+            if cost < least:
+                least, where = cost, i
+        new[j], start[j] = least, where
+        if first < j:
+            stack[depth] = (first, j - 1, low, where)
+            depth += 1
+        if j < last:
+            stack[depth] = (j + 1, last, where, high)
+            depth += 1
+
+
+@njit(cache=True, nogil=True)
+def kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array]:
+    """See :func:`nbquant.kernels.reference.kmeans_table`."""
     m = len(prefix) - 1
     start = np.zeros((levels, m + 1), np.int32)
     total = np.empty(levels, np.float64)
@@ -28,27 +53,69 @@ def kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array]:
     for j in range(1, m + 1):
         best[j] = _interval_cost(prefix, 0, j)
     total[0] = best[m]
-    stack = np.empty((128, 4), np.int64)
     for k in range(1, levels):
         new = np.full(m + 1, np.inf)
-        depth = 1
-        stack[0] = (k + 1, m, k, m - 1)
-        while depth > 0:
-            depth -= 1
-            first, last, low, high = stack[depth]
-            j = (first + last) >> 1
-            least, where = np.inf, low
-            for i in range(low, min(j - 1, high) + 1):
-                cost = best[i] + _interval_cost(prefix, i, j)
-                if cost < least:
-                    least, where = cost, i
-            new[j], start[k, j] = least, where
-            if first < j:
-                stack[depth] = (first, j - 1, low, where)
-                depth += 1
-            if j < last:
-                stack[depth] = (j + 1, last, where, high)
-                depth += 1
+        _extend(prefix, best, k, new, start[k])
         best = new
         total[k] = best[m]
     return total, start
+
+
+@njit(cache=True, nogil=True)
+def pinned_kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array, Array, Array]:
+    """See :func:`nbquant.kernels.reference.pinned_kmeans_table`."""
+    m = len(prefix) - 1
+    free_start, start = np.zeros((levels, m + 1), np.int32), np.zeros((levels, m + 1), np.int32)
+    is_zero = np.zeros((levels, m + 1), np.bool_)
+    total = np.empty(levels, np.float64)
+    free, best = np.full(m + 1, np.inf), np.full(m + 1, np.inf)
+    for j in range(1, m + 1):
+        free[j] = _interval_cost(prefix, 0, j)
+        best[j] = prefix[j, 2] - prefix[0, 2]
+        is_zero[0, j] = True
+    total[0] = best[m]
+    for k in range(1, levels):
+        new_free, new = np.full(m + 1, np.inf), np.full(m + 1, np.inf)
+        _extend(prefix, free, k, new_free, free_start[k])
+        _extend(prefix, best, k, new, start[k])
+        # The cost of a cluster at zero is a difference, so that its best start is the least of what is left of it.
+        least, where = np.inf, 0
+        for j in range(k + 1, m + 1):
+            if free[j - 1] - prefix[j - 1, 2] < least:
+                least, where = free[j - 1] - prefix[j - 1, 2], j - 1
+            if least + prefix[j, 2] < new[j]:
+                new[j], start[k, j], is_zero[k, j] = least + prefix[j, 2], where, True
+        free, best = new_free, new
+        total[k] = best[m]
+    return total, free_start, start, is_zero
+
+
+@njit(cache=True, nogil=True)
+def lloyd(position: Array, prefix: Array, edges: Array, pinned: int, most: int) -> Array:
+    """Move the edges of clusters to where neighbouring centres are equally far, again and again.
+
+    Args:
+        position: Mean w of each bin, ascending.
+        prefix: Running sums of mass, mass·w, mass·w².
+        edges: First bin of each cluster, and the number of bins.
+        pinned: Cluster whose centre is zero; −1 for none.
+        most: Largest number of rounds.
+
+    Returns:
+        Edges at which it came to rest; no cluster is empty.
+    """
+    k = len(edges) - 1
+    centre = np.empty(k)
+    for _ in range(most):
+        for c in range(k):
+            s0 = prefix[edges[c + 1], 0] - prefix[edges[c], 0]
+            s1 = prefix[edges[c + 1], 1] - prefix[edges[c], 1]
+            centre[c] = 0.0 if c == pinned else s1 / s0
+        moved = edges.copy()
+        for c in range(1, k):
+            middle = 0.5 * (centre[c - 1] + centre[c])
+            moved[c] = max(moved[c - 1] + 1, np.searchsorted(position, middle, side="right"))
+        if (moved[1:] <= moved[:-1]).any() or (moved == edges).all():
+            break
+        edges = moved
+    return edges
