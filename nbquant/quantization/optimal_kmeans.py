@@ -42,7 +42,7 @@ def kmeans_clusters(cells: Cells, levels: Sequence[int], pinned_zero: bool = Fal
 def _candidates(cells: Cells) -> Int64[np.ndarray, " c"]:
     """Cells where a cluster may start, and the number of cells.
 
-    Where there are too many, as dense as the centres of the best quantizer are: by the cube root of the density of mass.
+    Where there are too many, as dense as the centres of the best quantizer are: the cube root of the density of mass.
     """
     m = len(cells.position)
     if m <= MOST_CANDIDATES:

@@ -5,6 +5,7 @@ toss that no branch predictor wins. What is occupied is sorted out at the end.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -54,11 +55,11 @@ def _mark_rows(rows: Array, seen: Array) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _magnitudes(bits: Array, least: int, largest: int) -> tuple[int, int]:
-    """Least and largest bits of |w|, doubled; the least less one, so that zero becomes huge and does not count."""
+def _magnitudes(weight: Array, bits: Array, least: Any, largest: Any) -> tuple[Any, Any]:
+    """Least and largest bits of |w|, doubled; zero wraps around to a huge least, and does not count."""
     for i in range(len(bits)):
         doubled = np.uint32(bits[i] << _ONE)
-        least, largest = min(least, np.uint32(doubled - _ONE)), max(largest, doubled)
+        least, largest = min(least, np.uint32(doubled - np.uint32(weight[i] == 0))), max(largest, doubled)
     return least, largest
 
 
@@ -77,27 +78,32 @@ def histogram(
     """
     fine_zero = 1 << (32 - marginal_shift)
     fine = np.zeros((fine_zero + 1, 4))
+    coarse_zero = 0 if joint_shift is None else 1 << (32 - joint_shift)
     # Large, but the system hands out only those pages that are written to.
-    coarse_zero = 1 << (32 - (joint_shift or 0)) if joint_shift else 0
-    coarse = np.zeros((FIRST_ROWS if joint_shift else 0, coarse_zero + 1, 4))
+    coarse = np.zeros((0 if joint_shift is None else FIRST_ROWS, coarse_zero + 1, 4))
     slot = np.full(ROWS, NONE, np.uint32)
-    least, largest = NONE, np.uint32(0)
+    least, largest = _unsigned(NONE), _unsigned(0)
     for weight, sensitivity in blocks:
         bits = _float32_bits(weight)
-        least, largest = _magnitudes(bits, least, largest)
-        _add_marginal(weight, bits, sensitivity, np.uint32(marginal_shift), np.uint32(fine_zero), fine)
-        if joint_shift:
+        least, largest = _magnitudes(weight, bits, least, largest)
+        _add_marginal(weight, bits, sensitivity, _unsigned(marginal_shift), _unsigned(fine_zero), fine)
+        if joint_shift is not None:
             rows = _float32_bits(sensitivity)
             coarse = _room_for(rows, slot, coarse)
-            _add_joint(weight, bits, sensitivity, rows, np.uint32(joint_shift), np.uint32(coarse_zero), slot, coarse)
+            _add_joint(weight, bits, sensitivity, rows, _unsigned(joint_shift), _unsigned(coarse_zero), slot, coarse)
     in_use = int(least) >> 1, int(largest) >> 1
     keys, parts = [np.zeros(0, np.int64)], [np.zeros((0, 4))]
     slot[ROWS // 2] = NONE  # an alias of row 0
     for row in np.flatnonzero(slot != NONE):
-        key, part = _occupied(coarse[slot[row]], joint_shift, *in_use)
+        key, part = _occupied(coarse[slot[row]], joint_shift or 0, *in_use)
         keys.append(key + row * ROW_KEYS)
         parts.append(part)
     return *_occupied(fine, marginal_shift, *in_use), np.concatenate(keys), np.concatenate(parts)
+
+
+def _unsigned(value: Any) -> Any:
+    """So that a shift of unsigned bits stays unsigned."""
+    return np.uint32(value)
 
 
 def _room_for(rows: Array, slot: Array, sums: Array) -> Array:
