@@ -9,8 +9,22 @@ from nbquant.quantization.ecsq import ECSQ
 from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.uniform import Uniform
 from nbquant.sensitivity.estimate import sensitivity
+from nbquant.sensitivity.files import load_sensitivity, save_sensitivity
 from nbquant.widgets.explorer import explore
 
 __version__ = "0.1.0"
 
-__all__ = ["ECSQ", "KMeans", "Uniform", "curves", "evaluate", "explore", "fit", "select", "sensitivity", "zoo"]
+__all__ = [
+    "ECSQ",
+    "KMeans",
+    "Uniform",
+    "curves",
+    "evaluate",
+    "explore",
+    "fit",
+    "load_sensitivity",
+    "save_sensitivity",
+    "select",
+    "sensitivity",
+    "zoo",
+]

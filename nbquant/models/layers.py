@@ -1,7 +1,7 @@
 """Names of a model's layers, and how layers are asked for."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -41,36 +41,78 @@ def resolve(model: nn.Module, layers: Layers) -> tuple[set[str], set[str]]:
     modules = dict(model.named_modules(remove_duplicate=False))
     if layers is None:
         return set(parameters), set()
-    if isinstance(layers, str | nn.Module):
-        layers = (layers,)
-    elif not isinstance(layers, Iterable):
-        raise TypeError(f"layers must be names, globs or modules, but a {type(layers).__name__} came: {layers!r}.")
-    asked: set[str] = set()
-    in_person: set[str] = set()
-    items = tuple(layers)
+    kinds = {name: type(module).__name__ for name, module in modules.items()}
+    items = [_name_of(model, modules, item) if isinstance(item, nn.Module) else item for item in _items(layers)]
+    return _resolve(parameters, kinds, layer_names(model), items, "the model")
+
+
+def resolve_names(parameters: Iterable[str], layers: Layers) -> tuple[set[str], set[str]]:
+    """The same for a checkpoint, of which only the names of its parameters are known.
+
+    Raises:
+        TypeError: Something that is not a name; a module is none.
+        ValueError: As :func:`resolve`.
+    """
+    parameters = list(parameters)
+    if layers is None:
+        return set(parameters), set()
+    items = _items(layers)
     for item in items:
         if isinstance(item, nn.Module):
-            item = _name_of(model, modules, item)
-        elif not isinstance(item, str):
+            raise TypeError(
+                f"layers of a checkpoint must be names or globs, but a {type(item).__name__} came: pass its name."
+            )
+    kinds = {"": "checkpoint"}
+    for name in parameters:
+        parts = name.split(".")
+        kinds |= {".".join(parts[:depth]): "container" for depth in range(1, len(parts))}
+    names = tuple(dict.fromkeys(owner(name) for name in parameters))
+    return _resolve(parameters, kinds, names, items, "the checkpoint")
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """The first few names, and how many there are besides."""
+    quoted = [repr(name) for name in names]
+    return ", ".join(quoted[:most]) + (f" and {len(quoted) - most} more" if len(quoted) > most else "")
+
+
+def _items(layers: Layers) -> tuple[str | nn.Module, ...]:
+    if isinstance(layers, str | nn.Module):
+        return (layers,)
+    if not isinstance(layers, Iterable):
+        raise TypeError(f"layers must be names, globs or modules, but a {type(layers).__name__} came: {layers!r}.")
+    items = tuple(layers)
+    for item in items:
+        if not isinstance(item, str | nn.Module):
             raise TypeError(f"layers must be names, globs or modules, but {item!r} is a {type(item).__name__}.")
-        if item in modules:
+    return items
+
+
+def _resolve(
+    parameters: list[str], kinds: Mapping[str, str], layers: tuple[str, ...], items: Iterable[str], where: str
+) -> tuple[set[str], set[str]]:
+    asked: set[str] = set()
+    in_person: set[str] = set()
+    known = set(parameters)
+    for item in items:
+        if item in known:
+            asked.add(item)
+            in_person.add(item)
+        if item in kinds:
             below = {name for name in parameters if _is_below(name, item)}
             if not below:
                 raise ValueError(
-                    f"a layer with parameters is required, but {item!r} ({type(modules[item]).__name__}) has none: "
-                    f"choose from {_some(layer_names(model))}."
+                    f"a layer with parameters is required, but {item!r} ({kinds[item]}) has none: "
+                    f"choose from {listed(layers)}."
                 )
             asked |= below
             in_person |= {name for name in below if owner(name) == item}
-        elif item in parameters:
-            asked.add(item)
-            in_person.add(item)
-        else:
-            asked |= _matching(model, parameters, modules, item)
+        elif item not in known:
+            asked |= _matching(parameters, kinds, layers, item, where)
     if not asked:
         raise ValueError(
-            f"at least one layer is required, but layers={items!r} came: pass None for all, or some of "
-            f"{_some(layer_names(model))}."
+            f"at least one layer is required, but layers={tuple(items)!r} came: pass None for all, or some of "
+            f"{listed(layers)}."
         )
     return asked, in_person
 
@@ -79,28 +121,25 @@ def _is_below(parameter: str, module: str) -> bool:
     return not module or parameter.startswith(module + ".")
 
 
-def _matching(model: nn.Module, parameters: list[str], modules: dict[str, nn.Module], pattern: str) -> set[str]:
-    hits = [name for name in modules if name and fnmatchcase(name, pattern)]
-    found = {name for name in parameters if fnmatchcase(name, pattern) or any(_is_below(name, hit) for hit in hits)}
+def _matching(
+    parameters: list[str], kinds: Mapping[str, str], layers: tuple[str, ...], pattern: str, where: str
+) -> set[str]:
+    hits = tuple(name + "." for name in kinds if name and fnmatchcase(name, pattern))
+    found = {name for name in parameters if fnmatchcase(name, pattern) or name.startswith(hits)}
     if not found:
-        known = [name for name in dict.fromkeys((*modules, *parameters)) if name]
+        known = [name for name in dict.fromkeys((*kinds, *parameters)) if name]
         nearest = difflib.get_close_matches(pattern, known, n=3, cutoff=0.5)
-        advice = f"did you mean {_some(nearest)}?" if nearest else f"choose from {_some(layer_names(model))}."
+        advice = f"did you mean {listed(nearest)}?" if nearest else f"choose from {listed(layers)}."
         kind = "pattern" if any(sign in pattern for sign in "*?[") else "name"
-        raise ValueError(f"layers must be in the model, but no layer or parameter has the {kind} {pattern!r}: {advice}")
+        raise ValueError(f"layers must be in {where}, but no layer or parameter has the {kind} {pattern!r}: {advice}")
     return found
 
 
-def _name_of(model: nn.Module, modules: dict[str, nn.Module], module: nn.Module) -> str:
+def _name_of(model: nn.Module, modules: Mapping[str, nn.Module], module: nn.Module) -> str:
     for name, candidate in modules.items():
         if candidate is module:
             return name
     raise ValueError(
         f"layers must be in the model, but this {type(module).__name__} is none of the modules of this "
-        f"{type(model).__name__} (is it a copy's?): pass its name, one of {_some(layer_names(model))}."
+        f"{type(model).__name__} (is it a copy's?): pass its name, one of {listed(layer_names(model))}."
     )
-
-
-def _some(names: Iterable[str], most: int = 8) -> str:
-    quoted = [repr(name) for name in names]
-    return ", ".join(quoted[:most]) + (f" and {len(quoted) - most} more" if len(quoted) > most else "")

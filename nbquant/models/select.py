@@ -1,53 +1,78 @@
 """Choose the tensors of a model that are to be quantized."""
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nbquant.models.layers import Layers, owner, resolve
+from nbquant.models.checkpoint import BUFFERS, Checkpoint
+from nbquant.models.layers import Layers, listed, owner, resolve, resolve_names
 from nbquant.quantization.selection import SelectedTensor, Selection
 from nbquant.quantization.validate import (
     QUANTIZABLE,
     checked_sensitivity,
     dtype_name,
     dtype_names,
+    fitting_sensitivity,
     require_finite_weight,
     require_positive_somewhere,
 )
+from nbquant.tensorfile import FLOATS, FileSlice
+
+Sensitivities = Mapping[str, Float[Tensor, "..."]] | str | os.PathLike[str]
+"""By parameter name, or the path of a checkpoint that holds them."""
 
 
 def select(
-    model: nn.Module, sensitivity: Mapping[str, Float[Tensor, "..."]] | None = None, layers: Layers = None
+    source: nn.Module | str | os.PathLike[str],
+    sensitivity: Sensitivities | None = None,
+    layers: Layers = None,
 ) -> Selection:
     """Select weights of a model, with their sensitivities.
 
-    The weights are not copied: the selection sees later changes of the model.
+    The weights are not copied: the selection sees later changes of the model. A checkpoint is not read but mapped, so
+    that it may be larger than memory; what its tensors hold is checked when their histograms are made. It must not be
+    shortened while it is in use: replace the file instead of writing into it.
 
     Args:
-        model: Any module. Tied parameters are one, under their first name.
+        source: A module, in which tied parameters are one, under their first name; or the path of a checkpoint: a
+            ``.safetensors`` file, the ``.safetensors.index.json`` of several, or a folder with one of these.
         sensitivity: Hessian diagonal h [loss/weight²], non-negative, by parameter name, as
-            :func:`nbquant.sensitivity` returns; it may hold more than is selected.
+            :func:`nbquant.sensitivity` returns; it may hold more than is selected. Or the path of a safetensors
+            checkpoint that holds it, as :func:`nbquant.save_sensitivity` writes; it is mapped too.
         layers: What to select: layer names ("fc1"; a container's name means all below it), parameter names
             ("fc1.weight"), globs of either ("conv*"), or modules of the model; one or several. None is all.
 
     Returns:
-        The floating-point parameters asked for, in the model's order; all else is counted as unselected, with those
-        buffers that the model's state holds.
+        The floating-point parameters asked for, in the order of the model, file or index; all else is counted as
+        unselected, with those buffers that the model's state holds. In a checkpoint the running statistics of batch
+        norms are known as buffers by their names, and the scales of quantized weights by what is beside them.
 
     Raises:
         ValueError: An unknown or empty selection, a parameter that cannot be quantized, weights or sensitivities that
-            are not finite, sensitivities that are missing, negative, all zero or of another shape, or weights on
-            several devices.
+            are not finite, sensitivities that are missing, negative, all zero or of another shape, weights on
+            several devices, or damaged files.
         TypeError: Arguments of other types than these.
+        OSError: Files that are not there or cannot be read.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, but a {type(model).__name__} came.")
-    if sensitivity is not None and not isinstance(sensitivity, Mapping):
+    if not isinstance(source, nn.Module | str | os.PathLike):
         raise TypeError(
-            f"sensitivity must map parameter names to tensors, but a {type(sensitivity).__name__} came: "
-            "pass what nbquant.sensitivity(model, …) returned."
+            "source must be a torch.nn.Module or the path of a safetensors checkpoint, but a "
+            f"{type(source).__name__} came."
         )
+    if sensitivity is not None and not isinstance(sensitivity, Mapping | str | os.PathLike):
+        raise TypeError(
+            "sensitivity must map parameter names to tensors or be the path of a safetensors file, but a "
+            f"{type(sensitivity).__name__} came: pass what nbquant.sensitivity(model, …) returned."
+        )
+    if isinstance(source, nn.Module):
+        return _select_of_model(source, sensitivity, layers)
+    return _select_of_checkpoint(Checkpoint.open(source), sensitivity, layers)
+
+
+def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers: Layers) -> Selection:
     _require_values(model)
     aliases = _aliases(model)
     asked, in_person = resolve(model, layers)
@@ -63,7 +88,7 @@ def select(
                 f"weights to quantize must be {dtype_names()}, but {name!r} is {dtype_name(parameter)}: "
                 "leave it out of layers."
             )
-    _require_any(chosen, layers)
+    _require_any(chosen, layers, "the model")
     _require_one_device(chosen)
     for tensor in chosen:
         require_finite_weight(tensor.weight, tensor.name)
@@ -71,6 +96,31 @@ def select(
         parameters = dict(model.named_parameters())
         chosen = _with_sensitivity(chosen, sensitivity, {t.name: aliases[id(parameters[t.name])] for t in chosen})
     return Selection(tuple(chosen), *_unselected(model, {tensor.name for tensor in chosen}))
+
+
+def _select_of_checkpoint(checkpoint: Checkpoint, sensitivity: Sensitivities | None, layers: Layers) -> Selection:
+    buffers = {name for name in checkpoint.files if name.rpartition(".")[2] in BUFFERS}
+    asked, in_person = resolve_names((name for name in checkpoint.files if name not in buffers), layers)
+    chosen: list[SelectedTensor] = []
+    bits = count = 0
+    for name in checkpoint.files:
+        stored = checkpoint.stored(name)
+        if name in asked and checkpoint.is_quantizable(name):
+            weight = checkpoint.tensor(name)
+            chosen.append(SelectedTensor(name, owner(name), weight, weight_source=stored.source))
+        elif name in in_person:
+            quantized = checkpoint.quantized_by(name)
+            came = stored.dtype if quantized is None else f"part of {quantized!r}, which is quantized already"
+            raise ValueError(
+                f"weights to quantize must be {dtype_names()}, but {name!r} is {came}: leave it out of layers."
+            )
+        else:
+            bits += 8 * stored.source.size
+            count += 0 if name in buffers else stored.count
+    _require_any(chosen, layers, "the checkpoint")
+    if sensitivity is not None:
+        chosen = _with_sensitivity(chosen, sensitivity, {t.name: [t.name] for t in chosen})
+    return Selection(tuple(chosen), bits, count)
 
 
 def _aliases(model: nn.Module) -> dict[int, list[str]]:
@@ -92,29 +142,44 @@ def _unselected(model: nn.Module, selected: set[str]) -> tuple[int, int]:
 
 
 def _with_sensitivity(
-    chosen: Sequence[SelectedTensor], sensitivity: Mapping[str, Tensor], aliases: Mapping[str, Sequence[str]]
+    chosen: Sequence[SelectedTensor], sensitivity: Sensitivities, aliases: Mapping[str, Sequence[str]]
 ) -> list[SelectedTensor]:
-    keys = {tensor.name: next((n for n in aliases[tensor.name] if n in sensitivity), None) for tensor in chosen}
+    stored = None if isinstance(sensitivity, Mapping) else Checkpoint.open(sensitivity)
+    given = sensitivity if isinstance(sensitivity, Mapping) else {}
+    names = given.keys() if stored is None else stored.files.keys()
+    keys = {tensor.name: next((n for n in aliases[tensor.name] if n in names), None) for tensor in chosen}
     missing = [name for name, key in keys.items() if key is None]
     if missing:
         raise ValueError(
             f"a sensitivity is required for each of the {len(chosen)} selected tensors, but {len(missing)} are missing "
-            f"({', '.join(map(repr, missing[:3]))}{', …' if len(missing) > 3 else ''}) among the {len(sensitivity)} "
-            "given: compute it for the same model, or select fewer layers."
+            f"({listed(missing, 3)}) among the {len(names)} given: compute it for the same model, or select fewer "
+            "layers."
         )
-    result = [
-        SelectedTensor(
-            t.name, t.layer, t.weight, checked_sensitivity(sensitivity[keys[t.name] or t.name], t.weight, t.name)
-        )
-        for t in chosen
-    ]
-    require_positive_somewhere([t.sensitivity for t in result if t.sensitivity is not None])
+    result = []
+    for t in chosen:
+        key = keys[t.name] or t.name
+        h, source = (given[key], None) if stored is None else _mapped(stored, key, t.name)
+        # Both on disk: no entry is looked at here.
+        check = fitting_sensitivity if t.weight_source and source else checked_sensitivity
+        result.append(replace(t, sensitivity=check(h, t.weight, t.name), sensitivity_source=source))
+    if not all(t.weight_source and t.sensitivity_source for t in result):
+        require_positive_somewhere([t.sensitivity for t in result if t.sensitivity is not None])
     return result
 
 
-def _require_any(chosen: Sequence[SelectedTensor], layers: Layers) -> None:
+def _mapped(stored: Checkpoint, key: str, name: str) -> tuple[Float[Tensor, "..."], FileSlice]:
+    entry = stored.stored(key)
+    if entry.dtype not in FLOATS:
+        raise ValueError(
+            f"sensitivity of {name!r} must be floating-point, but is {entry.dtype} in {str(stored.path)!r}: "
+            "pass the file that nbquant.save_sensitivity wrote."
+        )
+    return stored.tensor(key), entry.source
+
+
+def _require_any(chosen: Sequence[SelectedTensor], layers: Layers, where: str) -> None:
     if sum(tensor.weight.numel() for tensor in chosen) == 0:
-        came = "the model has none" if layers is None else f"layers={layers!r} has none"
+        came = f"{where} has none" if layers is None else f"layers={layers!r} has none"
         raise ValueError(f"at least one weight in {dtype_names()} is required, but {came}: choose other layers.")
 
 

@@ -1,31 +1,43 @@
 """What is quantized: named tensors with their sensitivities."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nbquant.tensorfile import FileSlice
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class SelectedTensor:
     """One parameter tensor of a selection.
 
     Attributes:
         name: Parameter name, as in ``model.named_parameters()``; tied ones have one entry, under their first name.
         layer: Name of the module that owns it; the unit of "per layer".
-        weight: The weights, in their own shape, dtype and device, detached.
+        weight: The weights, in their own shape, dtype and device, detached; those of a checkpoint are read from disk
+            as they are looked at, and what is in them has not been checked.
         sensitivity: Hessian diagonal h [loss/weight²] of the same shape and device; None if it was not given.
+        weight_source: Where the weights are on disk; None for those of a module.
+        sensitivity_source: The same of the sensitivities.
     """
 
     name: str
     layer: str
     weight: Float[Tensor, "..."]
     sensitivity: Float[Tensor, "..."] | None = None
+    weight_source: FileSlice | None = None
+    sensitivity_source: FileSlice | None = None
+
+    @property
+    def bits(self) -> int:
+        """Bits of the weights as they are stored now."""
+        return self.weight.numel() * self.weight.element_size() * 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selection:
     """Tensors chosen to be quantized together.
 
@@ -65,8 +77,33 @@ class Selection:
     @property
     def source_bits(self) -> int:
         """N·b: bits of the weights as they are stored now."""
-        return sum(t.weight.numel() * t.weight.element_size() * 8 for t in self.tensors)
+        return sum(t.bits for t in self.tensors)
 
     def by_layer(self) -> dict[str, "Selection"]:
         """One selection a layer."""
         return {layer: Selection(tuple(t for t in self.tensors if t.layer == layer)) for layer in self.layers}
+
+    def part(self, layers: Collection[str]) -> "Selection":
+        """Some of the layers, as they are; the others count as unselected. No weight is looked at.
+
+        Args:
+            layers: Names of layers of this selection.
+
+        Raises:
+            ValueError: No layer, layers without weights, or one that is not selected.
+        """
+        chosen = {layers} if isinstance(layers, str) else set(layers)
+        unknown = chosen - {t.layer for t in self.tensors}
+        kept = tuple(t for t in self.tensors if t.layer in chosen)
+        if unknown or not any(t.weight.numel() for t in kept):
+            came = f"{min(unknown)!r} is not among them" if unknown else f"layers={sorted(chosen)} came"
+            raise ValueError(
+                f"at least one weight in the {len(self.layers)} layers of this selection is required, but {came}: "
+                "choose from its .layers."
+            )
+        left = [t for t in self.tensors if t.layer not in chosen]
+        return Selection(
+            kept,
+            self.unselected_bits + sum(t.bits for t in left),
+            self.unselected_count + sum(t.weight.numel() for t in left),
+        )

@@ -1,12 +1,14 @@
 """What weights and sensitivities must be, whether they come from a model or as plain tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 QUANTIZABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+_CHUNK = 1 << 20  # entries looked at together, so that no check takes memory in proportion to a tensor
 
 
 def checked_weight(weight: object, name: str) -> Float[Tensor, "..."]:
@@ -25,12 +27,29 @@ def checked_weight(weight: object, name: str) -> Float[Tensor, "..."]:
 
 
 def require_finite_weight(weight: Float[Tensor, "..."], name: str) -> None:
-    """Refuse weights that are not finite.
+    """Refuse weights that are not finite, counting them in one pass and little memory.
 
     Raises:
         ValueError: NaN or infinite entries.
     """
     _require_finite(weight, "weights", name, "repair the model before quantizing it")
+
+
+def require_valid_sensitivity(sensitivity: Float[Tensor, "..."], name: str) -> None:
+    """Refuse sensitivities that are not finite or negative, counting them in one pass and little memory.
+
+    Raises:
+        ValueError: NaN, infinite or negative entries.
+    """
+    _require_finite(sensitivity, "sensitivities", name, "use fewer or other batches, or another method")
+    least = _least(sensitivity)
+    if least < 0:
+        negative = sum(int((part < 0).sum()) for part in _chunks(sensitivity))
+        raise ValueError(
+            f"sensitivity must be non-negative, but {negative} of {sensitivity.numel()} entries of {name!r} are "
+            f"not (min {least:.2g}): clamp it with .clamp(min=0), or use a method that is never "
+            'negative, such as "gauss_newton".'
+        )
 
 
 def checked_sensitivity(sensitivity: object, weight: Float[Tensor, "..."], name: str) -> Float[Tensor, "..."]:
@@ -42,6 +61,18 @@ def checked_sensitivity(sensitivity: object, weight: Float[Tensor, "..."], name:
         TypeError: Not a floating-point tensor.
         ValueError: Another shape than the weight's, or entries that are not finite or negative.
     """
+    sensitivity = fitting_sensitivity(sensitivity, weight, name)
+    require_valid_sensitivity(sensitivity, name)
+    return sensitivity
+
+
+def fitting_sensitivity(sensitivity: object, weight: Float[Tensor, "..."], name: str) -> Float[Tensor, "..."]:
+    """The same without looking at the entries.
+
+    Raises:
+        TypeError: Not a floating-point tensor.
+        ValueError: Another shape than the weight's.
+    """
     if not isinstance(sensitivity, Tensor) or not sensitivity.is_floating_point():
         raise TypeError(f"sensitivity of {name!r} must be a floating-point tensor, but is {_came(sensitivity)}.")
     if sensitivity.shape != weight.shape:
@@ -49,16 +80,7 @@ def checked_sensitivity(sensitivity: object, weight: Float[Tensor, "..."], name:
             f"sensitivity of {name!r} must have the weight's shape {tuple(weight.shape)}, but has "
             f"{tuple(sensitivity.shape)}: compute it for the same model."
         )
-    sensitivity = sensitivity.detach().to(weight.device)
-    _require_finite(sensitivity, "sensitivities", name, "use fewer or other batches, or another method")
-    negative = int((sensitivity < 0).sum())
-    if negative:
-        raise ValueError(
-            f"sensitivity must be non-negative, but {negative} of {sensitivity.numel()} entries of {name!r} are "
-            f"not (min {float(sensitivity.min()):.2g}): clamp it with .clamp(min=0), or use a method that is never "
-            'negative, such as "gauss_newton".'
-        )
-    return sensitivity
+    return sensitivity.detach().to(weight.device)
 
 
 def require_positive_somewhere(sensitivities: Sequence[Float[Tensor, "..."]]) -> None:
@@ -67,7 +89,7 @@ def require_positive_somewhere(sensitivities: Sequence[Float[Tensor, "..."]]) ->
     Raises:
         ValueError: All entries are zero.
     """
-    if not any(bool(s.any()) for s in sensitivities):
+    if not any(bool(part.any()) for s in sensitivities for part in _chunks(s)):
         count = sum(s.numel() for s in sensitivities)
         raise ValueError(
             f"sensitivity must be positive somewhere, but all {count} entries are zero: use more or other calibration "
@@ -90,10 +112,22 @@ def _came(value: object) -> str:
 
 
 def _require_finite(values: Tensor, kind: str, name: str, advice: str) -> None:
-    bad = int((~values.isfinite()).sum())
-    if bad:
-        nans = int(values.isnan().sum())
-        raise ValueError(
-            f"{kind} must be finite, but {bad} of {values.numel()} in {name!r} are not ({nans} NaN, "
-            f"{bad - nans} infinite): {advice}, or leave this layer out."
-        )
+    # A minimum is NaN where an entry is, and costs no mask; -inf and inf are at the two ends.
+    if all(bool(torch.stack(part.aminmax()).isfinite().all()) for part in _chunks(values)):
+        return
+    nans = sum(int(part.isnan().sum()) for part in _chunks(values))
+    infinite = sum(int(part.isinf().sum()) for part in _chunks(values))
+    raise ValueError(
+        f"{kind} must be finite, but {nans + infinite} of {values.numel()} in {name!r} are not ({nans} NaN, "
+        f"{infinite} infinite): {advice}, or leave this layer out."
+    )
+
+
+def _least(values: Tensor) -> float:
+    return min((float(part.min()) for part in _chunks(values)), default=0.0)
+
+
+def _chunks(values: Tensor) -> Iterator[Tensor]:
+    """All entries, in the order in which they lie in memory, where flattening by rows would copy them."""
+    by_stride = sorted(range(values.dim()), key=values.stride, reverse=True)
+    return (part for part in values.detach().permute(by_stride).reshape(-1).split(_CHUNK) if part.numel())

@@ -1,10 +1,17 @@
+import json
+import os
+import struct
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from nbquant.models.lenet import LeNet5
+from nbquant.models.resnet import ResNet8
 from nbquant.models.select import select
 
 
@@ -158,7 +165,11 @@ def broken(change):
     ("change", "error", "message"),
     [
         (lambda h: h.pop("fc1.bias"), ValueError, r"8 selected tensors, but 1 are missing \('fc1\.bias'\) among the 7"),
-        (lambda h: h.clear(), ValueError, r"but 8 are missing \('conv1\.weight', 'conv1\.bias', 'conv2\.weight', …\)"),
+        (
+            lambda h: h.clear(),
+            ValueError,
+            r"but 8 are missing \('conv1\.weight', 'conv1\.bias', 'conv2\.weight' and 5 more\)",
+        ),
         (lambda h: h.update({"fc2.bias": torch.ones(11)}), ValueError, r"shape \(10,\), but has \(11,\)"),
         (
             lambda h: h.update({"fc2.weight": torch.ones(500, 10)}),
@@ -189,9 +200,9 @@ def test_only_what_is_selected_must_be_right():
 
 
 def test_other_types():
-    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, but a dict came"):
+    with pytest.raises(TypeError, match=r"source must be a torch.nn.Module or the path of .*, but a dict came"):
         select({})
-    with pytest.raises(TypeError, match=r"must map parameter names to tensors, but a Tensor came"):
+    with pytest.raises(TypeError, match=r"must map parameter names to tensors or be .*, but a Tensor came"):
         select(LeNet5(), torch.ones(3))
 
 
@@ -216,3 +227,145 @@ def test_sensitivity_moves_to_the_weights():
     model = LeNet5()
     h = ones(model)
     assert select(model.cuda(), h).sensitivity.is_cuda
+
+
+def saved(model, path):
+    save_file(model.state_dict(), path)
+    return path
+
+
+def test_checkpoint_is_selected_as_its_model_is(tmp_path):
+    model = ResNet8()
+    path = saved(model, tmp_path / "m.safetensors")
+    for layers in (None, "layers.0", ["bn1", "fc.weight", "layers.?.conv2"], "*.bias"):
+        ours, theirs = select(path, layers=layers), select(model, layers=layers)
+        assert {t.name: t.layer for t in ours} == {t.name: t.layer for t in theirs}
+        for tensor in ours:
+            assert torch.equal(tensor.weight, model.get_parameter(tensor.name))
+            assert tensor.weight_source.path == path.resolve()
+        assert ours.source_bits == theirs.source_bits
+        assert (ours.unselected_bits, ours.unselected_count) == (theirs.unselected_bits, theirs.unselected_count)
+
+
+@pytest.mark.parametrize(
+    ("layers", "error", "message"),
+    [
+        ("fc9", ValueError, r"must be in the checkpoint, .* the name 'fc9': did you mean 'fc'"),
+        ("bn1.running_mean", ValueError, "must be in the checkpoint"),
+        ([], ValueError, r"at least one layer is required, but layers=\(\) came"),
+        (
+            nn.Linear(1, 1),
+            TypeError,
+            r"of a checkpoint must be names or globs, but a Linear came: pass its name",
+        ),
+        (["fc", nn.ReLU()], TypeError, "but a ReLU came"),
+        (3, TypeError, "layers must be names"),
+    ],
+)
+def test_layers_of_a_checkpoint(tmp_path, layers, error, message):
+    path = saved(ResNet8(), tmp_path / "m.safetensors")
+    with pytest.raises(error, match=message):
+        select(path, layers=layers)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.float8_e5m2, torch.complex64])
+def test_other_tensors_of_a_checkpoint_stay_behind_unless_named(tmp_path, dtype):
+    other = torch.zeros(6).to(dtype)
+    save_file({"a.weight": torch.ones(4), "q.weight": other, "q.scale": torch.ones(3)}, tmp_path / "m.safetensors")
+    selection = select(tmp_path)
+    assert names(selection) == ["a.weight"]
+    assert selection.unselected_count == 9
+    assert selection.unselected_bits == 8 * (6 * other.element_size() + 12)
+    for layers, culprit in (("q", "(weight|scale)"), ("q.weight", "weight"), ("q.scale", "scale")):
+        with pytest.raises(ValueError, match=rf"must be float32, .*, but 'q\.{culprit}' is .*: leave it out"):
+            select(tmp_path, layers=layers)
+    with pytest.raises(ValueError, match=r"is required, but layers='q\*' has none"):
+        select(tmp_path, layers="q*")
+
+
+def test_values_of_a_checkpoint_are_not_looked_at(tmp_path):
+    model = LeNet5()
+    with torch.no_grad():
+        model.fc2.weight.fill_(float("nan"))
+    path = saved(model, tmp_path / "m.safetensors")
+    assert len(select(path)) == 431_080
+    with pytest.raises(ValueError, match="weights must be finite"):
+        select(model)
+
+
+def sparse_file(path, names, entries):
+    size = 4 * entries
+    header = json.dumps(
+        {
+            name: {"dtype": "F32", "shape": [entries], "data_offsets": [i * size, (i + 1) * size]}
+            for i, name in enumerate(names)
+        }
+    ).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    os.truncate(path, 8 + len(header) + len(names) * size)
+    return path
+
+
+def anonymous_bytes():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the system does not tell its memory so")
+def test_checkpoint_takes_no_memory(tmp_path):
+    path = sparse_file(tmp_path / "m.safetensors", [f"l{i}.weight" for i in range(20)], 2_500_000)
+    h = sparse_file(tmp_path / "h.safetensors", [f"l{i}.weight" for i in range(20)], 2_500_000)
+    before = anonymous_bytes()
+    selection = select(path, h)
+    assert len(selection) == 50_000_000
+    assert anonymous_bytes() - before < 4 << 20
+    for tensor in selection:  # nor when it is read
+        assert sum(int(part.count_nonzero()) for part in tensor.weight.split(1 << 16)) == 0
+    assert anonymous_bytes() - before < 8 << 20
+
+
+def test_stored_sensitivity(tmp_path):
+    model = LeNet5()
+    h = {name: torch.rand_like(p) for name, p in model.named_parameters()}
+    path = saved(model, tmp_path / "m.safetensors")
+    save_file(h | {"extra": torch.arange(3)}, tmp_path / "h.safetensors")
+    for source in (path, model):
+        for tensor in select(source, tmp_path / "h.safetensors", ["fc1", "fc2.bias"]):
+            assert torch.equal(tensor.sensitivity, h[tensor.name])
+            assert tensor.sensitivity_source.path == (tmp_path / "h.safetensors").resolve()
+    assert all(t.sensitivity_source is None for t in select(path, h))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h.pop("fc1.bias"), r"8 selected tensors, but 1 are missing \('fc1\.bias'\) among the 7"),
+        (lambda h: h.update({"fc2.bias": torch.ones(11)}), r"shape \(10,\), but has \(11,\)"),
+        (lambda h: h.update({"fc2.bias": torch.ones(10).long()}), r"'fc2\.bias' must be floating-point, but is I64"),
+    ],
+)
+def test_bad_stored_sensitivity(tmp_path, change, message):
+    model, h = broken(change)
+    path = saved(model, tmp_path / "m.safetensors")
+    save_file(h, tmp_path / "h.safetensors")
+    for source in (path, model):
+        with pytest.raises(ValueError, match=message):
+            select(source, tmp_path / "h.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h["fc1.bias"][:1].fill_(float("inf")), "sensitivities must be finite, but 1 of 500"),
+        (lambda h: h["conv1.bias"][:2].fill_(-0.5), r"non-negative, but 2 of 20 entries"),
+        (lambda h: [v.zero_() for v in h.values()], "positive somewhere"),
+    ],
+)
+def test_values_of_sensitivities_are_checked_unless_all_is_on_disk(tmp_path, change, message):
+    model, h = broken(change)
+    path = saved(model, tmp_path / "m.safetensors")
+    save_file(h, tmp_path / "h.safetensors")
+    for source, given_ in ((path, h), (model, tmp_path / "h.safetensors")):
+        with pytest.raises(ValueError, match=message):
+            select(source, given_)
+    assert len(select(path, tmp_path / "h.safetensors")) == 431_080

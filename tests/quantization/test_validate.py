@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nbquant as nq
+from nbquant.quantization.validate import (
+    QUANTIZABLE,
+    checked_sensitivity,
+    require_finite_weight,
+    require_positive_somewhere,
+    require_valid_sensitivity,
+)
 
 QUANTIZERS = [nq.KMeans(levels=3), nq.Uniform(step=0.5), nq.ECSQ(lmbda=0.01)]
 NAN, INF = float("nan"), float("inf")
@@ -83,3 +91,68 @@ def test_a_layer_without_sensitivity_is_allowed_beside_one_with_it():
     weights = torch.cat([p.detach().reshape(-1) for p in model[1].parameters()])
     for j, centre in enumerate(q.codebooks["1"].value):
         assert float(centre) == pytest.approx(float(weights[assignment == j].mean()), rel=1e-5)
+
+
+CHECKS = [(require_finite_weight, "weights"), (require_valid_sensitivity, "sensitivities")]
+
+
+@pytest.mark.parametrize(("check", "kind"), CHECKS)
+@pytest.mark.parametrize("dtype", QUANTIZABLE)
+def test_bad_entries_are_counted_over_all_chunks(monkeypatch, check, kind, dtype):
+    monkeypatch.setattr("nbquant.quantization.validate._CHUNK", 7)
+    values = torch.ones(5, 6).to(dtype)
+    check(values, "w")
+    for at, value in ((0, NAN), (8, INF), (15, -INF), (29, NAN)):
+        values.view(-1)[at] = value
+    with pytest.raises(ValueError, match=rf"{kind} must be finite, but 4 of 30 in 'w' .*2 NaN, 2 infinite"):
+        check(values, "w")
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("at", [0, 6, 7, 23])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_one_bad_entry_is_found_wherever_it_is(monkeypatch, value, at, order):
+    monkeypatch.setattr("nbquant.quantization.validate._CHUNK", 7)
+    values = torch.ones(24)
+    values[at] = value
+    for tensor in (values.view(2, 3, 4).permute(order), values.view(2, 3, 4)[:, :, None].expand(2, 3, 2, 4)):
+        with pytest.raises(ValueError, match="weights must be finite"):
+            require_finite_weight(tensor, "w")
+
+
+def test_negative_entries_are_counted_over_all_chunks(monkeypatch):
+    monkeypatch.setattr("nbquant.quantization.validate._CHUNK", 7)
+    values = torch.ones(30)
+    values[::10] = torch.tensor([-0.25, -3.0, -1.0])
+    with pytest.raises(ValueError, match=r"but 3 of 30 entries of 'h' are not \(min -3\)"):
+        require_valid_sensitivity(values, "h")
+    require_positive_somewhere([torch.zeros(20), (torch.arange(20) == 19).float()])
+    with pytest.raises(ValueError, match="all 40 entries are zero"):
+        require_positive_somewhere([torch.zeros(20), torch.zeros(20)])
+
+
+class PeakMemory(TorchDispatchMode):
+    """Entries of the largest tensor that an operation makes, other than a view."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(made, torch.Tensor) and not func.is_view:
+                self.largest = max(self.largest, made.numel())
+        return result
+
+
+@pytest.mark.parametrize("bad", [None, NAN, -1.0])
+def test_checks_make_no_tensor_of_the_size_of_theirs(bad):
+    values = torch.ones(3, 4, 1 << 17).permute(2, 0, 1)
+    if bad is not None:
+        values[-1, -1, -1] = bad
+    with PeakMemory() as memory:
+        try:
+            checked_sensitivity(values, values, "h")
+        except ValueError:
+            assert bad is not None
+        require_positive_somewhere([values])
+    assert memory.largest <= 1 << 20

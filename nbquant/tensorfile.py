@@ -1,0 +1,245 @@
+"""Safetensors files: mapped into memory to be read, replaced as a whole to be written."""
+
+import json
+import math
+import mmap
+import os
+import secrets
+import struct
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+MOST_JSON = 100_000_000  # bytes of a header, which is the library's own limit, or of an index
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+# Python has no name for it before 3.13; on other systems than Linux it has no effect or none is needed.
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+
+
+@dataclass(frozen=True)
+class FileSlice:
+    """Where the bytes of a tensor are.
+
+    Attributes:
+        path: The file, absolute and without links.
+        offset: First byte.
+        size: Number of bytes.
+        version: What tells one state of the file from another: device, inode, size, and the times of the last change
+            of its content and of its entry [ns].
+    """
+
+    path: Path
+    offset: int
+    size: int
+    version: tuple[int, int, int, int, int]
+
+    def is_current(self) -> bool:
+        """Whether the file has not been changed or replaced since it was opened."""
+        try:
+            return _version(os.stat(self.path)) == self.version
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a header says about a tensor.
+
+    Attributes:
+        dtype: Its type as safetensors spells it, such as "BF16".
+        shape: Its shape.
+        source: Where its bytes are.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    source: FileSlice
+
+    @property
+    def count(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class TensorFile:
+    """An open safetensors file.
+
+    Attributes:
+        path: The path it was opened by.
+        tensors: What it holds, in the order in which the header names them.
+        metadata: Free text of its writer.
+    """
+
+    path: Path
+    tensors: dict[str, StoredTensor]
+    metadata: dict[str, str]
+    _bytes: mmap.mmap
+
+    @staticmethod
+    def open(path: Path) -> "TensorFile":
+        """Read and check the header, and map the rest, which is read from disk when it is first looked at.
+
+        Raises:
+            ValueError: Not a complete and consistent safetensors file.
+            OSError: The file is not there or cannot be read.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"a safetensors file is required, but there is no file {str(path)!r}.")
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            start, raw = _read_header(file.read, path, status.st_size)
+            header = parse_json(raw, f"the header of {str(path)!r}")
+            _require_complete(path, header, start, status.st_size)
+            _require_valid(path)
+            metadata = header.pop("__metadata__", None) or {}
+            real, version = path.resolve(), _version(status)
+            tensors = {}
+            for name, entry in header.items():
+                begin, end = entry["data_offsets"]
+                source = FileSlice(real, start + begin, end - begin, version)
+                tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), source)
+            return TensorFile(path, tensors, metadata, _mapped(file.fileno()))
+
+    def tensor(self, name: str) -> Tensor:
+        """A floating-point tensor over the file; what is written to it stays in memory."""
+        stored = self.tensors[name]
+        dtype = FLOATS[stored.dtype]
+        if not stored.count:
+            return torch.empty(stored.shape, dtype=dtype)
+        flat = torch.frombuffer(self._bytes, dtype=dtype, count=stored.count, offset=stored.source.offset)
+        return flat.view(stored.shape)
+
+
+def parse_json(raw: bytes, what: str) -> dict[str, Any]:
+    """A JSON object in which no key comes twice.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what} must be JSON, but is not ({error}): get the file again.") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be a JSON object, but is a {type(value).__name__}: get the file again.")
+    return value
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse files that can be read only by running the code in them.
+
+    Raises:
+        ValueError: The name of such a file.
+    """
+    if path.suffix.lower() in PICKLES:
+        raise ValueError(
+            f"a safetensors file is required, but {path.name!r} is a pickle, which may run code when it is read: "
+            "if you trust it, load it with torch and write it with safetensors.torch.save_file(model.state_dict(), …)."
+        )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, or replace it; on any failure what was there before stays, and nothing else.
+
+    Args:
+        path: The file, in a folder that exists.
+        tensors: What to write; copied only where they are on another device or not contiguous.
+        metadata: Text to go with them.
+
+    Raises:
+        OSError: The folder is not there, is read-only or full.
+    """
+    with _replacing(path) as partial:
+        try:
+            save_file(_apart(tensors), partial, metadata=dict(metadata))
+        except SafetensorError as error:
+            raise OSError(f"{str(path)!r} could not be written: {error}") from None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())  # or the new name could outlive a power cut without the bytes
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of which each has a storage of its own, as the library requires."""
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        apart[name] = tensor if whole and tensor.data_ptr() not in seen else tensor.clone()
+        seen.add(tensor.data_ptr())
+    return apart
+
+
+def _read_header(read: Any, path: Path, size: int) -> tuple[int, bytes]:
+    """Where the data start, and the header; no more is read than the file and the limit allow."""
+    prefix = read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else None
+    if length is None or length > MOST_JSON or 8 + length > size:
+        came = f"its {size} bytes" if length is None else f"a header of {length} bytes in a file of {size}"
+        raise ValueError(
+            f"a safetensors file must start with the length of its header, at most {MOST_JSON} bytes and within the "
+            f"file, but {str(path)!r} has {came}: it is truncated or of another kind; get it again."
+        )
+    return 8 + length, read(length)
+
+
+def _require_complete(path: Path, header: Mapping[str, Any], start: int, size: int) -> None:
+    """Say by how much a file is cut; whatever else is wrong is left to the library."""
+    offsets = [entry.get("data_offsets") for entry in header.values() if isinstance(entry, dict)]
+    ends = [o[1] for o in offsets if isinstance(o, list) and len(o) == 2 and isinstance(o[1], int)]
+    required = start + max(ends, default=0)
+    if size < required:
+        raise ValueError(
+            f"{str(path)!r} must have {required} bytes by its header, but has {size}: it is truncated; get it again."
+        )
+
+
+def _require_valid(path: Path) -> None:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            file.keys()
+    except SafetensorError as error:
+        raise ValueError(
+            f"{str(path)!r} must be a valid safetensors file, but is not ({error}): get or write it again."
+        ) from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} comes twice")
+    return found
+
+
+def _mapped(file: int) -> mmap.mmap:
+    """The whole file, privately: writable, so that no write to a tensor ends the process, but never written back."""
+    if os.name == "nt":
+        return mmap.mmap(file, 0, access=mmap.ACCESS_COPY)
+    # Without the flag Linux refuses a private mapping larger than memory and swap, as it might be written to.
+    return mmap.mmap(file, 0, flags=mmap.MAP_PRIVATE | _NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
