@@ -6,11 +6,12 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from nbquant.kernels.cpu import kmeans as kernels
-from nbquant.quantization.clusters import Clusters
+from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.histogram import Cells
 
 MOST_CANDIDATES = 1 << 12  # edges between clusters that are considered; with fewer bins all are, and it is the optimum
 LLOYD_ROUNDS = 50
+WIDEST = 2.0**-7  # of w: the width of a bin that is empty around it
 
 
 def kmeans_clusters(cells: Cells, levels: Sequence[int], pinned_zero: bool = False) -> list[Clusters]:
@@ -47,10 +48,12 @@ def _candidates(cells: Cells) -> Int64[np.ndarray, " c"]:
     m = len(cells.position)
     if m <= MOST_CANDIDATES:
         return np.arange(m + 1)
-    width = np.gradient(cells.position)
+    # An outlier's distance from the others is no reason to look closely at it.
+    width = np.minimum(np.gradient(cells.position), WIDEST * np.abs(cells.position))
     share = np.cumsum(np.cbrt(np.diff(cells.prefix[:, 1]) * width**2))
     wanted = np.arange(1, MOST_CANDIDATES) / MOST_CANDIDATES * share[-1]
-    return np.concatenate([[0], np.unique(np.searchsorted(share[:-1], wanted) + 1), [m]])
+    starts = np.minimum(np.searchsorted(share, wanted) + 1, m - 1)
+    return np.concatenate([[0], np.unique(starts), [m]])
 
 
 def _paths(prefix: Float[np.ndarray, "m+1 3"], levels: Sequence[int]) -> list[tuple[Int64[np.ndarray, " k+1"], int]]:
@@ -86,7 +89,9 @@ def _pinned_paths(
 
 def _clusters(cells: Cells, edges: Int64[np.ndarray, " k+1"], pinned: int) -> Clusters:
     _, s0, s1, _ = np.diff(cells.prefix[edges], axis=0).T
-    codebook = s1 / s0
+    counts = np.diff(cells.prefix[:, 0])
+    plain = np.add.reduceat(cells.position * counts, edges[:-1]) / np.add.reduceat(counts, edges[:-1])
+    codebook = centres(s0, s1, plain)
     if pinned >= 0:
         codebook[pinned] = 0
     true = np.diff(cells.true_prefix[edges], axis=0)

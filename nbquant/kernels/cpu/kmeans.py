@@ -110,7 +110,8 @@ def lloyd(position: Array, prefix: Array, edges: Array, pinned: int, most: int) 
         for c in range(k):
             s0 = prefix[edges[c + 1], 0] - prefix[edges[c], 0]
             s1 = prefix[edges[c + 1], 1] - prefix[edges[c], 1]
-            centre[c] = 0.0 if c == pinned else s1 / s0
+            # The mass of a few weights of h = 0 is lost in running sums.
+            centre[c] = 0.0 if c == pinned else s1 / s0 if s0 > 0 else position[edges[c]]
         moved = edges.copy()
         for c in range(1, k):
             middle = 0.5 * (centre[c - 1] + centre[c])

@@ -69,3 +69,61 @@ def test_kmeans_table_of_one_bin():
     total, start = cpu.kmeans_table(prefix_of(np.ones(1), np.array([2.0])), 1)
     assert total == pytest.approx([0])
     assert start.tolist() == [[0, 0]]
+
+
+def loss_at_zero(mass, position):
+    return float((mass * position**2).sum())
+
+
+@given(bins)
+@settings(max_examples=80)
+def test_pinned_table_is_the_best_of_all_partitions_with_one_cluster_at_zero(drawn):
+    position = np.unique([p for p, _ in drawn]).astype(float)
+    mass = np.array([mass + 1e-9 for _, mass in drawn])[: len(position)]
+    prefix = prefix_of(mass, position)
+    m = len(position)
+    tables = [
+        cpu.pinned_kmeans_table(prefix, m),
+        [t.numpy() for t in reference.pinned_kmeans_table(torch.from_numpy(prefix), m)],
+    ]
+    for k in range(1, m + 1):
+        best = min(
+            sum(
+                (loss_at_zero if c == pinned else interval_loss)(mass[a:b], position[a:b]) for c, (a, b) in enumerate(p)
+            )
+            for e in partitions(m, k)
+            for p in [list(pairwise(e))]
+            for pinned in range(k)
+        )
+        for total, free_start, start, is_zero in tables:
+            assert total[k - 1] == pytest.approx(best, abs=1e-8)
+            end, pinned, got = m, False, 0.0
+            for level in range(k, 0, -1):
+                here = not pinned and bool(is_zero[level - 1, end])
+                begin = int((free_start if pinned else start)[level - 1, end])
+                assert begin < end, "an empty cluster"
+                got += (loss_at_zero if here else interval_loss)(mass[begin:end], position[begin:end])
+                end, pinned = begin, pinned or here
+            assert pinned
+            assert end == 0
+            assert got == pytest.approx(best, abs=1e-8)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.booleans())
+@settings(max_examples=60)
+def test_lloyd_never_raises_the_loss_nor_empties_a_cluster(seed, k, pinned):
+    random = np.random.default_rng(seed)
+    position = np.sort(random.standard_normal(60))
+    mass = np.exp(2 * random.standard_normal(60))
+    edges = np.concatenate([[0], np.sort(random.choice(np.arange(1, 60), k - 1, replace=False)), [60]])
+    zero = int(random.integers(k)) if pinned else -1
+
+    def loss(e):
+        parts = enumerate(pairwise(e))
+        return sum((loss_at_zero if c == zero else interval_loss)(mass[a:b], position[a:b]) for c, (a, b) in parts)
+
+    found = cpu.lloyd(position, prefix_of(mass, position), edges, zero, 30)
+    assert (np.diff(found) > 0).all()
+    assert (found[0], found[-1]) == (0, 60)
+    if zero < 0:  # at zero the nearest centre need not have been the cluster's before
+        assert loss(found) <= loss(edges) * (1 + 1e-9)
