@@ -5,21 +5,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
-from typing import TypeVar
-
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nbquant.kernels import reference
 from nbquant.kernels.cpu import assign as cpu_assign
+from nbquant.kernels.cpu import gaps as cpu_gaps
 from nbquant.kernels.cpu import histogram as cpu_histogram
 from nbquant.progress import Progress, track
 
 THREADS = os.cpu_count() or 1
 PIECE = 1 << 22  # weights of one task; a histogram's tables are small beside it
+SHORT_GAPS = 1 << 12  # of these a table keeps count, of longer ones there are few
 LEAST_SHIFT = 8  # below it a table of all bins is too large
 CHUNK = 1 << 18  # weights that are widened or given to a kernel at once
 MANY_LEVELS = 1 << 16
@@ -78,11 +79,28 @@ def histogram(
         marginal = reference.marginal_histogram(w, h, marginal_shift)
         none = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4, dtype=torch.float64)
         joint = none if joint_shift is None or h is None else reference.joint_histogram(w, h, joint_shift)
-        return tuple(array.cpu().numpy() for array in (*marginal, *joint))
+        bins, sums, cells, joint_sums = (array.cpu().numpy() for array in (*marginal, *joint))
+        return bins, sums, cells, joint_sums
 
     found = [of_piece(pieces[0])] if len(pieces) == 1 else _pool().map(of_piece, pieces)
     parts = list(track(found, "histogram", progress, len(pieces)))
     return *merge([p[:2] for p in parts]), *merge([p[2:] for p in parts])
+
+
+def gap_counts(weight: Float[Tensor, " n"]) -> tuple[np.ndarray, np.ndarray]:
+    """See :func:`nbquant.kernels.reference.gap_counts`; numpy arrays."""
+    if weight.device.type != "cpu":
+        gaps, counts = reference.gap_counts(weight)
+        return gaps.cpu().numpy(), counts.cpu().numpy()
+    short = np.zeros(SHORT_GAPS, np.int64)
+    long = np.zeros(2 + cpu_histogram.BLOCK // SHORT_GAPS, np.int64)
+    run, rest = 0, [np.zeros(0, np.int64)]
+    for block, _ in _blocks(weight, None):
+        run, found = cpu_gaps.count_gaps(block, run, short, long)
+        rest.append(long[:found].copy())
+    gaps, counts = np.unique(np.concatenate(rest), return_counts=True)
+    used = np.flatnonzero(short)
+    return np.concatenate([used, gaps]), np.concatenate([short[used], counts])
 
 
 def merge(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -188,12 +206,13 @@ def _sweep(
     """Sums of a kernel over all weights, each thread with tables of its own; other dtypes are widened in chunks."""
     dtype = torch.float64 if torch.float64 in (weight.dtype, getattr(sensitivity, "dtype", None)) else torch.float32
     weight, out = weight.detach(), out.detach()
+    assert weight.shape == out.shape, f"{tuple(out.shape)} indices for {tuple(weight.shape)} weights"
     ones = torch.ones(CHUNK if sensitivity is None else 0, dtype=dtype)
 
     def work(share: slice) -> np.ndarray:
         kernel, sums = kernel_of(), np.zeros((levels, 5))
         for part in _slices(share.stop - share.start, CHUNK):
-            part = slice(share.start + part.start, share.start + part.stop)  # noqa: PLW2901
+            part = slice(share.start + part.start, share.start + part.stop)
             w = weight[part].to(dtype).contiguous()
             h = ones[: len(w)] if sensitivity is None else sensitivity.detach()[part].to(dtype).contiguous()
             kernel(w.numpy(), _bits(w), h.numpy(), _bits(h), out[part].numpy(), sums)
@@ -205,7 +224,7 @@ def _sweep(
 
 
 def _bits(values: Float[Tensor, " n"]) -> np.ndarray:
-    return values.float().view(torch.int32).numpy()
+    return values.float().numpy().view(np.uint32)
 
 
 def _by_reference(

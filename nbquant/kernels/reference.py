@@ -68,6 +68,12 @@ def joint_histogram(
     return _sums_by(key, *_moments(weight, sensitivity))
 
 
+def gap_counts(weight: Float[Tensor, " n"]) -> tuple[Int64[Tensor, " g"], Int64[Tensor, " g"]]:
+    """Numbers of zeros in front of each non-zero weight: which occur, ascending, and how often each does."""
+    where = torch.nonzero(weight).reshape(-1)
+    return torch.unique(torch.diff(where, prepend=where.new_tensor([-1])) - 1, return_counts=True)
+
+
 def _moments(
     weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"] | None
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:

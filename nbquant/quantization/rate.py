@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nbquant.coding.huffman import codeword_lengths
 from nbquant.coding.ledger import Ledger, fixed_length
-from nbquant.coding.positions import GapHistogram, gap_histogram, group_tables, position_bits
+from nbquant.coding.positions import GapHistogram, group_tables, position_bits
+from nbquant.kernels import dispatch
 from nbquant.quantization.quantizer import Coding
 
 
@@ -43,8 +44,10 @@ def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Int64[np.ndarray, " k"
 
 
 def tensor_gaps(weight: Float[Tensor, "..."]) -> GapHistogram:
-    """Gaps between the non-zero weights of a tensor."""
-    return gap_histogram(weight.detach() != 0)
+    """Gaps between the non-zero weights of a tensor; none for one without zeros, whose positions need no telling."""
+    gaps, counts = dispatch.gap_counts(weight.detach().reshape(-1))
+    dense = counts.sum() == weight.numel()
+    return GapHistogram(gaps[:0], counts[:0]) if dense else GapHistogram(gaps, counts)
 
 
 def position_ledger(gaps: Sequence[GapHistogram]) -> Ledger:
