@@ -230,3 +230,74 @@ def pinned_kmeans_table(
         free, best = free_cost, torch.minimum(after, last)
         total.append(best[-1])
     return torch.stack(total), free_start, start, is_zero
+
+
+def ecsq_iterate(
+    weight: Float[Tensor, " n"],
+    sensitivity: Float[Tensor, " n"] | None,
+    codebook: Float[Tensor, " k"],
+    codeword_length: Float[Tensor, " k"],
+    lmbda: float,
+    tolerance: float,
+    most: int,
+) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"], list[float]]:
+    """The iteration of ECSQ on the weights themselves: what the cells of a histogram are to come near to.
+
+    Args:
+        weight: Weights w.
+        sensitivity: Sensitivities h; None is h = 1.
+        codebook: Where to start, ascending and distinct.
+        codeword_length: ℓ to start with [bit].
+        lmbda: λ [loss/bit].
+        tolerance: Stops when J falls by less than this share.
+        most: Largest number of iterations.
+
+    Returns:
+        Codebook, ideal codeword lengths −log2 p, and J per weight after each iteration; clusters that become empty
+        die.
+
+    Source: Choi et al. 2017 (arXiv:1612.01543), algorithm 1.
+    """
+    history: list[float] = []
+    while len(history) < most:
+        _, sums = assign(weight, sensitivity, codebook, codeword_length, lmbda)
+        alive = sums[:, 0] > 0
+        n, _, s0, s1, s2 = sums[alive].T
+        # A cluster that costs no loss wherever its centre lies keeps the centre it has.
+        centre = torch.where(s0 > 0, s1 / s0, codebook.double()[alive])
+        length = -torch.log2(n / n.sum())
+        loss = 0.5 * (s2 - 2 * centre * s1 + centre**2 * s0).clamp(min=0).sum()
+        history.append(float((loss + lmbda * n @ length) / n.sum()))
+        order = torch.argsort(centre)
+        codebook, codeword_length = centre[order], length[order]
+        if len(history) > 1 and history[-2] - history[-1] <= tolerance * history[-1]:
+            break
+    return codebook, codeword_length, history
+
+
+def ecsq_intervals(prefix: Float[Tensor, "m+1 4"], lmbda: float) -> tuple[Int64[Tensor, " e"], float]:
+    """The partition of sorted bins into intervals of least J: a shortest path over all pairs of edges.
+
+    An interval of n of the N weights costs ½(Σhw² − (Σhw)²/Σh) + λ n log2(N/n).
+
+    Args:
+        prefix: Running sums of n, Σh, Σhw, Σhw² before each bin and after the last; no bin is empty.
+        lmbda: λ [loss/bit].
+
+    Returns:
+        Edges of the intervals, 0 to the number of bins; and J per weight.
+
+    Source: Muresan and Effros 2008.
+    """
+    total = prefix[-1, 0]
+    count = (prefix[None, :, 0] - prefix[:, None, 0]).clamp(min=1)
+    cost = 0.5 * interval_costs(prefix[:, 1:]) + lmbda * count * torch.log2(total / count)
+    best, start = [torch.zeros((), dtype=prefix.dtype)], [0]
+    for j in range(1, len(prefix)):
+        least, first = (torch.stack(best) + cost[:j, j]).min(dim=0)
+        best.append(least)
+        start.append(int(first))
+    edges = [len(prefix) - 1]
+    while edges[-1] > 0:
+        edges.append(start[edges[-1]])
+    return torch.tensor(edges[::-1]), float(best[-1] / total)

@@ -1,5 +1,8 @@
 """The least J = D + λR that is found on the cells of a histogram."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float, Int64
 
@@ -7,15 +10,38 @@ from nbquant.kernels.cpu import ecsq as kernels
 from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.histogram import Cells
 
-START_LEVELS = 256  # the most a solution can have
-WIDEN = 1.02  # the least widening of the step while it has more levels than that
-MOST_CELLS = 1 << 20  # the reach of the start's grid
-START_SCALES = (0.5, 1.0, 2.0)  # of the step that would be right at a high rate and constant h
-DOUBLINGS = 8  # of λ, from a fine solution to the one asked for
-TOLERANCE = 1e-6
+MOST_EDGES = 1000  # that intervals may end at, and so the most levels of a solution
+FINER = (1, 4, 16, 64)  # times smaller λ, that starts are made for
+MOST_CROSSED = 1000  # levels of a start that is made of two solutions
+FINEST = 256  # that a solution is brought up from
+FACTOR = 4.0  # of λ at each step of that
+UNIFORM_SCALE = 0.5  # of the step that would be right at a high rate and constant h
+DETOURS = (1.5, 0.7)  # times λ: solutions there are tried as starts
+MOST_DETOURS = 3  # of each
+ANCHOR_EVERY = 4  # λ of a hull has starts of its own
+ON_THE_WAY = 1e-4  # tolerance where a solution is only a start
+TOLERANCE = 1e-5
 MOST_ITERATIONS = 300
 
 Start = tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]  # codebook and ideal codeword lengths
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """A codebook, ascending, its ideal codeword lengths [bit], and what the two cost."""
+
+    codebook: Float[np.ndarray, " k"]
+    length: Float[np.ndarray, " k"]
+    distortion: float
+    rate: float
+
+    def cost(self, lmbda: float) -> float:
+        """J at any λ: a solution found for one is an upper bound for all."""
+        return self.distortion + lmbda * self.rate
+
+    @property
+    def start(self) -> Start:
+        return self.codebook, self.length
 
 
 def ideal_length(counts: Float[np.ndarray, " k"] | Int64[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
@@ -26,35 +52,129 @@ def ideal_length(counts: Float[np.ndarray, " k"] | Int64[np.ndarray, " k"]) -> F
 def ecsq_clusters(cells: Cells, lmbda: float, near: Clusters | None = None) -> Clusters:
     """Solve ECSQ on the cells.
 
+    With one row of h the start is the optimal partition into intervals, which is the optimum. With several the
+    problem has many local optima, a few tenths of a percent apart, and no start finds the best everywhere: intervals
+    do well at high rates and where h hardly varies or goes with |w|; uniform cells where h falls steeply with |w|; and
+    with heavy-tailed h a solution for a far smaller λ that is brought up by steps, because it keeps levels where h is
+    large. So several are tried, and then crossed.
+
     Args:
         cells: Cells with rows of h.
         lmbda: λ [loss/bit].
-        near: Solution at a neighbouring λ to set out from; None tries several uniform ones, and to come from a far
-            smaller λ by doubling it. The latter keeps levels where h is large, which no uniform start knows of: with
-            heavy-tailed h its J is up to a third lower.
+        near: Solution at a neighbouring λ to set out from alone.
 
     Returns:
         The clusters of least J that were found.
     """
-    grid = (cells.row_start, cells.row_sensitivity, cells.position)
-
-    def iterate(start: Start, lmbda: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return kernels.ecsq_iterate(*grid, cells.prefix, *start, lmbda, TOLERANCE, MOST_ITERATIONS)
-
     if near is not None:
-        solved = [iterate((near.codebook, ideal_length(near.counts)), lmbda)]
-    else:
-        solved = [iterate(_uniform_start(cells, lmbda, scale), lmbda) for scale in START_SCALES]
-        start = _uniform_start(cells, lmbda / 2**DOUBLINGS, 1.0)
-        for d in range(DOUBLINGS, 0, -1):
-            start = iterate(start, lmbda / 2**d)[:2]
-        solved.append(iterate(start, lmbda))
-    codebook, length, _ = min(solved, key=lambda s: s[2][-1])
-    true = kernels.ecsq_sums(*grid, cells.true_prefix, codebook, lmbda * length)
+        return _clusters(cells, _iterate(cells, (near.codebook, ideal_length(near.counts)), lmbda), lmbda)
+    row = _single_row(cells)
+    if len(cells.row_sensitivity) == 1:
+        return _clusters(cells, _iterate(cells, _interval_start(row, lmbda), lmbda), lmbda)
+    solved = []
+    for make in (_interval_start, _uniform_start):
+        for finer in FINER:
+            start = make(row, lmbda / finer)
+            if finer > 1 and len(start[0]) > MOST_CROSSED // 2:
+                break
+            solved.append(_iterate(cells, start, lmbda))
+    solved.append(_bring_up(cells, _interval_start(row, lmbda / FINEST), lmbda))
+    return _clusters(cells, _wander(cells, _cross(cells, solved, lmbda), lmbda), lmbda)
+
+
+def ecsq_hull(cells: Cells, lmbdas: Sequence[float] | Float[np.ndarray, " l"]) -> list[Clusters]:
+    """Solve ECSQ for many λ at once, each helped by the others: the lower convex hull of D over R.
+
+    From the finest λ to the coarsest each solution is the next one's start, and every few λ has starts of its own
+    beside that one. Then each is crossed with its neighbours', to and fro; and at last, since any solution bounds J
+    at every λ, each λ goes on from whichever costs least there.
+
+    Args:
+        cells: Cells with rows of h.
+        lmbdas: λ [loss/bit], in any order.
+
+    Returns:
+        The clusters of least J that were found for each λ, in the order of ``lmbdas``.
+    """
+    order = np.argsort(np.asarray(lmbdas, np.float64), kind="stable")
+    rising = [float(lmbdas[i]) for i in order]
+    row = _single_row(cells)
+    several = len(cells.row_sensitivity) > 1
+    best: list[_Solution] = []
+    for i, lmbda in enumerate(rising):
+        starts = [best[-1].start] if best else []
+        if not several or i % ANCHOR_EVERY == 0:
+            starts.append(_interval_start(row, lmbda))
+        if several and i % ANCHOR_EVERY == 0:
+            starts.append(_uniform_start(row, lmbda))
+        best.append(_cross(cells, [_iterate(cells, s, lmbda, ON_THE_WAY) for s in starts], lmbda))
+    for i in reversed(range(len(rising) - 1)):
+        best[i] = _cross(cells, best[i : i + 2], rising[i])
+    for i in range(1, len(rising)):
+        best[i] = _cross(cells, best[i - 1 : i + 1], rising[i])
+    for i, lmbda in enumerate(rising):
+        bound = _least(best, lmbda)
+        if bound is not best[i]:
+            best[i] = _least([bound, _iterate(cells, bound.start, lmbda)], lmbda)
+    place = np.argsort(order, kind="stable")
+    return [_clusters(cells, best[i], rising[i]) for i in place]
+
+
+def _least(solutions: Sequence[_Solution], lmbda: float) -> _Solution:
+    return min(solutions, key=lambda s: s.cost(lmbda))
+
+
+def _iterate(cells: Cells, start: Start, lmbda: float, tolerance: float = TOLERANCE) -> _Solution:
+    codebook, length, history = kernels.ecsq_iterate(
+        cells.row_start, cells.row_sensitivity, cells.position, cells.prefix, *start, lmbda, tolerance, MOST_ITERATIONS
+    )
+    rate = float((np.exp2(-length) * length).sum())
+    return _Solution(codebook, length, float(history[-1]) - lmbda * rate, rate)
+
+
+def _bring_up(cells: Cells, start: Start, lmbda: float) -> _Solution:
+    """Solve for a far smaller λ, with that start for a larger one, and so on: levels die one after the other."""
+    fine = lmbda / FINEST
+    while fine < lmbda:
+        start = _iterate(cells, start, fine, ON_THE_WAY).start
+        fine *= FACTOR
+    return _iterate(cells, start, lmbda)
+
+
+def _cross(cells: Cells, solutions: Sequence[_Solution], lmbda: float) -> _Solution:
+    """Start from the codewords of the best and of each other solution together: what is better in either stays."""
+    best, *others = sorted(solutions, key=lambda s: s.cost(lmbda))
+    for other in others:
+        if len(best.codebook) + len(other.codebook) > MOST_CROSSED:
+            continue
+        codebook = np.concatenate([best.codebook, other.codebook])
+        length = np.concatenate([best.length, other.length]) + 1  # together they share one code
+        order = np.argsort(codebook, kind="stable")
+        best = _least([best, _iterate(cells, (codebook[order], length[order]), lmbda)], lmbda)
+    return best
+
+
+def _wander(cells: Cells, best: _Solution, lmbda: float) -> _Solution:
+    """Leave local optima by way of solutions at other λ, as long as that pays."""
+    failed = 0
+    for factor in DETOURS * MOST_DETOURS:
+        away = _iterate(cells, best.start, lmbda * factor, ON_THE_WAY)
+        found = _iterate(cells, away.start, lmbda)
+        failed = 0 if found.cost(lmbda) < best.cost(lmbda) * (1 - ON_THE_WAY) else failed + 1
+        best = _least([best, found], lmbda)
+        if failed == len(DETOURS):
+            break
+    return best
+
+
+def _clusters(cells: Cells, found: _Solution, lmbda: float) -> Clusters:
+    """What a solution costs, measured by the true sums."""
+    grid = cells.row_start, cells.row_sensitivity, cells.position
+    true = kernels.ecsq_sums(*grid, cells.true_prefix, found.codebook, lmbda * found.length)
     threshold = None
     if len(cells.row_sensitivity) == 1 and (true[:, 0] > 0).all():
-        threshold = _thresholds(codebook, length, lmbda, cells.row_sensitivity[0])
-    return Clusters.of_sums(codebook, true, threshold)
+        threshold = _thresholds(found.codebook, found.length, lmbda, cells.row_sensitivity[0])
+    return Clusters.of_sums(found.codebook, true, threshold)
 
 
 def _thresholds(
@@ -65,23 +185,40 @@ def _thresholds(
     return middle + lmbda * np.diff(length) / (sensitivity * np.diff(codebook))
 
 
-def _uniform_start(cells: Cells, lmbda: float, scale: float) -> Start:
-    """Means and ideal lengths of uniform cells of a width where D(R) has the slope −λ.
+def _single_row(cells: Cells) -> Float[np.ndarray, "m+1 4"]:
+    """Running sums of all cells in one row, of at most about MOST_EDGES bins of like share.
+
+    A bin's share is the cube root of mass · width²: between what few levels ask for, which is the cube root of the
+    mass, and many, which is the width.
+    """
+    order = np.argsort(cells.position, kind="stable")
+    sums = np.diff(cells.prefix, axis=0)[order]
+    if len(order) > MOST_EDGES:
+        position = cells.position[order]
+        share = np.cumsum(np.cbrt(np.maximum(sums[:, 1], 0) * np.diff(position, append=position[-1]) ** 2))
+        if share[-1] > 0:
+            bins = (share / share[-1] * MOST_EDGES).astype(np.int64)
+            sums = np.add.reduceat(sums, np.flatnonzero(np.diff(bins, prepend=-1)), axis=0)
+    return np.vstack([np.zeros(4), np.cumsum(sums, axis=0)])
+
+
+def _interval_start(row: Float[np.ndarray, "m+1 4"], lmbda: float) -> Start:
+    """Means and ideal lengths of the intervals of least J."""
+    edges, _ = kernels.ecsq_intervals(row, lmbda)
+    counts, s0, s1, _ = np.diff(row[edges], axis=0).T
+    codebook = centres(s0, s1, np.zeros(len(counts)))
+    order = np.argsort(codebook, kind="stable")
+    return codebook[order], ideal_length(counts[order])
+
+
+def _uniform_start(row: Float[np.ndarray, "m+1 4"], lmbda: float) -> Start:
+    """Means and ideal lengths of uniform cells, of a width where D(R) has the slope −λ or finer.
 
     With D = hΔ²/24, dD/dR = −2 ln 2 · D.
     """
-    n, mass = cells.prefix[-1, 0], cells.prefix[-1, 1]
-    counts = np.diff(cells.prefix[:, 0])
-    low, high = cells.position.min(), cells.position.max()
-    if not high > low:
-        return np.array([low]), np.zeros(1)
-    step = scale * np.sqrt(12 * lmbda * n / (np.log(2) * mass))
-    step = min(max(step, (high - low) / MOST_CELLS), high - low)
-    used, index = np.unique(np.rint(cells.position / step), return_inverse=True)
-    # What counts is the cells in use: one outlier makes a wide range, but few of them.
-    while len(used) > START_LEVELS:
-        step *= max(WIDEN, len(used) / START_LEVELS)
-        used, index = np.unique(np.rint(cells.position / step), return_inverse=True)
-    sums = np.diff(cells.prefix[:, 1:3], axis=0)
-    codebook = centres(np.bincount(index, sums[:, 0]), np.bincount(index, sums[:, 1]), used * step)
-    return codebook, ideal_length(np.bincount(index, counts))
+    n, s0, s1, _ = np.diff(row, axis=0).T
+    step = UNIFORM_SCALE * np.sqrt(12 * lmbda * n.sum() / (np.log(2) * s0.sum()))
+    position = centres(s0, s1, np.zeros(len(n)))
+    used, index = np.unique(np.rint(position / step), return_inverse=True)
+    codebook = centres(np.bincount(index, s0), np.bincount(index, s1), used * step)
+    return codebook, ideal_length(np.bincount(index, n))

@@ -1,4 +1,4 @@
-"""Entropy-constrained scalar quantization on the cells of a joint histogram."""
+"""Entropy-constrained scalar quantization on the cells of a joint histogram, and on intervals of sorted bins."""
 
 import numpy as np
 from numba import njit
@@ -7,16 +7,17 @@ Array = np.ndarray
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _envelope(h: float, codebook: Array, price: Array, kept: Array, threshold: Array) -> int:
-    """Codewords on the lower envelope of ½h(w − c_j)² + price_j, ascending, and the thresholds between them.
+def _envelope(h: float, codebook: Array, price: Array, kept: Array, levels: int, threshold: Array) -> int:
+    """Narrow ``kept[:levels]`` to the lower envelope of ½h(w − c_j)² + price_j; the thresholds between those left.
 
     For one h these parabolas differ by straight lines, so every codeword wins on one interval of w or nowhere.
     """
-    depth = 0
     if h <= 0:
         kept[0] = np.argmin(price)
         return 1
-    for j in range(len(codebook)):
+    depth = 0
+    for candidate in range(levels):
+        j = kept[candidate]
         t = -np.inf
         beaten = False
         while depth > 0:
@@ -42,34 +43,92 @@ def _envelope(h: float, codebook: Array, price: Array, kept: Array, threshold: A
     return depth
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _first_above(position: Array, value: float, low: int, high: int, guess: int) -> int:
+    """First index of ``low`` … ``high`` whose position is above ``value``: galloping from a guess, then by halves."""
+    if low < high:
+        guess = min(max(guess, low), high - 1)
+        step = 1
+        if position[guess] <= value:
+            low = guess + 1
+            while low < high:
+                probe = min(low + step, high) - 1
+                if position[probe] > value:
+                    high = probe
+                    break
+                low = probe + 1
+                step *= 2
+        else:
+            high = guess
+            while low < high:
+                probe = max(high - step, low)
+                if position[probe] <= value:
+                    low = probe + 1
+                    break
+                high = probe
+                step *= 2
+    while low < high:
+        half = (low + high) >> 1
+        if position[half] <= value:
+            low = half + 1
+        else:
+            high = half
+    return low
+
+
+@njit(cache=True, nogil=True)
+def _sums(
+    row_start: Array,
+    row_sensitivity: Array,
+    position: Array,
+    prefix: Array,
+    codebook: Array,
+    price: Array,
+    bound: Array,
+) -> Array:
+    """Sums of the cells that each codeword wins; ``bound`` is where its cells ended the last time, and is updated."""
+    k = len(codebook)
+    sums = np.zeros((k, 4), np.float64)
+    kept, threshold = np.arange(k), np.empty(k, np.float64)
+    depth = k
+    # As h falls prices weigh more: a codeword that wins nowhere at one h wins nowhere at a smaller one.
+    for r in range(len(row_sensitivity) - 1, -1, -1):
+        i, end = row_start[r], row_start[r + 1]
+        depth = _envelope(row_sensitivity[r], codebook, price, kept, depth, threshold)
+        for d in range(depth):
+            if i == end:
+                break
+            j = kept[d]
+            low = end
+            if d < depth - 1:
+                low = _first_above(position, threshold[d], i, end, bound[r, j])
+                bound[r, j] = low
+            if low > i:
+                for c in range(4):
+                    sums[j, c] += prefix[low, c] - prefix[i, c]
+                i = low
+    return sums
+
+
 @njit(cache=True, nogil=True)
 def ecsq_sums(
     row_start: Array, row_sensitivity: Array, position: Array, prefix: Array, codebook: Array, price: Array
 ) -> Array:
-    """Sums of the cells that each codeword wins: one row of ``prefix`` columns a codeword."""
-    k = len(codebook)
-    sums = np.zeros((k, prefix.shape[1]), np.float64)
-    kept, threshold = np.empty(k, np.int64), np.empty(k, np.float64)
-    for r in range(len(row_sensitivity)):
-        first, end = row_start[r], row_start[r + 1]
-        depth = _envelope(row_sensitivity[r], codebook, price, kept, threshold)
-        i = first
-        for d in range(depth):
-            low, high = i, end
-            if d < depth - 1:
-                while low < high:
-                    half = (low + high) >> 1
-                    if position[half] <= threshold[d]:
-                        low = half + 1
-                    else:
-                        high = half
-            else:
-                low = end
-            if low > i:
-                for c in range(prefix.shape[1]):
-                    sums[kept[d], c] += prefix[low, c] - prefix[i, c]
-            i = low
-    return sums
+    """Sums of the cells that each codeword wins.
+
+    Args:
+        row_start: First cell of each row, and the number of cells.
+        row_sensitivity: Mean h of each row, ascending.
+        position: Mean w of each cell, ascending within a row.
+        prefix: Running sums of four quantities before each cell and after the last.
+        codebook: Codewords, ascending.
+        price: What each costs, λℓ [loss].
+
+    Returns:
+        One row of four sums a codeword; a cell goes to the codeword of least ½h(w − c)² + price, ties to the lowest.
+    """
+    bound = np.zeros((len(row_sensitivity), len(codebook)), np.int32)
+    return _sums(row_start, row_sensitivity, position, prefix, codebook, price, bound)
 
 
 @njit(cache=True, nogil=True)
@@ -84,32 +143,42 @@ def ecsq_iterate(
     tolerance: float,
     most: int,
 ) -> tuple[Array, Array, Array]:
-    """Lloyd-like iteration of ECSQ on the cells of a joint histogram.
+    """Lloyd-like iteration of ECSQ on the cells of a joint histogram, with momentum where that lowers J.
+
+    Each assignment is taken by codewords and lengths that are carried on the way they came; when J rises the step is
+    taken again without. Momentum takes fewer steps, and often ends lower than the plain iteration, never higher than
+    where it started.
 
     Args:
         row_start: First cell of each row, and the number of cells.
-        row_sensitivity: Mean h of each row.
+        row_sensitivity: Mean h of each row, ascending.
         position: Mean w of each cell, ascending within a row.
         prefix: Running sums of n, Σh, Σhw, Σhw² before each cell and after the last.
         codebook: Where to start, ascending.
         codeword_length: ℓ to start with [bit].
         lmbda: λ [loss/bit].
-        tolerance: Stops when J falls by less than this share.
-        most: Largest number of iterations.
+        tolerance: Stops when a plain step lowers J by less than this share.
+        most: Largest number of assignments.
 
     Returns:
-        Codebook, ideal codeword lengths −log2 p, and J per weight after each iteration.
+        Codebook, ideal codeword lengths −log2 p, and J per weight after each step, which never rises.
 
-    Source: Chou, Lookabaugh, Gray 1989; Choi et al. 2017, algorithm 1.
+    Source: Chou, Lookabaugh, Gray 1989; Choi et al. 2017, algorithm 1. Momentum: Nesterov 1983, restarted as in
+    O'Donoghue and Candès 2015.
     """
     n = prefix[-1, 0] - prefix[0, 0]
     history = np.empty(most, np.float64)
-    done = 0
-    while done < most:
-        sums = ecsq_sums(row_start, row_sensitivity, position, prefix, codebook, lmbda * codeword_length)
+    done, pace = 0, 0
+    bound = np.zeros((len(row_sensitivity), len(codebook)), np.int32)
+    for r in range(len(row_sensitivity)):
+        bound[r] = row_start[r]
+    tried_codebook, tried_length = codebook, codeword_length
+    for _ in range(most):
+        price = lmbda * tried_length
+        sums = _sums(row_start, row_sensitivity, position, prefix, tried_codebook, price, bound)
         alive = np.flatnonzero(sums[:, 0] > 0)
         new_codebook, new_length = np.empty(len(alive)), np.empty(len(alive))
-        cost = 0.0
+        cost, ascending = 0.0, True
         for j in range(len(alive)):
             count, s0, s1, s2 = sums[alive[j], 0], sums[alive[j], 1], sums[alive[j], 2], sums[alive[j], 3]
             # A cluster that costs no loss wherever its centre lies keeps the centre it has.
@@ -117,10 +186,81 @@ def ecsq_iterate(
             new_codebook[j] = c
             new_length[j] = -np.log2(count / n)
             cost += 0.5 * max(s2 - 2 * c * s1 + c * c * s0, 0.0) + lmbda * count * new_length[j]
-        order = np.argsort(new_codebook)
-        codebook, codeword_length = new_codebook[order], new_length[order]
-        history[done] = cost / n
+            ascending &= j == 0 or c >= new_codebook[j - 1]
+        cost /= n
+        if done > 0 and cost > history[done - 1]:
+            if pace == 0:  # by rounding
+                break
+            tried_codebook, tried_length, pace = codebook, codeword_length, 0
+            continue
+        slow = done > 0 and history[done - 1] - cost <= tolerance * cost
+        history[done] = cost
         done += 1
-        if done > 1 and history[done - 2] - history[done - 1] <= tolerance * history[done - 1]:
+        if not ascending:
+            order = np.argsort(new_codebook)
+            new_codebook, new_length, alive = new_codebook[order], new_length[order], alive[order]
+        step, longer = new_codebook - codebook[alive], new_length - codeword_length[alive]
+        if not ascending or len(alive) < len(codebook):
+            bound = bound[:, alive]
+        codebook, codeword_length = new_codebook, new_length
+        tried_codebook, tried_length = codebook, codeword_length
+        if slow and pace == 0:
             break
+        if slow or done == 1:  # where it starts says nothing of the way
+            pace = 0
+            continue
+        pace += 1
+        push = pace / (pace + 3)
+        carried = codebook + push * step
+        if (np.diff(carried) >= 0).all():
+            tried_codebook, tried_length = carried, codeword_length + push * longer
+        else:
+            pace = 0
     return codebook, codeword_length, history[:done]
+
+
+@njit(cache=True, nogil=True)
+def ecsq_intervals(prefix: Array, lmbda: float) -> tuple[Array, float]:
+    """The partition of sorted bins into intervals of least J: a shortest path from the first edge to the last.
+
+    An interval of n of the N weights costs ½(Σhw² − (Σhw)²/Σh) + λ r(n), with r(n) = n log2(N/n). With G(i) the
+    least cost of the bins before i, any path to j whose last interval begins at or before i costs at least
+    G(i) + D(i, j) + λ r(n before j) − λ r(n before i): distortion only grows when intervals are joined, and r is
+    concave, so that the interval's part before i saves no more rate than all that lies before i could. A scan of i
+    downwards from j stops where that is no less than the best already found.
+
+    Args:
+        prefix: Running sums of n, Σh, Σhw, Σhw² before each bin, ascending in w, and after the last.
+        lmbda: λ [loss/bit].
+
+    Returns:
+        Edges of the intervals, 0 to the number of bins; and J per weight.
+
+    Source: Muresan and Effros 2008, "Quantization as histogram segmentation". The bound is ours.
+    """
+    m = len(prefix) - 1
+    n = prefix[m, 0]
+    best, reserve = np.zeros(m + 1), np.zeros(m + 1)  # G, and G − λ r(n before)
+    start = np.zeros(m + 1, np.int64)
+    for j in range(1, m + 1):
+        before = lmbda * prefix[j, 0] * np.log2(n / prefix[j, 0])
+        least = np.inf
+        for i in range(j - 1, -1, -1):
+            s0, s1, s2 = prefix[j, 1] - prefix[i, 1], prefix[j, 2] - prefix[i, 2], prefix[j, 3] - prefix[i, 3]
+            distortion = max(0.5 * (s2 - s1 * s1 / s0), 0.0) if s0 > 0 else 0.0
+            if reserve[i] + distortion >= least - before:
+                break
+            if best[i] + distortion < least:
+                count = prefix[j, 0] - prefix[i, 0]
+                cost = best[i] + distortion + lmbda * count * np.log2(n / count)
+                if cost < least:
+                    least = cost
+                    start[j] = i
+        best[j], reserve[j] = least, least - before
+    edges, k, j = np.empty(m + 1, np.int64), 0, m
+    while j > 0:
+        edges[k] = j
+        k += 1
+        j = start[j]
+    edges[k] = 0
+    return edges[k::-1].copy(), best[m] / n
