@@ -59,7 +59,7 @@ METHODS: tuple[tuple[str, bool], ...] = tuple((m, weighted) for m in QUANTIZERS 
 def curve(method: Method, statistics: Statistics) -> list[OperatingPoint]:
     """Operating points of one method, from the lowest rate to the highest.
 
-    The cost does not depend on the number of weights.
+    The cost does not depend on the number of weights; the statistics keep what was found.
 
     Args:
         method: Method with its options.
@@ -68,6 +68,12 @@ def curve(method: Method, statistics: Statistics) -> list[OperatingPoint]:
     Returns:
         Points with the parameter running from coarse to fine; rates need not rise strictly.
     """
+    if method not in statistics.curves:
+        statistics.curves[method] = _points(method, statistics)
+    return statistics.curves[method]
+
+
+def _points(method: Method, statistics: Statistics) -> list[OperatingPoint]:
     cells = statistics.cells(method.weighted, QUANTIZERS[method.method].needs_rows, method.per_layer)
     if not cells:
         return []

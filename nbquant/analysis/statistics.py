@@ -1,11 +1,16 @@
 """All that live computation needs to know of a selection: a histogram a tensor, and what its positions cost."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from nbquant.analysis.cache import cached
+from nbquant.analysis.recent import Recent
+from nbquant.analysis.sums import Sums
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapHistogram
 from nbquant.progress import Progress, track
@@ -13,9 +18,13 @@ from nbquant.quantization.fitting import WHOLE
 from nbquant.quantization.histogram import Cells, Histogram
 from nbquant.quantization.rate import is_mostly_zero, position_ledger, tensor_gaps
 from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.tensorfile import FileSlice
+
+TENSORS_KEPT = 512  # of which statistics are kept in memory, a megabyte or two each
+SELECTIONS_KEPT = 4  # of which curves are kept
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TensorStatistics:
     """Statistics of one tensor, found in one pass over it.
 
@@ -34,36 +43,89 @@ class TensorStatistics:
     gaps: GapHistogram
 
     @staticmethod
-    def of(tensor: SelectedTensor) -> "TensorStatistics":
-        """One pass over a tensor."""
-        return TensorStatistics(
-            name=tensor.name,
-            layer=tensor.layer,
-            dtype=tensor.weight.dtype,
-            histogram=Histogram.of(tensor.weight, tensor.sensitivity),
-            gaps=tensor_gaps(tensor.weight),
-        )
+    def of(tensor: SelectedTensor, progress: Progress = False) -> "TensorStatistics":
+        """One pass over a tensor, or none if it was seen before and has not changed.
+
+        Raises:
+            ValueError: Weights or sensitivities that are not finite, or negative sensitivities.
+        """
+
+        def compute() -> tuple[Histogram, GapHistogram]:
+            histogram = Histogram.of(tensor.weight, tensor.sensitivity, tensor.name, progress)
+            return histogram, tensor_gaps(tensor.weight)
+
+        key = _content(tensor)
+        found = _tensors.get(key) or _tensors.keep(key, cached(tensor, compute))
+        return TensorStatistics(tensor.name, tensor.layer, tensor.weight.dtype, *found)
 
 
-@dataclass(frozen=True)
+_tensors: Recent[tuple[Histogram, GapHistogram]] = Recent(TENSORS_KEPT)
+
+
+def _content(tensor: SelectedTensor) -> Hashable:
+    """What changes when the tensor's values do."""
+    return (
+        _values(tensor.weight, tensor.weight_source),
+        None if tensor.sensitivity is None else _values(tensor.sensitivity, tensor.sensitivity_source),
+    )
+
+
+def _values(values: Tensor, source: FileSlice | None) -> Hashable:
+    """For a file its version, so that it is not read; for memory a sum over its bits, as nothing else shows a change.
+
+    Writing to a tensor's ``.data``, as pruning often does, leaves its version as it was.
+    """
+    known = (values.dtype, values.shape, values._version)
+    if source is not None and source.is_current():
+        return (*known, source)
+    content = values.detach().contiguous().reshape(-1).view(torch.uint8)
+    whole = len(content) // 8 * 8
+    sums = int(content[:whole].view(torch.int64).sum()), int(content[whole:].sum())
+    return (*known, values.device, values.data_ptr(), sums)
+
+
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """Statistics of a selection; those of a part of it are made of the same tensors.
 
     Attributes:
         tensors: One entry a tensor, in the model's order.
+        offset: What is added to every h [loss/weight²]: ε·mean(h), see :meth:`nbquant.sensitivity.Sensitivity.damped`.
+        curves: What :func:`nbquant.analysis.curves.curve` found so far, by method.
     """
 
     tensors: tuple[TensorStatistics, ...]
+    offset: float = 0.0
+    curves: dict[Any, Any] = field(default_factory=dict)
+    _sums: tuple[Sums, tuple[TensorStatistics, ...]] | None = None
 
     @staticmethod
     def of(selection: Selection, progress: Progress = False) -> "Statistics":
-        """One pass over a selection."""
-        tensors = track(selection, "histograms", progress, len(selection.tensors))
-        return Statistics(tuple(TensorStatistics.of(t) for t in tensors))
+        """One pass over a selection, or none over those tensors that were seen before and have not changed.
+
+        Raises:
+            ValueError: Weights or sensitivities that are not finite, or negative sensitivities; names the tensor.
+            Cancelled: By ``progress``; what was done so far is kept.
+        """
+        tensors = tuple(
+            TensorStatistics.of(t) for t in track(selection, "histograms", progress, len(selection.tensors))
+        )
+        # The same tensors have the same histograms as objects: they are known by that.
+        key = tuple((t.name, t.layer, id(t.histogram)) for t in tensors)
+        return _selections.get(key) or _selections.keep(key, Statistics(tensors))
 
     def part(self, layers: Collection[str]) -> "Statistics":
         """Those of some of the layers."""
-        return Statistics(tuple(t for t in self.tensors if t.layer in layers))
+        return Statistics(tuple(t for t in self.tensors if t.layer in layers), self.offset, _sums=self.sums)
+
+    def damped(self, offset: float) -> "Statistics":
+        """The same with ``offset`` [loss/weight²] added to every h."""
+        return Statistics(self.tensors, offset, _sums=self.sums)
+
+    @cached_property
+    def sums(self) -> tuple[Sums, tuple[TensorStatistics, ...]]:
+        """Sums of histograms, and of which tensors they are: shared with all parts."""
+        return self._sums or (Sums(tuple(t.histogram for t in self.tensors)), self.tensors)
 
     @cached_property
     def weights(self) -> int:
@@ -102,14 +164,19 @@ class Statistics:
     @cached_property
     def histograms(self) -> dict[str, Histogram]:
         """Histogram of each layer, without the zeros of a pruned selection."""
-        layers = dict.fromkeys(t.layer for t in self.tensors)
-        merged = {layer: Histogram.merge(t.histogram for t in self.tensors if t.layer == layer) for layer in layers}
-        return {layer: h.without_zeros() for layer, h in merged.items()} if self.pruned else merged
+        return {layer: self._histogram(layer) for layer in dict.fromkeys(t.layer for t in self.tensors)}
 
     @cached_property
     def histogram(self) -> Histogram:
         """Histogram of the whole, without the zeros of a pruned selection."""
-        return Histogram.merge(self.histograms.values())
+        return self._histogram(WHOLE)
+
+    def _histogram(self, group: str) -> Histogram:
+        sums, tensors = self.sums
+        place = {id(t): i for i, t in enumerate(tensors)}
+        merged = sums.of([place[id(t)] for t in self.tensors if group in (t.layer, WHOLE)])
+        kept = merged.without_zeros() if self.pruned else merged
+        return kept.damped(self.offset) if self.offset else kept
 
     def cells(self, weighted: bool, rows: bool, per_layer: bool) -> dict[str, Cells]:
         """What the solvers see, for each group that has a codebook."""
@@ -122,3 +189,6 @@ class Statistics:
     @cached_property
     def _cells(self) -> dict[tuple[bool, bool, bool], dict[str, Cells]]:
         return {}
+
+
+_selections: Recent[Statistics] = Recent(SELECTIONS_KEPT)

@@ -170,3 +170,12 @@ def merge(key_a: Array, sums_a: Array, key_b: Array, sums_b: Array) -> tuple[Arr
             j += 1
         m += 1
     return key[:m].copy(), sums[:m].copy()
+
+
+@njit(cache=True, nogil=True)
+def add_at(sums: Array, place: Array, terms: Array) -> None:
+    """Add rows to the rows of ``sums`` at these places."""
+    for i in range(len(place)):
+        row = sums[place[i]]
+        for c in range(sums.shape[1]):
+            row[c] += terms[i, c]
