@@ -8,7 +8,7 @@ import secrets
 import struct
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,11 @@ class FileSlice:
     offset: int
     size: int
     version: tuple[int, int, int, int, int]
+
+    @property
+    def changed(self) -> int:
+        """When the file was last changed, by what it said when it was opened [ns since 1970]."""
+        return max(self.version[3:])
 
     def is_current(self) -> bool:
         """Whether the file has not been changed or replaced since it was opened."""
@@ -160,7 +165,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         OSError: The folder is not there, is read-only or full.
     """
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         try:
             save_file(_apart(tensors), partial, metadata=dict(metadata))
         except SafetensorError as error:
@@ -168,15 +173,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A file to write, which then takes the place of ``path``; unless something fails, when nothing changes.
+
+    Args:
+        path: What to replace, or to make.
+        durable: The new content must survive a power cut; without, it may be found cut or empty.
+    """
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
     try:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())  # or the new name could outlive a power cut without the bytes
+        if durable:
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

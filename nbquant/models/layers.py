@@ -56,12 +56,13 @@ def resolve_names(parameters: Iterable[str], layers: Layers) -> tuple[set[str], 
     parameters = list(parameters)
     if layers is None:
         return set(parameters), set()
-    items = _items(layers)
-    for item in items:
+    items = []
+    for item in _items(layers):
         if isinstance(item, nn.Module):
             raise TypeError(
                 f"layers of a checkpoint must be names or globs, but a {type(item).__name__} came: pass its name."
             )
+        items.append(item)
     kinds = {"": "checkpoint"}
     for name in parameters:
         parts = name.split(".")
