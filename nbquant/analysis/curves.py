@@ -13,7 +13,7 @@ from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.ecsq import ECSQ
 from nbquant.quantization.histogram import Cells
 from nbquant.quantization.kmeans import KMeans
-from nbquant.quantization.optimal_ecsq import ecsq_clusters
+from nbquant.quantization.optimal_ecsq import ecsq_hull
 from nbquant.quantization.optimal_kmeans import kmeans_clusters
 from nbquant.quantization.quantizer import Coding, Quantizer
 from nbquant.quantization.selection import Selection
@@ -160,13 +160,5 @@ def _ecsq(method: Method, cells: dict[str, Cells]) -> tuple[Values, Groups]:
     total = sum(c.prefix[-1] for c in cells.values())
     worst = 0.5 * float(total[3]) / float(total[0])
     lmbdas = np.geomspace(*LMBDA_RANGE, LMBDAS) * (worst if worst > 0 else 1.0)
-    # From fine to coarse: a solution for a smaller λ has all the levels that a larger one may keep.
-    solved = {group: _sweep(c, lmbdas[::-1])[::-1] for group, c in cells.items()}
+    solved = {group: ecsq_hull(c, lmbdas) for group, c in cells.items()}
     return lmbdas, [{g: s[i] for g, s in solved.items()} for i in range(len(lmbdas))]
-
-
-def _sweep(cells: Cells, lmbdas: np.ndarray) -> list[Clusters]:
-    found: list[Clusters] = []
-    for lmbda in lmbdas:
-        found.append(ecsq_clusters(cells, float(lmbda), found[-1] if found else None))
-    return found

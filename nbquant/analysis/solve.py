@@ -14,8 +14,8 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.selection import Selection
 
-BISECTIONS = 5  # between two points of the curve: a thirtieth of their distance
-CLOSE = 0.01  # of the target: near enough not to search from the other side
+TRIES = 6  # between two points of the curve
+CLOSE = 0.005  # of the target: near enough
 EXACT_TRIES = 8
 
 TargetName = Literal["ratio", "rate", "levels"]
@@ -46,6 +46,10 @@ class Target:
     def quantity(self, point: OperatingPoint | Quantized) -> float:
         """The targeted quantity at a point."""
         return point.compression_ratio if self.name == "ratio" else getattr(point, self.name)
+
+    def is_close(self, point: OperatingPoint) -> bool:
+        """Whether a point that meets the target hardly exceeds it."""
+        return abs(self.quantity(point) / self.value - 1) <= CLOSE
 
     def stricter(self, share: float) -> "Target":
         """The same target asked for with something to spare."""
@@ -78,8 +82,8 @@ def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statisti
         return point
     found = [point]
     for near in _starts(points, best):
-        found += _bisect(target, points[best], points[best + 1], near, statistics)
-        if any(abs(target.quantity(p) / target.value - 1) <= CLOSE for p in found):
+        found += _approach(target, points[best], points[best + 1], near, statistics)
+        if any(target.is_close(p) for p in found):
             break
     return min(found, key=lambda p: (p.distortion, p.rate))
 
@@ -95,24 +99,39 @@ def _starts(points: Sequence[OperatingPoint], best: int) -> Sequence[OperatingPo
     return (None,)
 
 
-def _bisect(
+def _approach(
     target: Target,
     coarse: OperatingPoint,
     fine: OperatingPoint,
     near: OperatingPoint | None,
     statistics: Statistics,
 ) -> list[OperatingPoint]:
-    """Points between two that meet the target, ever closer to where it is just missed."""
-    method, met, missed = method_of(coarse), coarse.parameter, fine.parameter
-    found = []
-    for _ in range(BISECTIONS):
-        tried = operating_point(method.quantizer(float(np.sqrt(met * missed))), statistics, near)
-        if target.met(tried):
-            met = tried.parameter
-            found.append(tried)
-        else:
-            missed = tried.parameter
+    """Points between two that meet the target, ever closer to where it is just missed.
+
+    The targeted quantity goes much like a power of the parameter, so that a few tries come close; where it jumps they
+    halve the interval in turn.
+    """
+    method, met, missed = method_of(coarse), coarse, fine
+    found: list[OperatingPoint] = []
+    for i in range(TRIES):
+        share = 0.5 if i % 2 else _share(target, met, missed)
+        parameter = float(met.parameter ** (1 - share) * missed.parameter**share)
+        tried = operating_point(method.quantizer(parameter), statistics, near)
+        if not target.met(tried):
+            missed = tried
+            continue
+        met = tried
+        found.append(tried)
+        if target.is_close(tried):
+            break
     return found
+
+
+def _share(target: Target, met: OperatingPoint, missed: OperatingPoint) -> float:
+    """How far from ``met`` to ``missed`` the target should be, a little on this side of it; in logarithms."""
+    a, b = np.log([target.quantity(met), target.quantity(missed)])
+    aim = np.log(target.stricter(CLOSE / 4).value)
+    return float(np.clip((aim - a) / (b - a), 0.02, 0.98)) if abs(b - a) > 0 else 0.5
 
 
 def method_of(point: OperatingPoint | Quantized) -> Method:

@@ -90,8 +90,8 @@ def histogram(
 def gap_counts(weight: Float[Tensor, " n"]) -> tuple[np.ndarray, np.ndarray]:
     """See :func:`nbquant.kernels.reference.gap_counts`; numpy arrays."""
     if weight.device.type != "cpu":
-        gaps, counts = reference.gap_counts(weight)
-        return gaps.cpu().numpy(), counts.cpu().numpy()
+        on_device = reference.gap_counts(weight)
+        return on_device[0].cpu().numpy(), on_device[1].cpu().numpy()
     short = np.zeros(SHORT_GAPS, np.int64)
     long = np.zeros(2 + cpu_histogram.BLOCK // SHORT_GAPS, np.int64)
     run, rest = 0, [np.zeros(0, np.int64)]
