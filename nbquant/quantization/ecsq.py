@@ -4,18 +4,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.kernels import dispatch
-from nbquant.quantization.clusters import Clusters, centres
+from nbquant.progress import Progress
+from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.histogram import Cells
+from nbquant.quantization.members import Members, Sums, means
 from nbquant.quantization.optimal_ecsq import ecsq_clusters, ideal_length
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding, Weights, check_options, check_positive
 
-POLISH_PASSES = 8
 POLISH_TOLERANCE = 1e-5
 
 
@@ -54,41 +54,36 @@ class ECSQ:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
         return ecsq_clusters(cells, self.lmbda, near)
 
-    def assign(
-        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], start: Clusters
-    ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
+    def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
         """Go on from the histogram's solution by the same iteration on the weights, until J stops falling."""
         codebook, length = start.codebook, ideal_length(start.counts)
+        constant = members.constant(self.weighted)
         least = np.inf
-        for _ in range(POLISH_PASSES):
-            assignment = dispatch.assign(weight, mass, codebook, length, self.lmbda)
-            n, _, s0, s1 = dispatch.cluster_sums(weight, mass, assignment, len(codebook)).T
-            used = n > 0
-            codebook = centres(s0, s1, codebook)
-            cost = lagrangian(weight, mass, codebook, assignment, n, self.lmbda)
-            if cost < least:
-                best = codebook, assignment
-            if not cost < least * (1 - POLISH_TOLERANCE):
+        for _ in range(members.most_sweeps):
+            sums = members.assign(codebook, length, self.lmbda, constant)
+            found = means(sums, constant is None, codebook)
+            cost = lagrangian(sums, found, self.lmbda, constant)
+            if not least - cost > POLISH_TOLERANCE * self.lmbda * sums[:, 0].sum():
                 break
             least = cost
-            order = np.argsort(codebook[used], kind="stable")
-            codebook, length = codebook[used][order], ideal_length(n[used][order])
-        return best
+            used = np.flatnonzero(sums[:, 0] > 0)
+            used = used[np.argsort(found[used], kind="stable")]
+            codebook, length = found[used], ideal_length(sums[used, 0])
+        return found, sums
 
-    def fit(self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None) -> Quantized:
+    def fit(
+        self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
+    ) -> Quantized:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
-        return fit_quantizer(self, weight, sensitivity)
+        return fit_quantizer(self, weight, sensitivity, progress=progress)
 
 
-def lagrangian(
-    weight: Float[Tensor, " n"],
-    mass: Float[Tensor, " n"],
-    codebook: Float[np.ndarray, " k"],
-    assignment: Int64[Tensor, " n"],
-    counts: Float[np.ndarray, " k"],
-    lmbda: float,
-) -> float:
-    """J = ½ mean(h (w − c)²) + λ·(entropy of the assignment) [loss/weight]."""
-    error = weight.double() - weight.new_tensor(codebook, dtype=weight.double().dtype)[assignment]
-    share = counts[counts > 0] / counts.sum()
-    return float(0.5 * (mass.double() * error**2).mean()) - lmbda * float((share * np.log2(share)).sum())
+def lagrangian(sums: Sums, codebook: Float[np.ndarray, " k"], lmbda: float, constant: float | None) -> float:
+    """J = ½ Σ h (w − c)² + λ · Σ n ℓ [loss], with ideal lengths ℓ; for ``constant``, c are the plain means.
+
+    Without the part Σw² of a constant h, which no choice of clusters changes.
+    """
+    n, w, s0, s1, s2 = sums[sums[:, 0] > 0].T
+    c = codebook[sums[:, 0] > 0]
+    loss = s2 - 2 * c * s1 + c * c * s0 if constant is None else -constant * c * w
+    return float(0.5 * loss.sum() + lmbda * (n @ ideal_length(n)))

@@ -1,15 +1,18 @@
 """What all quantizers share in fitting: groups, pruned weights, real code lengths, distortion."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import reduce
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from nbquant.coding.ledger import Ledger
+from nbquant.progress import Progress, track
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.histogram import Cells, Histogram
+from nbquant.quantization.members import Members, Sums, blocks_of, index_dtype, most_sweeps
 from nbquant.quantization.quantized import PRUNED, Codebook, Quantized, QuantizedTensor
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.rate import code_ledger, is_mostly_zero, lengths_for, position_ledger, tensor_gaps
@@ -17,6 +20,7 @@ from nbquant.quantization.selection import SelectedTensor, Selection
 from nbquant.quantization.validate import checked_sensitivity, checked_weight, require_positive_somewhere
 
 WHOLE = "all"
+ROUNDING = 2.0**-42  # of Σhw²: loss below it is what float64 sums leave of none
 
 
 def groups_of(selection: Selection, per_layer: bool) -> dict[str, Selection]:
@@ -29,18 +33,26 @@ def fit_quantizer(
     weight: Selection | Float[Tensor, "..."],
     sensitivity: Float[Tensor, "..."] | None = None,
     start: Mapping[str, Clusters] | None = None,
+    zeros: int | None = None,
+    progress: Progress = False,
 ) -> Quantized:
     """Quantize a selection, or a plain tensor with its sensitivity; without sensitivities h is 1.
+
+    The weights are swept over in blocks, and neither copied nor joined: beside them, what is held at once is the
+    assignment (a byte a weight with fewer than 128 levels) and tables whose size does not depend on their number.
 
     Args:
         quantizer: How.
         weight: A selection; or weights of any shape, floating point and finite.
         sensitivity: Hessian diagonal of the same shape, for plain weights only.
         start: Clusters of each group, if they are already known from histograms.
+        zeros: Number of weights that are exactly zero, if it is already known.
+        progress: See :data:`nbquant.progress.Progress`; counts blocks of the most sweeps that there may be.
 
     Raises:
         TypeError: Neither a selection nor a floating-point tensor.
         ValueError: No weights; NaN or infinite entries; a sensitivity of another shape, negative or all zero.
+        Cancelled: By ``progress``.
     """
     if isinstance(weight, Selection):
         if sensitivity is not None:
@@ -48,18 +60,28 @@ def fit_quantizer(
         selection = weight
     else:
         selection = _plain(weight, sensitivity)
-    pruned = is_mostly_zero(sum(int((t.weight == 0).sum()) for t in selection), len(selection))
+    groups = groups_of(selection, quantizer.per_layer)
+    # No start is known for a layer of zeros.
+    histograms = {g: _histogram(members, progress) for g, members in groups.items() if not start or g not in start}
+    if zeros is None:
+        known = [_zeros(members) for g, members in groups.items() if g not in histograms]
+        zeros = sum(known) + sum(h.zeros for h in histograms.values())
+    pruned = is_mostly_zero(zeros, len(selection))
+    blocks = sum(blocks_of(members) * most_sweeps(len(members)) for members in groups.values())
+    ticks = track(range(blocks), "exact pass", progress)
     tensors: dict[str, QuantizedTensor] = {}
     codebooks: dict[str, Codebook] = {}
     loss, ledger = 0.0, Ledger()
-    for group, members in groups_of(selection, quantizer.per_layer).items():
-        known = start.get(group) if start else None  # none for a layer of zeros
-        book, assignment, group_loss = _fit_group(quantizer, members, pruned, known)
+    for group, members in groups.items():
+        clusters = start[group] if start and group in start else _clusters(quantizer, histograms.pop(group), pruned)
+        book, quantized, group_loss = _fit_group(quantizer, members, pruned, clusters, ticks)
         codebooks[group] = book
-        tensors |= _split(members, book.value, assignment)
+        tensors |= quantized
         counts, lengths = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
         ledger += code_ledger(counts, lengths, quantizer.coding, torch.finfo(book.value.dtype).bits)
         loss += group_loss
+    for _ in ticks:  # sweeps that were not needed
+        pass
     if pruned:
         ledger += position_ledger([tensor_gaps(t.weight) for t in selection])
     return Quantized(
@@ -81,51 +103,59 @@ def _plain(weight: object, sensitivity: object) -> Selection:
     return Selection((SelectedTensor("weight", "weight", weight, sensitivity),))
 
 
-def mass_of(sensitivity: Float[Tensor, " n"], weighted: bool) -> Float[Tensor, " n"]:
-    """What each weight counts: h, or everywhere the mean of h."""
-    if weighted and bool((sensitivity > 0).any()):
-        return sensitivity
-    mean = sensitivity.double().mean()
-    return torch.full_like(sensitivity, float(mean) if mean > 0 else 1.0)
+def _histogram(members: Selection, progress: Progress) -> Histogram:
+    return Histogram.merge(Histogram.of(t.weight, t.sensitivity, t.name, progress) for t in members)
+
+
+def _zeros(members: Selection) -> int:
+    return sum(t.weight.numel() - int(t.weight.count_nonzero()) for t in members)
+
+
+def _clusters(quantizer: Quantizer, histogram: Histogram, pruned: bool) -> Clusters | None:
+    """Clusters on the histogram; None if no weight is left."""
+    if pruned:
+        histogram = histogram.without_zeros()
+    if not len(histogram):
+        return None
+    return quantizer.clusters(Cells.of_histogram(histogram, quantizer.weighted, quantizer.needs_rows))
 
 
 def _fit_group(
-    quantizer: Quantizer, selection: Selection, pruned: bool, start: Clusters | None
-) -> tuple[Codebook, Int64[Tensor, " n"], float]:
-    weight = selection.weight
-    given = selection.sensitivity
-    sensitivity = torch.ones_like(weight) if given is None else given
-    kept = weight != 0 if pruned else torch.ones_like(weight, dtype=torch.bool)
-    assignment = torch.full(weight.shape, PRUNED, dtype=torch.int64, device=weight.device)
-    if not bool(kept.any()):
-        empty = torch.zeros(0, dtype=torch.int64, device=weight.device)
-        return Codebook(weight.new_zeros(0), empty, empty), assignment, 0.0
-    w, h = (weight[kept], sensitivity[kept]) if pruned else (weight, sensitivity)
-    mass = mass_of(h, quantizer.weighted)
-    values, found = quantizer.assign(w, mass, start or quantizer.clusters(_cells(w, mass, quantizer.needs_rows)))
-    # What is stored is rounded to the weights' dtype, which may make two values one.
-    codebook, merged = torch.unique(torch.from_numpy(values).to(w.device).to(w.dtype), return_inverse=True)
-    counts = torch.bincount(merged[found], minlength=len(codebook))
-    renumber = torch.cumsum(counts > 0, 0) - 1
-    found, codebook, counts = renumber[merged[found]], codebook[counts > 0], counts[counts > 0]
-    length = lengths_for(counts.cpu().numpy(), quantizer.coding)
-    assignment[kept] = found
-    loss = 0.5 * (h.double() * (w.double() - codebook[found].double()) ** 2).sum()
-    return Codebook(codebook, counts, torch.from_numpy(length).to(w.device)), assignment, float(loss)
+    quantizer: Quantizer, selection: Selection, pruned: bool, start: Clusters | None, ticks: Iterator[object]
+) -> tuple[Codebook, dict[str, QuantizedTensor], float]:
+    """Codebook, tensors and predicted loss increase of the weights that share a codebook."""
+    dtype = reduce(torch.promote_types, (t.weight.dtype for t in selection))
+    device = selection.tensors[0].weight.device
+    if start is None:
+        value, counts, loss = torch.zeros(0, dtype=dtype), np.zeros(0, np.int64), 0.0
+        assignment = {
+            t.name: torch.full((t.weight.numel(),), PRUNED, dtype=index_dtype(0), device=device) for t in selection
+        }
+    else:
+        members = Members(selection, pruned, ticks)
+        centres, sums = quantizer.refine(members, start)
+        used = np.flatnonzero(sums[:, 0] > 0)
+        # What is stored is rounded to the weights' dtype, which may make two values one.
+        value, index = torch.unique(torch.from_numpy(centres[used]).to(dtype), return_inverse=True)
+        merged = index.numpy()
+        if not np.array_equal(merged, np.arange(len(sums))):
+            code = np.zeros(len(sums), np.int64)
+            code[used] = merged
+            members.renumber(code)
+        counts = np.bincount(merged, sums[used, 0]).astype(np.int64)
+        # Each tensor stores the values in its own dtype.
+        loss = sum(_loss(part[used], value[index].to(own)) for own, part in members.sums.items())
+        assignment = members.assignment
+    value = value.to(device)
+    length = lengths_for(counts, quantizer.coding) if len(counts) else counts
+    book = Codebook(value, torch.from_numpy(counts).to(device), torch.from_numpy(length).to(device))
+    tensors = {t.name: QuantizedTensor(value.to(t.weight.dtype), assignment[t.name], t.weight.shape) for t in selection}
+    return book, tensors, loss
 
 
-def _cells(weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], rows: bool) -> Cells:
-    """The solvers' view of weights: one by one where they are few, else of their histogram."""
-    return Cells.of_histogram(Histogram.of(weight, mass), True, rows)
-
-
-def _split(
-    selection: Selection, codebook: Float[Tensor, " k"], assignment: Int64[Tensor, " n"]
-) -> dict[str, QuantizedTensor]:
-    sizes = [t.weight.numel() for t in selection]
-    dtype = torch.int16 if len(codebook) < np.iinfo(np.int16).max else torch.int32
-    parts = assignment.to(dtype).split(sizes)
-    return {
-        t.name: QuantizedTensor(codebook.to(t.weight.dtype), part, t.weight.shape)
-        for t, part in zip(selection, parts, strict=True)
-    }
+def _loss(sums: Sums, value: Float[Tensor, " k"]) -> float:
+    """½ Σ h (w − c)² from the sums of the clusters."""
+    c = value.double().numpy()
+    _, _, s0, s1, s2 = sums.T
+    loss = s2 - 2 * c * s1 + c * c * s0
+    return float(0.5 * loss[loss > ROUNDING * s2].sum())

@@ -4,19 +4,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.kernels import dispatch
-from nbquant.quantization.clusters import Clusters, centres
+from nbquant.progress import Progress
+from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.histogram import Cells
+from nbquant.quantization.members import Members, Sums, means
 from nbquant.quantization.optimal_kmeans import kmeans_clusters
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding, Weights, check_options
 
-POLISH_PASSES = 10
 MOST_LEVELS = 1 << 12
 
 
@@ -59,23 +58,20 @@ class KMeans:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
         return kmeans_clusters(cells, [self.levels])[0]
 
-    def assign(
-        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], start: Clusters
-    ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
+    def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
         """Polish the histogram's optimum by Lloyd iterations on the weights; every centre is its members' mean."""
-        codebook = start.codebook
-        previous = torch.full_like(weight, -1, dtype=torch.int64)
-        for _ in range(POLISH_PASSES):
-            assignment = dispatch.assign(weight, mass, codebook, np.zeros(len(codebook)), 0.0)
-            if torch.equal(previous, assignment):
+        centre = start.codebook
+        for _ in range(members.most_sweeps):
+            codebook = centre
+            sums = members.assign(codebook)
+            found = means(sums, self.weighted, codebook)
+            centre = found[sums[:, 0] > 0]
+            if np.array_equal(centre, codebook):
                 break
-            sums = dispatch.cluster_sums(weight, mass, assignment, len(codebook))
-            used = sums[:, 0] > 0
-            previous = torch.from_numpy(np.cumsum(used) - 1).to(assignment.device)[assignment]
-            n, w, s0, s1 = sums[used].T
-            codebook = centres(s0, s1, w / n)
-        return codebook, previous
+        return found, sums
 
-    def fit(self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None) -> Quantized:
+    def fit(
+        self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
+    ) -> Quantized:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
-        return fit_quantizer(self, weight, sensitivity)
+        return fit_quantizer(self, weight, sensitivity, progress=progress)

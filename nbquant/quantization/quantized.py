@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from nbquant.coding.ledger import Ledger
+from nbquant.kernels import dispatch
 from nbquant.quantization.quantizer import Quantizer
 
 PRUNED = -1
@@ -42,13 +43,12 @@ class QuantizedTensor:
     """
 
     codebook: Float[Tensor, " k"]
-    assignment: Int64[Tensor, " n"]
+    assignment: Int[Tensor, " n"]
     shape: torch.Size
 
     def dequantize(self) -> Float[Tensor, "..."]:
         """The tensor of reconstruction values."""
-        with_zero = torch.cat([self.codebook, self.codebook.new_zeros(1)])  # last, where PRUNED = -1 points
-        return with_zero[self.assignment.long()].reshape(self.shape)
+        return dispatch.gather(self.codebook, self.assignment).reshape(self.shape)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
+from nbquant.progress import Progress
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.histogram import Cells
+from nbquant.quantization.members import Members, Sums
 from nbquant.quantization.selection import Selection
 
 if TYPE_CHECKING:
@@ -52,19 +54,21 @@ class Quantizer(Protocol):
         """
         ...
 
-    def assign(
-        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], start: Clusters
-    ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
-        """Codebook and assignment from the weights themselves.
+    def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
+        """Codebook from the weights themselves, which are left assigned to it.
 
         Args:
-            weight: Weights w.
-            mass: What each counts: h, or its mean if not weighted.
+            members: The weights, to be swept over at least once.
             start: Clusters found on the cells, to go on from.
+
+        Returns:
+            The means of the clusters of the last sweep (any value for one without members), and their sums.
         """
         ...
 
-    def fit(self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None) -> "Quantized":
+    def fit(
+        self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
+    ) -> "Quantized":
         """Quantize a selection, or a plain tensor with its sensitivity."""
         ...
 

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.kernels import dispatch
+from nbquant.progress import Progress
 from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.histogram import Cells
+from nbquant.quantization.members import Members, Sums, means
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding, Weights, check_options, check_positive
 
@@ -65,20 +65,19 @@ class Uniform:
         threshold = (0.5 * (index[first[:-1]] + index[first[1:]]) + self.offset) * self.step
         return Clusters.of_sums(codebook, np.diff(cells.true_prefix[edges], axis=0), threshold)
 
-    def assign(
-        self, weight: Float[Tensor, " n"], mass: Float[Tensor, " n"], start: Clusters
-    ) -> tuple[Float[np.ndarray, " k"], Int64[Tensor, " n"]]:
-        """One pass: round to the grid, then the means of the cells."""
-        self._check_reach(float(weight.abs().max()))
-        index = torch.round(weight.double() / self.step - self.offset).long()
-        _, assignment = torch.unique(index, return_inverse=True)
-        levels = int(assignment.max()) + 1
-        n, w, s0, s1 = dispatch.cluster_sums(weight, mass, assignment, levels).T
-        return centres(s0, s1, w / n), assignment
+    def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
+        """One sweep: round to the grid, then the means of the cells."""
+        low, high = members.reach()
+        self._check_reach(max(abs(low), abs(high)))
+        first, last = (int(np.rint(w / self.step - self.offset)) for w in (low, high))
+        sums = members.assign_grid(self.step, self.offset, first, last - first + 1)
+        return means(sums, self.weighted, np.zeros(len(sums))), sums
 
-    def fit(self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None) -> Quantized:
+    def fit(
+        self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
+    ) -> Quantized:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
-        return fit_quantizer(self, weight, sensitivity)
+        return fit_quantizer(self, weight, sensitivity, progress=progress)
 
     def _check_reach(self, largest: float) -> None:
         if largest / self.step > MOST_CELLS:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.ecsq import ECSQ
-from nbquant.quantization.histogram import EXACT_BELOW, Cells, Histogram
+from nbquant.quantization.histogram import EXACT_UP_TO, Cells, Histogram
 from nbquant.quantization.optimal_ecsq import ecsq_clusters, ideal_length
 from nbquant.quantization.uniform import Uniform
 
-MANY = 3 * EXACT_BELOW
+MANY = EXACT_UP_TO + 1001
 
 
 def draw(n, seed=0, tail=2.0, dtype=torch.float32):
@@ -76,7 +76,7 @@ def test_not_worse_than_the_papers_algorithm(n, tail, share):
     lmbda = share * 0.5 * float((h * weight**2).mean())
     step = np.sqrt(12 * lmbda / (np.log(2) * float(h.mean())))
     expected = min(papers_algorithm(weight, h, lmbda, scale * step) for scale in (0.5, 1.0, 2.0))
-    within = 1.001 if n < EXACT_BELOW else 1.003  # few passes over the weights follow the histogram's solution
+    within = 1.001 if n < EXACT_UP_TO else 1.003  # few passes over the weights follow the histogram's solution
     assert lagrangian(ECSQ(lmbda).fit(weight, h), weight, h, lmbda) <= expected * within
 
 
@@ -137,8 +137,10 @@ def test_unweighted_ignores_all_but_the_mean_of_h(n):
     weight, h = draw(n)
     plain = ECSQ(1e-4, weighted=False).fit(weight, h)
     constant = ECSQ(1e-4).fit(weight, torch.full_like(h, float(h.double().mean())))
-    torch.testing.assert_close(plain.codebook, constant.codebook, rtol=1e-4, atol=1e-5)
-    assert plain.rate == pytest.approx(constant.rate, rel=1e-3)
+    mean = torch.full_like(h, float(h.double().mean()))
+    # Not the same histograms, hence perhaps not the same of many local optima, but as good a one.
+    ours, theirs = (lagrangian(q, weight, mean, 1e-4) for q in (plain, constant))
+    assert ours == pytest.approx(theirs, rel=2e-3)
     # Its distortion is still measured by h.
     error = weight.double() - plain.dequantize()["weight"].double()
     assert plain.distortion == pytest.approx(float(0.5 * (h.double() * error**2).mean()), rel=1e-9)
@@ -170,7 +172,7 @@ def test_half_of_the_sensitivities_zero(n):
 
 
 def test_constant_and_single_weights():
-    for weight in (torch.full((50,), 0.25), torch.tensor([0.25]), torch.full((2 * EXACT_BELOW,), 0.25)):
+    for weight in (torch.full((50,), 0.25), torch.tensor([0.25]), torch.full((2 * EXACT_UP_TO,), 0.25)):
         q = ECSQ(0.01).fit(weight)
         assert (q.codebook.tolist(), q.distortion, q.levels) == ([0.25], 0.0, 1)
 
@@ -206,7 +208,7 @@ def test_dtype_follows(dtype):
 
 
 def test_solution_on_cells_is_what_is_applied():
-    weight, h = draw(5 * EXACT_BELOW)
+    weight, h = draw(2 * EXACT_UP_TO)
     q = ECSQ(1e-4).fit(weight, h)
     found = ECSQ(1e-4).clusters(Cells.of_histogram(Histogram.of(weight, h), True, True))
     assert abs(len(found.codebook) - q.levels) <= 4
@@ -216,7 +218,7 @@ def test_solution_on_cells_is_what_is_applied():
 
 def test_thresholds_where_one_h_is_all():
     weight, _ = draw(500)
-    cells = Cells.of_weights(weight.double().numpy(), np.full(500, 3.0), True, False)
+    cells = Cells.of_histogram(Histogram.of(weight, torch.full_like(weight, 3.0)), True, False)
     found = ecsq_clusters(cells, 1e-3)
     length = ideal_length(found.counts)
     for j, t in enumerate(found.threshold):

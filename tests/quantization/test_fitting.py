@@ -10,7 +10,7 @@ from torch import nn
 import nbquant as nq
 from nbquant.coding.huffman import HuffmanCode
 from nbquant.coding.positions import encode_positions, gap_code, gap_histogram, group_tables
-from nbquant.quantization.histogram import EXACT_BELOW
+from nbquant.quantization.histogram import EXACT_UP_TO
 from nbquant.quantization.quantized import PRUNED, QuantizedTensor
 
 QUANTIZERS = [nq.KMeans(5), nq.Uniform(0.02), nq.ECSQ(1e-4)]
@@ -228,8 +228,8 @@ def test_apply_to_another_architecture():
 @BY_METHOD
 def test_many_weights_go_by_the_histogram_and_few_one_by_one_alike(quantizer):
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(EXACT_BELOW, generator=generator) * 0.1
-    h = torch.randn(EXACT_BELOW, generator=generator).exp()
+    weight = torch.randn(EXACT_UP_TO, generator=generator) * 0.1
+    h = torch.randn(EXACT_UP_TO, generator=generator).exp()
     exact, binned = quantizer.fit(weight, h), quantizer.fit(weight.repeat(2), h.repeat(2))
     assert binned.distortion == pytest.approx(exact.distortion, rel=0.06)
 

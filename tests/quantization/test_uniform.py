@@ -6,7 +6,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nbquant.quantization.histogram import EXACT_BELOW, Cells, Histogram
+from nbquant.quantization.histogram import EXACT_UP_TO, Cells, Histogram
 from nbquant.quantization.uniform import Uniform
 
 
@@ -58,7 +58,7 @@ def test_cells_are_equally_spaced_and_hold_their_centre(values, step, offset):
 
 @pytest.mark.parametrize("offset", [0.0, 0.5, 0.25])
 def test_picture_on_cells_is_what_is_applied(offset):
-    weight = torch.randn(5 * EXACT_BELOW, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(2 * EXACT_UP_TO, generator=torch.Generator().manual_seed(0))
     h = torch.rand(len(weight), generator=torch.Generator().manual_seed(1))
     quantizer = Uniform(0.25, offset=offset)
     q, found = quantizer.fit(weight, h), quantizer.clusters(Cells.of_histogram(Histogram.of(weight, h), True, False))
@@ -112,7 +112,7 @@ def test_offset_out_of_range(offset):
         Uniform(0.1, offset=offset)
 
 
-@pytest.mark.parametrize("n", [3, 2 * EXACT_BELOW])
+@pytest.mark.parametrize("n", [3, 2 * EXACT_UP_TO])
 def test_step_too_small(n):
     weight = torch.linspace(-1, 2, n)
     with pytest.raises(ValueError, match=r"step must be at least 1\.91e-06 for weights up to 2, but got 1e-07: pass a"):

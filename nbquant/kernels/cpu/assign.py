@@ -1,52 +1,540 @@
-"""Assignment of every weight to a codeword, and the sums of the clusters."""
+"""Assignment of every weight to a codeword, the sums of the clusters in the same loop, and the way back.
+
+No weight is compared with every codeword. A table on the float's leading bits says which codewords may be the best in
+a bin: mostly one, and few where a boundary cuts the bin, which are then compared. Its entries are worked out when the
+first weight falls into them; two threads that do so at once write the same number.
+
+An entry is one more than: a position in the list of codewords that win anywhere, and above it how many more positions
+come after that one. Where none do, the codeword's index stands for its position. Zero has not been worked out yet.
+"""
+
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numba import njit
 
 Array = np.ndarray
+Kernel = Callable[[Array, Array, Array, Array, Array, Array], None]
+
+SPAN_SHIFT = 21
+MOST_LEVELS = 1 << SPAN_SHIFT
+MANY = (1 << 9) - 1  # more candidates than an entry can say
+FEW = 8  # candidates that are compared one by one
+
+BINS = 1 << 16  # upper half-words of a float32, 128 an octave
+OCTAVE = 128
+OCTAVES = 24  # of |w| below twice the largest codeword; smaller weights share the centre bin
+WIDTH = OCTAVES * OCTAVE  # bins of one sign
+ROW_CELLS = 2 * (WIDTH + 1)
+ROW_SHIFT = 22
+ROWS = 512  # half-octaves of h
+HUGE_ROW = 509  # from here on float32 cannot tell where a row ends
+SKIPPED = ROWS * ROW_CELLS  # the cell of weights that are left out
+INSENSITIVE = SKIPPED + 1  # the cell of h = 0
+CELLS = INSENSITIVE + 1
+
+COPIES = 4  # of the accumulators, so that equal neighbours do not wait for each other
+FEW_LEVELS = 128  # up to which copies stay in the nearest cache
+BLOCK = 1 << 12  # weights taken through each step together; sums of blocks are added, so that errors do not grow with N
+
+
+@cache
+def bin_edges() -> Array:
+    """Least and largest float32 of each upper half-word, and a step further each: a float64 may round to them."""
+    low = (np.arange(BINS, dtype=np.uint32) << 16).view(np.float32)
+    high = (np.arange(BINS, dtype=np.uint32) << 16 | 0xFFFF).view(np.float32)
+    below, above = np.minimum(low, high), np.maximum(low, high)
+    with np.errstate(over="ignore", invalid="ignore"):  # beside the largest float32 lies infinity
+        edges = np.stack([np.nextafter(below, np.float32(-np.inf)), np.nextafter(above, np.float32(np.inf))], axis=1)
+    return edges.astype(np.float64)
 
 
 @njit(cache=True, nogil=True)
-def assign(weight: Array, sensitivity: Array, codebook: Array, codeword_length: Array, lmbda: float) -> Array:
-    """See :func:`nbquant.kernels.reference.assign`; returns int32."""
-    out = np.empty(len(weight), np.int32)
+def envelope(u: float, codebook: Array, price: Array, kept: Array, threshold: Array) -> int:
+    """Codewords on the lower envelope of ½(w − c_j)² + u·price_j, ascending, and the thresholds between them.
+
+    For one u = 1/h these parabolas differ by straight lines, so every codeword wins on one interval of w or nowhere.
+    None that wins at some h is lost at a larger one: it wins where (c, ½c² + u·price) is on the lower convex hull,
+    which it is at u = 0 and until some u.
+    """
+    depth = 0
+    for j in range(len(codebook)):
+        beaten = False
+        t = -np.inf
+        while depth > 0:
+            top = kept[depth - 1]
+            gap = codebook[j] - codebook[top]
+            if gap <= 0:
+                if price[j] >= price[top]:
+                    beaten = True
+                    break
+                depth -= 1
+                continue
+            t = 0.5 * codebook[j] + 0.5 * codebook[top] + u * (price[j] - price[top]) / gap
+            if depth > 1 and t < threshold[depth - 2]:
+                depth -= 1
+                continue
+            break
+        if beaten:
+            continue
+        if depth > 0:
+            threshold[depth - 1] = t
+        kept[depth] = j
+        depth += 1
+    return depth
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _position(threshold: Array, w: float, low: int, high: int) -> int:
+    """Position whose interval holds w; a threshold belongs to the lower one."""
+    while low < high:
+        half = (low + high) >> 1
+        if w <= threshold[half]:
+            high = half
+        else:
+            low = half + 1
+    return low
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _entry(kept: Array, low: int, high: int) -> int:
+    if low == high:
+        return 1 + kept[low]
+    return 1 + (min(high - low, MANY) << SPAN_SHIFT | low)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _cheapest(w: float, half_h: float, codebook: Array, price: Array, kept: Array, low: int, high: int) -> int:
+    best, least = kept[low], np.inf
+    for d in range(low, high + 1):
+        error = w - codebook[kept[d]]
+        cost = half_h * error * error + price[kept[d]]
+        if cost < least:
+            best, least = kept[d], cost
+    return best
+
+
+@njit(cache=True, nogil=True)
+def _cheapest_outwards(
+    w: float, half_h: float, codebook: Array, price: Array, least_price: float, kept: Array, low: int, high: int
+) -> int:
+    """From the nearest codeword outwards, until distance alone costs more than the best."""
+    left, right = low, high + 1
+    while left < right:
+        half = (left + right) >> 1
+        if codebook[kept[half]] < w:
+            left = half + 1
+        else:
+            right = half
+    best, least = int(kept[low]), np.inf
+    for step in (1, -1):
+        d = right if step == 1 else right - 1
+        while low <= d <= high:
+            error = w - codebook[kept[d]]
+            loss = half_h * error * error
+            if loss + least_price > least:
+                break
+            cost = loss + price[kept[d]]
+            if cost < least or (cost == least and kept[d] < best):
+                best, least = int(kept[d]), cost
+            d += step
+    return best
+
+
+@njit(cache=True, nogil=True)
+def _in_bin(
+    index: int,
+    w: float,
+    half_h: float,
+    codebook: Array,
+    price: Array,
+    kept: Array,
+    threshold: Array,
+    edge: Array,
+    table: Array,
+) -> int:
+    """The codeword of a weight whose bin has no entry yet, or several candidates."""
+    last = len(kept) - 1
+    entry = int(table[index])
+    if entry == 0:
+        low = _position(threshold, edge[index, 0], 0, last)
+        entry = _entry(kept, low, _position(threshold, edge[index, 1], low, last))
+        table[index] = entry
+    span, low = (entry - 1) >> SPAN_SHIFT, (entry - 1) & (MOST_LEVELS - 1)
+    if span == 0 and low < len(codebook):
+        return low
+    if 0 < span <= FEW:
+        return _cheapest(w, half_h, codebook, price, kept, low, low + span)
+    # Thresholds are rounded: beside one, costs decide.
+    at = _position(threshold, w, 0, last)
+    return _cheapest(w, half_h, codebook, price, kept, max(at - 1, 0), min(at + 1, last))
+
+
+@njit(cache=True, nogil=True)
+def assign_by_bin(
+    weight: Array,
+    bits: Array,
+    sensitivity: Array,
+    half_h: float,
+    codebook: Array,
+    price: Array,
+    kept: Array,
+    threshold: Array,
+    edge: Array,
+    table: Array,
+    skip_zeros: bool,
+    lanes: Array,
+    out: Array,
+    sums: Array,
+) -> None:
+    """See :func:`nbquant.kernels.reference.assign`, where one h stands for all in the choice.
+
+    Args:
+        weight: Weights w.
+        bits: Their float32 bit patterns.
+        sensitivity: Sensitivities h of the sums.
+        half_h: ½h of the choice.
+        codebook: Codewords c, ascending.
+        price: What choosing each costs.
+        kept: Those on the lower envelope.
+        threshold: Boundaries between them.
+        edge: From :func:`bin_edges`.
+        table: Entries of the bins, zero where there is none yet. A codeword k is none: for zeros to be skipped.
+        skip_zeros: As in the reference.
+        lanes: Accumulators, zero.
+        out: Receives the assignment.
+        sums: The clusters' sums are added to it.
+    """
     k = len(codebook)
-    if lmbda == 0:
-        middle = np.empty(k - 1, np.float64)
-        for j in range(k - 1):
-            middle[j] = 0.5 * (codebook[j] + codebook[j + 1])
-        for i in range(len(weight)):
-            low, high = 0, k - 1
-            while low < high:
-                half = (low + high) >> 1
-                if weight[i] <= middle[half]:
-                    high = half
-                else:
-                    low = half + 1
-            out[i] = low
-        return out
-    price = lmbda * codeword_length
-    for i in range(len(weight)):
-        w, half_h = np.float64(weight[i]), 0.5 * np.float64(sensitivity[i])
-        best, least = 0, np.inf
-        for j in range(k):
-            error = w - codebook[j]
-            cost = half_h * error * error + price[j]
-            if cost < least:
-                best, least = j, cost
-        out[i] = best
-    return out
+    n = len(weight)
+    one = np.int32(1)
+    code, open_ = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
+    for start in range(0, n, BLOCK):
+        size = min(BLOCK, n - start)
+        w, pattern = weight[start : start + size], bits[start : start + size]
+        # Those with several candidates are noted, not branched to: no branch, no misprediction.
+        many = np.uint64(0)
+        for i in range(size):
+            code[i] = table[np.uint64(pattern[i]) >> np.uint64(16)] - one
+            open_[many] = i
+            many += np.uint64(np.uint32(code[i]) >= np.uint32(MOST_LEVELS))
+        if skip_zeros:
+            for i in range(size):
+                if code[i] == k and w[i] != 0:
+                    open_[many] = i
+                    many += np.uint64(1)
+        for m in range(many):
+            i = open_[m]
+            index = int(np.int64(pattern[i])) >> 16
+            code[i] = _in_bin(index, np.float64(w[i]), half_h, codebook, price, kept, threshold, edge, table)
+        _add_up(w, sensitivity[start : start + size], code, k, lanes, out[start : start + size], sums)
+    if k > FEW_LEVELS:
+        _flush(lanes, sums)
 
 
 @njit(cache=True, nogil=True)
-def cluster_sums(weight: Array, sensitivity: Array, assignment: Array, levels: int) -> Array:
-    """See :func:`nbquant.kernels.reference.cluster_sums`."""
-    sums = np.zeros((levels, 4), np.float64)
+def _add_up(weight: Array, sensitivity: Array, code: Array, k: int, lanes: Array, out: Array, sums: Array) -> None:
+    """Write the assignment of a block, and add its sums."""
+    n, s_w, s_h, s_hw, s_hww = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
+    copies = np.uint64(lanes.shape[1] // (k + 1))
+    for i in range(len(weight)):
+        out[i] = -1 if code[i] == k else code[i]
     for i in range(len(weight)):
         w, h = np.float64(weight[i]), np.float64(sensitivity[i])
-        row = sums[assignment[i]]
-        row[0] += 1
-        row[1] += w
-        row[2] += h
-        row[3] += h * w
-    return sums
+        at = np.uint64(code[i]) * copies + (np.uint64(i) & (copies - np.uint64(1)))
+        hw = h * w
+        n[at] += 1.0
+        s_w[at] += w
+        s_h[at] += h
+        s_hw[at] += hw
+        s_hww[at] += hw * w
+    if k <= FEW_LEVELS:
+        _flush(lanes, sums)
+
+
+@njit(cache=True, nogil=True)
+def _flush(lanes: Array, sums: Array) -> None:
+    """Add the accumulators to the sums and clear them."""
+    copies = lanes.shape[1] // (len(sums) + 1)
+    for c in range(len(lanes)):
+        for j in range(len(sums)):
+            for lane in range(copies):
+                sums[j, c] += lanes[c, j * copies + lane]
+        lanes[c] = 0.0
+
+
+@njit(cache=True, nogil=True)
+def _open_row(
+    row: int, codebook: Array, price: Array, row_kept: Array, row_threshold: Array, row_levels: Array
+) -> None:
+    """The codewords that win somewhere in a row: those at its upper edge."""
+    u = 0.0 if row >= HUGE_ROW else 1 / _row_edge(row + 1)
+    row_levels[row] = envelope(u, codebook, price, row_kept[row], row_threshold[row])
+
+
+@njit(cache=True, nogil=True)
+def _row_edge(row: int) -> float:
+    """Least h of a row."""
+    if row < 2:
+        return row * 2.0**-127
+    return (1.0 + 0.5 * (row & 1)) * 2.0 ** ((row >> 1) - 127)
+
+
+@njit(cache=True, nogil=True)
+def _beats(
+    i: int, j: int, w_low: float, w_high: float, u_low: float, u_high: float, codebook: Array, price: Array
+) -> bool:
+    """Whether codeword i costs less than j at all four corners, and so in all of the cell.
+
+    Over h, the difference of their costs is bilinear in w and u = 1/h.
+    """
+    gap, middle = codebook[i] - codebook[j], codebook[i] + codebook[j]
+    dearer = 2 * (price[j] - price[i])
+    far = max(u_low * -dearer, u_high * -dearer)
+    return gap * (2 * w_low - middle) > far and gap * (2 * w_high - middle) > far
+
+
+@njit(cache=True, nogil=True)
+def _settle(
+    row: int,
+    place: int,
+    first: int,
+    codebook: Array,
+    price: Array,
+    kept: Array,
+    threshold: Array,
+    edge: Array,
+) -> int:
+    """Entry of a cell.
+
+    Two candidates are those that win at the cell's edges of w at its largest h. Positions further out are candidates
+    as long as neither of the two beats them in all of the cell.
+    """
+    last = len(kept) - 1
+    if row == 0 or row >= HUGE_ROW:
+        return 1 + (MANY << SPAN_SHIFT) if last else _entry(kept, 0, 0)
+    bin_, negative = place >> 1, place & 1
+    if bin_ == 0:
+        w_high = edge[first, 1]
+        w_low = -w_high
+    else:
+        index = (first + bin_) | (negative << 15)
+        w_low, w_high = edge[index, 0], edge[index, 1]
+        if bin_ == WIDTH:
+            w_low, w_high = (-np.inf, w_high) if negative else (w_low, np.inf)
+    # A little wider than the row, so that no weight lies on an edge, where costs may be equal.
+    u_low, u_high = (1 - 1e-6) / _row_edge(row + 1), (1 + 1e-6) / _row_edge(row)
+    low = _position(threshold, w_low, 0, last)
+    high = _position(threshold, w_high, low, last)
+    a, b = kept[low], kept[high]
+    for d in range(low - 1, -1, -1):
+        j = kept[d]
+        if not (
+            _beats(a, j, w_low, w_high, u_low, u_high, codebook, price)
+            or _beats(b, j, w_low, w_high, u_low, u_high, codebook, price)
+        ):
+            low = d
+    for d in range(high + 1, last + 1):
+        j = kept[d]
+        if not (
+            _beats(a, j, w_low, w_high, u_low, u_high, codebook, price)
+            or _beats(b, j, w_low, w_high, u_low, u_high, codebook, price)
+        ):
+            high = d
+    return _entry(kept, low, high)
+
+
+@njit(cache=True, nogil=True)
+def _in_cell(
+    cell: int,
+    first: int,
+    w: float,
+    h: float,
+    codebook: Array,
+    price: Array,
+    least_price: float,
+    row_kept: Array,
+    row_threshold: Array,
+    row_levels: Array,
+    edge: Array,
+    table: Array,
+) -> int:
+    """The codeword of a weight whose cell has no entry yet, or several candidates."""
+    row, place = cell // ROW_CELLS, cell % ROW_CELLS
+    if row_levels[row] == 0:
+        _open_row(row, codebook, price, row_kept, row_threshold, row_levels)
+    levels = row_levels[row]
+    kept = row_kept[row, :levels]
+    entry = int(table[cell])
+    if entry == 0:
+        entry = _settle(row, place, first, codebook, price, kept, row_threshold[row], edge)
+        table[cell] = entry
+    span, low = (entry - 1) >> SPAN_SHIFT, (entry - 1) & (MOST_LEVELS - 1)
+    if span == 0:
+        return low
+    if span <= FEW:
+        return _cheapest(w, 0.5 * h, codebook, price, kept, low, low + span)
+    high = levels - 1 if span == MANY else low + span
+    return _cheapest_outwards(w, 0.5 * h, codebook, price, least_price, kept, low, high)
+
+
+@njit(cache=True, nogil=True)
+def assign_by_cell(
+    weight: Array,
+    bits: Array,
+    sensitivity: Array,
+    sensitivity_bits: Array,
+    codebook: Array,
+    price: Array,
+    row_kept: Array,
+    row_threshold: Array,
+    row_levels: Array,
+    edge: Array,
+    table: Array,
+    first: int,
+    skip_zeros: bool,
+    lanes: Array,
+    out: Array,
+    sums: Array,
+) -> None:
+    """See :func:`nbquant.kernels.reference.assign`, with λ > 0.
+
+    Args:
+        weight: Weights w.
+        bits: Their float32 bit patterns.
+        sensitivity: Sensitivities h.
+        sensitivity_bits: Their float32 bit patterns.
+        codebook: Codewords c, ascending.
+        price: λ ℓ_j.
+        row_kept: Room for the codewords that win in each row of h.
+        row_threshold: Room for the thresholds between them.
+        row_levels: How many they are; zero where they are not known yet.
+        edge: From :func:`bin_edges`.
+        table: Entries of the cells, zero where there is none yet.
+        first: Upper half-word of the centre bin.
+        skip_zeros: As in the reference.
+        lanes: Accumulators, zero.
+        out: Receives the assignment.
+        sums: The clusters' sums are added to it.
+    """
+    k = len(codebook)
+    n = len(weight)
+    least_price = price.min()
+    one = np.int32(1)
+    table[SKIPPED] = 1 + k
+    table[INSENSITIVE] = 1 + np.argmin(price)
+    cell, code, open_ = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
+    for start in range(0, n, BLOCK):
+        size = min(BLOCK, n - start)
+        w, pattern = weight[start : start + size], bits[start : start + size]
+        h, h_pattern = sensitivity[start : start + size], sensitivity_bits[start : start + size]
+        for i in range(size):
+            away = min(max(np.int32((pattern[i] >> 16) & 0x7FFF) - np.int32(first), np.int32(0)), np.int32(WIDTH))
+            row = np.int32((h_pattern[i] & 0x7FFFFFFF) >> ROW_SHIFT)
+            place = (
+                row * np.int32(ROW_CELLS)
+                + np.int32(2) * away
+                + (np.int32(pattern[i] >> 31) if away > 0 else np.int32(0))
+            )
+            place = np.int32(INSENSITIVE) if h[i] == 0 else place
+            cell[i] = np.int32(SKIPPED) if skip_zeros and w[i] == 0 else place
+        many = np.uint64(0)
+        for i in range(size):
+            code[i] = table[np.uint64(cell[i])] - one
+            open_[many] = i
+            many += np.uint64(np.uint32(code[i]) >= np.uint32(MOST_LEVELS))
+        for m in range(many):
+            i = open_[m]
+            code[i] = _in_cell(
+                int(cell[i]), first, np.float64(w[i]), np.float64(h[i]), codebook, price, least_price,
+                row_kept, row_threshold, row_levels, edge, table,
+            )  # fmt: skip
+        _add_up(w, h, code, k, lanes, out[start : start + size], sums)
+    if k > FEW_LEVELS:
+        _flush(lanes, sums)
+
+
+@njit(cache=True, nogil=True)
+def assign_grid(
+    weight: Array,
+    sensitivity: Array,
+    step: float,
+    offset: float,
+    first: int,
+    skip_zeros: bool,
+    lanes: Array,
+    out: Array,
+    sums: Array,
+) -> None:
+    """See :func:`nbquant.kernels.reference.assign_grid`; ``sums`` are added to."""
+    k = len(sums)
+    n = len(weight)
+    code = np.empty(BLOCK, np.int32)
+    for start in range(0, n, BLOCK):
+        size = min(BLOCK, n - start)
+        w = weight[start : start + size]
+        for i in range(size):
+            index = np.rint(np.float64(w[i]) / step - offset) - first
+            # A weight that is not on the grid, or not a number, must not be counted beside the sums.
+            code[i] = np.int32(index) if 0 <= index < k and not (skip_zeros and w[i] == 0) else np.int32(k)
+        _add_up(w, sensitivity[start : start + size], code, k, lanes, out[start : start + size], sums)
+    if k > FEW_LEVELS:
+        _flush(lanes, sums)
+
+
+@njit(cache=True, nogil=True)
+def gather(values: Array, assignment: Array, out: Array) -> None:
+    """out[i] = values[assignment[i] + 1]: the first is what −1 stands for."""
+    for i in range(len(assignment)):
+        out[i] = values[np.uint64(np.int64(assignment[i]) + 1)]
+
+
+def by_bin(codebook: Array, price: Array, half_h: float, skip_zeros: bool) -> Kernel:
+    """:func:`assign_by_bin` with tables of its own: a function of (w, bits, h, bits of h, out, sums)."""
+    kept, threshold = np.empty(len(codebook), np.int32), np.empty(len(codebook))
+    if half_h > 0:
+        kept = kept[: envelope(0.5 / half_h, codebook, price, kept, threshold)]
+    else:
+        kept = np.array([price.argmin()], np.int32)
+    table = np.zeros(BINS, np.int32)
+    if skip_zeros:
+        table[[0, BINS // 2]] = 1 + len(codebook)
+    lanes = _lanes(len(codebook))
+
+    def kernel(w: Array, bits: Array, h: Array, _: Array, out: Array, sums: Array) -> None:
+        assign_by_bin(
+            w, bits, h, half_h, codebook, price, kept, threshold, bin_edges(), table, skip_zeros, lanes, out, sums
+        )
+
+    return kernel
+
+
+def by_cell(codebook: Array, price: Array, skip_zeros: bool) -> Kernel:
+    """:func:`assign_by_cell` likewise."""
+    row_kept, row_threshold = np.empty((ROWS, len(codebook)), np.int32), np.empty((ROWS, len(codebook)))
+    row_levels, table = np.zeros(ROWS, np.int32), np.zeros(CELLS, np.int32)
+    largest = np.abs(codebook).max().astype(np.float32).view(np.uint32) >> 16
+    first, lanes = max(int(largest) + OCTAVE - WIDTH, 0), _lanes(len(codebook))
+
+    def kernel(w: Array, bits: Array, h: Array, h_bits: Array, out: Array, sums: Array) -> None:
+        assign_by_cell(
+            w, bits, h, h_bits, codebook, price, row_kept, row_threshold, row_levels,
+            bin_edges(), table, first, skip_zeros, lanes, out, sums,
+        )  # fmt: skip
+
+    return kernel
+
+
+def by_grid(step: float, offset: float, first: int, cells: int, skip_zeros: bool) -> Kernel:
+    """:func:`assign_grid` likewise."""
+    lanes = _lanes(cells)
+
+    def kernel(w: Array, _: Array, h: Array, __: Array, out: Array, sums: Array) -> None:
+        assign_grid(w, h, step, offset, first, skip_zeros, lanes, out, sums)
+
+    return kernel
+
+
+def _lanes(levels: int) -> Array:
+    return np.zeros((5, (levels + 1) * (COPIES if levels <= FEW_LEVELS else 1)))

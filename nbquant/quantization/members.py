@@ -1,0 +1,129 @@
+"""The weights that share a codebook, as the exact pass sees them: swept over in blocks, never copied or joined."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+from nbquant.kernels import dispatch
+from nbquant.quantization.clusters import centres
+from nbquant.quantization.selection import Selection
+
+BLOCK = 1 << 24  # weights between two chances to cancel
+MANY = 1 << 20  # weights; of more, the histogram's clusters need fewer sweeps
+SWEEPS, SWEEPS_OF_MANY = 10, 2
+
+Sums = Float[np.ndarray, "k 5"]
+"""For each codeword n, Σw, Σh, Σhw, Σhw² of its members."""
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """Weights that share a codebook, and what they were assigned to in the last sweep.
+
+    Attributes:
+        selection: The tensors.
+        skip_zeros: Whether weights that are exactly zero are left out: they are assigned −1 and in no sum.
+        ticks: Advanced before each block; may raise to cancel.
+        assignment: For each tensor the indices of its weights, in the smallest integers that hold them.
+        sums: Sums of the clusters for each dtype among the tensors.
+    """
+
+    selection: Selection
+    skip_zeros: bool
+    ticks: Iterator[object]
+    assignment: dict[str, Int[Tensor, " n"]] = field(default_factory=dict)
+    sums: dict[torch.dtype, Sums] = field(default_factory=dict)
+
+    def assign(
+        self,
+        codebook: Float[np.ndarray, " k"],
+        codeword_length: Float[np.ndarray, " k"] | None = None,
+        lmbda: float = 0.0,
+        constant: float | None = None,
+    ) -> Sums:
+        """One sweep: see :func:`nbquant.kernels.reference.assign`."""
+        length = np.zeros(len(codebook)) if codeword_length is None else codeword_length
+        return self._sweep(
+            len(codebook),
+            lambda w, h, out: dispatch.assign(w, h, codebook, length, lmbda, out, constant, self.skip_zeros),
+        )
+
+    def assign_grid(self, step: float, offset: float, first: int, cells: int) -> Sums:
+        """One sweep: see :func:`nbquant.kernels.reference.assign_grid`."""
+        return self._sweep(
+            cells, lambda w, h, out: dispatch.assign_grid(w, h, step, offset, first, cells, out, self.skip_zeros)
+        )
+
+    def reach(self) -> tuple[float, float]:
+        """Least and largest weight."""
+        ends = [torch.stack(t.weight.reshape(-1)[b].aminmax()) for t in self.selection for b in _blocks(t.weight)]
+        values = torch.stack([e.double() for e in ends])
+        return float(values.min()), float(values.max())
+
+    def constant(self, weighted: bool) -> float | None:
+        """What stands for every h in a choice that does not look at each: their mean; None if it does."""
+        if weighted and any(
+            bool(t.sensitivity.reshape(-1)[b].any())
+            for t in self.selection
+            if t.sensitivity is not None
+            for b in _blocks(t.weight)
+        ):
+            return None
+        if all(t.sensitivity is None for t in self.selection):
+            return 1.0
+        n, _, h, _, _ = self.assign(np.zeros(1))[0]
+        return float(h / n) if h > 0 else 1.0
+
+    @property
+    def most_sweeps(self) -> int:
+        """How often to sweep at most, when clusters come from a histogram."""
+        return most_sweeps(len(self.selection))
+
+    def renumber(self, code: Int64[np.ndarray, " k"]) -> None:
+        """Replace index j by ``code[j]`` everywhere."""
+        shifted = torch.from_numpy(code + 1).to(index_dtype(int(code.max()) + 1))
+        for name, found in self.assignment.items():
+            self.assignment[name] = dispatch.gather(shifted.to(found.device), found).sub_(1)  # −1 gathers 0
+
+    def _sweep(self, levels: int, kernel: Callable[[Tensor, Tensor | None, Tensor], Sums]) -> Sums:
+        dtype = index_dtype(levels)
+        self.sums.clear()
+        for t in self.selection:
+            w, h = t.weight.reshape(-1), None if t.sensitivity is None else t.sensitivity.reshape(-1)
+            if t.name not in self.assignment or self.assignment[t.name].dtype != dtype:
+                self.assignment[t.name] = torch.empty(len(w), dtype=dtype, device=w.device)
+            out, sums = self.assignment[t.name], self.sums.setdefault(w.dtype, np.zeros((levels, 5)))
+            for block in _blocks(w):
+                next(self.ticks, None)
+                sums += kernel(w[block], None if h is None else h[block], out[block])
+        return np.sum(list(self.sums.values()), axis=0)
+
+
+def most_sweeps(weights: int) -> int:
+    """How often so many weights are swept over at most."""
+    return SWEEPS_OF_MANY if weights > MANY else SWEEPS
+
+
+def blocks_of(selection: Selection) -> int:
+    """Number of blocks of a sweep."""
+    return sum(len(_blocks(t.weight)) for t in selection)
+
+
+def index_dtype(levels: int) -> torch.dtype:
+    """The smallest integers that hold the indices of so many codewords, and −1."""
+    return next(d for d in (torch.int8, torch.int16, torch.int32) if levels <= torch.iinfo(d).max)
+
+
+def means(sums: Sums, weighted: bool, otherwise: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """Centre of each cluster: Σhw/Σh, or Σw/n without weighting or mass; ``otherwise`` where it has no members."""
+    n, w, s0, s1, _ = sums.T
+    plain = np.where(n > 0, w / np.maximum(n, 1), otherwise)
+    return centres(s0, s1, plain) if weighted else plain
+
+
+def _blocks(weight: Float[Tensor, "..."]) -> list[slice]:
+    return [slice(i, i + BLOCK) for i in range(0, weight.numel(), BLOCK)]
