@@ -13,8 +13,7 @@ from nbquant.quantization.histogram import Cells
 MOST_EDGES = 1000  # that intervals may end at, and so the most levels of a solution
 FINER = (1, 4, 16, 64)  # times smaller λ, that starts are made for
 MOST_CROSSED = 1000  # levels of a start that is made of two solutions
-FINEST = 256  # that a solution is brought up from
-FACTOR = 4.0  # of λ at each step of that
+CLIMB = (256, 64, 16, 4)  # times smaller λ, that a solution is brought up by
 UNIFORM_SCALE = 0.5  # of the step that would be right at a high rate and constant h
 DETOURS = (1.5, 0.7)  # times λ: solutions there are tried as starts
 MOST_DETOURS = 3  # of each
@@ -78,7 +77,7 @@ def ecsq_clusters(cells: Cells, lmbda: float, near: Clusters | None = None) -> C
             if finer > 1 and len(start[0]) > MOST_CROSSED // 2:
                 break
             solved.append(_iterate(cells, start, lmbda))
-    solved.append(_bring_up(cells, _interval_start(row, lmbda / FINEST), lmbda))
+    solved.append(_bring_up(cells, _interval_start(row, lmbda / CLIMB[0]), lmbda))
     return _clusters(cells, _wander(cells, _cross(cells, solved, lmbda), lmbda), lmbda)
 
 
@@ -134,10 +133,8 @@ def _iterate(cells: Cells, start: Start, lmbda: float, tolerance: float = TOLERA
 
 def _bring_up(cells: Cells, start: Start, lmbda: float) -> _Solution:
     """Solve for a far smaller λ, with that start for a larger one, and so on: levels die one after the other."""
-    fine = lmbda / FINEST
-    while fine < lmbda:
-        start = _iterate(cells, start, fine, ON_THE_WAY).start
-        fine *= FACTOR
+    for finer in CLIMB:
+        start = _iterate(cells, start, lmbda / finer, ON_THE_WAY).start
     return _iterate(cells, start, lmbda)
 
 
