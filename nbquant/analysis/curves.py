@@ -9,6 +9,7 @@ import pandas as pd
 
 from nbquant.analysis.operating_point import OperatingPoint, point_of_clusters
 from nbquant.analysis.statistics import Statistics
+from nbquant.progress import Progress, track
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.ecsq import ECSQ
 from nbquant.quantization.histogram import Cells
@@ -90,6 +91,7 @@ def curves(
     *,
     coding: Coding = "huffman",
     per_layer: bool = False,
+    progress: Progress = True,
 ) -> pd.DataFrame:
     """Operating points of several methods, one a row.
 
@@ -98,13 +100,15 @@ def curves(
         methods: Pairs of a method's name and whether it is weighted by sensitivity.
         coding: "huffman" or "fixed".
         per_layer: A codebook for each layer, or one for all.
+        progress: True for progress bars, False for none, or a callable told (done, total), which may raise to cancel.
 
     Returns:
         Columns method, weighted, parameter (its name), value, levels, rate [bit/weight], compression_ratio,
         distortion [loss/weight], predicted_loss_increase [loss].
     """
-    statistics = selection if isinstance(selection, Statistics) else Statistics.of(selection)
-    points = [p for m, w in methods for p in curve(Method(m, w, coding, per_layer), statistics)]
+    statistics = selection if isinstance(selection, Statistics) else Statistics.of(selection, progress)
+    named = [Method(m, w, coding, per_layer) for m, w in methods]
+    points = [p for method in track(named, "curves", progress) for p in curve(method, statistics)]
     return pd.DataFrame(
         {
             "method": [p.quantizer.method for p in points],

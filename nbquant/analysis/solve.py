@@ -9,6 +9,7 @@ import numpy as np
 from nbquant.analysis.curves import Method, curve
 from nbquant.analysis.operating_point import OperatingPoint, operating_point
 from nbquant.analysis.statistics import Statistics
+from nbquant.progress import Progress
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
@@ -150,6 +151,7 @@ def fit(
     weighted: bool = True,
     coding: Coding = "huffman",
     per_layer: bool = False,
+    progress: Progress = True,
 ) -> Quantized:
     """Quantize a selection to a target.
 
@@ -165,18 +167,24 @@ def fit(
         weighted: Weigh by sensitivity.
         coding: "huffman" or "fixed" codeword lengths.
         per_layer: A codebook for each layer, or one for the whole selection.
+        progress: True for progress bars, False for none, or a callable told (done, total), which may raise to cancel.
 
     Raises:
+        Cancelled: By ``progress``.
         ValueError: Not exactly one target; one out of reach (names the reachable range); an unknown method.
     """
     target = target_of(ratio=ratio, rate=rate, levels=levels)
-    statistics = Statistics.of(selection)
+    statistics = Statistics.of(selection, progress)
     points = curve(Method(method, weighted, coding, per_layer), statistics)
-    return fit_to_target(selection, target, points, statistics)
+    return fit_to_target(selection, target, points, statistics, progress)
 
 
 def fit_to_target(
-    selection: Selection, target: Target, points: Sequence[OperatingPoint], statistics: Statistics
+    selection: Selection,
+    target: Target,
+    points: Sequence[OperatingPoint],
+    statistics: Statistics,
+    progress: Progress = False,
 ) -> Quantized:
     """Solve on the curve, then quantize the weights themselves, a little stricter where bins had rounded."""
     spare = 0.0
@@ -185,7 +193,9 @@ def fit_to_target(
         if spare and not any(aim.met(p) for p in points):
             break
         point = solve(aim, points, statistics)
-        quantized = fit_quantizer(point.quantizer, selection, start=point.clusters)
+        quantized = fit_quantizer(
+            point.quantizer, selection, start=point.clusters, zeros=statistics.zeros, progress=progress
+        )
         if target.met(quantized):
             return quantized
         spare = 2 * spare if spare else 1e-3

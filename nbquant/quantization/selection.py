@@ -1,7 +1,7 @@
 """What is quantized: named tensors with their sensitivities."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -107,3 +107,13 @@ class Selection:
             self.unselected_bits + sum(t.bits for t in left),
             self.unselected_count + sum(t.weight.numel() for t in left),
         )
+
+    def damped(self, offset: float) -> "Selection":
+        """The same with ``offset`` [loss/weight²] added to every sensitivity, which makes copies of them."""
+        if offset == 0:
+            return self
+        tensors = (
+            replace(t, sensitivity=t.sensitivity + offset, sensitivity_source=None) if t.sensitivity is not None else t
+            for t in self.tensors
+        )
+        return replace(self, tensors=tuple(tensors))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from jaxtyping import Float
 from torch import Tensor
@@ -43,7 +44,7 @@ class Sensitivity(Mapping[str, Tensor]):
         """Number of weights, over all parameters."""
         return sum(h.numel() for h in self.tensors.values())
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """Mean of h over all entries of all parameters [loss/weight²]."""
         return sum(h.double().sum().item() for h in self.tensors.values()) / max(self.count, 1)

@@ -2,7 +2,8 @@
 
 import copy
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +19,16 @@ from nbquant.models.evaluate import Evaluation, Loss, evaluate
 from nbquant.models.layers import layer_names
 from nbquant.models.select import select
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import CODINGS
+from nbquant.quantization.quantizer import CODINGS, Quantizer
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.sensitivity.estimate import sensitivity as estimate_sensitivity
 from nbquant.sensitivity.result import Sensitivity
 from nbquant.widgets.background import Job, Report, Slot
 
-SLOTS = ("sensitivity", "accuracy", "curves")
+SLOTS = ("sensitivity", "accuracy", "curves", "exact")
+SETTLED = 0.15  # s without a tick, before weights are quantized
+QUIET = 0.5  # s that the exact pass takes before a word is said about it
 
 Curves = dict[tuple[str, bool], list[OperatingPoint]]
 
@@ -86,7 +89,8 @@ class ExplorerState(traitlets.HasTraits):
     """Inputs and results of the explorer.
 
     Setting an input updates the results: the target at once from ready curves; selection, coding and damping in the
-    background, where the newest setting wins. What fails is told in ``error`` and leaves the last results standing.
+    background, where the newest setting wins, from histograms that are made once. The exact pass over the weights
+    follows when the target has come to rest. What fails is told in ``error`` and leaves the last results standing.
 
     Attributes:
         layers: Names of the selected layers.
@@ -103,6 +107,7 @@ class ExplorerState(traitlets.HasTraits):
         ratio_bounds: Least and largest ratio that any method reaches.
         curves: (method, weighted) to operating points, coarse to fine, for the current selection; filled one by one.
         point: Operating point at the target; None before the first.
+        exact: What the weights themselves give there, computed in the background; None while it is not there yet.
         sensitivity: Sensitivities in use, undamped; None while there are none, then h is 1.
         measurement: Accuracy at ``point``; None if it has not been measured there.
         measured: All measurements of this selection so far.
@@ -125,6 +130,7 @@ class ExplorerState(traitlets.HasTraits):
     ratio_bounds = traitlets.Tuple((1.0, 32.0), read_only=True)
     curves: "traitlets.Dict[tuple[str, bool], list[OperatingPoint]]" = traitlets.Dict(read_only=True)
     point = traitlets.Any(None, allow_none=True, read_only=True)
+    exact = traitlets.Any(None, allow_none=True, read_only=True)
     sensitivity = traitlets.Any(None, allow_none=True, read_only=True)
     measurement = traitlets.Any(None, allow_none=True, read_only=True)
     measured = traitlets.Tuple((), read_only=True)
@@ -164,16 +170,19 @@ class ExplorerState(traitlets.HasTraits):
         self._slots = {name: Slot(name) for name in SLOTS}
         self._under_way: dict[str, tuple[str, float]] = {}
         self._errors: dict[str, str] = {}
-        self._statistics: dict[str, TensorStatistics] = {}
+        self._known = self.selection  # all that was ever selected
+        self._seen: Statistics | None = None  # of those of them that were looked at
         self._original: Evaluation | None = None
+        self._aim: tuple[Statistics | None, Quantizer] | None = None  # what ``exact`` is or will be of
         self.available_layers = layer_names(model)
         self.statistics: Statistics | None = None
         self.layers = self.selection.layers
         # Until the curves are there; a control must not cut the ratio that was asked for.
         self.set_trait("ratio_bounds", (min(1.0, self.ratio), max(32.0, 1.1 * self.ratio)))
         if sensitivity is not None:
-            known = isinstance(sensitivity, Sensitivity)
-            self.set_trait("sensitivity", sensitivity if known else Sensitivity(dict(sensitivity), "given", samples=0))
+            given = isinstance(sensitivity, Sensitivity)
+            self.set_trait("sensitivity", sensitivity if given else Sensitivity(dict(sensitivity), "given", samples=0))
+            self._known = select(self._model, self.sensitivity, self.layers)
         self._reselect()
         self.observe(self._on_selection, ["layers", "damping"])
         self.observe(self._on_curves, ["coding", "per_layer"])
@@ -206,26 +215,24 @@ class ExplorerState(traitlets.HasTraits):
 
         def done(found: Mapping[str, Tensor]) -> None:
             self.set_trait("sensitivity", found)
-            self._statistics.clear()
+            self._known, self._seen = select(self._model, found, self.layers or []), None
             self._reselect()
 
         self._start("sensitivity", "Estimating sensitivities", work, done)
 
     def measure(self) -> None:
         """Quantize the weights themselves at the target and measure accuracy, in the background."""
-        point, statistics, selection = self.point, self.statistics, self.selection
+        point, statistics = self.point, self.statistics
         if point is None or statistics is None:
             self._tell("accuracy", "there is no operating point to measure yet: choose a target within reach")
             return
-        # Of the point that is shown: right after a change of method its curve may not be there yet.
-        quantizer = point.quantizer
-        target, points = Target("ratio", self.ratio), self.curves[quantizer.method, quantizer.weighted]
+        exact, quantize = self.exact, self._quantize(point, statistics)
 
         def work(report: Report) -> tuple[Quantized, Evaluation, Evaluation]:
             with self._exclusive(report):
                 original = self._original or evaluate(self._model, self._data.test, self._loss, report)
                 self._original = original
-                quantized = fit_to_target(selection, target, points, statistics)
+                quantized = exact or quantize(report)
                 report(0, None)
                 return quantized, evaluate(quantized.apply(self._model), self._data.test, self._loss, report), original
 
@@ -239,6 +246,13 @@ class ExplorerState(traitlets.HasTraits):
 
         self._start("accuracy", "Measuring accuracy", work, done)
 
+    def _quantize(self, point: OperatingPoint, statistics: Statistics) -> Callable[[Report], Quantized]:
+        """What quantizes the weights themselves to the target that the point was chosen for."""
+        selection, target = self.selection, Target("ratio", self.ratio)
+        # The curve of the point that is shown: right after a change of method that method's may not be there yet.
+        points = self.curves[point.quantizer.method, point.quantizer.weighted]
+        return lambda report: fit_to_target(selection.damped(statistics.offset), target, points, statistics, report)
+
     def cancel(self) -> None:
         """Stop all that is under way in the background; what is shown stays."""
         for slot in self._slots.values():
@@ -246,7 +260,7 @@ class ExplorerState(traitlets.HasTraits):
 
     def wait(self, timeout: float = 60.0) -> bool:
         """Wait until nothing is under way in the background; False if ``timeout`` [s] ran out."""
-        return all(self._slots[name].wait(timeout) for name in ("sensitivity", "curves", "accuracy"))
+        return all(self._slots[name].wait(timeout) for name in ("sensitivity", "curves", "exact", "accuracy"))
 
     @property
     def group(self) -> str:
@@ -259,8 +273,6 @@ class ExplorerState(traitlets.HasTraits):
     # What follows from an input.
 
     def _on_selection(self, change: Any) -> None:
-        if change["name"] == "damping":
-            self._statistics.clear()
         self._reselect()
 
     def _on_curves(self, change: Any) -> None:
@@ -275,8 +287,10 @@ class ExplorerState(traitlets.HasTraits):
 
     def _reselect(self) -> None:
         with self._lock, self._reporting("layers"):
-            damped = None if self.sensitivity is None else self.sensitivity.damped(self.damping)
-            self.selection = select(self._model, damped, self.layers or [])
+            new = [name for name in self.layers if name not in self._known.layers]
+            if new or not self.layers:
+                self._known = select(self._model, self.sensitivity, [*self._known.layers, *new] if self.layers else [])
+            self.selection = self._known.part(self.layers)
             self.set_trait("parameters", tuple(t.name for t in self.selection))
             if self.focus not in self.parameters:
                 largest = max(self.selection, key=lambda t: t.weight.numel())
@@ -285,38 +299,37 @@ class ExplorerState(traitlets.HasTraits):
 
     def _recompute(self) -> None:
         """All curves of the selection, the chosen method's first, so that the picture follows at once."""
-        selection, known = self.selection, dict(self._statistics)
+        selection, known, seen = self.selection, self._known, self._seen
+        offset = 0.0 if self.sensitivity is None else self.damping * self.sensitivity.mean
         chosen, coding, per_layer = self._key, self.coding, self.per_layer
 
-        def work(report: Report) -> tuple[Statistics, Curves]:
-            for tensor in selection:
-                if tensor.name not in known:
-                    known[tensor.name] = TensorStatistics.of(tensor)
-                report(0, None)
-            statistics = Statistics(tuple(known[t.name] for t in selection))
+        def work(report: Report) -> tuple[Statistics, Statistics, Curves]:
+            everything = _with(seen, selection, known, report)
+            statistics = everything.part(selection.layers).damped(offset)
             found: Curves = {}
             for i, key in enumerate(sorted(METHODS, key=lambda k: k != chosen)):
                 found[key] = curve(Method(*key, coding, per_layer), statistics)
                 report(i + 1, len(METHODS))
                 if i == 0:
-                    self._show(selection, statistics, dict(found), known)
-            return statistics, found
+                    self._show(selection, known, everything, statistics, dict(found))
+            return everything, statistics, found
 
-        def done(result: tuple[Statistics, Curves]) -> None:
-            self._show(selection, *result, known)
+        def done(result: tuple[Statistics, Statistics, Curves]) -> None:
+            self._show(selection, known, *result)
 
         self._start("curves", "Computing curves", work, done)
 
     def _show(
-        self, selection: Selection, statistics: Statistics, curves: Curves, known: dict[str, TensorStatistics]
+        self, selection: Selection, known: Selection, seen: Statistics, statistics: Statistics, curves: Curves
     ) -> None:
         with self._lock:
+            if known is self._known:
+                self._seen = seen
             if selection is not self.selection:
                 return
             if statistics is not self.statistics:
                 self.statistics = statistics
                 self.set_trait("measured", ())
-            self._statistics = known
             ratios = [p.compression_ratio for points in curves.values() for p in points]
             with self.hold_trait_notifications():
                 self.set_trait("curves", curves)
@@ -334,6 +347,28 @@ class ExplorerState(traitlets.HasTraits):
         known = next((m for m in self.measured if m.point.quantizer == point.quantizer), None)
         self.set_trait("measurement", known)
         self.set_trait("point", point)
+        aim = self.statistics, point.quantizer
+        if aim != self._aim:
+            self._aim = aim
+            self.set_trait("exact", None)
+            self._follow(point)
+
+    def _follow(self, point: OperatingPoint) -> None:
+        """Quantize the weights themselves once the target has come to rest."""
+        assert self.statistics is not None
+        aim, quantize = self._aim, self._quantize(point, self.statistics)
+
+        def work(report: Report) -> Quantized:
+            for _ in range(10):  # so that a newer tick need not wait
+                report(0, None)
+                time.sleep(SETTLED / 10)
+            return quantize(report)
+
+        def done(quantized: Quantized) -> None:
+            if self._aim is aim:
+                self.set_trait("exact", quantized)
+
+        self._start("exact", "Quantizing the weights", work, done, QUIET)
 
     @property
     def _key(self) -> tuple[str, bool]:
@@ -341,7 +376,9 @@ class ExplorerState(traitlets.HasTraits):
 
     # Background work and errors.
 
-    def _start(self, slot: str, activity: str, work: Any, done: Any) -> None:
+    def _start(self, slot: str, activity: str, work: Any, done: Any, quiet: float = 0.0) -> None:
+        begun = time.monotonic()
+
         def finished(result: Any) -> None:
             with self._lock, self._reporting(slot):
                 done(result)
@@ -353,6 +390,8 @@ class ExplorerState(traitlets.HasTraits):
             self._settle(slot)
 
         def reported(done: int, total: int | None) -> None:
+            if time.monotonic() - begun < quiet:
+                return
             with self._lock:
                 self._under_way[slot] = activity, done / total if total else -1.0
                 self._show_activity()
@@ -395,6 +434,18 @@ class ExplorerState(traitlets.HasTraits):
         """Each input and each work has its own message, so that none hides behind the success of another."""
         self._errors[source] = message
         self.set_trait("error", "; ".join(m for m in self._errors.values() if m))
+
+
+def _with(seen: Statistics | None, selection: Selection, known: Selection, report: Report) -> Statistics:
+    """Statistics of what was seen and of this selection, in the order of ``known``; those seen are not made anew."""
+    found = {t.name: t for t in seen.tensors} if seen is not None else {}
+    missing = [t for t in selection if t.name not in found]
+    if seen is not None and not missing:
+        return seen
+    for i, tensor in enumerate(missing):
+        found[tensor.name] = TensorStatistics.of(tensor, lambda done, total: report(0, None))
+        report(i + 1, len(missing))
+    return Statistics(tuple(found[t.name] for t in known if t.name in found))
 
 
 def message_of(error: Exception) -> str:
