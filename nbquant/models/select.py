@@ -33,8 +33,9 @@ def select(
     """Select weights of a model, with their sensitivities.
 
     The weights are not copied: the selection sees later changes of the model. A checkpoint is not read but mapped, so
-    that it may be larger than memory; what its tensors hold is checked when their histograms are made. It must not be
-    shortened while it is in use: replace the file instead of writing into it.
+    that it may be larger than memory; what its tensors hold is checked when their histograms are made. They are there
+    to be read: what is written to them stays in memory, and is noticed only if torch counts it, as it does not through
+    ``.data``. The file must not be shortened while it is in use: replace it instead of writing into it.
 
     Args:
         source: A module, in which tied parameters are one, under their first name; or the path of a checkpoint: a
