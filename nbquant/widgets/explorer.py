@@ -14,6 +14,7 @@ from nbquant.analysis.curves import METHODS
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.models.evaluate import Loss
 from nbquant.quantization.fitting import WHOLE
+from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.rate import lengths_for
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.views.heatmap import draw_heatmap, heatmap_data
@@ -137,6 +138,7 @@ class Explorer(w.VBox):
             "curves": self._draw_curves,
             "sensitivity": self._draw_heatmap,
             "measurement": self._show_readout,
+            "exact": self._show_readout,
             "activity": self._show_work,
             "progress": self._show_work,
             "error": self._show_error,
@@ -237,7 +239,8 @@ class Explorer(w.VBox):
         point = self.state.point
         if point is None:
             return
-        self._readout.value = readout(point, self.state.measurement, self.state.sensitivity is not None)
+        state = self.state
+        self._readout.value = readout(point, state.exact, state.measurement, state.sensitivity is not None)
         self.panel.descriptions = descriptions(self.state)
 
 
@@ -266,20 +269,22 @@ def explore(
     return Explorer(ExplorerState(model, data, sensitivity=sensitivity, loss=loss, **inputs))
 
 
-def readout(point: OperatingPoint, measurement: Measurement | None, sensitive: bool) -> str:
-    """What the chosen point costs, as HTML."""
+def readout(point: OperatingPoint, exact: Quantized | None, measurement: Measurement | None, sensitive: bool) -> str:
+    """What the chosen point costs, as HTML; by the histograms until the weights themselves were quantized."""
+    about, costs = ("≈ ", point) if exact is None else ("", exact)
     name = {"levels": "levels", "step": "step Δ", "lmbda": "λ"}[point.quantizer.parameter]
-    parameter = "" if name == "levels" else f"<small> {name} = {point.parameter:.3g}</small>"
-    loss = f"{point.predicted_loss_increase:.3g}" + ("" if sensitive else " <small>with h = 1</small>")
+    value = getattr(costs.quantizer, costs.quantizer.parameter)
+    parameter = "" if name == "levels" else f"<small> {name} = {value:.3g}</small>"
+    loss = f"{about}{costs.predicted_loss_increase:.3g}" + ("" if sensitive else " <small>with h = 1</small>")
     accuracy = "–"
     if measurement is not None:
         now, before = measurement.evaluation, measurement.original
-        value = lambda e: f"{e.loss:.4f} loss" if e.accuracy is None else f"{100 * e.accuracy:.2f} %"  # noqa: E731
-        accuracy = f"{value(now)} <small>of {now.samples:,}; original {value(before)}</small>"
+        said = lambda e: f"{e.loss:.4f} loss" if e.accuracy is None else f"{100 * e.accuracy:.2f} %"  # noqa: E731
+        accuracy = f"{said(now)} <small>of {now.samples:,}; original {said(before)}</small>"
     items = {
-        "compression ratio": f"{point.compression_ratio:.2f}×",
-        "rate [bit/weight]": f"{point.rate:.3f}",
-        "levels": f"{point.levels}{parameter}",
+        "compression ratio": f"{about}{costs.compression_ratio:.2f}×",
+        "rate [bit/weight]": f"{about}{costs.rate:.3f}",
+        "levels": f"{costs.levels}{parameter}",
         "predicted loss increase": loss,
         "measured accuracy": accuracy,
     }

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+import nbquant as nq
 from nbquant.analysis.solve import Target
+from nbquant.kernels import dispatch
 from nbquant.quantization.kmeans import KMeans
+from nbquant.widgets import state as module
 from nbquant.widgets.state import Data, ExplorerState
 
 WAIT = 60
@@ -113,12 +116,73 @@ def test_coding_and_codebooks_recompute_the_curves(state):
     assert state.group == "4"
 
 
-def test_damping_reaches_the_selection(state):
-    plain = state.sensitivity["0.weight"]
+def test_damping_reaches_what_is_shown_and_what_is_applied(state):
+    before = state.point.predicted_loss_increase
     state.damping = 10.0
     assert state.wait(WAIT)
-    mean = torch.cat([h.reshape(-1) for h in state.sensitivity.values()]).mean()
-    torch.testing.assert_close(state.selection.tensors[0].sensitivity, plain + 10 * mean)
+    assert state.point.predicted_loss_increase > 3 * before
+    assert state.exact.predicted_loss_increase == pytest.approx(state.point.predicted_loss_increase, rel=0.1)
+    damped = nq.select(network(), state.sensitivity.damped(10.0))
+    assert state.exact.predicted_loss_increase == pytest.approx(loss_of(state.exact, damped), rel=1e-4)
+
+
+def loss_of(quantized, selection):
+    dense = quantized.dequantize()
+    return float(sum((0.5 * t.sensitivity * (t.weight - dense[t.name]) ** 2).sum() for t in selection))
+
+
+def test_exact_pass_follows_and_meets_the_target(state):
+    assert Target("ratio", 6.0).met(state.exact)
+    for ratio in (7.0, 8.0, 9.0):
+        state.ratio = ratio
+        assert state.exact is None
+    assert state.wait(WAIT)
+    assert Target("ratio", 9.0).met(state.exact)
+    assert state.exact.compression_ratio == pytest.approx(state.point.compression_ratio, rel=0.02)
+    exact = state.exact
+    state.measure()
+    assert state.wait(WAIT)
+    assert state.measurement.quantized is exact
+
+
+def test_ticks_while_the_exact_pass_runs_get_the_newest_only(state, monkeypatch):
+    fitted = []
+    real = module.fit_to_target
+    monkeypatch.setattr(
+        module, "fit_to_target", lambda s, target, *rest: (fitted.append(target), real(s, target, *rest))[1]
+    )
+    for i in range(8):
+        state.ratio = 6.5 + i / 4
+    assert state.wait(WAIT)
+    assert fitted == [Target("ratio", 8.25)]
+
+
+def test_no_change_of_an_input_looks_at_the_weights_but_in_the_exact_pass(state, monkeypatch):
+    monkeypatch.setattr(ExplorerState, "_follow", lambda self, point: None)  # the exact pass is there to look at them
+    for name in ("assign", "assign_grid", "histogram", "gap_counts"):
+        monkeypatch.setattr(dispatch, name, lambda *args: pytest.fail("looked at the weights"))
+    for name, value in (
+        ("layers", ("0", "4")),
+        ("damping", 1.0),
+        ("ratio", 5.0),
+        ("method", "ecsq"),
+        ("layers", ("2",)),
+    ):
+        setattr(state, name, value)
+        assert state._slots["curves"].wait(WAIT)
+        assert state.error == ""
+    assert state.point.weights == 40 * 30 + 30
+
+
+def test_a_layer_that_was_not_looked_at_is_when_it_is_selected():
+    model = network()
+    state = ExplorerState(model, batches(), sensitivity=sensitivities(model), ratio=6.0, layers="0")
+    assert state.wait(WAIT)
+    assert state.point.weights == 20 * 40 + 40
+    state.layers = ("0", "4")
+    assert state.wait(WAIT)
+    assert state.error == ""
+    assert state.point.weights == 20 * 40 + 40 + 30 * 5 + 5
 
 
 def test_measure_gives_accuracy_of_what_fit_returns(state):
@@ -151,8 +215,8 @@ def test_sensitivities_in_a_plain_mapping_are_damped_as_estimated_ones():
     given = sensitivities(model)
     state = ExplorerState(model, batches(), sensitivity=given, damping=0.5, ratio=6.0)
     assert state.wait(WAIT)
-    mean = torch.cat([h.reshape(-1) for h in given.values()]).mean()
-    torch.testing.assert_close(state.selection.tensors[0].sensitivity, given["0.weight"] + 0.5 * mean)
+    mean = float(torch.cat([h.reshape(-1) for h in given.values()]).mean())
+    assert state.statistics.offset == pytest.approx(0.5 * mean)
 
 
 def test_measuring_leaves_the_users_model_alone():
