@@ -300,8 +300,10 @@ def _settle(
     row: int,
     place: int,
     first: int,
+    coarse: int,
     codebook: Array,
     price: Array,
+    least_price: float,
     kept: Array,
     threshold: Array,
     edge: Array,
@@ -316,20 +318,25 @@ def _settle(
         return 1 + (MANY << SPAN_SHIFT) if last else _entry(kept, 0, 0)
     bin_, negative = place >> 1, place & 1
     if bin_ == 0:
-        w_high = edge[first, 1]
+        w_high = edge[((first + 1) << coarse) - 1, 1]
         w_low = -w_high
     else:
-        index = (first + bin_) | (negative << 15)
-        w_low, w_high = edge[index, 0], edge[index, 1]
-        if bin_ == WIDTH:
+        inner = ((first + bin_) << coarse) | (negative << 15)
+        outer = inner + (1 << coarse) - 1
+        w_low, w_high = min(edge[inner, 0], edge[outer, 0]), max(edge[inner, 1], edge[outer, 1])
+        if bin_ == WIDTH >> coarse:
             w_low, w_high = (-np.inf, w_high) if negative else (w_low, np.inf)
     # A little wider than the row, so that no weight lies on an edge, where costs may be equal.
     u_low, u_high = (1 - 1e-6) / _row_edge(row + 1), (1 + 1e-6) / _row_edge(row)
     low = _position(threshold, w_low, 0, last)
     high = _position(threshold, w_high, low, last)
     a, b = kept[low], kept[high]
+    # What distance must make up for at most; further codewords are further still.
+    reach_a, reach_b = 2 * u_high * (price[a] - least_price), 2 * u_high * (price[b] - least_price)
     for d in range(low - 1, -1, -1):
         j = kept[d]
+        if (codebook[a] - codebook[j]) * (2 * w_low - codebook[a] - codebook[j]) > reach_a:
+            break
         if not (
             _beats(a, j, w_low, w_high, u_low, u_high, codebook, price)
             or _beats(b, j, w_low, w_high, u_low, u_high, codebook, price)
@@ -337,6 +344,8 @@ def _settle(
             low = d
     for d in range(high + 1, last + 1):
         j = kept[d]
+        if (codebook[b] - codebook[j]) * (2 * w_high - codebook[b] - codebook[j]) > reach_b:
+            break
         if not (
             _beats(a, j, w_low, w_high, u_low, u_high, codebook, price)
             or _beats(b, j, w_low, w_high, u_low, u_high, codebook, price)
@@ -349,6 +358,7 @@ def _settle(
 def _in_cell(
     cell: int,
     first: int,
+    coarse: int,
     w: float,
     h: float,
     codebook: Array,
@@ -368,7 +378,7 @@ def _in_cell(
     kept = row_kept[row, :levels]
     entry = int(table[cell])
     if entry == 0:
-        entry = _settle(row, place, first, codebook, price, kept, row_threshold[row], edge)
+        entry = _settle(row, place, first, coarse, codebook, price, least_price, kept, row_threshold[row], edge)
         table[cell] = entry
     span, low = (entry - 1) >> SPAN_SHIFT, (entry - 1) & (MOST_LEVELS - 1)
     if span == 0:
@@ -393,6 +403,7 @@ def assign_by_cell(
     edge: Array,
     table: Array,
     first: int,
+    coarse: int,
     skip_zeros: bool,
     lanes: Array,
     out: Array,
@@ -412,7 +423,8 @@ def assign_by_cell(
         row_levels: How many they are; zero where they are not known yet.
         edge: From :func:`bin_edges`.
         table: Entries of the cells, zero where there is none yet.
-        first: Upper half-word of the centre bin.
+        first: Upper half-word of the centre bin, without its last ``coarse`` bits.
+        coarse: How often 128 bins an octave are halved.
         skip_zeros: As in the reference.
         lanes: Accumulators, zero.
         out: Receives the assignment.
@@ -421,7 +433,7 @@ def assign_by_cell(
     k = len(codebook)
     n = len(weight)
     least_price = price.min()
-    one = np.int32(1)
+    one, width, shift = np.int32(1), np.int32(WIDTH >> coarse), np.uint32(16 + coarse)
     table[SKIPPED] = 1 + k
     table[INSENSITIVE] = 1 + np.argmin(price)
     cell, code, open_ = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
@@ -430,7 +442,8 @@ def assign_by_cell(
         w, pattern = weight[start : start + size], bits[start : start + size]
         h, h_pattern = sensitivity[start : start + size], sensitivity_bits[start : start + size]
         for i in range(size):
-            away = min(max(np.int32((pattern[i] >> 16) & 0x7FFF) - np.int32(first), np.int32(0)), np.int32(WIDTH))
+            magnitude = np.int32((pattern[i] & 0x7FFFFFFF) >> shift)
+            away = min(max(magnitude - np.int32(first), np.int32(0)), width)
             row = np.int32((h_pattern[i] & 0x7FFFFFFF) >> ROW_SHIFT)
             place = (
                 row * np.int32(ROW_CELLS)
@@ -447,7 +460,7 @@ def assign_by_cell(
         for m in range(many):
             i = open_[m]
             code[i] = _in_cell(
-                int(cell[i]), first, np.float64(w[i]), np.float64(h[i]), codebook, price, least_price,
+                int(cell[i]), first, coarse, np.float64(w[i]), np.float64(h[i]), codebook, price, least_price,
                 row_kept, row_threshold, row_levels, edge, table,
             )  # fmt: skip
         _add_up(w, h, code, k, lanes, out[start : start + size], sums)
@@ -515,12 +528,13 @@ def by_cell(codebook: Array, price: Array, skip_zeros: bool) -> Kernel:
     row_kept, row_threshold = np.empty((ROWS, len(codebook)), np.int32), np.empty((ROWS, len(codebook)))
     row_levels, table = np.zeros(ROWS, np.int32), np.zeros(CELLS, np.int32)
     largest = np.abs(codebook).max().astype(np.float32).view(np.uint32) >> 16
-    first, lanes = max(int(largest) + OCTAVE - WIDTH, 0), _lanes(len(codebook))
+    coarse = int(len(codebook) <= FEW_LEVELS)  # boundaries far apart cut few bins, however wide
+    first, lanes = max(int(largest) + OCTAVE - WIDTH, 0) >> coarse, _lanes(len(codebook))
 
     def kernel(w: Array, bits: Array, h: Array, h_bits: Array, out: Array, sums: Array) -> None:
         assign_by_cell(
             w, bits, h, h_bits, codebook, price, row_kept, row_threshold, row_levels,
-            bin_edges(), table, first, skip_zeros, lanes, out, sums,
+            bin_edges(), table, first, coarse, skip_zeros, lanes, out, sums,
         )  # fmt: skip
 
     return kernel
