@@ -94,10 +94,13 @@ def _starts(points: Sequence[OperatingPoint], best: int) -> Sequence[OperatingPo
 
     As λ grows ECSQ's solution can jump, when two large clusters become one: from the finer side it stays what it is a
     little longer, from the coarser side likewise, and together they leave less of the gap that no solution fills.
+    Where all h are taken for one, a search from nowhere finds the optimum in a millisecond, and goes first.
     """
-    if points[best].quantizer.method == "ecsq":
-        return points[best + 1], points[best]
-    return (None,)
+    quantizer = points[best].quantizer
+    if quantizer.method != "ecsq":
+        return (None,)
+    sides = (points[best + 1], points[best])
+    return sides if quantizer.weighted else (None, *sides)
 
 
 def _approach(

@@ -15,9 +15,10 @@ from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapHistogram
 from nbquant.progress import Progress, track
 from nbquant.quantization.fitting import WHOLE
-from nbquant.quantization.histogram import Cells, Histogram
+from nbquant.quantization.histogram import NEGLIGIBLE, Cells, Histogram
 from nbquant.quantization.rate import is_mostly_zero, position_ledger, tensor_gaps
 from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.validate import all_zero
 from nbquant.tensorfile import FileSlice
 
 TENSORS_KEPT = 512  # of which statistics are kept in memory, a megabyte or two each
@@ -104,12 +105,15 @@ class Statistics:
         """One pass over a selection, or none over those tensors that were seen before and have not changed.
 
         Raises:
-            ValueError: Weights or sensitivities that are not finite, or negative sensitivities; names the tensor.
+            ValueError: Weights or sensitivities that are not finite, or negative sensitivities (names the tensor), or
+                sensitivities that are zero throughout.
             Cancelled: By ``progress``; what was done so far is kept.
         """
         tensors = tuple(
             TensorStatistics.of(t) for t in track(selection, "histograms", progress, len(selection.tensors))
         )
+        if sum(t.histogram.mass for t in tensors) < NEGLIGIBLE:
+            raise all_zero(len(selection))
         # The same tensors have the same histograms as objects: they are known by that.
         key = tuple((t.name, t.layer, id(t.histogram)) for t in tensors)
         return _selections.get(key) or _selections.keep(key, Statistics(tensors))

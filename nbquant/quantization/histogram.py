@@ -132,6 +132,11 @@ class Histogram:
         """Number of weights that are exactly zero."""
         return int(self.marginal.sums[self.marginal.is_zero, N].sum())
 
+    @property
+    def mass(self) -> float:
+        """Σh [loss/weight²]."""
+        return float(self.marginal.sums[:, H].sum())
+
     def __len__(self) -> int:
         """Number of weights."""
         return int(self.marginal.sums[:, N].sum())

@@ -90,11 +90,15 @@ def require_positive_somewhere(sensitivities: Sequence[Float[Tensor, "..."]]) ->
         ValueError: All entries are zero.
     """
     if not any(bool(part.any()) for s in sensitivities for part in _chunks(s)):
-        count = sum(s.numel() for s in sensitivities)
-        raise ValueError(
-            f"sensitivity must be positive somewhere, but all {count} entries are zero: use more or other calibration "
-            "batches, or sensitivity=None to weigh all weights alike."
-        )
+        raise all_zero(sum(s.numel() for s in sensitivities))
+
+
+def all_zero(count: int) -> ValueError:
+    """What to tell of sensitivities that are zero throughout."""
+    return ValueError(
+        f"sensitivity must be positive somewhere, but all {count} entries are zero: use more or other calibration "
+        "batches, or sensitivity=None to weigh all weights alike."
+    )
 
 
 def dtype_name(tensor: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -126,3 +127,11 @@ def test_cancelling_keeps_what_was_done(model, h, passes):
     assert len(passes) == 3
     Statistics.of(nq.select(model, h))
     assert len(passes) == 6
+
+
+def test_sensitivities_of_zero_are_told(tmp_path, model, h):
+    nq.save_sensitivity({name: torch.zeros_like(s) for name, s in h.items()}, tmp_path / "h.safetensors")
+    safetensors.torch.save_file(dict(model.state_dict()), tmp_path / "model.safetensors")
+    selection = nq.select(tmp_path / "model.safetensors", tmp_path / "h.safetensors")
+    with pytest.raises(ValueError, match=r"positive somewhere, but all 8150 entries are zero"):
+        Statistics.of(selection)
