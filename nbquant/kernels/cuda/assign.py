@@ -25,6 +25,7 @@ from nbquant.kernels.cuda.sample import exponents
 from nbquant.kernels.reference import CHUNK, ROW_SHIFT
 
 BLOCK = 512  # weights a program handles at once
+MATRIX_BLOCK = 128  # the same beside matrix products: of more, registers spill
 SLAB = 1 << 30  # weights of one launch: offsets within it fit 32 bits
 PROGRAMS = 8  # of each multiprocessor
 FEW_LEVELS = 16  # up to so many codewords trying all is faster than a table of candidates
@@ -218,6 +219,7 @@ def _slab(
     h_scale = 2.0 ** (127 - exponents(sensitivity)[1]) if matrix and sensitivity is not None else 1.0
     listed = torch.empty(n // LISTED_PART + LISTED_LEAST, dtype=torch.int32, device=device)
     count = torch.zeros(1, dtype=torch.int32, device=device)
+    block = MATRIX_BLOCK if matrix else BLOCK
     table = choice.candidates
     arguments: dict[str, Any] = {
         **dict.fromkeys(("edges", "codes", "values", "prices", "candidates", "lattice"), weight),
@@ -226,15 +228,15 @@ def _slab(
         "first_bin": table.first_bin if table else 0, "bins": table.bins if table else 0,
         "first_row": table.first_row if table else 0, "rows": table.rows if table else 0,
         "w_scale": w_scale, "h_scale": h_scale,
-        "BLOCK": BLOCK, "DEPTH": choice.depth, "WEIGHTED": sensitivity is not None, "SKIP_ZEROS": skip_zeros,
+        "BLOCK": block, "DEPTH": choice.depth, "WEIGHTED": sensitivity is not None, "SKIP_ZEROS": skip_zeros,
         "MATRIX": max(16, triton.next_power_of_2(levels)) if matrix else 0,
         "BIN_SHIFT": BIN_SHIFT, "ROW_SHIFT": ROW_SHIFT,
     }  # fmt: skip
 
     def launch(kind: str, n: int, of_list: bool) -> None:
-        programs = min(triton.cdiv(n, BLOCK), _programs(device))
+        programs = min(triton.cdiv(n, block), _programs(device))
         h = weight if sensitivity is None else sensitivity
-        assign_kernel[(programs,)](weight, h, out, sums, n=n, CHOICE=kind, LISTED=of_list, **arguments)
+        assign_kernel[(programs,)](weight, h, out, sums, n=n, CHOICE=kind, LISTED=of_list, num_stages=1, **arguments)
 
     launch(choice.kind, n, False)
     left = int(count) if choice.kind == "table" else 0
