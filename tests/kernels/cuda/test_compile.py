@@ -36,8 +36,8 @@ ptx = build(histogram_kernel, BLOCK=512, SHIFT=16, ROW_SHIFT=22, LEAST_MASS=1e-2
 assert "add.f64" in ptx
 for kind, matrix, weighted in (("search", 32, True), ("all", 32, True), ("table", 0, True), ("lattice", 0, False)):
     build(
-        assign_kernel, BLOCK=128 if matrix else 512, CHOICE=kind, DEPTH=5, LISTED=kind == "all", WEIGHTED=weighted, SKIP_ZEROS=True,
-        MATRIX=matrix, **shifts,
+        assign_kernel, BLOCK=128 if matrix else 512, CHOICE=kind, DEPTH=5, LISTED=kind == "all", WEIGHTED=weighted,
+        SKIP_ZEROS=True, MATRIX=matrix, **shifts,
     )
 build(candidates_kernel, COLUMNS=128, **shifts)
 build(gather_kernel, BLOCK=2048)
