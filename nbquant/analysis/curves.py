@@ -36,10 +36,13 @@ class Method:
     weighted: bool = True
     coding: Coding = "huffman"
     per_layer: bool = False
+    pinned_zero: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in QUANTIZERS:
             raise ValueError(f"method must be one of {', '.join(QUANTIZERS)}, but got {self.method!r}")
+        if self.pinned_zero and self.method != "kmeans":
+            raise ValueError(f"pinned_zero is an option of kmeans, but the method is {self.method!r}: leave it out")
 
     @property
     def parameter(self) -> str:
@@ -49,6 +52,8 @@ class Method:
     def quantizer(self, parameter: float) -> Quantizer:
         """The quantizer at one point of the curve."""
         options: dict[str, Any] = {"weighted": self.weighted, "coding": self.coding, "per_layer": self.per_layer}
+        if self.method == "kmeans":
+            options["pinned_zero"] = self.pinned_zero
         options[self.parameter] = int(parameter) if self.method == "kmeans" else float(parameter)
         return QUANTIZERS[self.method](**options)
 
@@ -146,7 +151,7 @@ Groups = list[dict[str, Clusters]]
 
 def _kmeans(method: Method, cells: dict[str, Cells]) -> tuple[Values, Groups]:
     levels = range(1, min(MOST_KMEANS_LEVELS, max(len(c.position) for c in cells.values())) + 1)
-    solved = {group: kmeans_clusters(c, levels) for group, c in cells.items()}
+    solved = {group: kmeans_clusters(c, levels, method.pinned_zero) for group, c in cells.items()}
     return levels, [{g: s[i] for g, s in solved.items()} for i in range(len(levels))]
 
 

@@ -141,7 +141,7 @@ def _share(target: Target, met: OperatingPoint, missed: OperatingPoint) -> float
 def method_of(point: OperatingPoint | Quantized) -> Method:
     """The curve that a point lies on."""
     q = point.quantizer
-    return Method(q.method, q.weighted, q.coding, q.per_layer)
+    return Method(q.method, q.weighted, q.coding, q.per_layer, getattr(q, "pinned_zero", False))
 
 
 def fit(
@@ -154,6 +154,7 @@ def fit(
     weighted: bool = True,
     coding: Coding = "huffman",
     per_layer: bool = False,
+    pinned_zero: bool = False,
     progress: Progress = True,
 ) -> Quantized:
     """Quantize a selection to a target.
@@ -170,6 +171,7 @@ def fit(
         weighted: Weigh by sensitivity.
         coding: "huffman" or "fixed" codeword lengths.
         per_layer: A codebook for each layer, or one for the whole selection.
+        pinned_zero: For k-means: whether one of the levels is exactly zero.
         progress: True for progress bars, False for none, or a callable told (done, total), which may raise to cancel.
 
     Raises:
@@ -178,7 +180,7 @@ def fit(
     """
     target = target_of(ratio=ratio, rate=rate, levels=levels)
     statistics = Statistics.of(selection, progress)
-    points = curve(Method(method, weighted, coding, per_layer), statistics)
+    points = curve(Method(method, weighted, coding, per_layer, pinned_zero), statistics)
     return fit_to_target(selection, target, points, statistics, progress)
 
 

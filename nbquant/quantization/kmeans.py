@@ -31,6 +31,8 @@ class KMeans:
         weighted: Weigh by sensitivity (centre Σhw/Σh), or plainly (centre = mean).
         coding: "huffman" or "fixed" codeword lengths.
         per_layer: ``levels`` codewords for each layer, or one codebook for the whole selection.
+        pinned_zero: Whether one of the levels is exactly zero, whatever the mean of its members: weights that become
+            zero cost nothing to multiply with.
 
     Raises:
         ValueError: ``levels`` below 1 or above 4096.
@@ -46,6 +48,7 @@ class KMeans:
     weighted: bool = True
     coding: Coding = "huffman"
     per_layer: bool = False
+    pinned_zero: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.levels, bool) or not isinstance(self.levels, int | np.integer):
@@ -53,18 +56,25 @@ class KMeans:
         if not 1 <= self.levels <= MOST_LEVELS:
             raise ValueError(f"levels must be from 1 to {MOST_LEVELS}, but got {self.levels}")
         check_options(self.weighted, self.coding, self.per_layer)
+        if not isinstance(self.pinned_zero, bool):
+            raise TypeError(f"pinned_zero must be True or False, but got {self.pinned_zero!r}")
 
     def clusters(self, cells: Cells, near: Clusters | None = None) -> Clusters:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
-        return kmeans_clusters(cells, [self.levels])[0]
+        return kmeans_clusters(cells, [self.levels], self.pinned_zero)[0]
 
     def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
-        """Polish the histogram's optimum by Lloyd iterations on the weights; every centre is its members' mean."""
+        """Polish the histogram's optimum by Lloyd iterations on the weights; every centre is its members' mean.
+
+        A pinned zero stays where it is.
+        """
         centre = start.codebook
         for _ in range(members.most_sweeps):
             codebook = centre
             sums = members.assign(codebook)
             found = means(sums, self.weighted, codebook)
+            if self.pinned_zero:
+                found[codebook == 0] = 0
             centre = found[sums[:, 0] > 0]
             if np.array_equal(centre, codebook):
                 break

@@ -186,3 +186,11 @@ def test_ecsq_comes_near_targets_on_both_sides_of_a_jump():
     for ratio in (15.0, 17.0, 18.0, 19.0, 20.0, 22.0, 25.0):
         found = solve(Target("ratio", ratio), points, statistics)
         assert ratio <= found.compression_ratio <= 1.03 * ratio
+
+
+def test_a_pinned_zero_is_an_option_of_kmeans_alone():
+    selection = SELECTIONS[1.0]
+    q = nq.fit(selection, "kmeans", levels=8, pinned_zero=True, progress=False)
+    assert (q.codebook == 0).sum() == 1
+    with pytest.raises(ValueError, match="pinned_zero is an option of kmeans, but the method is 'ecsq'"):
+        nq.fit(selection, ratio=8, pinned_zero=True, progress=False)

@@ -198,3 +198,16 @@ def test_options_of_another_kind():
         KMeans(3, per_layer=None)
     with pytest.raises(ValueError, match="coding must be one of huffman, fixed, but got 'ans'"):
         KMeans(3, coding="ans")
+
+
+@pytest.mark.parametrize("n", [300, 2 * EXACT_UP_TO])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_pinned_zero_stays_exactly_zero(n, weighted):
+    weight, h = draw(n)
+    for levels in (1, 2, 9):
+        q = KMeans(levels, weighted=weighted, pinned_zero=True).fit(weight + 0.05, h)
+        assert q.levels == levels
+        assert (q.codebook == 0).sum() == 1
+        free = KMeans(levels, weighted=weighted).fit(weight + 0.05, h)
+        assert not (free.codebook == 0).any()
+        assert free.distortion <= q.distortion * 1.001 or not weighted
