@@ -199,7 +199,12 @@ def fit_to_target(
             break
         point = solve(aim, points, statistics)
         quantized = fit_quantizer(
-            point.quantizer, selection, start=point.clusters, zeros=statistics.zeros, progress=progress
+            point.quantizer,
+            selection,
+            start=point.clusters,
+            zeros=statistics.zeros,
+            positions=statistics.position_ledger,
+            progress=progress,
         )
         if target.met(quantized):
             return quantized

@@ -150,12 +150,12 @@ class Statistics:
         """Whether zeros are left out and positions stored; see :func:`nbquant.quantization.rate.is_mostly_zero`."""
         return is_mostly_zero(self.zeros, self.weights)
 
-    @property
+    @cached_property
     def source_bits(self) -> int:
         """Bits of the weights as they are stored now."""
         return sum(len(t.histogram) * torch.finfo(t.dtype).bits for t in self.tensors)
 
-    @property
+    @cached_property
     def bits(self) -> int:
         """Bits of a reconstruction value: those of the type that holds all the tensors' types."""
         return torch.finfo(reduce(torch.promote_types, (t.dtype for t in self.tensors))).bits

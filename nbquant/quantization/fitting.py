@@ -34,6 +34,7 @@ def fit_quantizer(
     sensitivity: Float[Tensor, "..."] | None = None,
     start: Mapping[str, Clusters] | None = None,
     zeros: int | None = None,
+    positions: Ledger | None = None,
     progress: Progress = False,
 ) -> Quantized:
     """Quantize a selection, or a plain tensor with its sensitivity; without sensitivities h is 1.
@@ -47,6 +48,7 @@ def fit_quantizer(
         sensitivity: Hessian diagonal of the same shape, for plain weights only.
         start: Clusters of each group, if they are already known from histograms.
         zeros: Number of weights that are exactly zero, if it is already known.
+        positions: What the positions of a pruned selection cost, if it is already known.
         progress: See :data:`nbquant.progress.Progress`; counts blocks of the most sweeps that there may be.
 
     Raises:
@@ -83,7 +85,7 @@ def fit_quantizer(
     for _ in ticks:  # sweeps that were not needed
         pass
     if pruned:
-        ledger += position_ledger([tensor_gaps(t.weight) for t in selection])
+        ledger += positions or position_ledger([tensor_gaps(t.weight) for t in selection])
     return Quantized(
         quantizer=quantizer,
         tensors=tensors,

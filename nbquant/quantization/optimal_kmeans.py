@@ -59,14 +59,7 @@ def _candidates(cells: Cells) -> Int64[np.ndarray, " c"]:
 def _paths(prefix: Float[np.ndarray, "m+1 3"], levels: Sequence[int]) -> list[tuple[Int64[np.ndarray, " k+1"], int]]:
     """Edges of the clusters for each number of levels; none is pinned."""
     _, start = kernels.kmeans_table(prefix, max(levels))
-    found = []
-    for k in levels:
-        edges = np.empty(k + 1, np.int64)
-        edges[k] = len(prefix) - 1
-        for c in range(k, 0, -1):
-            edges[c - 1] = start[c - 1, edges[c]]
-        found.append((edges, -1))
-    return found
+    return [(kernels.edges_of(start, k), -1) for k in levels]
 
 
 def _pinned_paths(
