@@ -21,7 +21,7 @@ endif
 help:
 	@echo 'make explore   open the explorer in JupyterLab (LAB="--port=9000" for options of its own)'
 	@echo 'make test      run every test and check (TESTS="tests/coding -k huffman" to choose; linters run all the same)'
-	@echo 'make bench     run the benchmarks (BENCH="kmeans coding" to choose)'
+	@echo 'make bench     run the benchmarks (BENCH="kmeans ecsq" to choose, FULL=1 for the largest sizes, ARGS="--device cuda")'
 	@echo 'make clean     remove the environment and all caches'
 	@echo 'PYTHON=python3.12 chooses the Python that the environment is made from (3.11 or newer).'
 
@@ -49,7 +49,7 @@ test: $(VENV)/.test
 	if [ -n "$$failed" ]; then echo "make test FAILED: $${failed#, }"; exit 1; fi
 
 bench: $(VENV)/.bench
-	@$(PY) -m tests.benchmarks $(BENCH)
+	@$(PY) -m tests.benchmarks $(BENCH) $(if $(FULL),--full) $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,7 +1,8 @@
-"""Runs the benchmarks: ``python -m tests.benchmarks [part of a name ...]``, all of them without a name.
+"""Runs the benchmarks: ``python -m tests.benchmarks [part of a name ...] [--option ...]``, all of them without a name.
 
 A benchmark is a script ``bench_*.py`` in this folder that prints its own table. Each runs in a process of its own, so
-that none inherits the memory, threads or compiled code of the one before.
+that none inherits the memory, threads or compiled code of the one before. Options go to each as they are: ``--full``
+for the largest sizes, ``--rounds 3``, ``--device cuda`` for the kernels, ``--smoke`` to see whether it runs.
 """
 
 import subprocess
@@ -21,13 +22,20 @@ def choose(words: list[str]) -> list[Path]:
     return [script for script in scripts if not words or any(word in script.stem for word in words)]
 
 
-def main(words: list[str]) -> int:
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Names, and the options that come after them."""
+    first = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    return arguments[:first], arguments[first:]
+
+
+def main(arguments: list[str]) -> int:
     failed = []
+    words, options = split(arguments)
     for script in choose(words):
         print(f"\n--- {script.stem}", flush=True)
         started = time.perf_counter()
         ran = subprocess.run(
-            [sys.executable, "-m", f"tests.benchmarks.{script.stem}"], cwd=HERE.parents[1], check=False
+            [sys.executable, "-m", f"tests.benchmarks.{script.stem}", *options], cwd=HERE.parents[1], check=False
         )
         print(f"({script.stem}: {time.perf_counter() - started:.1f} s)", flush=True)
         if ran.returncode != 0:

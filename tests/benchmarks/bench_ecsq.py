@@ -1,35 +1,28 @@
 """ECSQ: the hull and single solves on the cells against the iteration on the weights, in one run, taking turns.
 
-python -m tests.benchmarks.bench_ecsq [--full]
+python -m tests.benchmarks ecsq [--full]
 """
 
 import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from statistics import median
 
 import numpy as np
-import torch
 from numba import njit
 
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.histogram import Cells, Histogram
 from nbquant.quantization.optimal_ecsq import ecsq_clusters, ecsq_hull, ideal_length
+from tests.benchmarks import options, synthetic
+from tests.benchmarks.turns import one_thread, take_turns
 
-ROUNDS = 5
 BLOCK = 1 << 14
 HULL = 24
 MOST = 40  # iterations on the weights
 BRUTE_LEVELS = (64, 256)
 NUMPY_WEIGHTS = 1_000_000  # with more, numpy takes minutes
 Sums = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-
-def draw(n: int, tail: float) -> tuple[np.ndarray, np.ndarray]:
-    """Laplacian weights, log-normal sensitivities."""
-    random = np.random.default_rng(0)
-    return random.laplace(0, 0.03, n).astype(np.float32), np.exp(tail * random.standard_normal(n, np.float32))
 
 
 def sums_numpy(w: np.ndarray, h: np.ndarray, codebook: np.ndarray, price: np.ndarray) -> np.ndarray:
@@ -95,19 +88,7 @@ def exact(w: np.ndarray, h: np.ndarray, found: Clusters, lmbda: float) -> float:
     return iterate(sums_compiled, w, h, found.codebook, ideal_length(found.counts), lmbda, 2)[0]
 
 
-def take_turns(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median CPU milliseconds of each; the first round warms."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(ROUNDS + 1):
-        for name, run in runs.items():
-            start = time.thread_time()
-            run()
-            if turn:
-                times[name].append(1e3 * (time.thread_time() - start))
-    return {name: median(t) for name, t in times.items()}
-
-
-def solves(w: np.ndarray, h: np.ndarray, cells: Cells, lmbda: float) -> None:
+def solves(w: np.ndarray, h: np.ndarray, cells: Cells, lmbda: float, rounds: int) -> None:
     """One λ: cold, warm, one iteration on the weights, and all that it takes from uniform levels."""
     near, found = ecsq_clusters(cells, 0.8 * lmbda), ecsq_clusters(cells, lmbda)
     start = uniform(w, BRUTE_LEVELS[0])
@@ -118,7 +99,7 @@ def solves(w: np.ndarray, h: np.ndarray, cells: Cells, lmbda: float) -> None:
     }
     if len(w) <= NUMPY_WEIGHTS:
         runs["numpy, one iteration"] = lambda: iterate(sums_numpy, w, h, *start, lmbda, 1)
-    ms = take_turns(runs)
+    ms = {name: measured.ms for name, measured in take_turns(runs, rounds).items()}
     j = {
         "ours, cold": exact(w, h, found, lmbda),
         "ours, warm tick": exact(w, h, ecsq_clusters(cells, lmbda, near), lmbda),
@@ -128,37 +109,40 @@ def solves(w: np.ndarray, h: np.ndarray, cells: Cells, lmbda: float) -> None:
         cost, iterations = iterate(sums_compiled, w, h, *uniform(w, levels), lmbda, MOST)
         name = f"compiled, {iterations} from {levels}"
         ms[name], j[name] = 1e3 * (time.thread_time() - began), cost
+    least = min(j.values())
     bits = float(found.counts / len(w) @ ideal_length(found.counts))
     print(f"λ = {lmbda:.3g}: {len(found.counts)} levels, {bits:.2f} bit")
     for name, t in ms.items():
-        ratio = f"{j[name] / min(j.values()):10.4f}" if name in j else ""
-        print(f"  {name:26}{t:10.2f}{ratio}")
+        ratio = f"{j[name] / least:10.4f}" if name in j else ""
+        print(f"  {name:26}{t:10.2f}{ratio}", flush=True)
 
 
-def hull(cells: Cells, lmbdas: np.ndarray) -> None:
-    ms = take_turns({"hull": lambda: ecsq_hull(cells, lmbdas)})["hull"]
-    levels = [len(c.counts) for c in ecsq_hull(cells, lmbdas)]
-    print(
-        f"hull of {len(lmbdas)} λ, {lmbdas[0]:.3g} to {lmbdas[-1]:.3g}, {min(levels)}-{max(levels)} levels: {ms:.0f} ms"
-    )
+def hull(cells: Cells, lmbdas: np.ndarray, rounds: int) -> None:
+    measured = take_turns({"hull": lambda: ecsq_hull(cells, lmbdas)}, rounds)["hull"]
+    levels = [len(c.counts) for c in measured.result]
+    reach = f"{lmbdas[0]:.3g} to {lmbdas[-1]:.3g}, {min(levels)}-{max(levels)} levels"
+    print(f"hull of {len(lmbdas)} λ, {reach}: {measured.ms:.0f} ms", flush=True)
 
 
-def main(n: int) -> None:
+def main(argv: list[str]) -> None:
     """Print times [ms of CPU] and J over the best that was found."""
-    torch.set_num_threads(1)
-    for tail in (0.0, 2.0):
-        w, h = draw(n, tail)
-        histogram = Histogram.of(torch.from_numpy(w), torch.from_numpy(h))
-        cells = Cells.of_histogram(histogram, True, True)
-        scale = 0.5 * float(cells.prefix[-1, 3] / cells.prefix[-1, 0])
-        print(f"\n{n} Laplacian weights, log-normal h (σ = {tail:g}): ", end="")
-        print(f"{len(cells.position)} cells in {len(cells.row_sensitivity)} rows")
-        print(f"  {'medians, one thread':26}{'CPU ms':>10}{'J / best':>10}")
-        for share in (0.3, 0.01):
-            solves(w, h, cells, share * scale)
-        for low in (1e-8, 1e-4):
-            hull(cells, np.geomspace(low, 8, HULL) * scale)
+    chosen = options.parse(argv, __doc__)
+    if chosen is None:
+        return
+    n = 20_000 if chosen.smoke else 61_000_000 if chosen.full else 1_000_000
+    with one_thread():
+        for spread in (2.0,) if chosen.smoke else (0.0, 2.0):
+            weight, sensitivity = synthetic.weights(n, spread)
+            cells = Cells.of_histogram(Histogram.of(weight, sensitivity), True, True)
+            scale = 0.5 * float(cells.prefix[-1, 3] / cells.prefix[-1, 0])
+            print(f"\n{n} Laplacian weights, log-normal h (σ = {spread:g}): ", end="")
+            print(f"{len(cells.position)} cells in {len(cells.row_sensitivity)} rows")
+            print(f"  {'medians, one thread':26}{'CPU ms':>10}{'J / best':>10}")
+            for share in (0.3,) if chosen.smoke else (0.3, 0.01):
+                solves(weight.numpy(), sensitivity.numpy(), cells, share * scale, chosen.rounds)
+            for low in (1e-4,) if chosen.smoke else (1e-8, 1e-4):
+                hull(cells, np.geomspace(low, 8, HULL) * scale, chosen.rounds)
 
 
 if __name__ == "__main__":
-    main(61_000_000 if "--full" in sys.argv[1:] else 1_000_000)
+    main(sys.argv[1:])

@@ -126,13 +126,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--full", action="store_true", help="6.1·10⁷ weights in place of 10⁷")
     parser.add_argument("--weights", type=int, help="any number of weights")
-    parser.add_argument("--repeats", type=int, help="measurements of each row")
+    parser.add_argument("--rounds", type=int, help="measurements of each row")
+    parser.add_argument("--smoke", action="store_true", help="only see whether it runs: few weights, one round")
     options = parser.parse_args(argv)
-    n = options.weights or (61_000_000 if options.full else 10_000_000)
+    n = options.weights or (61_000_000 if options.full else 300_000 if options.smoke else 10_000_000)
+    rounds = options.rounds or (1 if options.smoke else 25 if options.device == "cuda" else 5)
     if options.device == "cuda":
-        on_cuda(n, options.repeats or 25)
+        on_cuda(n, rounds)
     else:
-        on_cpu(n, options.repeats or 5)
+        on_cpu(n, rounds)
 
 
 if __name__ == "__main__":

@@ -3,22 +3,30 @@
 python -m tests.benchmarks pipeline
 """
 
+import sys
+
 import nbquant as nq
+from tests.benchmarks import options
 
 RATIOS = {"lenet5-fashion": (13, 15.5, 18, 22), "lenet5-fashion-pruned": (40, 45, 48, 50)}
 METHODS = [(method, weighted) for method in ("kmeans", "uniform", "ecsq") for weighted in (False, True)]
 DAMPING = 0.1
 
 
-def main() -> None:
-    for name, ratios in RATIOS.items():
+def main(argv: list[str]) -> None:
+    chosen = options.parse(argv, __doc__)
+    if chosen is None:
+        return
+    few = 1 if chosen.smoke else None
+    for name, ratios in list(RATIOS.items())[:few]:
+        ratios = ratios[:few]
         model, data = nq.zoo.load(name)
         h = nq.sensitivity(model, data.calibration, method="gauss_newton", damping=DAMPING, progress=False)
         selection = nq.select(model, sensitivity=h)
         original = nq.evaluate(model, data.test, progress=False)
         print(f"\n{name}: {original}; accuracy [%] at the ratio asked for or just above, no fine-tuning, {h}")
         print(f"{'':<18}" + "".join(f"{f'{ratio:g}×':>9}" for ratio in ratios))
-        for method, weighted in METHODS:
+        for method, weighted in METHODS[:few]:
             row = []
             for ratio in ratios:
                 quantized = nq.fit(selection, method=method, weighted=weighted, ratio=ratio)
@@ -28,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

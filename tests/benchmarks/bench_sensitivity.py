@@ -1,14 +1,16 @@
-"""Cost of the sensitivity estimators, as a multiple of one forward and backward pass.
+"""Cost of the sensitivity estimators and of BackPACK's, as a multiple of one forward and backward pass.
+
+python -m tests.benchmarks sensitivity
 
 Every round times each contender once, so that what else the machine does falls on all alike; the table shows medians of
-CPU time. Run it as ``python tests/benchmarks/bench_sensitivity.py [rounds]``; BackPACK joins where it is installed.
+CPU time, and quartiles of the ratios.
 """
 
+import copy
 import statistics
 import sys
-import time
+import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from itertools import pairwise
 
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nbquant.sensitivity import sensitivity
+from tests.benchmarks import options
+from tests.benchmarks.turns import one_thread, take_turns
 
 METHODS = ("gauss_newton_sampled", "empirical_fisher", "adam", "becker_lecun", "hutchinson", "gauss_newton")
 
@@ -29,28 +33,34 @@ def lenet() -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut without parameters."""
+    """Two convolutions beside a shortcut without parameters, all of modules: BackPACK sees no others.
+
+    Where the shape changes, a fixed 1×1 convolution takes every other pixel and adds channels of zeros.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.stride = outputs // inputs
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, self.stride, 1, bias=False)
+        stride = outputs // inputs
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.norm1, self.norm2 = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+        self.short: nn.Module = nn.Identity()
+        if stride > 1:
+            self.short = nn.Conv2d(inputs, outputs, 1, stride, bias=False).requires_grad_(False)
+            nn.init.dirac_(self.short.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
-        short = x[:, :, :: self.stride, :: self.stride]
-        extra = y.shape[1] - short.shape[1]
-        return (y + functional.pad(short, (0, 0, 0, 0, extra // 2, extra - extra // 2))).relu()
+        y = self.norm2(self.conv2(self.relu1(self.norm1(self.conv1(x)))))
+        return self.relu2(y + self.short(x))
 
 
-def resnet20() -> nn.Sequential:
+def resnet20(width: int = 16) -> nn.Sequential:
     """ResNet-20 for 32×32 images: 3 stages of 3 blocks."""
-    widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+    widths = [width] * 4 + [2 * width] * 3 + [4 * width] * 3
     blocks = [Block(a, b) for a, b in pairwise(widths)]
-    stem = (nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    stem = (nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, 10))
 
 
 def contenders(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, Callable[[], object]]:
@@ -65,24 +75,22 @@ def contenders(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, Callable
 
     residual = any(isinstance(part, Block) for part in model)
     named = {m: estimator(m) for m in METHODS if not (residual and m == "becker_lecun")}
-    return {"forward + backward": gradient, **named, **({} if residual else backpack_contenders(model, x, y))}
+    peers = backpack_contenders(model, x, y, residual) if options.installed("backpack") else {}
+    return {"forward + backward": gradient, **named, **peers}
 
 
-def backpack_contenders(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, Callable[[], object]]:
-    """The peer's diagonals, where it is installed; it takes sequential nets as they are."""
-    if find_spec("backpack") is None:
-        return {}
-    import copy
-
+def backpack_contenders(model: nn.Sequential, x: Tensor, y: Tensor, residual: bool) -> dict[str, Callable[[], object]]:
+    """The peer's diagonals; residual networks go through its converter."""
     from backpack import backpack, extend, extensions
 
-    twin = extend(copy.deepcopy(model).eval())
+    twin = extend(copy.deepcopy(model).eval(), use_converter=residual)
     loss = extend(nn.CrossEntropyLoss())
 
     def peer(extension: object) -> Callable[[], object]:
         def run() -> None:
             twin.zero_grad()
-            with backpack(extension):
+            with warnings.catch_warnings(), backpack(extension):
+                warnings.filterwarnings("ignore", "Full backward hook is firing")  # once a call, and of no account
                 loss(twin(x), y).backward()
 
         return run
@@ -95,33 +103,30 @@ def backpack_contenders(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str,
 
 def measure(title: str, model: nn.Sequential, x: Tensor, y: Tensor, rounds: int) -> None:
     """Print the table of one network."""
-    runs = contenders(model, x, y)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()  # warm
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            times[name].append(time.process_time() - start)
-    base = times["forward + backward"]
+    taken = take_turns(contenders(model, x, y), rounds)
+    base = taken["forward + backward"].seconds
     print(f"\n{title}, {rounds} rounds")
     print(f"{'':26}{'ms':>9}{'ratio':>8}{'quartiles':>16}")
-    for name, found in times.items():
-        ratios = sorted(t / b for t, b in zip(found, base, strict=True))
+    for name, measured in taken.items():
+        ratios = sorted(t / b for t, b in zip(measured.seconds, base, strict=True))
         low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
         middle = statistics.median(ratios)
-        print(f"{name:26}{1e3 * statistics.median(found):9.1f}{middle:8.2f}{low:8.2f} –{high:6.2f}")
+        print(f"{name:26}{measured.ms:9.1f}{middle:8.2f}{low:8.2f} –{high:6.2f}", flush=True)
 
 
-def main(rounds: int = 9) -> None:
-    """Both networks on random images."""
+def main(argv: list[str]) -> None:
+    chosen = options.parse(argv, __doc__, rounds=9)
+    if chosen is None:
+        return
     torch.manual_seed(0)
-    torch.set_num_threads(1)
+    a, b, width = (2, 2, 1) if chosen.smoke else (128, 64, 16)
     print(f"torch {torch.__version__}, one thread, CPU time")
-    measure("LeNet5, batch 128", lenet(), torch.randn(128, 1, 28, 28), torch.randint(10, (128,)), rounds)
-    measure("ResNet-20, batch 64", resnet20(), torch.randn(64, 3, 32, 32), torch.randint(10, (64,)), rounds)
+    with one_thread():
+        x, y = torch.randn(a, 1, 28, 28), torch.randint(10, (a,))
+        measure(f"LeNet5, batch {a}", lenet(), x, y, chosen.rounds)
+        x, y = torch.randn(b, 3, 32, 32), torch.randint(10, (b,))
+        measure(f"ResNet-20, batch {b}", resnet20(width), x, y, chosen.rounds)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    main(sys.argv[1:])

@@ -3,15 +3,18 @@
 python -m tests.benchmarks slider
 """
 
+import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
 from playwright.sync_api import sync_playwright
 
+from tests.benchmarks import options
 from tests.browser.lab import JupyterLab, chromium_arguments, find_chromium, open_notebook, write_scratch
 
-PRESSES = 30
+PRESSES = 27
+WARM = 3  # presses that do not count
 PRESS = """async () => {
     const figures = ['histogram', 'rate_distortion'].map(n => document.querySelector(`[data-figure=${n}]`));
     const readout = () => document.querySelector('.nbquant-readout').textContent;
@@ -28,7 +31,10 @@ PRESS = """async () => {
 }"""
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
+    chosen = options.parse(argv, __doc__, rounds=PRESSES)
+    if chosen is None:
+        return
     chromium = find_chromium()
     if chromium is None:
         print("skipped: needs Chromium")
@@ -47,10 +53,10 @@ def main() -> None:
                 notebook.page.wait_for_timeout(8000)  # sensitivities and curves
                 notebook.find(".nbquant-explorer .noUi-handle").focus()
                 times = []
-                for _ in range(PRESSES):
+                for _ in range(chosen.rounds + WARM):
                     times.append(notebook.page.evaluate(PRESS))
                     notebook.page.wait_for_timeout(100)
-                shown = [median(column) for column in zip(*times[3:], strict=True)]
+                shown = [median(column) for column in zip(*times[WARM:], strict=True)]
                 print(f"{method:<12}{shown[0]:>10.0f}{shown[1]:>11.0f}{max(shown):>11.0f}", flush=True)
                 notebook.page.context.close()
                 lab.stop_kernels()
@@ -60,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
