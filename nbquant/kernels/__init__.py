@@ -1,1 +1,1 @@
-"""The hot loops: reference (plain torch, the definition) and cpu (numba)."""
+"""The hot loops: reference (plain torch, the definition), cpu (numba) and cuda (Triton)."""

@@ -1,12 +1,14 @@
 """Entropy-constrained scalar quantization on the cells of a joint histogram, and on intervals of sorted bins."""
 
 import numpy as np
-from numba import njit
+
+from nbquant.kernels import vectorized
+from nbquant.kernels.compiled import compiled
 
 Array = np.ndarray
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline=True)
 def _envelope(h: float, codebook: Array, price: Array, kept: Array, levels: int, threshold: Array) -> int:
     """Narrow ``kept[:levels]`` to the lower envelope of ½h(w − c_j)² + price_j; the thresholds between those left.
 
@@ -43,7 +45,7 @@ def _envelope(h: float, codebook: Array, price: Array, kept: Array, levels: int,
     return depth
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline=True)
 def _first_above(position: Array, value: float, low: int, high: int, guess: int) -> int:
     """First index of ``low`` … ``high`` whose position is above ``value``: galloping from a guess, then by halves."""
     if low < high:
@@ -76,7 +78,7 @@ def _first_above(position: Array, value: float, low: int, high: int, guess: int)
     return low
 
 
-@njit(cache=True, nogil=True)
+@compiled(instead=vectorized.cell_sums)
 def _sums(
     row_start: Array,
     row_sensitivity: Array,
@@ -110,7 +112,7 @@ def _sums(
     return sums
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def ecsq_sums(
     row_start: Array, row_sensitivity: Array, position: Array, prefix: Array, codebook: Array, price: Array
 ) -> Array:
@@ -131,7 +133,24 @@ def ecsq_sums(
     return _sums(row_start, row_sensitivity, position, prefix, codebook, price, bound)
 
 
-@njit(cache=True, nogil=True)
+@compiled(instead=vectorized.update)
+def _update(sums: Array, codebook: Array, n: float, lmbda: float) -> tuple[Array, Array, Array, float, bool]:
+    """Clusters that are not empty, their centres and ideal lengths, J per weight, and whether the centres ascend."""
+    alive = np.flatnonzero(sums[:, 0] > 0)
+    centre, length = np.empty(len(alive)), np.empty(len(alive))
+    cost, ascending = 0.0, True
+    for j in range(len(alive)):
+        count, s0, s1, s2 = sums[alive[j], 0], sums[alive[j], 1], sums[alive[j], 2], sums[alive[j], 3]
+        # A cluster that costs no loss wherever its centre lies keeps the centre it has.
+        c = s1 / s0 if s0 > 0 else codebook[alive[j]]
+        centre[j] = c
+        length[j] = -np.log2(count / n)
+        cost += 0.5 * max(s2 - 2 * c * s1 + c * c * s0, 0.0) + lmbda * count * length[j]
+        ascending &= j == 0 or c >= centre[j - 1]
+    return alive, centre, length, cost / n, ascending
+
+
+@compiled()
 def ecsq_iterate(
     row_start: Array,
     row_sensitivity: Array,
@@ -176,18 +195,7 @@ def ecsq_iterate(
     for _ in range(most):
         price = lmbda * tried_length
         sums = _sums(row_start, row_sensitivity, position, prefix, tried_codebook, price, bound)
-        alive = np.flatnonzero(sums[:, 0] > 0)
-        new_codebook, new_length = np.empty(len(alive)), np.empty(len(alive))
-        cost, ascending = 0.0, True
-        for j in range(len(alive)):
-            count, s0, s1, s2 = sums[alive[j], 0], sums[alive[j], 1], sums[alive[j], 2], sums[alive[j], 3]
-            # A cluster that costs no loss wherever its centre lies keeps the centre it has.
-            c = s1 / s0 if s0 > 0 else codebook[alive[j]]
-            new_codebook[j] = c
-            new_length[j] = -np.log2(count / n)
-            cost += 0.5 * max(s2 - 2 * c * s1 + c * c * s0, 0.0) + lmbda * count * new_length[j]
-            ascending &= j == 0 or c >= new_codebook[j - 1]
-        cost /= n
+        alive, new_codebook, new_length, cost, ascending = _update(sums, codebook, n, lmbda)
         if done > 0 and cost > history[done - 1]:
             if pace == 0:  # by rounding
                 break
@@ -219,7 +227,7 @@ def ecsq_iterate(
     return codebook, codeword_length, history[:done]
 
 
-@njit(cache=True, nogil=True)
+@compiled(instead=vectorized.ecsq_intervals)
 def ecsq_intervals(prefix: Array, lmbda: float) -> tuple[Array, float]:
     """The partition of sorted bins into intervals of least J: a shortest path from the first edge to the last.
 

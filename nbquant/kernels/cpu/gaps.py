@@ -1,12 +1,14 @@
 """Gaps between the non-zero weights."""
 
 import numpy as np
-from numba import njit
+
+from nbquant.kernels import vectorized
+from nbquant.kernels.compiled import compiled
 
 Array = np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@compiled(instead=vectorized.count_gaps)
 def count_gaps(weight: Array, run: int, counts: Array, long: Array) -> tuple[int, int]:
     """Count the zeros in front of each weight that is not zero.
 

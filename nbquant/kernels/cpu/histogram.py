@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from nbquant.kernels import vectorized
+from nbquant.kernels.compiled import compiled
 from nbquant.kernels.reference import LEAST_MASS, ROW_KEYS, ROW_SHIFT, ROWS, ZERO_KEY
 
 Array = np.ndarray
@@ -22,7 +23,7 @@ _ROW_SHIFT = np.uint32(ROW_SHIFT)
 _ONE = np.uint32(1)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _add_marginal(weight: Array, bits: Array, sensitivity: Array, shift: int, zero: int, sums: Array) -> None:
     for i in range(len(weight)):
         w, h = np.float64(weight[i]), np.float64(sensitivity[i]) + LEAST_MASS
@@ -34,7 +35,7 @@ def _add_marginal(weight: Array, bits: Array, sensitivity: Array, shift: int, ze
         cell[3] += hw * w
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _add_joint(
     weight: Array, bits: Array, sensitivity: Array, rows: Array, shift: int, zero: int, slot: Array, sums: Array
 ) -> None:
@@ -48,13 +49,13 @@ def _add_joint(
         cell[3] += hw * w
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _mark_rows(rows: Array, seen: Array) -> None:
     for i in range(len(rows)):
         seen[rows[i] >> _ROW_SHIFT] = True
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _magnitudes(weight: Array, bits: Array, least: Any, largest: Any) -> tuple[Any, Any]:
     """Least and largest bits of |w|, doubled; zero wraps around to a huge least, and does not count."""
     for i in range(len(bits)):
@@ -121,7 +122,7 @@ def _room_for(rows: Array, slot: Array, sums: Array) -> Array:
     return sums
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _occupied(sums: Array, shift: int, least: int, largest: int) -> tuple[Array, Array]:
     """Keys and sums of the bins in use, ascending: the negative bit patterns backwards, zero, the positive ones."""
     half = (len(sums) - 1) >> 1
@@ -151,7 +152,7 @@ def _float32_bits(values: Array) -> Array:
         return values.astype(np.float32, copy=False).view(np.uint32)
 
 
-@njit(cache=True, nogil=True)
+@compiled(instead=vectorized.merge)
 def merge(key_a: Array, sums_a: Array, key_b: Array, sums_b: Array) -> tuple[Array, Array]:
     """Sum of two histograms: the union of their ascending keys, each with its sums."""
     most = len(key_a) + len(key_b)
@@ -172,7 +173,7 @@ def merge(key_a: Array, sums_a: Array, key_b: Array, sums_b: Array) -> tuple[Arr
     return key[:m].copy(), sums[:m].copy()
 
 
-@njit(cache=True, nogil=True)
+@compiled(instead=vectorized.add_at)
 def add_at(sums: Array, place: Array, terms: Array) -> None:
     """Add rows to the rows of ``sums`` at these places."""
     for i in range(len(place)):

@@ -4,9 +4,10 @@ Symbols and streams may hold anything and are checked here, by status; that code
 is up to :mod:`nbquant.coding.huffman`, which also words the errors. A stream runs from the highest bit of a word down.
 """
 
-import numba
 import numpy as np
 from jaxtyping import Int, Int64, Integer, UInt64
+
+from nbquant.kernels.compiled import compiled
 
 WORD = 64
 ONE = np.uint64(1)
@@ -15,10 +16,8 @@ NO_CODEWORD = np.uint64(1 << 20)
 OK, TRUNCATED, NOT_A_CODEWORD = 0, 1, 2
 NEGATIVE_COUNT, ALL_ZERO, TOO_LARGE, TOO_MANY = 1, 2, 3, 4
 
-_jit = numba.njit(cache=True, nogil=True)
 
-
-@_jit
+@compiled()
 def count_symbols(symbols: Integer[np.ndarray, " n"], counts: Int64[np.ndarray, "4 k"]) -> bool:
     """Add to four histograms in turn, so that equal neighbours do not wait for each other; False if one is outside."""
     k = np.uint64(counts.shape[1])
@@ -43,7 +42,7 @@ def count_symbols(symbols: Integer[np.ndarray, " n"], counts: Int64[np.ndarray, 
     return True
 
 
-@_jit
+@compiled()
 def code_lengths(counts: Integer[np.ndarray, " k"], limit: int) -> tuple[Int64[np.ndarray, " k"], int]:
     """Lengths of an optimal prefix code of codewords no longer than ``limit`` bits.
 
@@ -101,7 +100,7 @@ def code_lengths(counts: Integer[np.ndarray, " k"], limit: int) -> tuple[Int64[n
     return lengths, OK
 
 
-@_jit
+@compiled()
 def _tree_depths(leaf: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:
     """Depths of the leaves of the Huffman tree; ``leaf`` ascends, at least two."""
     k = len(leaf)
@@ -129,7 +128,7 @@ def _tree_depths(leaf: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:
     return depth
 
 
-@_jit
+@compiled()
 def _package_merge(leaf: Int64[np.ndarray, " k"], limit: int) -> Int64[np.ndarray, " k"]:
     """Depths of the best tree no deeper than ``limit``; ``leaf`` ascends, at least two and at most 2**limit."""
     k = len(leaf)
@@ -165,7 +164,7 @@ def _package_merge(leaf: Int64[np.ndarray, " k"], limit: int) -> Int64[np.ndarra
     return depth
 
 
-@_jit
+@compiled()
 def canonical_codewords(lengths: Int[np.ndarray, " k"]) -> UInt64[np.ndarray, " k"]:
     """Codewords in the low bits, counted up through (length, symbol); 0 where the length is 0."""
     per_length = np.zeros(WORD + 1, np.int64)
@@ -185,7 +184,7 @@ def canonical_codewords(lengths: Int[np.ndarray, " k"]) -> UInt64[np.ndarray, " 
     return codewords
 
 
-@_jit
+@compiled()
 def encode_words(
     symbols: Integer[np.ndarray, " n"],
     codewords: UInt64[np.ndarray, " k"],
@@ -258,7 +257,7 @@ def encode_words(
     return np.int64(at * np.uint64(WORD) + np.uint64(WORD) - free)
 
 
-@_jit
+@compiled()
 def decode_table(
     codewords: UInt64[np.ndarray, " k"], lengths: Int64[np.ndarray, " k"], bits: int, width: int
 ) -> UInt64[np.ndarray, " t"]:
@@ -298,7 +297,7 @@ def decode_table(
     return table
 
 
-@_jit
+@compiled()
 def _window(words: UInt64[np.ndarray, " w"], position: np.uint64) -> np.uint64:
     """64 bits from ``position`` on; the word after the one that holds it must exist."""
     shift = position & np.uint64(63)
@@ -306,7 +305,7 @@ def _window(words: UInt64[np.ndarray, " w"], position: np.uint64) -> np.uint64:
     return (words[at] << shift) | ((words[at + ONE] >> ONE) >> (np.uint64(63) - shift))
 
 
-@_jit
+@compiled()
 def _decode_one(
     window: np.uint64,
     start: UInt64[np.ndarray, " lengths"],
@@ -321,7 +320,7 @@ def _decode_one(
     return 0, 0
 
 
-@_jit
+@compiled()
 def decode_words(
     words: UInt64[np.ndarray, " w"],
     stream_bits: int,

@@ -1,12 +1,14 @@
 """Optimal one-dimensional k-means by dynamic programming."""
 
 import numpy as np
-from numba import njit
+
+from nbquant.kernels import vectorized
+from nbquant.kernels.compiled import compiled
 
 Array = np.ndarray
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline=True)
 def _interval_cost(prefix: Array, i: int, j: int) -> float:
     s0 = prefix[j, 0] - prefix[i, 0]
     if s0 <= 0:
@@ -15,7 +17,7 @@ def _interval_cost(prefix: Array, i: int, j: int) -> float:
     return max(prefix[j, 2] - prefix[i, 2] - s1 * s1 / s0, 0.0)
 
 
-@njit(cache=True, nogil=True)
+@compiled(instead=vectorized.extend)
 def _extend(prefix: Array, best: Array, k: int, new: Array, start: Array) -> None:
     """Best cost of the bins 0 … j−1 with one more cluster than ``best``, which has k, and where the last one starts.
 
@@ -43,7 +45,7 @@ def _extend(prefix: Array, best: Array, k: int, new: Array, start: Array) -> Non
             depth += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array]:
     """See :func:`nbquant.kernels.reference.kmeans_table`."""
     m = len(prefix) - 1
@@ -61,7 +63,19 @@ def kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array]:
     return total, start
 
 
-@njit(cache=True, nogil=True)
+@compiled(instead=vectorized.put_last_at_zero)
+def _put_last_at_zero(prefix: Array, free: Array, k: int, new: Array, start: Array, is_zero: Array) -> None:
+    """Make the last of k + 1 clusters, none of those before it at zero, the one at zero where that costs less."""
+    # The cost of a cluster at zero is a difference, so that its best start is the least of what is left of it.
+    least, where = np.inf, 0
+    for j in range(k + 1, len(prefix)):
+        if free[j - 1] - prefix[j - 1, 2] < least:
+            least, where = free[j - 1] - prefix[j - 1, 2], j - 1
+        if least + prefix[j, 2] < new[j]:
+            new[j], start[j], is_zero[j] = least + prefix[j, 2], where, True
+
+
+@compiled()
 def pinned_kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array, Array, Array]:
     """See :func:`nbquant.kernels.reference.pinned_kmeans_table`."""
     m = len(prefix) - 1
@@ -78,19 +92,13 @@ def pinned_kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array, Array
         new_free, new = np.full(m + 1, np.inf), np.full(m + 1, np.inf)
         _extend(prefix, free, k, new_free, free_start[k])
         _extend(prefix, best, k, new, start[k])
-        # The cost of a cluster at zero is a difference, so that its best start is the least of what is left of it.
-        least, where = np.inf, 0
-        for j in range(k + 1, m + 1):
-            if free[j - 1] - prefix[j - 1, 2] < least:
-                least, where = free[j - 1] - prefix[j - 1, 2], j - 1
-            if least + prefix[j, 2] < new[j]:
-                new[j], start[k, j], is_zero[k, j] = least + prefix[j, 2], where, True
+        _put_last_at_zero(prefix, free, k, new, start[k], is_zero[k])
         free, best = new_free, new
         total[k] = best[m]
     return total, free_start, start, is_zero
 
 
-@njit(cache=True, nogil=True)
+@compiled(instead=vectorized.lloyd)
 def lloyd(position: Array, prefix: Array, edges: Array, pinned: int, most: int) -> Array:
     """Move the edges of clusters to where neighbouring centres are equally far, again and again.
 
@@ -119,4 +127,14 @@ def lloyd(position: Array, prefix: Array, edges: Array, pinned: int, most: int) 
         if (moved[1:] <= moved[:-1]).any() or (moved == edges).all():
             break
         edges = moved
+    return edges
+
+
+@compiled()
+def edges_of(start: Array, levels: int) -> Array:
+    """Edges of so many clusters, by the first bins of the last cluster that a table holds."""
+    edges = np.empty(levels + 1, np.int64)
+    edges[levels] = start.shape[1] - 1
+    for c in range(levels, 0, -1):
+        edges[c - 1] = start[c - 1, edges[c]]
     return edges
