@@ -1,18 +1,20 @@
-"""Picks the kernel for the device the tensors are on: numba on the CPU, plain torch elsewhere."""
+"""Picks the kernel for the device the tensors are on: numba on the CPU, Triton on CUDA, plain torch elsewhere.
+
+And plain torch, chunk by chunk, where numba or Triton is missing, which is said once.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from itertools import pairwise
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nbquant.kernels import reference
+from nbquant.kernels import compiled, cuda, reference
 from nbquant.kernels.cpu import assign as cpu_assign
 from nbquant.kernels.cpu import gaps as cpu_gaps
 from nbquant.kernels.cpu import histogram as cpu_histogram
@@ -20,9 +22,12 @@ from nbquant.progress import Progress, track
 
 THREADS = os.cpu_count() or 1
 PIECE = 1 << 22  # weights of one task; a histogram's tables are small beside it
+CUDA_PIECE = 1 << 28  # the same on a CUDA device, where all of it runs at once
 SHORT_GAPS = 1 << 12  # of these a table keeps count, of longer ones there are few
 LEAST_SHIFT = 8  # below it a table of all bins is too large
 CHUNK = 1 << 18  # weights that are widened or given to a kernel at once
+COSTS = 1 << 24  # that the reference compares at once
+CPU_COSTS = 1 << 18  # the same on the CPU: as many as stay in the cache
 MANY_LEVELS = 1 << 16
 SPLIT_ABOVE = 1 << 18  # weights; below this a second thread costs more than it saves
 
@@ -35,14 +40,24 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, thread_name_prefix="nbquant-kernel")
 
 
-def _over_chunks(kernel: Callable[..., np.ndarray], *arrays: np.ndarray) -> list[np.ndarray]:
-    """Run ``kernel`` on slices of the arrays, one slice a core."""
-    n = len(arrays[0])
-    if n <= SPLIT_ABOVE or THREADS == 1:
-        return [kernel(*arrays)]
-    edges = np.linspace(0, n, THREADS + 1).astype(int)
-    slices = [slice(a, b) for a, b in pairwise(edges)]
-    return list(_pool().map(lambda s: kernel(*(a[s] for a in arrays)), slices))
+def _kernels(weight: Tensor, sensitivity: Tensor | None = None) -> Literal["cpu", "cuda", "reference"]:
+    """Which kernels are for these tensors; says so, once, where the reference stands in for better ones."""
+    if weight.device.type == "cpu":
+        if compiled.AVAILABLE:
+            return "cpu"
+        compiled.say_not_compiled()
+    double = torch.float64 in (weight.dtype, getattr(sensitivity, "dtype", None))
+    if weight.device.type != "cuda" or double:  # Triton's kernels reckon in float32
+        return "reference"
+    why_not = cuda.unavailable(weight.device)
+    if why_not is None:
+        return "cuda"
+    compiled.say_once(
+        f"Triton's kernels cannot be used on {weight.device} ({why_not}): plain torch does their work on the same "
+        "device. Results are the same up to rounding, but take several times as long and more memory. To have the "
+        "kernels, install what is missing, mostly Triton (pip install triton) or a C compiler, and restart."
+    )
+    return "reference"
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -70,11 +85,17 @@ def histogram(
     Returns:
         Keys and sums of the bins, keys and sums of the cells of the grid; numpy arrays.
     """
-    pieces = [slice(begin, begin + PIECE) for begin in range(0, max(len(weight), 1), PIECE)]
+    kernels = _kernels(weight, sensitivity)
+    size = {"cpu": PIECE, "cuda": CUDA_PIECE, "reference": min(PIECE, CHUNK)}[kernels]
+    pieces = [slice(begin, begin + size) for begin in range(0, max(len(weight), 1), size)]
 
     def of_piece(piece: slice) -> Histograms:
-        w, h = weight[piece], None if sensitivity is None else sensitivity[piece]
-        if weight.device.type == "cpu" and marginal_shift >= LEAST_SHIFT:
+        w, h = weight.detach()[piece], None if sensitivity is None else sensitivity.detach()[piece]
+        if kernels == "cuda":
+            from nbquant.kernels.cuda import histogram as cuda_histogram
+
+            return cuda_histogram.histogram(w, h, marginal_shift, joint_shift)
+        if kernels == "cpu" and marginal_shift >= LEAST_SHIFT:
             return cpu_histogram.histogram(_blocks(w, h), marginal_shift, joint_shift)
         marginal = reference.marginal_histogram(w, h, marginal_shift)
         none = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4, dtype=torch.float64)
@@ -89,7 +110,7 @@ def histogram(
 
 def gap_counts(weight: Float[Tensor, " n"]) -> tuple[np.ndarray, np.ndarray]:
     """See :func:`nbquant.kernels.reference.gap_counts`; numpy arrays."""
-    if weight.device.type != "cpu":
+    if weight.device.type != "cpu":  # Triton has no such kernel
         on_device = reference.gap_counts(weight)
         return on_device[0].cpu().numpy(), on_device[1].cpu().numpy()
     short = np.zeros(SHORT_GAPS, np.int64)
@@ -136,11 +157,17 @@ def assign(
 ) -> np.ndarray:
     """See :func:`nbquant.kernels.reference.assign`; ``out`` receives the assignment, the sums (k, 5) are returned."""
     codebook, length = np.ascontiguousarray(codebook, np.float64), np.asarray(codeword_length, np.float64)
-    if weight.device.type != "cpu":
+    kernels = _kernels(weight, sensitivity)
+    if kernels == "cuda":
+        from nbquant.kernels.cuda import assign as cuda_assign
+
+        return cuda_assign.assign(weight, sensitivity, codebook, length, lmbda, out, constant, skip_zeros)
+    if kernels == "reference":
         values, lengths = torch.from_numpy(codebook).to(weight.device), torch.from_numpy(length).to(weight.device)
+        costs = CPU_COSTS if weight.device.type == "cpu" else COSTS
         return _by_reference(
             lambda w, h: reference.assign(w, h, values, lengths, lmbda, constant, skip_zeros),
-            weight, sensitivity, out, len(codebook),
+            weight, sensitivity, out, len(codebook), min(CHUNK, costs // len(codebook) + 1),
         )  # fmt: skip
     if sensitivity is None and constant is None:
         constant = 1.0
@@ -163,20 +190,30 @@ def assign_grid(
     skip_zeros: bool = False,
 ) -> np.ndarray:
     """See :func:`nbquant.kernels.reference.assign_grid`; ``out`` receives the assignment, the sums are returned."""
-    if weight.device.type != "cpu":
+    kernels = _kernels(weight, sensitivity)
+    if kernels == "cuda":
+        from nbquant.kernels.cuda import assign as cuda_assign
+
+        return cuda_assign.assign_grid(weight, sensitivity, step, offset, first, cells, out, skip_zeros)
+    if kernels == "reference":
         return _by_reference(
             lambda w, h: reference.assign_grid(w, h, step, offset, first, cells, skip_zeros),
-            weight, sensitivity, out, cells,
+            weight, sensitivity, out, cells, CHUNK,
         )  # fmt: skip
     return _sweep(partial(cpu_assign.by_grid, step, offset, first, cells, skip_zeros), weight, sensitivity, out, cells)
 
 
 def gather(codebook: Float[Tensor, " k"], assignment: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """See :func:`nbquant.kernels.reference.gather`."""
+    kernels = _kernels(codebook)
+    if kernels == "cuda":
+        from nbquant.kernels.cuda import gather as cuda_gather
+
+        return cuda_gather.gather(codebook.detach(), assignment)
     out = torch.empty(assignment.shape, dtype=codebook.dtype, device=codebook.device)
-    if codebook.device.type != "cpu":
+    if kernels == "reference":
         for part in _slices(len(assignment), CHUNK):
-            out[part] = reference.gather(codebook, assignment[part])
+            out[part] = reference.gather(codebook.detach(), assignment[part])
         return out
     bits = getattr(torch, f"int{8 * codebook.element_size()}")  # numba knows no bfloat16, but moves its bits
     values = torch.cat([codebook.new_zeros(1), codebook.detach()]).view(bits).numpy()
@@ -233,10 +270,13 @@ def _by_reference(
     sensitivity: Float[Tensor, " n"] | None,
     out: Tensor,
     levels: int,
+    size: int,
 ) -> np.ndarray:
-    """Where kernels for other devices have their place."""
+    """Sums of the reference over all weights, ``size`` of them at once."""
+    weight, out = weight.detach(), out.detach()
+    sensitivity = None if sensitivity is None else sensitivity.detach()
     total = torch.zeros(levels, 5, dtype=torch.float64, device=weight.device)
-    for part in _slices(len(weight), CHUNK):
+    for part in _slices(len(weight), size):
         found, sums = kernel(weight[part], None if sensitivity is None else sensitivity[part])
         out[part] = found.to(out.dtype)
         total += sums

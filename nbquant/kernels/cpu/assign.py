@@ -12,7 +12,8 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from numba import njit
+
+from nbquant.kernels.compiled import compiled
 
 Array = np.ndarray
 Kernel = Callable[[Array, Array, Array, Array, Array, Array], None]
@@ -50,7 +51,7 @@ def bin_edges() -> Array:
     return edges.astype(np.float64)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def envelope(u: float, codebook: Array, price: Array, kept: Array, threshold: Array) -> int:
     """Codewords on the lower envelope of ½(w − c_j)² + u·price_j, ascending, and the thresholds between them.
 
@@ -85,7 +86,7 @@ def envelope(u: float, codebook: Array, price: Array, kept: Array, threshold: Ar
     return depth
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline=True)
 def _position(threshold: Array, w: float, low: int, high: int) -> int:
     """Position whose interval holds w; a threshold belongs to the lower one."""
     while low < high:
@@ -97,14 +98,14 @@ def _position(threshold: Array, w: float, low: int, high: int) -> int:
     return low
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline=True)
 def _entry(kept: Array, low: int, high: int) -> int:
     if low == high:
         return 1 + kept[low]
     return 1 + (min(high - low, MANY) << SPAN_SHIFT | low)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline=True)
 def _cheapest(w: float, half_h: float, codebook: Array, price: Array, kept: Array, low: int, high: int) -> int:
     best, least = kept[low], np.inf
     for d in range(low, high + 1):
@@ -115,7 +116,7 @@ def _cheapest(w: float, half_h: float, codebook: Array, price: Array, kept: Arra
     return best
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _cheapest_outwards(
     w: float, half_h: float, codebook: Array, price: Array, least_price: float, kept: Array, low: int, high: int
 ) -> int:
@@ -142,7 +143,7 @@ def _cheapest_outwards(
     return best
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _in_bin(
     index: int,
     w: float,
@@ -171,7 +172,7 @@ def _in_bin(
     return _cheapest(w, half_h, codebook, price, kept, max(at - 1, 0), min(at + 1, last))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def assign_by_bin(
     weight: Array,
     bits: Array,
@@ -233,7 +234,7 @@ def assign_by_bin(
         _flush(lanes, sums)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _add_up(weight: Array, sensitivity: Array, code: Array, k: int, lanes: Array, out: Array, sums: Array) -> None:
     """Write the assignment of a block, and add its sums."""
     n, s_w, s_h, s_hw, s_hww = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
@@ -253,7 +254,7 @@ def _add_up(weight: Array, sensitivity: Array, code: Array, k: int, lanes: Array
         _flush(lanes, sums)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _flush(lanes: Array, sums: Array) -> None:
     """Add the accumulators to the sums and clear them."""
     copies = lanes.shape[1] // (len(sums) + 1)
@@ -264,7 +265,7 @@ def _flush(lanes: Array, sums: Array) -> None:
         lanes[c] = 0.0
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _open_row(
     row: int, codebook: Array, price: Array, row_kept: Array, row_threshold: Array, row_levels: Array
 ) -> None:
@@ -273,7 +274,7 @@ def _open_row(
     row_levels[row] = envelope(u, codebook, price, row_kept[row], row_threshold[row])
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _row_edge(row: int) -> float:
     """Least h of a row."""
     if row < 2:
@@ -281,7 +282,7 @@ def _row_edge(row: int) -> float:
     return (1.0 + 0.5 * (row & 1)) * 2.0 ** ((row >> 1) - 127)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _beats(
     i: int, j: int, w_low: float, w_high: float, u_low: float, u_high: float, codebook: Array, price: Array
 ) -> bool:
@@ -295,7 +296,7 @@ def _beats(
     return gap * (2 * w_low - middle) > far and gap * (2 * w_high - middle) > far
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _settle(
     row: int,
     place: int,
@@ -354,7 +355,7 @@ def _settle(
     return _entry(kept, low, high)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _in_cell(
     cell: int,
     first: int,
@@ -389,7 +390,7 @@ def _in_cell(
     return _cheapest_outwards(w, 0.5 * h, codebook, price, least_price, kept, low, high)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def assign_by_cell(
     weight: Array,
     bits: Array,
@@ -468,7 +469,7 @@ def assign_by_cell(
         _flush(lanes, sums)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def assign_grid(
     weight: Array,
     sensitivity: Array,
@@ -496,7 +497,7 @@ def assign_grid(
         _flush(lanes, sums)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def gather(values: Array, assignment: Array, out: Array) -> None:
     """out[i] = values[assignment[i] + 1]: the first is what −1 stands for."""
     for i in range(len(assignment)):
