@@ -21,7 +21,7 @@ BLOCK = 1 << 14
 HULL = 24
 MOST = 40  # iterations on the weights
 BRUTE_LEVELS = (64, 256)
-NUMPY_WEIGHTS = 1_000_000  # with more, numpy takes minutes
+FEW = 1_000_000  # weights; with more, numpy and 256 levels take minutes
 Sums = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -42,22 +42,25 @@ def sums_compiled(w: np.ndarray, h: np.ndarray, codebook: np.ndarray, price: np.
     """The same in a compiled loop: blocks of weights against one codeword after the other, which is vectorized."""
     sums = np.zeros((len(codebook), 4))
     c, p = codebook.astype(np.float32), price.astype(np.float32)
-    least, chosen = np.empty(256, np.float32), np.empty(256, np.int32)
+    half, least, chosen = np.empty(256, np.float32), np.empty(256, np.float32), np.empty(256, np.int32)
     for a in range(0, len(w), 256):
-        n = min(256, len(w) - a)
-        least[:] = np.inf
+        x, m = w[a : a + 256], h[a : a + 256]
+        for i in range(len(x)):
+            half[i], least[i], chosen[i] = np.float32(0.5) * m[i], np.float32(np.inf), 0
         for j in range(len(c)):
-            for i in range(n):
-                d = w[a + i] - c[j]
-                cost = np.float32(0.5) * h[a + i] * d * d + p[j]
-                chosen[i] = j if cost < least[i] else chosen[i]
-                least[i] = min(cost, least[i])
-        for i in range(n):
-            j, x, m = chosen[i], np.float64(w[a + i]), np.float64(h[a + i])
+            c_j, p_j, index = c[j], p[j], np.int32(j)  # of one width all of them, or the loop is eight times slower
+            for i in range(len(x)):
+                d = x[i] - c_j
+                cost = half[i] * d * d + p_j
+                better = cost < least[i]
+                chosen[i] = index if better else chosen[i]
+                least[i] = cost if better else least[i]
+        for i in range(len(x)):
+            j, y, mass = chosen[i], np.float64(x[i]), np.float64(m[i])
             sums[j, 0] += 1
-            sums[j, 1] += m
-            sums[j, 2] += m * x
-            sums[j, 3] += m * x * x
+            sums[j, 1] += mass
+            sums[j, 2] += mass * y
+            sums[j, 3] += mass * y * y
     return sums
 
 
@@ -97,14 +100,14 @@ def solves(w: np.ndarray, h: np.ndarray, cells: Cells, lmbda: float, rounds: int
         "ours, warm tick": lambda: ecsq_clusters(cells, lmbda, near),
         "compiled, one iteration": lambda: iterate(sums_compiled, w, h, *start, lmbda, 1),
     }
-    if len(w) <= NUMPY_WEIGHTS:
+    if len(w) <= FEW:
         runs["numpy, one iteration"] = lambda: iterate(sums_numpy, w, h, *start, lmbda, 1)
     ms = {name: measured.ms for name, measured in take_turns(runs, rounds).items()}
     j = {
         "ours, cold": exact(w, h, found, lmbda),
         "ours, warm tick": exact(w, h, ecsq_clusters(cells, lmbda, near), lmbda),
     }
-    for levels in BRUTE_LEVELS:
+    for levels in BRUTE_LEVELS if len(w) <= FEW else BRUTE_LEVELS[:1]:
         began = time.thread_time()
         cost, iterations = iterate(sums_compiled, w, h, *uniform(w, levels), lmbda, MOST)
         name = f"compiled, {iterations} from {levels}"

@@ -7,6 +7,7 @@ import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from packaging.requirements import Requirement
@@ -14,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from nbquant.kernels import dispatch
 from tests.benchmarks import __main__ as runner
-from tests.benchmarks import bench_kmeans, options, synthetic
+from tests.benchmarks import bench_ecsq, bench_kmeans, options, synthetic
 from tests.benchmarks.turns import one_thread, take_turns
 
 HERE = Path(__file__).resolve().parent
@@ -58,6 +59,13 @@ def test_benchmark_runs_with_its_peer(name, peer, capsys):
     pytest.importorskip(peer)
     importlib.import_module(f"tests.benchmarks.{name}").main(["--smoke"])
     assert peer in capsys.readouterr().out.lower()
+
+
+def test_compiled_iteration_is_the_plain_one():
+    w, h = (values.numpy() for values in synthetic.weights(1_001))
+    codebook, price = np.array([-0.05, -0.01, 0.0, 0.04]), np.array([3e-4, 2e-4, 1e-4, 3e-4])
+    plain = bench_ecsq.sums_numpy(w, h, codebook, price)
+    np.testing.assert_allclose(bench_ecsq.sums_compiled(w, h, codebook, price), plain, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "bench_kernels"])
