@@ -15,7 +15,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.selection import Selection
 
-TRIES = 6  # between two points of the curve
+TRIES = 4  # between two points of the curve
 CLOSE = 0.005  # of the target: near enough
 EXACT_TRIES = 8
 

@@ -247,13 +247,13 @@ def _sweep(
     ones = torch.ones(CHUNK if sensitivity is None else 0, dtype=dtype)
 
     def work(share: slice) -> np.ndarray:
-        kernel, sums = kernel_of(), np.zeros((levels, 5))
+        kernel, sums = kernel_of(), np.zeros((levels + 1, 5))  # the last of zeros that are skipped
         for part in _slices(share.stop - share.start, CHUNK):
             part = slice(share.start + part.start, share.start + part.stop)
             w = weight[part].to(dtype).contiguous()
             h = ones[: len(w)] if sensitivity is None else sensitivity.detach()[part].to(dtype).contiguous()
             kernel(w.numpy(), _bits(w), h.numpy(), _bits(h), out[part].numpy(), sums)
-        return sums
+        return sums[:levels]
 
     # Where clusters are so many that their sums are large themselves, one thread.
     parts = _over_threads(work, len(weight), 1 if levels > MANY_LEVELS else None)

@@ -23,7 +23,8 @@ MOST_LEVELS = 1 << SPAN_SHIFT
 MANY = (1 << 9) - 1  # more candidates than an entry can say
 FEW = 8  # candidates that are compared one by one
 
-BINS = 1 << 16  # upper half-words of a float32, 128 an octave
+BIN_SHIFT = 14  # bits dropped where one h stands for all: 512 bins an octave, of which boundaries cut few
+CELL_SHIFT = 16  # the same in cells
 OCTAVE = 128
 OCTAVES = 24  # of |w| below twice the largest codeword; smaller weights share the centre bin
 WIDTH = OCTAVES * OCTAVE  # bins of one sign
@@ -35,16 +36,15 @@ SKIPPED = ROWS * ROW_CELLS  # the cell of weights that are left out
 INSENSITIVE = SKIPPED + 1  # the cell of h = 0
 CELLS = INSENSITIVE + 1
 
-COPIES = 4  # of the accumulators, so that equal neighbours do not wait for each other
-FEW_LEVELS = 128  # up to which copies stay in the nearest cache
-BLOCK = 1 << 12  # weights taken through each step together; sums of blocks are added, so that errors do not grow with N
+FEW_LEVELS = 128  # codewords; their boundaries are far apart
+BLOCK = 1 << 12  # weights taken through each step together
 
 
 @cache
-def bin_edges() -> Array:
-    """Least and largest float32 of each upper half-word, and a step further each: a float64 may round to them."""
-    low = (np.arange(BINS, dtype=np.uint32) << 16).view(np.float32)
-    high = (np.arange(BINS, dtype=np.uint32) << 16 | 0xFFFF).view(np.float32)
+def bin_edges(shift: int) -> Array:
+    """Least and largest float32 of each bin, and a step further each: a float64 may round to them."""
+    first = np.arange(1 << (32 - shift), dtype=np.uint32) << shift
+    low, high = first.view(np.float32), (first | ((1 << shift) - 1)).view(np.float32)
     below, above = np.minimum(low, high), np.maximum(low, high)
     with np.errstate(over="ignore", invalid="ignore"):  # beside the largest float32 lies infinity
         edges = np.stack([np.nextafter(below, np.float32(-np.inf)), np.nextafter(above, np.float32(np.inf))], axis=1)
@@ -185,7 +185,6 @@ def assign_by_bin(
     edge: Array,
     table: Array,
     skip_zeros: bool,
-    lanes: Array,
     out: Array,
     sums: Array,
 ) -> None:
@@ -203,9 +202,8 @@ def assign_by_bin(
         edge: From :func:`bin_edges`.
         table: Entries of the bins, zero where there is none yet. A codeword k is none: for zeros to be skipped.
         skip_zeros: As in the reference.
-        lanes: Accumulators, zero.
         out: Receives the assignment.
-        sums: The clusters' sums are added to it.
+        sums: The clusters' sums are added to it, and in a last row those of zeros that are skipped.
     """
     k = len(codebook)
     n = len(weight)
@@ -217,7 +215,7 @@ def assign_by_bin(
         # Those with several candidates are noted, not branched to: no branch, no misprediction.
         many = np.uint64(0)
         for i in range(size):
-            code[i] = table[np.uint64(pattern[i]) >> np.uint64(16)] - one
+            code[i] = table[np.uint64(pattern[i]) >> np.uint64(BIN_SHIFT)] - one
             open_[many] = i
             many += np.uint64(np.uint32(code[i]) >= np.uint32(MOST_LEVELS))
         if skip_zeros:
@@ -227,42 +225,26 @@ def assign_by_bin(
                     many += np.uint64(1)
         for m in range(many):
             i = open_[m]
-            index = int(np.int64(pattern[i])) >> 16
+            index = int(np.int64(pattern[i])) >> BIN_SHIFT
             code[i] = _in_bin(index, np.float64(w[i]), half_h, codebook, price, kept, threshold, edge, table)
-        _add_up(w, sensitivity[start : start + size], code, k, lanes, out[start : start + size], sums)
-    if k > FEW_LEVELS:
-        _flush(lanes, sums)
+        _add_up(w, sensitivity[start : start + size], code, out[start : start + size], sums)
 
 
 @compiled()
-def _add_up(weight: Array, sensitivity: Array, code: Array, k: int, lanes: Array, out: Array, sums: Array) -> None:
-    """Write the assignment of a block, and add its sums."""
-    n, s_w, s_h, s_hw, s_hww = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
-    copies = np.uint64(lanes.shape[1] // (k + 1))
+def _add_up(weight: Array, sensitivity: Array, code: Array, out: Array, sums: Array) -> None:
+    """Write the assignment of a block, and add its sums; the last of them are of zeros that are skipped."""
+    k = len(sums) - 1
     for i in range(len(weight)):
         out[i] = -1 if code[i] == k else code[i]
     for i in range(len(weight)):
         w, h = np.float64(weight[i]), np.float64(sensitivity[i])
-        at = np.uint64(code[i]) * copies + (np.uint64(i) & (copies - np.uint64(1)))
         hw = h * w
-        n[at] += 1.0
-        s_w[at] += w
-        s_h[at] += h
-        s_hw[at] += hw
-        s_hww[at] += hw * w
-    if k <= FEW_LEVELS:
-        _flush(lanes, sums)
-
-
-@compiled()
-def _flush(lanes: Array, sums: Array) -> None:
-    """Add the accumulators to the sums and clear them."""
-    copies = lanes.shape[1] // (len(sums) + 1)
-    for c in range(len(lanes)):
-        for j in range(len(sums)):
-            for lane in range(copies):
-                sums[j, c] += lanes[c, j * copies + lane]
-        lanes[c] = 0.0
+        row = sums[np.uint64(code[i])]
+        row[0] += 1.0
+        row[1] += w
+        row[2] += h
+        row[3] += hw
+        row[4] += hw * w
 
 
 @compiled()
@@ -406,7 +388,6 @@ def assign_by_cell(
     first: int,
     coarse: int,
     skip_zeros: bool,
-    lanes: Array,
     out: Array,
     sums: Array,
 ) -> None:
@@ -427,9 +408,8 @@ def assign_by_cell(
         first: Upper half-word of the centre bin, without its last ``coarse`` bits.
         coarse: How often 128 bins an octave are halved.
         skip_zeros: As in the reference.
-        lanes: Accumulators, zero.
         out: Receives the assignment.
-        sums: The clusters' sums are added to it.
+        sums: The clusters' sums are added to it, and in a last row those of zeros that are skipped.
     """
     k = len(codebook)
     n = len(weight)
@@ -464,9 +444,7 @@ def assign_by_cell(
                 int(cell[i]), first, coarse, np.float64(w[i]), np.float64(h[i]), codebook, price, least_price,
                 row_kept, row_threshold, row_levels, edge, table,
             )  # fmt: skip
-        _add_up(w, h, code, k, lanes, out[start : start + size], sums)
-    if k > FEW_LEVELS:
-        _flush(lanes, sums)
+        _add_up(w, h, code, out[start : start + size], sums)
 
 
 @compiled()
@@ -477,12 +455,11 @@ def assign_grid(
     offset: float,
     first: int,
     skip_zeros: bool,
-    lanes: Array,
     out: Array,
     sums: Array,
 ) -> None:
     """See :func:`nbquant.kernels.reference.assign_grid`; ``sums`` are added to."""
-    k = len(sums)
+    k = len(sums) - 1
     n = len(weight)
     code = np.empty(BLOCK, np.int32)
     for start in range(0, n, BLOCK):
@@ -492,9 +469,7 @@ def assign_grid(
             index = np.rint(np.float64(w[i]) / step - offset) - first
             # A weight that is not on the grid, or not a number, must not be counted beside the sums.
             code[i] = np.int32(index) if 0 <= index < k and not (skip_zeros and w[i] == 0) else np.int32(k)
-        _add_up(w, sensitivity[start : start + size], code, k, lanes, out[start : start + size], sums)
-    if k > FEW_LEVELS:
-        _flush(lanes, sums)
+        _add_up(w, sensitivity[start : start + size], code, out[start : start + size], sums)
 
 
 @compiled()
@@ -511,14 +486,13 @@ def by_bin(codebook: Array, price: Array, half_h: float, skip_zeros: bool) -> Ke
         kept = kept[: envelope(0.5 / half_h, codebook, price, kept, threshold)]
     else:
         kept = np.array([price.argmin()], np.int32)
-    table = np.zeros(BINS, np.int32)
+    table = np.zeros(1 << (32 - BIN_SHIFT), np.int32)
     if skip_zeros:
-        table[[0, BINS // 2]] = 1 + len(codebook)
-    lanes = _lanes(len(codebook))
+        table[[0, len(table) // 2]] = 1 + len(codebook)
 
     def kernel(w: Array, bits: Array, h: Array, _: Array, out: Array, sums: Array) -> None:
         assign_by_bin(
-            w, bits, h, half_h, codebook, price, kept, threshold, bin_edges(), table, skip_zeros, lanes, out, sums
+            w, bits, h, half_h, codebook, price, kept, threshold, bin_edges(BIN_SHIFT), table, skip_zeros, out, sums
         )
 
     return kernel
@@ -529,13 +503,13 @@ def by_cell(codebook: Array, price: Array, skip_zeros: bool) -> Kernel:
     row_kept, row_threshold = np.empty((ROWS, len(codebook)), np.int32), np.empty((ROWS, len(codebook)))
     row_levels, table = np.zeros(ROWS, np.int32), np.zeros(CELLS, np.int32)
     largest = np.abs(codebook).max().astype(np.float32).view(np.uint32) >> 16
-    coarse = int(len(codebook) <= FEW_LEVELS)  # boundaries far apart cut few bins, however wide
-    first, lanes = max(int(largest) + OCTAVE - WIDTH, 0) >> coarse, _lanes(len(codebook))
+    coarse = int(len(codebook) <= FEW_LEVELS)  # few bins are cut by a boundary, however wide they are
+    first = max(int(largest) + OCTAVE - WIDTH, 0) >> coarse
 
     def kernel(w: Array, bits: Array, h: Array, h_bits: Array, out: Array, sums: Array) -> None:
         assign_by_cell(
             w, bits, h, h_bits, codebook, price, row_kept, row_threshold, row_levels,
-            bin_edges(), table, first, coarse, skip_zeros, lanes, out, sums,
+            bin_edges(CELL_SHIFT), table, first, coarse, skip_zeros, out, sums,
         )  # fmt: skip
 
     return kernel
@@ -543,13 +517,8 @@ def by_cell(codebook: Array, price: Array, skip_zeros: bool) -> Kernel:
 
 def by_grid(step: float, offset: float, first: int, cells: int, skip_zeros: bool) -> Kernel:
     """:func:`assign_grid` likewise."""
-    lanes = _lanes(cells)
 
     def kernel(w: Array, _: Array, h: Array, __: Array, out: Array, sums: Array) -> None:
-        assign_grid(w, h, step, offset, first, skip_zeros, lanes, out, sums)
+        assign_grid(w, h, step, offset, first, skip_zeros, out, sums)
 
     return kernel
-
-
-def _lanes(levels: int) -> Array:
-    return np.zeros((5, (levels + 1) * (COPIES if levels <= FEW_LEVELS else 1)))
