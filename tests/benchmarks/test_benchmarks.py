@@ -89,8 +89,9 @@ def test_turns_alternate_and_stop_at_the_budget():
     assert once.result == 499500
 
 
-def test_threads_are_given_back():
-    before = dispatch.THREADS, torch.get_num_threads()
+def test_threads_are_given_back(monkeypatch):
+    monkeypatch.setattr(dispatch, "THREADS", 3)
+    before = 3, torch.get_num_threads()
     with one_thread():
         assert (dispatch.THREADS, torch.get_num_threads()) == (1, 1)
     assert (dispatch.THREADS, torch.get_num_threads()) == before
