@@ -22,15 +22,16 @@ def main(argv: list[str]) -> None:
         ratios = ratios[:few]
         model, data = nq.zoo.load(name)
         h = nq.sensitivity(model, data.calibration, method=estimator, damping=DAMPING, progress=False)
+        images = data.calibration if chosen.smoke else data.test
         selection = nq.select(model, sensitivity=h)
-        original = nq.evaluate(model, data.test, progress=False)
+        original = nq.evaluate(model, images, progress=False)
         print(f"\n{name}: {original}; accuracy [%] at the ratio asked for or just above, no fine-tuning, {h}")
         print(f"{'':<18}" + "".join(f"{f'{ratio:g}×':>9}" for ratio in ratios))
         for method, weighted in METHODS[:few]:
             row = []
             for ratio in ratios:
                 quantized = nq.fit(selection, method=method, weighted=weighted, ratio=ratio)
-                accuracy = nq.evaluate(quantized.apply(model), data.test, progress=False).accuracy or 0.0
+                accuracy = nq.evaluate(quantized.apply(model), images, progress=False).accuracy or 0.0
                 row.append(f"{100 * accuracy:>9.2f}")
             print(f"{method + (', weighted' if weighted else ''):<18}" + "".join(row), flush=True)
 
