@@ -64,8 +64,8 @@ def say_not_compiled() -> None:
     """Warn that numba is missing, the first time."""
     say_once(
         f"numba cannot be used here ({WHY_NOT}): torch, NumPy and plain Python do its work. Results are the same up to "
-        "rounding, but take about ten times as long, or more. To have the compiled loops, use a Python and a NumPy "
-        "that numba supports (pip install --upgrade numba says which) and restart."
+        "rounding, but take ten times as long, or more. To have compiled loops, install numba (pip install --upgrade "
+        "numba) beside a Python and a NumPy that it supports, and restart."
     )
 
 

@@ -145,7 +145,7 @@ def ecsq_intervals(prefix: Array, lmbda: float) -> tuple[Array, float]:
         count = prefix[j, 0] - prefix[:j, 0]
         distortion = 0.5 * interval_cost(prefix[:j, 1:], prefix[j, 1:])
         cost: Array = best[:j] + distortion + lmbda * count * np.log2(n / count)
-        start[j] = j - 1 - cost[::-1].argmin()
+        start[j] = cost.argmin()
         best[j] = cost[start[j]]
     edges = [m]
     while edges[-1] > 0:
