@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 
 from nbquant.kernels.compiled import compiled
+from nbquant.kernels.cpu.envelope import envelope
 
 Array = np.ndarray
 Kernel = Callable[[Array, Array, Array, Array, Array, Array], None]
@@ -49,41 +50,6 @@ def bin_edges(shift: int) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):  # beside the largest float32 lies infinity
         edges = np.stack([np.nextafter(below, np.float32(-np.inf)), np.nextafter(above, np.float32(np.inf))], axis=1)
     return edges.astype(np.float64)
-
-
-@compiled()
-def envelope(u: float, codebook: Array, price: Array, kept: Array, threshold: Array) -> int:
-    """Codewords on the lower envelope of ½(w − c_j)² + u·price_j, ascending, and the thresholds between them.
-
-    For one u = 1/h these parabolas differ by straight lines, so every codeword wins on one interval of w or nowhere.
-    None that wins at some h is lost at a larger one: it wins where (c, ½c² + u·price) is on the lower convex hull,
-    which it is at u = 0 and until some u.
-    """
-    depth = 0
-    for j in range(len(codebook)):
-        beaten = False
-        t = -np.inf
-        while depth > 0:
-            top = kept[depth - 1]
-            gap = codebook[j] - codebook[top]
-            if gap <= 0:
-                if price[j] >= price[top]:
-                    beaten = True
-                    break
-                depth -= 1
-                continue
-            t = 0.5 * codebook[j] + 0.5 * codebook[top] + u * (price[j] - price[top]) / gap
-            if depth > 1 and t < threshold[depth - 2]:
-                depth -= 1
-                continue
-            break
-        if beaten:
-            continue
-        if depth > 0:
-            threshold[depth - 1] = t
-        kept[depth] = j
-        depth += 1
-    return depth
 
 
 @compiled(inline=True)
@@ -253,7 +219,8 @@ def _open_row(
 ) -> None:
     """The codewords that win somewhere in a row: those at its upper edge."""
     u = 0.0 if row >= HUGE_ROW else 1 / _row_edge(row + 1)
-    row_levels[row] = envelope(u, codebook, price, row_kept[row], row_threshold[row])
+    row_kept[row] = np.arange(len(codebook))
+    row_levels[row] = envelope(u, codebook, price, row_kept[row], len(codebook), row_threshold[row])
 
 
 @compiled()
@@ -481,9 +448,9 @@ def gather(values: Array, assignment: Array, out: Array) -> None:
 
 def by_bin(codebook: Array, price: Array, half_h: float, skip_zeros: bool) -> Kernel:
     """:func:`assign_by_bin` with tables of its own: a function of (w, bits, h, bits of h, out, sums)."""
-    kept, threshold = np.empty(len(codebook), np.int32), np.empty(len(codebook))
+    kept, threshold = np.arange(len(codebook), dtype=np.int32), np.empty(len(codebook))
     if half_h > 0:
-        kept = kept[: envelope(0.5 / half_h, codebook, price, kept, threshold)]
+        kept = kept[: envelope(0.5 / half_h, codebook, price, kept, len(kept), threshold)]
     else:
         kept = np.array([price.argmin()], np.int32)
     table = np.zeros(1 << (32 - BIN_SHIFT), np.int32)

@@ -4,45 +4,11 @@ import numpy as np
 
 from nbquant.kernels import vectorized
 from nbquant.kernels.compiled import compiled
+from nbquant.kernels.cpu.envelope import envelope
 
 Array = np.ndarray
 
-
-@compiled(inline=True)
-def _envelope(h: float, codebook: Array, price: Array, kept: Array, levels: int, threshold: Array) -> int:
-    """Narrow ``kept[:levels]`` to the lower envelope of ½h(w − c_j)² + price_j; the thresholds between those left.
-
-    For one h these parabolas differ by straight lines, so every codeword wins on one interval of w or nowhere.
-    """
-    if h <= 0:
-        kept[0] = np.argmin(price)
-        return 1
-    depth = 0
-    for candidate in range(levels):
-        j = kept[candidate]
-        t = -np.inf
-        beaten = False
-        while depth > 0:
-            top = kept[depth - 1]
-            gap = codebook[j] - codebook[top]
-            if gap <= 0:
-                if price[j] >= price[top]:
-                    beaten = True
-                    break
-                depth -= 1
-                continue
-            t = 0.5 * (codebook[j] + codebook[top]) + (price[j] - price[top]) / gap / h
-            if depth > 1 and t <= threshold[depth - 2]:
-                depth -= 1
-                continue
-            break
-        if beaten:
-            continue
-        if depth > 0:
-            threshold[depth - 1] = t
-        kept[depth] = j
-        depth += 1
-    return depth
+LEAST_H = 1e-300  # of which the inverse is finite
 
 
 @compiled(inline=True)
@@ -91,12 +57,16 @@ def _sums(
     """Sums of the cells that each codeword wins; ``bound`` is where its cells ended the last time, and is updated."""
     k = len(codebook)
     sums = np.zeros((k, 4), np.float64)
-    kept, threshold = np.arange(k), np.empty(k, np.float64)
+    kept, threshold = np.arange(k, dtype=np.int32), np.empty(k, np.float64)
     depth = k
     # As h falls prices weigh more: a codeword that wins nowhere at one h wins nowhere at a smaller one.
     for r in range(len(row_sensitivity) - 1, -1, -1):
         i, end = row_start[r], row_start[r + 1]
-        depth = _envelope(row_sensitivity[r], codebook, price, kept, depth, threshold)
+        h = row_sensitivity[r]
+        if h > LEAST_H:
+            depth = envelope(1 / h, codebook, price, kept, depth, threshold)
+        else:
+            kept[0], depth = np.argmin(price), 1
         for d in range(depth):
             if i == end:
                 break
