@@ -27,7 +27,7 @@ def bins(random, m):
 
 
 @given(seeds)
-@settings(max_examples=40)
+@settings(max_examples=60)
 def test_merge(seed):
     random = np.random.default_rng(seed)
     keys = [np.unique(random.integers(0, 30, random.integers(0, 20))) for _ in range(2)]
@@ -54,7 +54,7 @@ def test_count_gaps(mask, run):
 
 
 @given(seeds, st.integers(1, 60))
-@settings(max_examples=40)
+@settings(max_examples=60)
 def test_extend_and_put_last_at_zero(seed, m):
     random = np.random.default_rng(seed)
     _, prefix = bins(random, m)
@@ -87,12 +87,12 @@ def test_lloyd(seed, k, pinned):
 
 
 @given(seeds, st.integers(1, 30), st.sampled_from([0.0, 0.01, 1.0, 100.0]))
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_cell_sums_and_update(seed, k, lmbda):
     random = np.random.default_rng(seed)
     rows = int(random.integers(1, 6))
     row_start = np.concatenate([[0], np.cumsum(random.integers(0, 20, rows))])
-    h = np.sort(random.choice([0.0, 1e-300, 1e-3, 0.1, 1.0, 7.0, 1e4], rows, replace=False))
+    h = np.sort(random.choice([0.0, 1e-30, 1e-3, 0.1, 1.0, 7.0, 1e4], rows, replace=False))
     # Quarters: thresholds are exact, cells lie on them, and codewords coincide.
     row = np.repeat(np.arange(rows), np.diff(row_start))
     position = random.integers(-12, 13, len(row)) / 4
@@ -110,13 +110,18 @@ def test_cell_sums_and_update(seed, k, lmbda):
 
 
 @given(seeds, st.integers(1, 40), st.sampled_from([1e-4, 0.01, 1.0]))
-@settings(max_examples=40)
+@settings(max_examples=60)
 def test_ecsq_intervals(seed, m, lmbda):
     random = np.random.default_rng(seed)
     _, prefix = bins(random, m)
     prefix = np.hstack([np.cumsum(np.append(0, random.integers(1, 9, m)))[:, None], prefix])
     with np.errstate(all="ignore"):
         edges, cost = vectorized.ecsq_intervals(prefix, lmbda)
-    expected, right = ecsq.ecsq_intervals(prefix, lmbda)
-    assert cost == pytest.approx(right, rel=1e-9, abs=1e-12)
-    assert edges.tolist() == expected.tolist()
+        # Several partitions may cost the same.
+        loss = 0.5 * vectorized.interval_cost(prefix[edges[:-1], 1:], prefix[edges[1:], 1:])
+    count, total = np.diff(prefix[edges, 0]), prefix[-1, 0]
+    assert (edges[0], edges[-1]) == (0, m)
+    assert (count > 0).all()
+    right = pytest.approx(ecsq.ecsq_intervals(prefix, lmbda)[1], rel=1e-9, abs=1e-12)
+    assert cost == right
+    assert (loss + lmbda * count * np.log2(total / count)).sum() / total == right
