@@ -17,6 +17,7 @@ from nbquant.quantization.selection import Selection
 
 TRIES = 4  # between two points of the curve
 CLOSE = 0.005  # of the target: near enough
+FAR = 0.02  # so far from it, another start is worth a try
 EXACT_TRIES = 8
 
 TargetName = Literal["ratio", "rate", "levels"]
@@ -48,9 +49,9 @@ class Target:
         """The targeted quantity at a point."""
         return point.compression_ratio if self.name == "ratio" else getattr(point, self.name)
 
-    def is_close(self, point: OperatingPoint) -> bool:
+    def is_close(self, point: OperatingPoint, share: float = CLOSE) -> bool:
         """Whether a point that meets the target hardly exceeds it."""
-        return abs(self.quantity(point) / self.value - 1) <= CLOSE
+        return abs(self.quantity(point) / self.value - 1) <= share
 
     def stricter(self, share: float) -> "Target":
         """The same target asked for with something to spare."""
@@ -84,7 +85,7 @@ def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statisti
     found = [point]
     for near in _starts(points, best):
         found += _approach(target, points[best], points[best + 1], near, statistics)
-        if any(target.is_close(p) for p in found):
+        if any(target.is_close(p, FAR) for p in found):
             break
     return min(found, key=lambda p: (p.distortion, p.rate))
 

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-MARGINAL_SHIFT = 16  # bits dropped from a float32 for the bins of the marginal: 128 an octave, whatever the range
-FINE_SHIFT = 14  # the same where there are fewer weights: 512 an octave
+MARGINAL_SHIFT = 14  # bits dropped from a float32 for the bins of the marginal: 512 an octave, whatever the range
 JOINT_SHIFT = 18  # for those of the joint grid: 32 an octave
 ROW_SHIFT = 22  # exponent and first mantissa bit of h: two rows an octave
 ROWS = 1 << 10  # of h, the upper half of them negative

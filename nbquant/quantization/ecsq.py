@@ -11,7 +11,7 @@ from nbquant.progress import Progress
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.histogram import Cells
-from nbquant.quantization.members import Members, Sums, means
+from nbquant.quantization.members import SWEEPS_OF_MANY, Members, Sums, means
 from nbquant.quantization.optimal_ecsq import ecsq_clusters, ideal_length
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding, Weights, check_options, check_positive
@@ -59,7 +59,7 @@ class ECSQ:
         codebook, length = start.codebook, ideal_length(start.counts)
         constant = members.constant(self.weighted)
         least = np.inf
-        for _ in range(members.most_sweeps):
+        for _ in range(members.most_sweeps(of_many=SWEEPS_OF_MANY)):
             sums = members.assign(codebook, length, self.lmbda, constant)
             found = means(sums, constant is None, codebook)
             cost = lagrangian(sums, found, self.lmbda, constant)

@@ -64,7 +64,10 @@ def fit_quantizer(
         selection = _plain(weight, sensitivity)
     groups = groups_of(selection, quantizer.per_layer)
     # No start is known for a layer of zeros.
-    histograms = {g: _histogram(members, progress) for g, members in groups.items() if not start or g not in start}
+    rows = quantizer.weighted and quantizer.needs_rows
+    histograms = {
+        g: _histogram(members, rows, progress) for g, members in groups.items() if not start or g not in start
+    }
     if zeros is None:
         known = [_zeros(members) for g, members in groups.items() if g not in histograms]
         zeros = sum(known) + sum(h.zeros for h in histograms.values())
@@ -105,8 +108,8 @@ def _plain(weight: object, sensitivity: object) -> Selection:
     return Selection((SelectedTensor("weight", "weight", weight, sensitivity),))
 
 
-def _histogram(members: Selection, progress: Progress) -> Histogram:
-    return Histogram.merge(Histogram.of(t.weight, t.sensitivity, t.name, progress) for t in members)
+def _histogram(members: Selection, rows: bool, progress: Progress) -> Histogram:
+    return Histogram.merge(Histogram.of(t.weight, t.sensitivity, t.name, progress, rows) for t in members)
 
 
 def _zeros(members: Selection) -> int:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from nbquant.kernels import dispatch
-from nbquant.kernels.reference import FINE_SHIFT, JOINT_SHIFT, MARGINAL_SHIFT, ROW_KEYS, ROW_OF_ONE, ROWS, ZERO_KEY
+from nbquant.kernels.reference import JOINT_SHIFT, MARGINAL_SHIFT, ROW_KEYS, ROW_OF_ONE, ROWS, ZERO_KEY
 from nbquant.progress import Progress
 from nbquant.quantization.validate import checked_sensitivity, require_finite_weight
 
@@ -17,14 +17,7 @@ N, H, HW, HWW = range(4)  # columns of the sums
 NEGLIGIBLE = 1e-100  # mean h, below which all that there is is LEAST_MASS
 FEW_BINS = 1 << 10  # in fewer the weights are much the same: those of a norm, near 1
 EXACT_UP_TO = 1 << 14  # weights; of so few every distinct one has a bin of its own
-FINE_UP_TO = 1 << 20  # weights; with more, finer bins would gain little and no longer fit into the cache
-
-
-def _shifts(n: int) -> tuple[tuple[int, int], ...]:
-    """Bits dropped for the marginal and the joint grid; the last where all weights are much the same."""
-    if n <= EXACT_UP_TO:
-        return ((0, 0),)
-    return ((FINE_SHIFT if n <= FINE_UP_TO else MARGINAL_SHIFT, JOINT_SHIFT), (10, 14))
+SHIFTS = ((MARGINAL_SHIFT, JOINT_SHIFT), (10, 14))  # bits dropped; the second where all weights are much the same
 
 
 @dataclass(frozen=True)
@@ -70,8 +63,8 @@ class Histogram:
     """Sums over fine bins of w, and over coarser cells of (h, w); two histograms add to that of their union.
 
     Attributes:
-        marginal: 128 or more bins of w an octave, whatever h is; of few weights each distinct one.
-        joint: 32 or more bins of w an octave in rows of half an octave of h; of few weights each distinct one.
+        marginal: 512 bins of w an octave, or more, whatever h is; of few weights each distinct one.
+        joint: 32 bins of w an octave, or more, in rows of half an octave of h; of few weights each distinct one.
     """
 
     marginal: Bins
@@ -83,6 +76,7 @@ class Histogram:
         sensitivity: Float[Tensor, "..."] | None = None,
         name: str = "weight",
         progress: Progress = False,
+        joint: bool = True,
     ) -> "Histogram":
         """Histogram of a tensor, in one pass over it; some nanoseconds a weight.
 
@@ -91,13 +85,15 @@ class Histogram:
             sensitivity: Sensitivities h of the same shape; None is h = 1.
             name: What an error calls the tensor.
             progress: See :data:`nbquant.progress.Progress`.
+            joint: Whether the joint grid is wanted; without it, which takes a third of the time, all is in one row.
 
         Raises:
             ValueError: Weights or sensitivities that are not finite, or negative sensitivities.
         """
         w, h = weight.detach().reshape(-1), None if sensitivity is None else sensitivity.detach().reshape(-1)
-        for fine, coarse in _shifts(len(w)):
-            key, sums, joint_key, joint_sums = dispatch.histogram(w, h, fine, None if h is None else coarse, progress)
+        grid = joint and h is not None
+        for fine, coarse in SHIFTS if len(w) > EXACT_UP_TO else ((0, 0),):
+            key, sums, joint_key, joint_sums = dispatch.histogram(w, h, fine, coarse if grid else None, progress)
             if len(key) >= FEW_BINS:
                 break
         if not np.isfinite(sums).all() or (joint_key >= ROWS // 2 * ROW_KEYS).any():
@@ -109,9 +105,7 @@ class Histogram:
                 f"{float(weight.abs().max()):.3g}: leave this layer out."
             )
         marginal = Bins(key, sums)
-        return Histogram(
-            marginal, Bins(key + ROW_OF_ONE * ROW_KEYS, sums) if h is None else Bins(joint_key, joint_sums)
-        )
+        return Histogram(marginal, Bins(joint_key, joint_sums) if grid else Bins(key + ROW_OF_ONE * ROW_KEYS, sums))
 
     @staticmethod
     def merge(parts: Iterable["Histogram"]) -> "Histogram":

@@ -69,7 +69,7 @@ class KMeans:
         A pinned zero stays where it is.
         """
         centre = start.codebook
-        for _ in range(members.most_sweeps):
+        for _ in range(members.most_sweeps(of_many=1)):
             codebook = centre
             sums = members.assign(codebook)
             found = means(sums, self.weighted, codebook)

@@ -78,10 +78,9 @@ class Members:
         n, _, h, _, _ = self.assign(np.zeros(1))[0]
         return float(h / n) if h > 0 else 1.0
 
-    @property
-    def most_sweeps(self) -> int:
-        """How often to sweep at most, when clusters come from a histogram."""
-        return most_sweeps(len(self.selection))
+    def most_sweeps(self, of_many: int) -> int:
+        """How often to sweep at most, when clusters come from a histogram: so often over many weights."""
+        return of_many if len(self.selection) > MANY else SWEEPS
 
     def renumber(self, code: Int64[np.ndarray, " k"]) -> None:
         """Replace index j by ``code[j]`` everywhere."""
@@ -104,7 +103,7 @@ class Members:
 
 
 def most_sweeps(weights: int) -> int:
-    """How often so many weights are swept over at most."""
+    """How often so many weights are swept over at most by any quantizer."""
     return SWEEPS_OF_MANY if weights > MANY else SWEEPS
 
 

@@ -66,7 +66,7 @@ def ecsq_clusters(cells: Cells, lmbda: float, near: Clusters | None = None) -> C
         The clusters of least J that were found.
     """
     if near is not None:
-        return _clusters(cells, _iterate(cells, (near.codebook, ideal_length(near.counts)), lmbda), lmbda)
+        return _clusters(cells, _iterate(cells, (near.codebook, ideal_length(near.counts)), lmbda, ON_THE_WAY), lmbda)
     row = _single_row(cells)
     if len(cells.row_sensitivity) == 1:
         return _clusters(cells, _iterate(cells, _interval_start(row, lmbda), lmbda), lmbda)

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from nbquant.kernels import dispatch
 from nbquant.kernels.cpu.kmeans import kmeans_table
-from nbquant.kernels.reference import FINE_SHIFT, MARGINAL_SHIFT
-from nbquant.quantization.histogram import FINE_UP_TO, Bins, Cells, Histogram
+from nbquant.quantization.histogram import Cells, Histogram
 from nbquant.quantization.optimal_kmeans import kmeans_clusters
 from tests.benchmarks import options, synthetic
 from tests.benchmarks.turns import one_thread, take_turns
@@ -36,9 +35,7 @@ MEMORY_OF = ("ours", "flash1dkmeans")
 
 def ours(w: Tensor, h: Tensor, k: int) -> np.ndarray:
     """Histogram over w alone, and dynamic programming on it."""
-    shift = FINE_SHIFT if len(w) <= FINE_UP_TO else MARGINAL_SHIFT
-    bins = Bins(*dispatch.histogram(w, h, shift, None)[:2])
-    return kmeans_clusters(Cells.of_histogram(Histogram(bins, bins), True, False), [k])[0].codebook
+    return kmeans_clusters(Cells.of_histogram(Histogram.of(w, h, joint=False), True, False), [k])[0].codebook
 
 
 def ours_all_bins(w: Tensor, h: Tensor, k: int) -> np.ndarray:

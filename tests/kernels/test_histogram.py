@@ -120,14 +120,14 @@ def test_what_is_not_finite_makes_a_sum_that_is_not(bad):
         assert not np.isfinite(histogram(weight, h)[1]).all()
 
 
-def test_keys_are_monotone_and_a_128th_of_an_octave_and_nest():
+def test_keys_are_monotone_and_a_512th_of_an_octave_and_nest():
     weight = torch.cat([-torch.logspace(30, -30, 4001), torch.zeros(1), torch.logspace(-30, 30, 4001)])
     fine, coarse = (reference.weight_key(weight, shift) for shift in (MARGINAL_SHIFT, JOINT_SHIFT))
     assert bool((fine.diff() >= 0).all())
     assert bool((coarse.diff() >= 0).all())
     assert len(torch.unique(torch.stack([fine, coarse]), dim=1).T) == len(fine.unique())
     one_to_two = torch.arange(1, 2, 2.0**-12)
-    assert len(reference.weight_key(one_to_two, MARGINAL_SHIFT).unique()) == 128
+    assert len(reference.weight_key(one_to_two, MARGINAL_SHIFT).unique()) == 512
 
 
 def test_rows_are_half_octaves():
