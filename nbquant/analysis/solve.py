@@ -205,6 +205,7 @@ def fit_to_target(
             start=point.clusters,
             zeros=statistics.zeros,
             positions=statistics.position_ledger,
+            histograms=statistics.undamped(point.quantizer.per_layer),
             progress=progress,
         )
         if target.met(quantized):

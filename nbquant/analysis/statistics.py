@@ -182,6 +182,12 @@ class Statistics:
         kept = merged.without_zeros() if self.pruned else merged
         return kept.damped(self.offset) if self.offset else kept
 
+    def undamped(self, per_layer: bool) -> dict[str, Histogram]:
+        """Histogram of each group that has a codebook; none where h was added to, which they know only roughly."""
+        if self.offset:
+            return {}
+        return self.histograms if per_layer else {WHOLE: self.histogram}
+
     def cells(self, weighted: bool, rows: bool, per_layer: bool) -> dict[str, Cells]:
         """What the solvers see, for each group that has a codebook."""
         key = (weighted, rows, per_layer)

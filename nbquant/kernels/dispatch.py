@@ -154,8 +154,12 @@ def assign(
     out: Tensor,
     constant: float | None = None,
     skip_zeros: bool = False,
+    whole: np.ndarray | None = None,
 ) -> np.ndarray:
-    """See :func:`nbquant.kernels.reference.assign`; ``out`` receives the assignment, the sums (k, 5) are returned."""
+    """See :func:`nbquant.kernels.reference.assign`; ``out`` receives the assignment, the sums (k, 5) are returned.
+
+    With ``whole`` from :func:`whole_bins` those are only of the weights that it did not sum up.
+    """
     codebook, length = np.ascontiguousarray(codebook, np.float64), np.asarray(codeword_length, np.float64)
     kernels = _kernels(weight, sensitivity)
     if kernels == "cuda":
@@ -175,8 +179,29 @@ def assign(
         by_cell = partial(cpu_assign.by_cell, codebook, lmbda * length, skip_zeros)
         return _sweep(by_cell, weight, sensitivity, out, len(codebook))
     half_h, price = (0.5 * constant, lmbda * length) if lmbda > 0 and constant is not None else (1.0, 0.0 * length)
-    by_bin = partial(cpu_assign.by_bin, codebook, price, half_h, skip_zeros)
+    by_bin = partial(cpu_assign.by_bin, codebook, price, half_h, skip_zeros, whole)
     return _sweep(by_bin, weight, sensitivity, out, len(codebook))
+
+
+def whole_bins(
+    weight: Float[Tensor, " n"], codebook: np.ndarray, skip_zeros: bool, key: np.ndarray, bins: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What a histogram of the weights knows of the clusters of the nearest codeword, so that a pass need not sum it up.
+
+    Args:
+        weight: Some of the weights, to tell where they are.
+        codebook: Codewords c, ascending.
+        skip_zeros: Whether weights that are exactly zero are left out.
+        key: Keys of bins of w.
+        bins: Their n, Σh, Σhw, Σhw².
+
+    Returns:
+        A table for :func:`assign`, and the clusters' sums but for the bins that a boundary cuts; None where the kernels
+        of the weights' device sum everything up.
+    """
+    if _kernels(weight) != "cpu":
+        return None
+    return cpu_assign.whole_bins(np.ascontiguousarray(codebook), np.zeros(len(codebook)), 1.0, skip_zeros, key, bins)
 
 
 def assign_grid(

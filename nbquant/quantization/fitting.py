@@ -35,6 +35,7 @@ def fit_quantizer(
     start: Mapping[str, Clusters] | None = None,
     zeros: int | None = None,
     positions: Ledger | None = None,
+    histograms: Mapping[str, Histogram] | None = None,
     progress: Progress = False,
 ) -> Quantized:
     """Quantize a selection, or a plain tensor with its sensitivity; without sensitivities h is 1.
@@ -49,6 +50,7 @@ def fit_quantizer(
         start: Clusters of each group, if they are already known from histograms.
         zeros: Number of weights that are exactly zero, if it is already known.
         positions: What the positions of a pruned selection cost, if it is already known.
+        histograms: Of each group, if they are already known; with zeros or, of a pruned selection, without.
         progress: See :data:`nbquant.progress.Progress`; counts blocks of the most sweeps that there may be.
 
     Raises:
@@ -65,12 +67,10 @@ def fit_quantizer(
     groups = groups_of(selection, quantizer.per_layer)
     # No start is known for a layer of zeros.
     rows = quantizer.weighted and quantizer.needs_rows
-    histograms = {
-        g: _histogram(members, rows, progress) for g, members in groups.items() if not start or g not in start
-    }
+    made = {g: _histogram(members, rows, progress) for g, members in groups.items() if not start or g not in start}
     if zeros is None:
-        known = [_zeros(members) for g, members in groups.items() if g not in histograms]
-        zeros = sum(known) + sum(h.zeros for h in histograms.values())
+        zeros = sum(made[g].zeros if g in made else _zeros(members) for g, members in groups.items())
+    known = {**(histograms or {}), **made}
     pruned = is_mostly_zero(zeros, len(selection))
     blocks = sum(blocks_of(members) * most_sweeps(len(members)) for members in groups.values())
     ticks = track(range(blocks), "exact pass", progress)
@@ -78,8 +78,8 @@ def fit_quantizer(
     codebooks: dict[str, Codebook] = {}
     loss, ledger = 0.0, Ledger()
     for group, members in groups.items():
-        clusters = start[group] if start and group in start else _clusters(quantizer, histograms.pop(group), pruned)
-        book, quantized, group_loss = _fit_group(quantizer, members, pruned, clusters, ticks)
+        clusters = start[group] if start and group in start else _clusters(quantizer, made[group], pruned)
+        book, quantized, group_loss = _fit_group(quantizer, members, pruned, clusters, known.get(group), ticks)
         codebooks[group] = book
         tensors |= quantized
         counts, lengths = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
@@ -126,7 +126,12 @@ def _clusters(quantizer: Quantizer, histogram: Histogram, pruned: bool) -> Clust
 
 
 def _fit_group(
-    quantizer: Quantizer, selection: Selection, pruned: bool, start: Clusters | None, ticks: Iterator[object]
+    quantizer: Quantizer,
+    selection: Selection,
+    pruned: bool,
+    start: Clusters | None,
+    histogram: Histogram | None,
+    ticks: Iterator[object],
 ) -> tuple[Codebook, dict[str, QuantizedTensor], float]:
     """Codebook, tensors and predicted loss increase of the weights that share a codebook."""
     dtype = reduce(torch.promote_types, (t.weight.dtype for t in selection))
@@ -137,7 +142,9 @@ def _fit_group(
             t.name: torch.full((t.weight.numel(),), PRUNED, dtype=index_dtype(0), device=device) for t in selection
         }
     else:
-        members = Members(selection, pruned, ticks)
+        # A mean without weighting is of w itself, which bins know by h only.
+        tells = histogram is not None and (quantizer.weighted or selection.tensors[0].sensitivity is None)
+        members = Members(selection, pruned, ticks, histogram.marginal if histogram is not None and tells else None)
         centres, sums = quantizer.refine(members, start)
         used = np.flatnonzero(sums[:, 0] > 0)
         # What is stored is rounded to the weights' dtype, which may make two values one.

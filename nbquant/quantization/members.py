@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nbquant.kernels import dispatch
 from nbquant.quantization.clusters import centres
+from nbquant.quantization.histogram import Bins, N
 from nbquant.quantization.selection import Selection
 
 BLOCK = 1 << 24  # weights between two chances to cancel
@@ -28,6 +29,8 @@ class Members:
         selection: The tensors.
         skip_zeros: Whether weights that are exactly zero are left out: they are assigned −1 and in no sum.
         ticks: Advanced before each block; may raise to cancel.
+        marginal: Bins of these very weights over w, whose sums need not be found again; None if they are not known, or
+            if their h is of no account.
         assignment: For each tensor the indices of its weights, in the smallest integers that hold them.
         sums: Sums of the clusters for each dtype among the tensors.
     """
@@ -35,6 +38,7 @@ class Members:
     selection: Selection
     skip_zeros: bool
     ticks: Iterator[object]
+    marginal: Bins | None = None
     assignment: dict[str, Int[Tensor, " n"]] = field(default_factory=dict)
     sums: dict[torch.dtype, Sums] = field(default_factory=dict)
 
@@ -46,11 +50,31 @@ class Members:
         constant: float | None = None,
     ) -> Sums:
         """One sweep: see :func:`nbquant.kernels.reference.assign`."""
+        if lmbda == 0 and constant is None and self.marginal is not None and len(self.selection) > MANY:
+            found = self._assign_nearest(codebook, self.marginal)
+            if found is not None:
+                return found
         length = np.zeros(len(codebook)) if codeword_length is None else codeword_length
         return self._sweep(
             len(codebook),
             lambda w, h, out: dispatch.assign(w, h, codebook, length, lmbda, out, constant, self.skip_zeros),
         )
+
+    def _assign_nearest(self, codebook: Float[np.ndarray, " k"], marginal: Bins) -> Sums | None:
+        """One sweep that sums up only what the bins do not tell; None if they do not tell anything, or not of these."""
+        bins = marginal.without_zeros() if self.skip_zeros else marginal
+        first = self.selection.tensors[0].weight
+        known = dispatch.whole_bins(first, codebook, self.skip_zeros, bins.key, bins.sums)
+        if known is None or any(t.weight.dtype != first.dtype for t in self.selection):
+            return None
+        table, sums = known
+        length = np.zeros(len(codebook))
+        sums = sums + self._sweep(
+            len(codebook),
+            lambda w, h, out: dispatch.assign(w, h, codebook, length, 0.0, out, None, self.skip_zeros, table),
+        )
+        self.sums[first.dtype] = sums
+        return sums if sums[:, 0].sum() == bins.sums[:, N].sum() else None
 
     def assign_grid(self, step: float, offset: float, first: int, cells: int) -> Sums:
         """One sweep: see :func:`nbquant.kernels.reference.assign_grid`."""

@@ -67,7 +67,7 @@ def floors(n: int, rounds: int) -> None:
         "opening again, unchanged": lambda: Statistics.of(selection),
         f"assign, k-means {LEVELS}": lambda: dispatch.assign(w, h, clusters.codebook, price, 0.0, out),
         f"exact pass, k-means {LEVELS}": lambda: fit_quantizer(
-            quantizer, selection, start={WHOLE: clusters}, zeros=statistics.zeros
+            quantizer, selection, start={WHOLE: clusters}, zeros=statistics.zeros, histograms=statistics.undamped(False)
         ),
     }
     taken = take_turns(runs, rounds)

@@ -12,6 +12,7 @@ from nbquant.progress import Cancelled
 from nbquant.quantization import members
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.fitting import fit_quantizer
+from nbquant.quantization.histogram import Cells, Histogram
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.selection import SelectedTensor, Selection
 
@@ -125,3 +126,43 @@ def test_weights_in_a_mapped_file(tmp_path):
     mapped = torch.from_file(str(tmp_path / "weights"), shared=False, size=5000)
     q = nq.KMeans(7).fit(Selection((SelectedTensor("w", "w", mapped),)))
     assert torch.equal(q.codebook, nq.KMeans(7).fit(torch.from_numpy(weight)).codebook)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.3])
+def test_sums_from_bins_give_what_a_full_sweep_gives(keep, monkeypatch):
+    monkeypatch.setattr(members, "MANY", 1000)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(50_000, generator=generator) * (torch.rand(50_000, generator=generator) < keep)
+    h = torch.randn(50_000, generator=generator).exp()
+    swept = []
+    real = dispatch.whole_bins
+    monkeypatch.setattr(dispatch, "whole_bins", lambda *args: (swept.append(1), real(*args))[1])
+    quick = nq.KMeans(16).fit(weight, h)
+    assert swept == [1]
+    monkeypatch.setattr(dispatch, "whole_bins", lambda *args: None)
+    full = nq.KMeans(16).fit(weight, h)
+    assert torch.equal(quick.tensors["weight"].assignment, full.tensors["weight"].assignment)
+    assert quick.counts.tolist() == full.counts.tolist()
+    torch.testing.assert_close(quick.codebook, full.codebook)
+    assert quick.distortion == pytest.approx(full.distortion, rel=1e-9)
+
+
+def test_bins_of_other_weights_are_found_out(monkeypatch):
+    monkeypatch.setattr(members, "MANY", 1000)
+    weight = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
+    start = nq.KMeans(16).clusters(Cells.of_histogram(Histogram.of(weight), True, False))
+    other = {"all": Histogram.of(weight[1:] + 0.01)}
+    stale = fit_quantizer(nq.KMeans(16), weight, start={"all": start}, histograms=other)
+    fresh = fit_quantizer(nq.KMeans(16), weight, start={"all": start})
+    assert stale.counts.tolist() == fresh.counts.tolist()
+    torch.testing.assert_close(stale.codebook, fresh.codebook)
+
+
+def test_plain_means_are_of_the_weights_themselves(monkeypatch):
+    monkeypatch.setattr(members, "MANY", 1000)
+    generator = torch.Generator().manual_seed(0)
+    weight, h = torch.randn(50_000, generator=generator), torch.randn(50_000, generator=generator).exp()
+    q = nq.KMeans(8, weighted=False).fit(weight, h)
+    found = q.tensors["weight"].assignment.long()
+    means = torch.zeros(8, dtype=torch.float64).index_add_(0, found, weight.double()) / q.counts
+    torch.testing.assert_close(q.codebook, means.float())

@@ -15,6 +15,7 @@ import numpy as np
 
 from nbquant.kernels.compiled import compiled
 from nbquant.kernels.cpu.envelope import envelope
+from nbquant.kernels.reference import ZERO_KEY
 
 Array = np.ndarray
 Kernel = Callable[[Array, Array, Array, Array, Array, Array], None]
@@ -25,6 +26,7 @@ MANY = (1 << 9) - 1  # more candidates than an entry can say
 FEW = 8  # candidates that are compared one by one
 
 BIN_SHIFT = 14  # bits dropped where one h stands for all: 512 bins an octave, of which boundaries cut few
+ZERO_BINS = (0, 1 << (31 - BIN_SHIFT))  # of either sign
 CELL_SHIFT = 16  # the same in cells
 OCTAVE = 128
 OCTAVES = 24  # of |w| below twice the largest codeword; smaller weights share the centre bin
@@ -151,6 +153,7 @@ def assign_by_bin(
     edge: Array,
     table: Array,
     skip_zeros: bool,
+    all_sums: bool,
     out: Array,
     sums: Array,
 ) -> None:
@@ -168,6 +171,7 @@ def assign_by_bin(
         edge: From :func:`bin_edges`.
         table: Entries of the bins, zero where there is none yet. A codeword k is none: for zeros to be skipped.
         skip_zeros: As in the reference.
+        all_sums: Whether to sum up all weights, or only those in bins with several candidates.
         out: Receives the assignment.
         sums: The clusters' sums are added to it, and in a last row those of zeros that are skipped.
     """
@@ -178,12 +182,13 @@ def assign_by_bin(
     for start in range(0, n, BLOCK):
         size = min(BLOCK, n - start)
         w, pattern = weight[start : start + size], bits[start : start + size]
-        # Those with several candidates are noted, not branched to: no branch, no misprediction.
         many = np.uint64(0)
         for i in range(size):
-            code[i] = table[np.uint64(pattern[i]) >> np.uint64(BIN_SHIFT)] - one
-            open_[many] = i
-            many += np.uint64(np.uint32(code[i]) >= np.uint32(MOST_LEVELS))
+            found = table[np.uint64(pattern[i]) >> np.uint64(BIN_SHIFT)] - one
+            code[i] = found
+            if np.uint32(found) >= np.uint32(MOST_LEVELS):  # rare: bins are narrow
+                open_[many] = i
+                many += np.uint64(1)
         if skip_zeros:
             for i in range(size):
                 if code[i] == k and w[i] != 0:
@@ -193,24 +198,37 @@ def assign_by_bin(
             i = open_[m]
             index = int(np.int64(pattern[i])) >> BIN_SHIFT
             code[i] = _in_bin(index, np.float64(w[i]), half_h, codebook, price, kept, threshold, edge, table)
-        _add_up(w, sensitivity[start : start + size], code, out[start : start + size], sums)
+        if all_sums:
+            _add_up(w, sensitivity[start : start + size], code, out[start : start + size], sums)
+            continue
+        _write(code, k, out[start : start + size])
+        for m in range(many):
+            i = open_[m]
+            _add(sums[np.uint64(code[i])], np.float64(w[i]), np.float64(sensitivity[start + i]))
+
+
+@compiled(inline=True)
+def _add(row: Array, w: float, h: float) -> None:
+    hw = h * w
+    row[0] += 1.0
+    row[1] += w
+    row[2] += h
+    row[3] += hw
+    row[4] += hw * w
+
+
+@compiled()
+def _write(code: Array, k: int, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = -1 if code[i] == k else code[i]
 
 
 @compiled()
 def _add_up(weight: Array, sensitivity: Array, code: Array, out: Array, sums: Array) -> None:
     """Write the assignment of a block, and add its sums; the last of them are of zeros that are skipped."""
-    k = len(sums) - 1
+    _write(code, len(sums) - 1, out)
     for i in range(len(weight)):
-        out[i] = -1 if code[i] == k else code[i]
-    for i in range(len(weight)):
-        w, h = np.float64(weight[i]), np.float64(sensitivity[i])
-        hw = h * w
-        row = sums[np.uint64(code[i])]
-        row[0] += 1.0
-        row[1] += w
-        row[2] += h
-        row[3] += hw
-        row[4] += hw * w
+        _add(sums[np.uint64(code[i])], np.float64(weight[i]), np.float64(sensitivity[i]))
 
 
 @compiled()
@@ -446,23 +464,88 @@ def gather(values: Array, assignment: Array, out: Array) -> None:
         out[i] = values[np.uint64(np.int64(assignment[i]) + 1)]
 
 
-def by_bin(codebook: Array, price: Array, half_h: float, skip_zeros: bool) -> Kernel:
-    """:func:`assign_by_bin` with tables of its own: a function of (w, bits, h, bits of h, out, sums)."""
-    kept, threshold = np.arange(len(codebook), dtype=np.int32), np.empty(len(codebook))
-    if half_h > 0:
-        kept = kept[: envelope(0.5 / half_h, codebook, price, kept, len(kept), threshold)]
-    else:
-        kept = np.array([price.argmin()], np.int32)
-    table = np.zeros(1 << (32 - BIN_SHIFT), np.int32)
-    if skip_zeros:
-        table[[0, len(table) // 2]] = 1 + len(codebook)
+def by_bin(codebook: Array, price: Array, half_h: float, skip_zeros: bool, whole: Array | None = None) -> Kernel:
+    """:func:`assign_by_bin` with tables of its own: a function of (w, bits, h, bits of h, out, sums).
+
+    With a table from :func:`whole_bins` only the other weights are summed up.
+    """
+    kept, threshold = _boundaries(codebook, price, half_h)
+    table = _empty_table(len(codebook), skip_zeros) if whole is None else whole
 
     def kernel(w: Array, bits: Array, h: Array, _: Array, out: Array, sums: Array) -> None:
+        edge = bin_edges(BIN_SHIFT)
         assign_by_bin(
-            w, bits, h, half_h, codebook, price, kept, threshold, bin_edges(BIN_SHIFT), table, skip_zeros, out, sums
+            w, bits, h, half_h, codebook, price, kept, threshold, edge, table, skip_zeros, whole is None, out, sums
         )
 
     return kernel
+
+
+def _boundaries(codebook: Array, price: Array, half_h: float) -> tuple[Array, Array]:
+    """Codewords that are cheapest somewhere, and the thresholds between them."""
+    kept, threshold = np.arange(len(codebook), dtype=np.int32), np.empty(len(codebook))
+    if half_h > 0:
+        return kept[: envelope(0.5 / half_h, codebook, price, kept, len(kept), threshold)], threshold
+    return np.array([price.argmin()], np.int32), threshold
+
+
+def _empty_table(levels: int, skip_zeros: bool) -> Array:
+    table = np.zeros(1 << (32 - BIN_SHIFT), np.int32)
+    if skip_zeros:
+        table[list(ZERO_BINS)] = 1 + levels
+    return table
+
+
+def whole_bins(
+    codebook: Array, price: Array, half_h: float, skip_zeros: bool, key: Array, bins: Array
+) -> tuple[Array, Array]:
+    """What a histogram knows of the clusters: most of its bins lie wholly within one.
+
+    Args:
+        codebook: Codewords c, ascending.
+        price: What choosing each costs.
+        half_h: ½h of the choice.
+        skip_zeros: As in the reference.
+        key: Keys of bins of w, see :func:`nbquant.kernels.reference.weight_key`; no wider than those of the table.
+        bins: Their n, Σh, Σhw, Σhw².
+
+    Returns:
+        The table for :func:`by_bin`, and n, Σw, Σh, Σhw, Σhw² of the weights in bins that lie wholly within a cluster;
+        Σw is that of bins whose weights have like h.
+    """
+    kept, threshold = _boundaries(codebook, price, half_h)
+    table = _empty_table(len(codebook), skip_zeros)
+    relative = key - ZERO_KEY
+    bits = np.where(relative > 0, relative - 1, np.where(relative == 0, 0, (relative ^ 0x7FFFFFFF) & 0xFFFFFFFF))
+    index = bits >> BIN_SHIFT
+    code = _codes_of_bins(np.concatenate([index, ZERO_BINS]), codebook, kept, threshold, bin_edges(BIN_SHIFT), table)
+    code, at_zero = code[: len(key)], code[len(key) :]
+    beside_zero = np.isin(index, ZERO_BINS)
+    if skip_zeros or at_zero[0] != at_zero[1]:
+        # Zero of one sign is in the one bin, of the other in the other, and both have one key: look at each weight.
+        code = np.where(beside_zero, -1, code)
+        if not skip_zeros:
+            table[list(ZERO_BINS)] = 1 + (min(len(kept) - 1, MANY) << SPAN_SHIFT)
+    n, h, hw, hww = bins[code >= 0].T
+    code = code[code >= 0]
+    columns = (n, n * hw / h, h, hw, hww)
+    return table, np.stack([np.bincount(code, column, len(codebook)) for column in columns], axis=1)
+
+
+@compiled()
+def _codes_of_bins(index: Array, codebook: Array, kept: Array, threshold: Array, edge: Array, table: Array) -> Array:
+    """The codeword of all weights in a bin, or −1 where there may be several; fills the table."""
+    code = np.empty(len(index), np.int64)
+    last = len(kept) - 1
+    for m in range(len(index)):
+        entry = int(table[index[m]])
+        if entry == 0:
+            low = _position(threshold, edge[index[m], 0], 0, last)
+            entry = _entry(kept, low, _position(threshold, edge[index[m], 1], low, last))
+            table[index[m]] = entry
+        one = (entry - 1) >> SPAN_SHIFT == 0 and entry - 1 < len(codebook)
+        code[m] = entry - 1 if one else -1
+    return code
 
 
 def by_cell(codebook: Array, price: Array, skip_zeros: bool) -> Kernel:
