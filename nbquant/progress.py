@@ -5,10 +5,12 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
+QUIET = 0.5  # s before a bar is shown: what is over sooner needs none
+
 T = TypeVar("T")
 
 Progress = bool | Callable[[int, int | None], None]
-"""True shows a bar, False shows nothing, a callable is told (done, total) and may raise :class:`Cancelled`."""
+"""True shows a bar after half a second, False shows nothing, a callable is told (done, total) and may raise :class:`Cancelled`."""
 
 
 class Cancelled(Exception):  # noqa: N818  (not an error: the user asked for it)
@@ -33,7 +35,7 @@ def track(items: Iterable[T], description: str, progress: Progress = True, total
         except TypeError:
             total = None
     if not callable(progress):
-        yield from tqdm(items, desc=description, total=total, disable=not progress, leave=False)
+        yield from tqdm(items, desc=description, total=total, disable=not progress, leave=False, delay=QUIET)
         return
     done = 0
     progress(done, total)

@@ -1,5 +1,6 @@
 import pytest
 
+from nbquant import progress as module
 from nbquant.progress import Cancelled, track
 
 
@@ -10,7 +11,10 @@ def test_without_a_bar_items_pass_through(capsys):
 
 
 @pytest.mark.filterwarnings("ignore:IProgress")
-def test_bar_is_labelled_and_counts(capsys):
+def test_bar_is_labelled_and_counts_once_it_takes_its_time(capsys, monkeypatch):
+    assert list(track(range(4), "histograms")) == [0, 1, 2, 3]
+    assert capsys.readouterr().err.strip() == ""
+    monkeypatch.setattr(module, "QUIET", 0)
     assert list(track(range(4), "histograms")) == [0, 1, 2, 3]
     shown = capsys.readouterr().err
     assert "histograms" in shown

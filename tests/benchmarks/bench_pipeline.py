@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
         for method, weighted in METHODS[:few]:
             row = []
             for ratio in ratios:
-                quantized = nq.fit(selection, method=method, weighted=weighted, ratio=ratio)
+                quantized = nq.fit(selection, method=method, weighted=weighted, ratio=ratio, progress=False)
                 accuracy = nq.evaluate(quantized.apply(model), images, progress=False).accuracy or 0.0
                 row.append(f"{100 * accuracy:>9.2f}")
             print(f"{method + (', weighted' if weighted else ''):<18}" + "".join(row), flush=True)
