@@ -1,6 +1,6 @@
 """All that live computation needs to know of a selection: a histogram a tensor, and what its positions cost."""
 
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from typing import Any
@@ -13,6 +13,7 @@ from nbquant.analysis.recent import Recent
 from nbquant.analysis.sums import Sums
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapHistogram
+from nbquant.kernels.dispatch import PIECE
 from nbquant.progress import Progress, track
 from nbquant.quantization.fitting import WHOLE
 from nbquant.quantization.histogram import NEGLIGIBLE, Cells, Histogram
@@ -58,6 +59,19 @@ class TensorStatistics:
         key = _content(tensor)
         found = _tensors.get(key) or _tensors.keep(key, cached(tensor, compute))
         return TensorStatistics(tensor.name, tensor.layer, tensor.weight.dtype, *found)
+
+
+def _counted(ticks: Iterator[int], most: int) -> Callable[[int, int | None], None]:
+    """What takes so many ticks as it is told are done, each once."""
+    taken = 0
+
+    def report(done: int, total: int | None) -> None:
+        nonlocal taken
+        while taken < min(done, most):
+            taken += 1
+            next(ticks, None)
+
+    return report
 
 
 _tensors: Recent[tuple[Histogram, GapHistogram]] = Recent(TENSORS_KEPT)
@@ -109,9 +123,15 @@ class Statistics:
                 sensitivities that are zero throughout.
             Cancelled: By ``progress``; what was done so far is kept.
         """
-        tensors = tuple(
-            TensorStatistics.of(t) for t in track(selection, "histograms", progress, len(selection.tensors))
-        )
+        pieces = [-(-t.weight.numel() // PIECE) or 1 for t in selection]
+        ticks = track(range(sum(pieces)), "histograms", progress)
+        next(ticks)
+        found = []
+        for tensor, count in zip(selection, pieces, strict=True):
+            report = _counted(ticks, count)
+            found.append(TensorStatistics.of(tensor, report))
+            report(count, count)  # those of a tensor that was seen before
+        tensors = tuple(found)
         if sum(t.histogram.mass for t in tensors) < NEGLIGIBLE:
             raise all_zero(len(selection))
         # The same tensors have the same histograms as objects: they are known by that.

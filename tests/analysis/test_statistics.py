@@ -10,6 +10,7 @@ import nbquant as nq
 from nbquant.analysis import statistics as module
 from nbquant.analysis.recent import Recent
 from nbquant.analysis.statistics import Statistics
+from nbquant.kernels import dispatch
 from nbquant.progress import Cancelled
 from nbquant.quantization.selection import SelectedTensor, Selection
 
@@ -135,3 +136,14 @@ def test_sensitivities_of_zero_are_told(tmp_path, model, h):
     selection = nq.select(tmp_path / "model.safetensors", tmp_path / "h.safetensors")
     with pytest.raises(ValueError, match=r"positive somewhere, but all 8150 entries are zero"):
         Statistics.of(selection)
+
+
+def test_progress_counts_pieces_of_large_tensors(model, h, monkeypatch):
+    monkeypatch.setattr(module, "PIECE", 1000)
+    monkeypatch.setattr(dispatch, "PIECE", 1000)
+    told = []
+    Statistics.of(nq.select(model, h), lambda *args: told.append(args))
+    assert told == [(i, 12) for i in range(13)]  # 3 + 1 + 5 + 1 + 1 + 1 pieces
+    told.clear()
+    Statistics.of(nq.select(model, h), lambda *args: told.append(args))
+    assert told == [(i, 12) for i in range(13)]
