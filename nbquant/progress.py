@@ -10,7 +10,7 @@ QUIET = 0.5  # s before a bar is shown: what is over sooner needs none
 T = TypeVar("T")
 
 Progress = bool | Callable[[int, int | None], None]
-"""True shows a bar after half a second, False nothing; a callable is told (done, total), may raise :class:`Cancelled`."""
+"""True shows a bar after half a second, False none; a callable is told (done, total), and may raise to cancel."""
 
 
 class Cancelled(Exception):  # noqa: N818  (not an error: the user asked for it)
