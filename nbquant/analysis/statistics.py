@@ -13,6 +13,7 @@ from nbquant.analysis.recent import Recent
 from nbquant.analysis.sums import Sums
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapHistogram
+from nbquant.kernels import dispatch
 from nbquant.kernels.dispatch import PIECE
 from nbquant.progress import Progress, track
 from nbquant.quantization.fitting import WHOLE
@@ -126,11 +127,19 @@ class Statistics:
         pieces = [-(-t.weight.numel() // PIECE) or 1 for t in selection]
         ticks = track(range(sum(pieces)), "histograms", progress)
         next(ticks)
+        # Small tensors go side by side, the pieces of large ones do by themselves.
+        small = {
+            t.name: dispatch.submit(TensorStatistics.of, t) for t, n in zip(selection, pieces, strict=True) if n == 1
+        }
         found = []
-        for tensor, count in zip(selection, pieces, strict=True):
-            report = _counted(ticks, count)
-            found.append(TensorStatistics.of(tensor, report))
-            report(count, count)  # those of a tensor that was seen before
+        try:
+            for tensor, count in zip(selection, pieces, strict=True):
+                report = _counted(ticks, count)
+                found.append(small[tensor.name].result() if count == 1 else TensorStatistics.of(tensor, report))
+                report(count, count)  # those of a tensor that was seen before
+        finally:
+            for future in small.values():
+                future.cancel()
         tensors = tuple(found)
         if sum(t.histogram.mass for t in tensors) < NEGLIGIBLE:
             raise all_zero(len(selection))

@@ -5,9 +5,9 @@ And plain torch, chunk by chunk, where numba or Triton is missing, which is said
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +38,14 @@ Histograms = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, thread_name_prefix="nbquant-kernel")
+
+
+def submit(work: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Run something beside others, one a core; it must not hand work of its own to these threads and wait for it.
+
+    What handles no more than ``PIECE`` weights at once does not.
+    """
+    return _pool().submit(work, *arguments)
 
 
 def _kernels(weight: Tensor, sensitivity: Tensor | None = None) -> Literal["cpu", "cuda", "reference"]:

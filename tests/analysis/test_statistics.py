@@ -118,16 +118,25 @@ def test_a_bad_tensor_is_named():
         Statistics.of(bad)
 
 
-def test_cancelling_keeps_what_was_done(model, h, passes):
+def test_cancelling_keeps_what_was_done(model, h, passes, monkeypatch):
+    monkeypatch.setattr(module, "PIECE", 5)  # so that all are large, and taken one after the other
+
     def cancel(done, total):
-        if done == 3:
+        if done == 2400 // 5 + 1:
             raise Cancelled
 
     with pytest.raises(Cancelled):
         Statistics.of(nq.select(model, h), cancel)
-    assert len(passes) == 3
+    assert passes == ["0.weight", "0.bias"]
     Statistics.of(nq.select(model, h))
-    assert len(passes) == 6
+    assert passes == list(dict(model.named_parameters()))
+
+
+def test_small_tensors_that_are_bad_are_named_too(model, h):
+    with torch.no_grad():
+        model[2].bias[4] = torch.inf
+    with pytest.raises(ValueError, match=r"1 of 10 in '2.bias'"):
+        Statistics.of(Selection(tuple(SelectedTensor(n, n, p.detach()) for n, p in model.named_parameters())))
 
 
 def test_sensitivities_of_zero_are_told(tmp_path, model, h):
