@@ -158,8 +158,11 @@ class Cells:
 
     @staticmethod
     def of_histogram(histogram: Histogram, weighted: bool, rows: bool) -> "Cells":
-        """Cells of a histogram; without ``rows`` all h share one, which is enough where cells are intervals of w."""
-        if rows and weighted:
+        """Cells of a histogram; without ``rows`` all h share one, which is enough where cells are intervals of w.
+
+        Where all h are much the same they share one, too: its bins of w are finer.
+        """
+        if rows and weighted and histogram.joint.row[0] != histogram.joint.row[-1]:
             return _cells(histogram.joint.sums, histogram.joint.row, weighted)
         sums = histogram.marginal.sums
         return _cells(sums, np.zeros(len(sums), np.int64), weighted)

@@ -11,6 +11,7 @@ from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.histogram import Cells
 
 MOST_EDGES = 1000  # that intervals may end at, and so the most levels of a solution
+FINE_EDGES = 4000  # the same where a single λ is solved for, and takes its time
 FINER = (1, 4, 16, 64)  # times smaller λ, that starts are made for
 MOST_CROSSED = 1000  # levels of a start that is made of two solutions
 CLIMB = (256, 64, 16, 4)  # times smaller λ, that a solution is brought up by
@@ -67,9 +68,9 @@ def ecsq_clusters(cells: Cells, lmbda: float, near: Clusters | None = None) -> C
     """
     if near is not None:
         return _clusters(cells, _iterate(cells, (near.codebook, ideal_length(near.counts)), lmbda, ON_THE_WAY), lmbda)
-    row = _single_row(cells)
     if len(cells.row_sensitivity) == 1:
-        return _clusters(cells, _iterate(cells, _interval_start(row, lmbda), lmbda), lmbda)
+        return _clusters(cells, _iterate(cells, _interval_start(_single_row(cells), lmbda), lmbda), lmbda)
+    row = _single_row(cells, FINE_EDGES)
     solved = []
     for make in (_interval_start, _uniform_start):
         for finer in FINER:
@@ -182,19 +183,19 @@ def _thresholds(
     return middle + lmbda * np.diff(length) / (sensitivity * np.diff(codebook))
 
 
-def _single_row(cells: Cells) -> Float[np.ndarray, "m+1 4"]:
-    """Running sums of all cells in one row, of at most about MOST_EDGES bins of like share.
+def _single_row(cells: Cells, most: int = MOST_EDGES) -> Float[np.ndarray, "m+1 4"]:
+    """Running sums of all cells in one row, of at most about so many bins of like share.
 
     A bin's share is the cube root of mass · width²: between what few levels ask for, which is the cube root of the
     mass, and many, which is the width.
     """
     order = np.argsort(cells.position, kind="stable")
     sums = np.diff(cells.prefix, axis=0)[order]
-    if len(order) > MOST_EDGES:
+    if len(order) > most:
         position = cells.position[order]
         share = np.cumsum(np.cbrt(np.maximum(sums[:, 1], 0) * np.diff(position, append=position[-1]) ** 2))
         if share[-1] > 0:
-            bins = (share / share[-1] * MOST_EDGES).astype(np.int64)
+            bins = (share / share[-1] * most).astype(np.int64)
             sums = np.add.reduceat(sums, np.flatnonzero(np.diff(bins, prepend=-1)), axis=0)
     return np.vstack([np.zeros(4), np.cumsum(sums, axis=0)])
 

@@ -145,3 +145,12 @@ def test_products_too_large_for_any_float_are_told():
     weight = torch.tensor([1e200, 1.0], dtype=torch.float64)
     with pytest.raises(ValueError, match=r"sums of h·w² must be finite, but those of 'weight' are not, with .*1e\+200"):
         Histogram.of(weight, torch.ones(2, dtype=torch.float64))
+
+
+def test_where_all_sensitivities_are_alike_the_finer_bins_are_taken():
+    weight, _ = draw(2 * EXACT_UP_TO)
+    histogram = Histogram.of(weight, torch.full_like(weight, 1.1))
+    assert len(histogram.joint.key) < len(histogram.marginal.key)
+    cells = Cells.of_histogram(histogram, True, True)
+    assert len(cells.position) == len(histogram.marginal.key)
+    assert cells.row_sensitivity == pytest.approx([1.1])
