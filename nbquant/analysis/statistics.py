@@ -1,6 +1,6 @@
 """All that live computation needs to know of a selection: a histogram a tensor, and what its positions cost."""
 
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from typing import Any
@@ -60,6 +60,29 @@ class TensorStatistics:
         key = _content(tensor)
         found = _tensors.get(key) or _tensors.keep(key, cached(tensor, compute))
         return TensorStatistics(tensor.name, tensor.layer, tensor.weight.dtype, *found)
+
+
+def tensor_statistics(tensors: Sequence[SelectedTensor], progress: Progress = False) -> tuple[TensorStatistics, ...]:
+    """Statistics of several tensors: small ones side by side, the pieces of a large one likewise.
+
+    Raises:
+        ValueError: As :meth:`TensorStatistics.of`.
+        Cancelled: By ``progress``; what was done so far is kept.
+    """
+    pieces = [-(-t.weight.numel() // PIECE) or 1 for t in tensors]
+    ticks = track(range(sum(pieces)), "histograms", progress)
+    next(ticks, None)
+    small = {t.name: dispatch.submit(TensorStatistics.of, t) for t, n in zip(tensors, pieces, strict=True) if n == 1}
+    found = []
+    try:
+        for tensor, count in zip(tensors, pieces, strict=True):
+            report = _counted(ticks, count)
+            found.append(small[tensor.name].result() if count == 1 else TensorStatistics.of(tensor, report))
+            report(count, count)  # those of a tensor that was seen before
+    finally:
+        for future in small.values():
+            future.cancel()
+    return tuple(found)
 
 
 def _counted(ticks: Iterator[int], most: int) -> Callable[[int, int | None], None]:
@@ -124,23 +147,7 @@ class Statistics:
                 sensitivities that are zero throughout.
             Cancelled: By ``progress``; what was done so far is kept.
         """
-        pieces = [-(-t.weight.numel() // PIECE) or 1 for t in selection]
-        ticks = track(range(sum(pieces)), "histograms", progress)
-        next(ticks)
-        # Small tensors go side by side, the pieces of large ones do by themselves.
-        small = {
-            t.name: dispatch.submit(TensorStatistics.of, t) for t, n in zip(selection, pieces, strict=True) if n == 1
-        }
-        found = []
-        try:
-            for tensor, count in zip(selection, pieces, strict=True):
-                report = _counted(ticks, count)
-                found.append(small[tensor.name].result() if count == 1 else TensorStatistics.of(tensor, report))
-                report(count, count)  # those of a tensor that was seen before
-        finally:
-            for future in small.values():
-                future.cancel()
-        tensors = tuple(found)
+        tensors = tensor_statistics(selection.tensors, progress)
         if sum(t.histogram.mass for t in tensors) < NEGLIGIBLE:
             raise all_zero(len(selection))
         # The same tensors have the same histograms as objects: they are known by that.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nbquant.analysis.curves import METHODS, QUANTIZERS, Method, curve
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.solve import Target, fit_to_target, solve
-from nbquant.analysis.statistics import Statistics, TensorStatistics
+from nbquant.analysis.statistics import Statistics, tensor_statistics
 from nbquant.models.evaluate import Evaluation, Loss, evaluate
 from nbquant.models.layers import layer_names
 from nbquant.models.select import select
@@ -170,10 +170,9 @@ class ExplorerState(traitlets.HasTraits):
         self._slots = {name: Slot(name) for name in SLOTS}
         self._under_way: dict[str, tuple[str, float]] = {}
         self._errors: dict[str, str] = {}
-        self._known = self.selection  # all that was ever selected
         self._seen: Statistics | None = None  # of those of them that were looked at
         self._original: Evaluation | None = None
-        self._aim: tuple[Statistics | None, Quantizer] | None = None  # what ``exact`` is or will be of
+        self._aim: tuple[Statistics | None, Quantizer, float] | None = None  # what ``exact`` is or will be of
         self.available_layers = layer_names(model)
         self.statistics: Statistics | None = None
         self.layers = self.selection.layers
@@ -182,7 +181,7 @@ class ExplorerState(traitlets.HasTraits):
         if sensitivity is not None:
             given = isinstance(sensitivity, Sensitivity)
             self.set_trait("sensitivity", sensitivity if given else Sensitivity(dict(sensitivity), "given", samples=0))
-            self._known = select(self._model, self.sensitivity, self.layers)
+        self._known = select(self._model, self.sensitivity, self.layers)  # all that was ever selected
         self._reselect()
         self.observe(self._on_selection, ["layers", "damping"])
         self.observe(self._on_curves, ["coding", "per_layer"])
@@ -347,7 +346,8 @@ class ExplorerState(traitlets.HasTraits):
         known = next((m for m in self.measured if m.point.quantizer == point.quantizer), None)
         self.set_trait("measurement", known)
         self.set_trait("point", point)
-        aim = self.statistics, point.quantizer
+        # With the target: levels reach several, but what the weights give must meet the one that was asked for.
+        aim = self.statistics, point.quantizer, self.ratio
         if aim != self._aim:
             self._aim = aim
             self.set_trait("exact", None)
@@ -442,9 +442,7 @@ def _with(seen: Statistics | None, selection: Selection, known: Selection, repor
     missing = [t for t in selection if t.name not in found]
     if seen is not None and not missing:
         return seen
-    for i, tensor in enumerate(missing):
-        found[tensor.name] = TensorStatistics.of(tensor, lambda done, total: report(0, None))
-        report(i + 1, len(missing))
+    found |= {t.name: t for t in tensor_statistics(missing, report)}
     return Statistics(tuple(found[t.name] for t in known if t.name in found))
 
 

@@ -378,3 +378,30 @@ def test_data_that_is_read_once_only_is_refused():
         Data.of(iter(batches()))
     with pytest.raises(TypeError, match="calibration"):
         Data.of(3)
+
+
+def test_what_weights_give_is_fitted_to_the_newest_target_even_at_the_same_levels(state, monkeypatch):
+    fitted = []
+    real = module.fit_to_target
+    monkeypatch.setattr(
+        module, "fit_to_target", lambda s, target, *rest: (fitted.append(target), real(s, target, *rest))[1]
+    )
+    before = state.point
+    state.ratio = (6.0 + before.compression_ratio) / 2
+    assert state.point.quantizer == before.quantizer
+    assert state.wait(WAIT)
+    assert fitted == [Target("ratio", state.ratio)]
+    assert fitted[0].met(state.exact)
+
+
+def test_the_users_model_may_change_while_there_are_no_sensitivities(monkeypatch):
+    monkeypatch.setattr(ExplorerState, "estimate", lambda self: None)
+    model = network()
+    state = ExplorerState(model, batches(), ratio=6.0)
+    assert state.wait(WAIT)
+    before = state.exact.codebook
+    with torch.no_grad():
+        model[2].weight.zero_()
+    state.ratio = 6.001
+    assert state.wait(WAIT)
+    assert torch.equal(state.exact.codebook, before)
