@@ -209,7 +209,7 @@ def whole_bins(
     """
     if _kernels(weight) != "cpu":
         return None
-    return cpu_assign.whole_bins(np.ascontiguousarray(codebook), np.zeros(len(codebook)), 1.0, skip_zeros, key, bins)
+    return cpu_assign.whole_bins(np.ascontiguousarray(codebook), skip_zeros, key, bins)
 
 
 def assign_grid(

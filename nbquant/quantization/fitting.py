@@ -143,7 +143,7 @@ def _fit_group(
         }
     else:
         # A mean without weighting is of w itself, which bins know by h only.
-        tells = histogram is not None and (quantizer.weighted or selection.tensors[0].sensitivity is None)
+        tells = quantizer.weighted or selection.tensors[0].sensitivity is None
         members = Members(selection, pruned, ticks, histogram.marginal if histogram is not None and tells else None)
         centres, sums = quantizer.refine(members, start)
         used = np.flatnonzero(sums[:, 0] > 0)

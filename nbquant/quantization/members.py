@@ -62,10 +62,12 @@ class Members:
 
     def _assign_nearest(self, codebook: Float[np.ndarray, " k"], marginal: Bins) -> Sums | None:
         """One sweep that sums up only what the bins do not tell; None if they do not tell anything, or not of these."""
-        bins = marginal.without_zeros() if self.skip_zeros else marginal
         first = self.selection.tensors[0].weight
+        if any(t.weight.dtype != first.dtype for t in self.selection):
+            return None
+        bins = marginal.without_zeros() if self.skip_zeros else marginal
         known = dispatch.whole_bins(first, codebook, self.skip_zeros, bins.key, bins.sums)
-        if known is None or any(t.weight.dtype != first.dtype for t in self.selection):
+        if known is None:
             return None
         table, sums = known
         length = np.zeros(len(codebook))

@@ -112,6 +112,18 @@ def _cheapest_outwards(
 
 
 @compiled()
+def _entry_of_bin(index: int, kept: Array, threshold: Array, edge: Array, table: Array) -> int:
+    """Entry of a bin, worked out if there is none yet."""
+    entry = int(table[index])
+    if entry == 0:
+        last = len(kept) - 1
+        low = _position(threshold, edge[index, 0], 0, last)
+        entry = _entry(kept, low, _position(threshold, edge[index, 1], low, last))
+        table[index] = entry
+    return entry
+
+
+@compiled()
 def _in_bin(
     index: int,
     w: float,
@@ -125,11 +137,7 @@ def _in_bin(
 ) -> int:
     """The codeword of a weight whose bin has no entry yet, or several candidates."""
     last = len(kept) - 1
-    entry = int(table[index])
-    if entry == 0:
-        low = _position(threshold, edge[index, 0], 0, last)
-        entry = _entry(kept, low, _position(threshold, edge[index, 1], low, last))
-        table[index] = entry
+    entry = _entry_of_bin(index, kept, threshold, edge, table)
     span, low = (entry - 1) >> SPAN_SHIFT, (entry - 1) & (MOST_LEVELS - 1)
     if span == 0 and low < len(codebook):
         return low
@@ -496,15 +504,11 @@ def _empty_table(levels: int, skip_zeros: bool) -> Array:
     return table
 
 
-def whole_bins(
-    codebook: Array, price: Array, half_h: float, skip_zeros: bool, key: Array, bins: Array
-) -> tuple[Array, Array]:
-    """What a histogram knows of the clusters: most of its bins lie wholly within one.
+def whole_bins(codebook: Array, skip_zeros: bool, key: Array, bins: Array) -> tuple[Array, Array]:
+    """What a histogram knows of the clusters of the nearest codeword: most of its bins lie wholly within one.
 
     Args:
         codebook: Codewords c, ascending.
-        price: What choosing each costs.
-        half_h: ½h of the choice.
         skip_zeros: As in the reference.
         key: Keys of bins of w, see :func:`nbquant.kernels.reference.weight_key`; no wider than those of the table.
         bins: Their n, Σh, Σhw, Σhw².
@@ -513,7 +517,7 @@ def whole_bins(
         The table for :func:`by_bin`, and n, Σw, Σh, Σhw, Σhw² of the weights in bins that lie wholly within a cluster;
         Σw is that of bins whose weights have like h.
     """
-    kept, threshold = _boundaries(codebook, price, half_h)
+    kept, threshold = _boundaries(codebook, np.zeros(len(codebook)), 1.0)
     table = _empty_table(len(codebook), skip_zeros)
     relative = key - ZERO_KEY
     bits = np.where(relative > 0, relative - 1, np.where(relative == 0, 0, (relative ^ 0x7FFFFFFF) & 0xFFFFFFFF))
@@ -536,13 +540,8 @@ def whole_bins(
 def _codes_of_bins(index: Array, codebook: Array, kept: Array, threshold: Array, edge: Array, table: Array) -> Array:
     """The codeword of all weights in a bin, or −1 where there may be several; fills the table."""
     code = np.empty(len(index), np.int64)
-    last = len(kept) - 1
     for m in range(len(index)):
-        entry = int(table[index[m]])
-        if entry == 0:
-            low = _position(threshold, edge[index[m], 0], 0, last)
-            entry = _entry(kept, low, _position(threshold, edge[index[m], 1], low, last))
-            table[index[m]] = entry
+        entry = _entry_of_bin(index[m], kept, threshold, edge, table)
         one = (entry - 1) >> SPAN_SHIFT == 0 and entry - 1 < len(codebook)
         code[m] = entry - 1 if one else -1
     return code
