@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nbquant.models.checkpoint import BUFFERS, Checkpoint
 from nbquant.models.layers import Layers, listed, owner, resolve, resolve_names
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import SelectedTensor, Selection, SensitivityRecord
 from nbquant.quantization.validate import (
     QUANTIZABLE,
     checked_sensitivity,
@@ -96,7 +96,7 @@ def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers
     if sensitivity is not None:
         parameters = dict(model.named_parameters())
         chosen = _with_sensitivity(chosen, sensitivity, {t.name: aliases[id(parameters[t.name])] for t in chosen})
-    return Selection(tuple(chosen), *_unselected(model, {tensor.name for tensor in chosen}))
+    return Selection(tuple(chosen), *_unselected(model, {tensor.name for tensor in chosen}), _record(sensitivity))
 
 
 def _select_of_checkpoint(checkpoint: Checkpoint, sensitivity: Sensitivities | None, layers: Layers) -> Selection:
@@ -121,7 +121,20 @@ def _select_of_checkpoint(checkpoint: Checkpoint, sensitivity: Sensitivities | N
     _require_any(chosen, layers, "the checkpoint")
     if sensitivity is not None:
         chosen = _with_sensitivity(chosen, sensitivity, {t.name: [t.name] for t in chosen})
-    return Selection(tuple(chosen), bits, count)
+    return Selection(tuple(chosen), bits, count, _record(sensitivity))
+
+
+def _record(sensitivity: Sensitivities | None) -> SensitivityRecord | None:
+    if sensitivity is None:
+        return None
+    if isinstance(sensitivity, Mapping):
+        # What estimators return says so; a plain mapping does not.
+        return getattr(sensitivity, "record", None) or SensitivityRecord()
+    said = next(iter(Checkpoint.open(sensitivity).files.values())).metadata
+    try:
+        return SensitivityRecord(said["method"], int(said["samples"]), float(said["damping"]))
+    except (KeyError, ValueError):
+        return SensitivityRecord("file")
 
 
 def _aliases(model: nn.Module) -> dict[int, list[str]]:

@@ -16,7 +16,7 @@ from nbquant.quantization.members import Members, Sums, blocks_of, index_dtype, 
 from nbquant.quantization.quantized import PRUNED, Codebook, Quantized, QuantizedTensor
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.rate import code_ledger, is_mostly_zero, lengths_for, position_ledger, tensor_gaps
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import SelectedTensor, Selection, SensitivityRecord
 from nbquant.quantization.validate import checked_sensitivity, checked_weight, require_positive_somewhere
 
 WHOLE = "all"
@@ -97,6 +97,7 @@ def fit_quantizer(
         distortion=loss / len(selection),
         source_bits=selection.source_bits,
         unselected_bits=selection.unselected_bits,
+        record=selection.record,
     )
 
 
@@ -105,7 +106,8 @@ def _plain(weight: object, sensitivity: object) -> Selection:
     if sensitivity is not None:
         sensitivity = checked_sensitivity(sensitivity, weight, "weight")
         require_positive_somewhere([sensitivity])
-    return Selection((SelectedTensor("weight", "weight", weight, sensitivity),))
+    record = SensitivityRecord() if sensitivity is not None else None
+    return Selection((SelectedTensor("weight", "weight", weight, sensitivity),), record=record)
 
 
 def _histogram(members: Selection, rows: bool, progress: Progress) -> Histogram:

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nbquant.coding.ledger import Ledger
 from nbquant.kernels import dispatch
 from nbquant.quantization.quantizer import Quantizer
+from nbquant.quantization.selection import SensitivityRecord
 
 PRUNED = -1
 
@@ -60,9 +61,12 @@ class Quantized:
         tensors: Parameter name to quantized tensor.
         codebooks: Group name to codebook: one group "all", or one a layer.
         ledger: Every stored bit of the selection by its part; sums to ``rate`` times the number of weights.
-        distortion: ½ · mean h (w − c)² [loss/weight] under the selection's sensitivity (h = 1 if it has none).
+        distortion: ½ · mean h (w − c)² [loss/weight] under the selection's sensitivity (h = 1 if it has none); NaN
+            after fine-tuning, which leaves the point that it predicts from.
         source_bits: Bits of the selected weights before.
         unselected_bits: Bits of the model's other parameters and buffers, stored as they are.
+        record: How the sensitivities came about; None if there were none.
+        finetuned: How the codebooks were fine-tuned, as names and plain values; empty if they were not.
     """
 
     quantizer: Quantizer
@@ -72,6 +76,8 @@ class Quantized:
     distortion: float
     source_bits: int
     unselected_bits: int = 0
+    record: SensitivityRecord | None = None
+    finetuned: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of weights N."""

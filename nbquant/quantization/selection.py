@@ -10,6 +10,23 @@ from torch import Tensor
 from nbquant.tensorfile import FileSlice
 
 
+@dataclass(frozen=True)
+class SensitivityRecord:
+    """How the sensitivities of a selection came about; goes with what is stored.
+
+    Attributes:
+        method: Name of the estimator; "given" or "file" where nobody told.
+        samples: Number of samples it saw; 0 if unknown or none.
+        damping: ε of h + ε·mean(h), as added to the sensitivities that were selected with.
+        offset: What was added to each h after that [loss/weight²].
+    """
+
+    method: str = "given"
+    samples: int = 0
+    damping: float = 0.0
+    offset: float = 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class SelectedTensor:
     """One parameter tensor of a selection.
@@ -45,11 +62,13 @@ class Selection:
         tensors: The chosen tensors, in the model's order; never empty.
         unselected_bits: Bits of the model's other parameters and buffers, which are stored as they are.
         unselected_count: Number of the model's other parameters (buffers are not weights and do not count).
+        record: How the sensitivities came about; None if there are none.
     """
 
     tensors: tuple[SelectedTensor, ...]
     unselected_bits: int = 0
     unselected_count: int = 0
+    record: SensitivityRecord | None = None
 
     def __len__(self) -> int:
         """Number of weights N."""
@@ -106,6 +125,7 @@ class Selection:
             kept,
             self.unselected_bits + sum(t.bits for t in left),
             self.unselected_count + sum(t.weight.numel() for t in left),
+            self.record,
         )
 
     def damped(self, offset: float) -> "Selection":
@@ -116,4 +136,5 @@ class Selection:
             replace(t, sensitivity=t.sensitivity + offset, sensitivity_source=None) if t.sensitivity is not None else t
             for t in self.tensors
         )
-        return replace(self, tensors=tuple(tensors))
+        record = self.record and replace(self.record, offset=self.record.offset + offset)
+        return replace(self, tensors=tuple(tensors), record=record)

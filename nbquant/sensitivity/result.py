@@ -8,6 +8,8 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
+from nbquant.quantization.selection import SensitivityRecord
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Sensitivity(Mapping[str, Tensor]):
@@ -43,6 +45,11 @@ class Sensitivity(Mapping[str, Tensor]):
     def count(self) -> int:
         """Number of weights, over all parameters."""
         return sum(h.numel() for h in self.tensors.values())
+
+    @property
+    def record(self) -> SensitivityRecord:
+        """How they came about, for what is made with them."""
+        return SensitivityRecord(self.method, self.samples, self.damping)
 
     @cached_property
     def mean(self) -> float:

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+import nbquant as nq
 from nbquant.models.lenet import LeNet5
 from nbquant.models.resnet import ResNet8
 from nbquant.models.select import select
+from nbquant.quantization.selection import SensitivityRecord
+from nbquant.sensitivity.result import Sensitivity
 
 
 def ones(model):
@@ -369,3 +372,21 @@ def test_values_of_sensitivities_are_checked_unless_all_is_on_disk(tmp_path, cha
         with pytest.raises(ValueError, match=message):
             select(source, given_)
     assert len(select(path, tmp_path / "h.safetensors")) == 431_080
+
+
+def test_a_selection_knows_how_its_sensitivities_came_about(tmp_path):
+    model = nn.Linear(3, 2)
+    tensors = {name: torch.ones_like(p) for name, p in model.named_parameters()}
+    known = Sensitivity(tensors, "gauss_newton", samples=7, damping=0.5)
+    nq.save_sensitivity(known, tmp_path / "h.safetensors")
+    nq.save_sensitivity(tensors, tmp_path / "bare.safetensors")
+    save_file({name: p.detach() for name, p in model.named_parameters()}, tmp_path / "w.safetensors")
+    record = SensitivityRecord("gauss_newton", 7, 0.5)
+    assert nq.select(model).record is None
+    assert nq.select(model, known).record == record
+    assert nq.select(model, tensors).record == SensitivityRecord("given")
+    from_file = nq.select(tmp_path / "w.safetensors", tmp_path / "h.safetensors")
+    assert from_file.record == record
+    assert nq.select(tmp_path / "w.safetensors", tmp_path / "bare.safetensors").record == SensitivityRecord("file")
+    assert from_file.part([""]).damped(2.0).record == SensitivityRecord("gauss_newton", 7, 0.5, offset=2.0)
+    assert nq.KMeans(2).fit(from_file).record == record

@@ -1,0 +1,1 @@
+"""What changes the model: prune, fine-tune."""

@@ -1,0 +1,1 @@
+"""The compressed-model file: write, read, verify."""
