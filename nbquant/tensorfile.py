@@ -7,7 +7,7 @@ import os
 import secrets
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +172,49 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             raise OSError(f"{str(path)!r} could not be written: {error}") from None
 
 
+def stream_tensors(
+    path: Path,
+    tensors: Mapping[str, tuple[str, tuple[int, ...], int]],
+    pieces: Callable[[str], Iterable[Tensor]],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a safetensors file of tensors that come piece by piece, or replace it; see :func:`write_tensors`.
+
+    The library writes only what is in memory as a whole.
+
+    Args:
+        path: The file, in a folder that exists.
+        tensors: Name to type as safetensors spells it, shape and number of bytes.
+        pieces: Gives the entries of a tensor in their order, in tensors of one axis on the CPU.
+        metadata: Text to go with them.
+
+    Raises:
+        OSError: The folder is not there, is read-only or full.
+
+    Source: https://github.com/huggingface/safetensors, "Format".
+    """
+    # Widest entries first, so that each tensor is aligned to its own.
+    order = sorted(tensors, key=lambda name: (-_entry_bytes(*tensors[name][1:]), name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in order:
+        dtype, shape, size = tensors[name]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    with replacing(path) as partial, partial.open("xb") as file:
+        file.write(struct.pack("<Q", len(raw)) + raw)
+        for name in order:
+            for piece in pieces(name):
+                file.write(memoryview(piece.contiguous().view(torch.uint8).numpy()))
+        assert file.tell() == 8 + len(raw) + end
+
+
+def _entry_bytes(shape: tuple[int, ...], size: int) -> int:
+    return size // max(math.prod(shape), 1)
+
+
 @contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """A file to write, which then takes the place of ``path``; unless something fails, when nothing changes.
@@ -179,7 +222,14 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     Args:
         path: What to replace, or to make.
         durable: The new content must survive a power cut; without, it may be found cut or empty.
+
+    Raises:
+        OSError: The folder is not there, is read-only or full.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"a folder that exists is required, but there is no {str(path.parent)!r}: make it.")
+    if path.is_dir():
+        raise IsADirectoryError(f"the name of a file is required, but {str(path)!r} is a folder: name a file in it.")
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
     try:
         yield partial
@@ -187,6 +237,12 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(partial)):
+            raise  # not about what is written
+        kept = "the file of that name is as it was" if path.exists() else "nothing was written"
+        reason = f"{str(path)!r} could not be written ({os.strerror(error.errno)}): {kept}; make room, or name another."
+        raise OSError(error.errno, reason) from None
     finally:
         with suppress(OSError):
             partial.unlink()

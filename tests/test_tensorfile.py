@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import resource
@@ -8,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from nbquant.tensorfile import TensorFile, write_tensors
+from nbquant.tensorfile import TensorFile, replacing, stream_tensors, write_tensors
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 DATA = struct.pack("<2f", 1.5, -2.0)
@@ -236,5 +237,61 @@ def test_interruption_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_folder_that_is_not_there(tmp_path):
-    with pytest.raises(OSError, match=r"h\.safetensors' could not be written"):
+    with pytest.raises(FileNotFoundError, match=r"a folder that exists is required, .*none"):
         write_tensors(tmp_path / "none" / "h.safetensors", {"a": torch.ones(3)}, {})
+
+
+STREAMED = {
+    "bits": torch.tensor([True, False, True]),
+    "b": torch.randn(3, 4).bfloat16(),
+    "number": torch.tensor(7),
+    "none": torch.empty(0, 3),
+    "wide": torch.randn(5, dtype=torch.float64),
+    "α": torch.randn(100, 3),
+}
+SPELLED = {torch.bool: "BOOL", torch.bfloat16: "BF16", torch.int64: "I64", torch.float32: "F32", torch.float64: "F64"}
+
+
+def test_a_stream_of_pieces_is_what_the_library_reads(tmp_path):
+    entries = {n: (SPELLED[t.dtype], tuple(t.shape), t.numel() * t.element_size()) for n, t in STREAMED.items()}
+    path = tmp_path / "m.safetensors"
+    stream_tensors(path, entries, lambda name: STREAMED[name].reshape(-1).split(7), {"note": "ours"})
+    found = load_file(path)
+    assert found.keys() == STREAMED.keys()
+    assert all(found[n].dtype == t.dtype and torch.equal(found[n], t) for n, t in STREAMED.items())
+    assert TensorFile.open(path).metadata == {"note": "ours"}
+    offsets = {n: TensorFile.open(path).tensors[n].source.offset for n in STREAMED}
+    assert all(offsets[n] % t.element_size() == 0 for n, t in STREAMED.items() if t.numel())
+
+
+def test_a_stream_that_breaks_off_leaves_the_old_file(tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"old")
+
+    def pieces(name):
+        yield torch.zeros(1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stream_tensors(path, {"w": ("F32", (2,), 8)}, pieces, {})
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"old", ["m.safetensors"])
+
+
+def test_what_cannot_be_written_says_so_and_stays(tmp_path):
+    path = tmp_path / "m.bin"
+    path.write_bytes(b"old")
+
+    def write_too_much():
+        with replacing(path) as partial:
+            partial.write_bytes(b"new")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"m\.bin' could not be written \(No space left on device\): the file of that"):
+        write_too_much()
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"old", ["m.bin"])
+    with pytest.raises(FileNotFoundError, match=r"no .*missing': make it"), replacing(tmp_path / "missing" / "m.bin"):
+        pass
+    with pytest.raises(IsADirectoryError, match="is a folder"), replacing(tmp_path):
+        pass
+    with pytest.raises(FileNotFoundError, match="other"), replacing(path):
+        open(tmp_path / "other").close()
