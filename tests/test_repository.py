@@ -107,7 +107,7 @@ def test_kernel_messages_are_sent_at_once(monkeypatch):
     from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
     from traitlets.config import PyFileConfigLoader
 
-    config = PyFileConfigLoader(str(ROOT / ".jupyter" / "jupyter_server_config.py")).load_config()
+    config = PyFileConfigLoader(str(ROOT / "nbquant" / "jupyter" / "jupyter_server_config.py")).load_config()
     monkeypatch.setattr(ZMQChannelsWebsocketConnection, "connect", lambda self: "connected")
     connection_class = config.ServerApp.kernel_websocket_connection_class
     connection = object.__new__(connection_class)

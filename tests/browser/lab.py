@@ -69,7 +69,7 @@ class JupyterLab:
             "XDG_CONFIG_HOME": str(directory / "home" / ".config"),
             "XDG_DATA_HOME": str(directory / "home" / ".local" / "share"),
             "JUPYTER_CONFIG_DIR": str(config),
-            "JUPYTER_CONFIG_PATH": str(ROOT / ".jupyter"),
+            "JUPYTER_CONFIG_PATH": str(ROOT / "nbquant" / "jupyter"),
             "JUPYTER_DATA_DIR": str(directory / "data"),
             "JUPYTER_RUNTIME_DIR": str(directory / "runtime"),
             "JUPYTERLAB_SETTINGS_DIR": str(self.settings),

@@ -1,4 +1,4 @@
-"""Settings of the JupyterLab that ``make explore`` starts, through JUPYTER_CONFIG_PATH: on top of the user's own."""
+"""Settings of the JupyterLab that ``nbquant explore`` starts, through JUPYTER_CONFIG_PATH: on top of the user's own."""
 
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
