@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int64, Integer, Shaped, UInt64
 from torch import Tensor
 
+from nbquant.coding.code_table import table_bits
 from nbquant.coding.entropy import Counts, as_integers, check_counts
 from nbquant.kernels.cpu import huffman as kernels
 
@@ -24,8 +25,8 @@ Symbols = Shaped[np.ndarray, " n"] | Shaped[Tensor, " n"]
 def codeword_lengths(counts: Counts, max_length: int = MAX_LENGTH) -> Int64[np.ndarray, " k"]:
     """Lengths of the optimal prefix code whose codewords are at most ``max_length`` bits.
 
-    Of the optimal codes this is the one with the least maximum and the least sum of lengths (and so the least code
-    table); of symbols with equal counts the first gets the shorter codeword.
+    Of the optimal codes this is the one with the least maximum and the least sum of lengths; of symbols with equal
+    counts the first gets the shorter codeword.
 
     Args:
         counts: Occurrences n_j of each symbol.
@@ -134,8 +135,8 @@ class HuffmanCode:
 
     @property
     def table_bits(self) -> int:
-        """Σ_j ℓ_j: what the paper charges for the code table [bit]."""
-        return int(self.lengths.sum())
+        """Bits of the table that says which codewords there are: see :mod:`nbquant.coding.code_table`."""
+        return table_bits(self.lengths)
 
     def payload_bits(self, counts: Counts) -> int:
         """Σ_j n_j ℓ_j: bits that so many of each symbol take.
@@ -177,12 +178,13 @@ class HuffmanCode:
             self._refuse(array)
         return words[: -(-bits // 64)].astype(">u8").tobytes()[: -(-bits // 8)]
 
-    def decode(self, data: bytes, count: int) -> Shaped[np.ndarray, " count"]:
+    def decode(self, data: bytes, count: int, bits: int | None = None) -> Shaped[np.ndarray, " count"]:
         """Read ``count`` symbols that :meth:`encode` wrote.
 
         Args:
             data: The whole stream and nothing else.
             count: How many symbols it holds.
+            bits: Length of the stream without its padding [bit], if it is known.
 
         Returns:
             The symbols, in the smallest of uint8, uint16 and uint32 that holds k − 1. Convert uint8 before indexing a
@@ -200,17 +202,17 @@ class HuffmanCode:
         width = 8 if len(self) <= 1 << 8 else 16 if len(self) <= 1 << 16 else 32
         symbols = np.empty(count, f"u{width // 8}")
         table, start, rank, ordered = self._decoder
-        status, read, bits = kernels.decode_words(words, stream_bits, table, width, start, rank, ordered, symbols)
+        status, read, end = kernels.decode_words(words, stream_bits, table, width, start, rank, ordered, symbols)
         if status == kernels.TRUNCATED:
             raise ValueError(f"the stream of {len(data)} bytes ends after {read} of {count} symbols: it was cut off.")
         if status == kernels.NOT_A_CODEWORD:
-            raise ValueError(f"the bits from {bits} on are no codeword of this code: the stream is damaged.")
-        if stream_bits - bits >= 8:
+            raise ValueError(f"the bits from {end} on are no codeword of this code: the stream is damaged.")
+        if stream_bits - end >= 8 or (bits is not None and bits != end):
             raise ValueError(
-                f"{count} symbols end at bit {bits}, but the stream has {stream_bits} bits: count too low?"
+                f"{count} symbols end at bit {end}, but the stream has {bits or stream_bits} bits: count too low?"
             )
-        if bits < stream_bits and data[-1] & ((1 << (stream_bits - bits)) - 1):
-            raise ValueError(f"the {stream_bits - bits} bits after the last symbol must be zero, but are not.")
+        if end < stream_bits and data[-1] & ((1 << (stream_bits - end)) - 1):
+            raise ValueError(f"the {stream_bits - end} bits after the last symbol must be zero, but are not.")
         return symbols
 
     def _refuse(self, symbols: Integer[np.ndarray, " n"]) -> None:

@@ -4,11 +4,10 @@ A gap is the number of zeros in front of a weight. Gaps of at least ``span`` are
 zeros with no weight behind them, so gap g becomes ⌊g / span⌋ fillers and the symbol g mod span. Han et al. 2015 fill
 with a weight of value zero instead, which costs a codeword in the values as well; a symbol of its own costs none. The
 span is chosen for the least payload and table together. Zeros behind the last weight are not coded, and a tensor with
-no zeros (or nothing but zeros) takes no bits: its size and number of weights say it all.
+no zeros (or nothing but zeros) takes no bits: its size and number of weights say it all. Large tensors are coded in
+blocks of ``BLOCK`` entries, as if each were a tensor.
 
-What is charged: the payload from real code lengths; for the table the paper's Σ ℓ_j, and 1 bit for every gap below
-``span`` that has no codeword. Without that bit a table would seem to say for nothing which gaps are in use, and very
-sparse tensors would seem to fall below their entropy.
+What is charged: the payload from real code lengths, and the table as :mod:`nbquant.coding.code_table` writes it.
 
 Source: Han et al. 2015 (arXiv:1510.00149), section 2; Choi et al. 2017 (arXiv:1612.01543), section 2.
 """
@@ -21,11 +20,13 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer
 from torch import Tensor
 
+from nbquant.coding.code_table import table_bits
 from nbquant.coding.entropy import as_integers
 from nbquant.coding.huffman import HuffmanCode, codeword_lengths
 from nbquant.progress import Progress, track
 
 MAX_SPAN = 4096
+BLOCK = 1 << 22  # entries of a tensor that are coded on their own: they bound memory, and blocks go side by side
 
 Nonzero = Bool[np.ndarray, "..."] | Bool[Tensor, "..."] | Integer[np.ndarray, " n"] | Integer[Tensor, " n"]
 
@@ -78,8 +79,8 @@ class GapCode:
 
     @property
     def table_bits(self) -> int:
-        """Σ ℓ_j, and 1 bit for each gap below the span without a codeword [bit]."""
-        return _table_bits(self.code.lengths)
+        """Bits of the table that says which codewords there are."""
+        return table_bits(self.code.lengths)
 
     def payload_bits(self, histogram: GapHistogram) -> int:
         """Bits that these gaps take."""
@@ -171,7 +172,7 @@ def gap_code(histogram: GapHistogram) -> GapCode:
     def bits(span: int) -> int:
         counts = histogram.symbol_counts(span)
         lengths = codeword_lengths(counts)
-        return int(counts @ lengths) + _table_bits(lengths)
+        return int(counts @ lengths) + table_bits(lengths)
 
     largest = min(int(histogram.gaps[-1]) + 1, MAX_SPAN)
     spans = [1]
@@ -282,7 +283,3 @@ def _coded_gaps(positions: Int64[np.ndarray, " n"], size: int) -> Int64[np.ndarr
     if len(positions) == size:
         return np.zeros(0, np.int64)
     return np.diff(positions, prepend=-1) - 1
-
-
-def _table_bits(lengths: Int64[np.ndarray, " span_1"]) -> int:
-    return int(lengths.sum()) + int(np.count_nonzero(lengths[:-1] == 0))

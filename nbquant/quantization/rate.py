@@ -5,9 +5,11 @@ from functools import reduce
 from operator import add
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
+from nbquant.coding import positions
+from nbquant.coding.code_table import table_bits
 from nbquant.coding.huffman import codeword_lengths
 from nbquant.coding.ledger import Ledger, fixed_length
 from nbquant.coding.positions import GapHistogram, group_tables, position_bits
@@ -32,21 +34,31 @@ def lengths_for(counts: Int64[np.ndarray, " k"], coding: Coding) -> Int64[np.nda
 
 
 def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Int64[np.ndarray, " k"], coding: Coding, bits: int) -> Ledger:
-    """Payload Σ n ℓ, code table Σ ℓ (none for a fixed-length code), codebook k·b.
+    """Payload Σ n ℓ, code table as it is written (none for a fixed-length code), codebook k·b.
 
-    Source: Choi et al. 2017 (arXiv:1612.01543), equations 4 and 9.
+    Source: Choi et al. 2017 (arXiv:1612.01543), equations 4 and 9, where the code table is Σ ℓ.
     """
     return Ledger(
         payload=int(counts @ lengths),
-        code_table=int(lengths.sum()) if coding == "huffman" else 0,
+        code_table=table_bits(lengths) if coding == "huffman" else 0,
         codebook=len(counts) * bits,
     )
 
 
-def tensor_gaps(weight: Float[Tensor, "..."]) -> GapHistogram:
-    """Gaps between the non-zero weights of a tensor; none for one without zeros, whose positions need no telling."""
-    gaps, counts = dispatch.gap_counts(weight.detach().reshape(-1))
-    dense = counts.sum() == weight.numel()
+def tensor_gaps(weight: Float[Tensor, "..."] | Int[Tensor, "..."]) -> GapHistogram:
+    """Gaps between the non-zero entries of a tensor, block by block as they are coded: see :func:`block_gaps`."""
+    return reduce(add, block_gaps(weight))
+
+
+def block_gaps(weight: Float[Tensor, "..."] | Int[Tensor, "..."]) -> list[GapHistogram]:
+    """Gaps of each block, at least of one; none for a block without zeros, whose positions need no telling."""
+    flat = weight.detach().reshape(-1)
+    return [_gaps(flat[i : i + positions.BLOCK]) for i in range(0, max(len(flat), 1), positions.BLOCK)]
+
+
+def _gaps(block: Float[Tensor, " n"] | Int[Tensor, " n"]) -> GapHistogram:
+    gaps, counts = dispatch.gap_counts(block)
+    dense = counts.sum() == len(block)
     return GapHistogram(gaps[:0], counts[:0]) if dense else GapHistogram(gaps, counts)
 
 

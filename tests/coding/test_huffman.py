@@ -18,7 +18,7 @@ def test_hand_worked():
     assert code.lengths.tolist() == [1, 3, 3, 3, 3]
     assert code.codewords == ("0", "100", "101", "110", "111")
     assert code.payload_bits([15, 7, 6, 6, 5]) == 87
-    assert code.table_bits == 13
+    assert code.table_bits == 11
     assert code.encode([0, 4, 1, 2]) == bytes([0b0_111_100_1, 0b01_000000])
     assert code.decode(bytes([0b0_111_100_1, 0b01_000000]), 4).tolist() == [0, 4, 1, 2]
 
