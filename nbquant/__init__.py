@@ -5,6 +5,7 @@ from nbquant.analysis.solve import fit
 from nbquant.models import zoo
 from nbquant.models.evaluate import evaluate
 from nbquant.models.select import select
+from nbquant.pipeline.finetune import finetune
 from nbquant.quantization.ecsq import ECSQ
 from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.uniform import Uniform
@@ -21,6 +22,7 @@ __all__ = [
     "curves",
     "evaluate",
     "explore",
+    "finetune",
     "fit",
     "load_sensitivity",
     "save_sensitivity",

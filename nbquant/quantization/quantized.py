@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 import torch
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from nbquant.coding.ledger import Ledger
 from nbquant.kernels import dispatch
-from nbquant.quantization.quantizer import Quantizer
+from nbquant.quantization.members import index_dtype
+from nbquant.quantization.parametrize import look_up, register_lookups
+from nbquant.quantization.quantizer import Coding, Quantizer
+from nbquant.quantization.rate import code_ledger, lengths_for
 from nbquant.quantization.selection import SensitivityRecord
 
 PRUNED = -1
@@ -128,6 +131,10 @@ class Quantized:
         """Parameter name to tensor of reconstruction values."""
         return {name: tensor.dequantize() for name, tensor in self.tensors.items()}
 
+    def group_of(self, name: str) -> str:
+        """Group whose codebook a tensor uses: the only one, or its layer's."""
+        return next(iter(self.codebooks)) if len(self.codebooks) == 1 else name.rpartition(".")[0]
+
     def apply(self, model: nn.Module) -> nn.Module:
         """A copy of the model with the quantized weights; the original is untouched.
 
@@ -135,7 +142,47 @@ class Quantized:
             ValueError: The model lacks a quantized parameter, or has it in another shape.
         """
         quantized = copy.deepcopy(model)
-        parameters = dict(quantized.named_parameters(remove_duplicate=False))
+        for name, parameter in self.parameters_of(quantized).items():
+            with torch.no_grad():
+                parameter.copy_(self.tensors[name].dequantize())
+        return quantized
+
+    def parametrize(self, model: nn.Module) -> nn.Module:
+        """A copy of the model that keeps codebook and indices in the place of the quantized weights.
+
+        Each weight is computed from ``parametrizations.weight[0].codebook``, one Parameter for all tensors of a group,
+        and ``.assignment``, a buffer; any optimizer trains it, and the gradient of a value is the sum of its members'
+        gradients. Pruned weights and codewords that are exactly zero stay zero. Tied parameters stay tied.
+        ``torch.nn.utils.parametrize.remove_parametrizations`` makes a dense parameter of one again, and
+        ``torch.nn.utils.parametrize.cached`` computes each weight once where a model uses it several times.
+
+        Raises:
+            ValueError: The model lacks a quantized parameter, has it in another shape, or in a recurrent layer, which
+                reads its weights around parametrizations.
+        """
+        parametrized = copy.deepcopy(model)
+        parameters = self.parameters_of(parametrized)
+        device = {self.group_of(name): parameter.device for name, parameter in parameters.items()}
+        codebooks = {g: nn.Parameter(book.value.to(device[g], copy=True)) for g, book in self.codebooks.items()}
+        lookups = {
+            name: look_up(
+                codebooks[self.group_of(name)],
+                self.codebooks[self.group_of(name)].value,
+                self.tensors[name].assignment,
+                parameter,
+            )
+            for name, parameter in parameters.items()
+        }
+        register_lookups(parametrized, lookups)
+        return parametrized
+
+    def parameters_of(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Parameters of a model that the quantized tensors are for, by name.
+
+        Raises:
+            ValueError: The model lacks one, or has it in another shape.
+        """
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         for name, tensor in self.tensors.items():
             if name not in parameters:
                 near = ", ".join(map(repr, get_close_matches(name, parameters) or list(parameters)[:3])) or "none"
@@ -148,15 +195,65 @@ class Quantized:
                     f"parameter {name!r} must have the shape {tuple(tensor.shape)}, but has "
                     f"{tuple(parameters[name].shape)}: apply to the model that was selected from"
                 )
-            with torch.no_grad():
-                parameters[name].copy_(tensor.dequantize())
-        return quantized
+        return {name: parameters[name] for name in self.tensors}
+
+    def with_values(
+        self,
+        values: Mapping[str, Float[Tensor, " k"]],
+        finetuned: Mapping[str, str | int | float | bool] | None = None,
+    ) -> "Quantized":
+        """The same weights in the same clusters, with other reconstruction values.
+
+        Values are rounded to the codebook's dtype and a value that was exactly zero stays so. Where two become one
+        their clusters do, and where they change order they are numbered anew; code and ledger follow.
+
+        Args:
+            values: New values of each group, in the order of the old ones.
+            finetuned: How they came about, for the attribute of this name.
+
+        Returns:
+            A new object; its distortion is NaN.
+
+        Raises:
+            ValueError: Other groups, another number of values, or some that are not finite in the codebook's dtype.
+        """
+        if values.keys() != self.codebooks.keys():
+            raise ValueError(
+                f"values must be given for the groups {', '.join(map(repr, self.codebooks))}, but are for "
+                f"{', '.join(map(repr, values)) or 'none'}: change a copy of each of .codebooks"
+            )
+        codebooks, order = {}, {}
+        for group, book in self.codebooks.items():
+            codebooks[group], order[group] = _changed(book, values[group], group, self.quantizer.coding)
+        tensors = {}
+        for name, tensor in self.tensors.items():
+            value, index = codebooks[self.group_of(name)].value, order[self.group_of(name)]
+            assignment = tensor.assignment
+            if not torch.equal(index, torch.arange(len(value), device=index.device)):
+                shifted = (index + 1).to(index_dtype(len(value)))
+                assignment = dispatch.gather(shifted.to(assignment.device), assignment).sub_(1)  # −1 gathers 0
+            own = value.to(tensor.codebook.device, tensor.codebook.dtype)
+            tensors[name] = QuantizedTensor(own, assignment, tensor.shape)
+        ledger = Ledger()
+        for book in codebooks.values():
+            counts, length = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
+            ledger += code_ledger(counts, length, self.quantizer.coding, torch.finfo(book.value.dtype).bits)
+        # Positions do not know the values.
+        ledger += Ledger({part: bits for part, bits in self.ledger.items() if part not in ledger})
+        return replace(
+            self,
+            tensors=tensors,
+            codebooks=codebooks,
+            ledger=ledger,
+            distortion=math.nan,
+            finetuned=dict(finetuned or {}),
+        )
 
     def __repr__(self) -> str:
         return (
             f"Quantized({self.quantizer}, {len(self):,} weights, {self.levels} levels, "
             f"rate {self.rate:.4g} bit/weight, {self.compression_ratio:.4g}×, "
-            f"predicted loss increase {self.predicted_loss_increase:.3g})"
+            f"{'fine-tuned' if self.finetuned else f'predicted loss increase {self.predicted_loss_increase:.3g}'})"
         )
 
     def _only(self) -> Codebook:
@@ -166,3 +263,26 @@ class Quantized:
                 f"use .codebooks[{next(iter(self.codebooks))!r}]"
             )
         return next(iter(self.codebooks.values()))
+
+
+def _changed(
+    book: Codebook, value: Float[Tensor, " k"], group: str, coding: Coding
+) -> tuple[Codebook, Int64[Tensor, " k"]]:
+    """The codebook with other values, and where each of the old ones is in it."""
+    if value.shape != book.value.shape:
+        raise ValueError(
+            f"group {group!r} must have {len(book.value)} values, but has the shape {tuple(value.shape)}: "
+            "give one for each of its codebook's, in their order"
+        )
+    value = value.detach().to(book.value.device, book.value.dtype)
+    value = torch.where(book.value == 0, book.value, value)
+    bad = len(value) - int(value.isfinite().sum())
+    if bad:
+        raise ValueError(
+            f"values must be finite in {str(value.dtype).removeprefix('torch.')}, but {bad} of the {len(value)} of "
+            f"group {group!r} are not"
+        )
+    value, index = torch.unique(value, return_inverse=True)
+    counts = torch.zeros(len(value), dtype=torch.int64, device=value.device).index_add_(0, index, book.counts)
+    length = lengths_for(counts.cpu().numpy(), coding) if len(counts) else counts.cpu().numpy()
+    return Codebook(value, counts, torch.from_numpy(length).to(counts.device)), index

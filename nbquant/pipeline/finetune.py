@@ -1,0 +1,220 @@
+"""Fine-tune the values of a codebook; which weight has which value stays."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from nbquant.models.evaluate import Evaluation, Loss, evaluate
+from nbquant.pipeline.loop import (
+    MakeOptimizer,
+    Training,
+    cross_entropy,
+    made,
+    require_count,
+    require_repeatable,
+    seeded,
+    steps_of,
+    ticking,
+)
+from nbquant.pipeline.shared import SharedValues
+from nbquant.progress import Progress
+from nbquant.quantization.quantized import Quantized
+
+Gradient = Literal["mean", "sum"]
+LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """How good the network is after an epoch.
+
+    Attributes:
+        epoch: Its number; 0 is before the first.
+        train_loss: Mean loss during the epoch [loss/sample]; None before the first.
+        validation_loss: Mean loss after it on the validation batches; None without.
+        validation_accuracy: Accuracy on them; None without, or if the network does not classify.
+    """
+
+    epoch: int
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuned:
+    """A quantized selection with fine-tuned values.
+
+    Attributes:
+        quantized: The selection with the values of epoch ``kept``.
+        kept: Epoch whose values these are; 0 if none was better than the values there were.
+        history: One record an epoch, the first of before.
+        step_loss: Mean loss of each training batch, before its step.
+    """
+
+    quantized: Quantized
+    kept: int
+    history: tuple[Epoch, ...]
+    step_loss: tuple[float, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an epoch: ``epoch``, ``train_loss``, ``validation_loss``, ``validation_accuracy``, ``kept``."""
+        frame = pd.DataFrame([asdict(epoch) for epoch in self.history])
+        for column in ("train_loss", "validation_loss", "validation_accuracy"):
+            frame[column] = frame[column].astype(float)
+        return frame.assign(kept=frame["epoch"] == self.kept)
+
+    def __repr__(self) -> str:
+        return f"FineTuned({self.quantized}, epoch {self.kept} of {len(self.history) - 1})"
+
+
+def finetune(
+    quantized: Quantized,
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
+    *,
+    epochs: int = 1,
+    gradient: Gradient = "mean",
+    optimizer: MakeOptimizer | None = None,
+    lr: float | None = None,
+    loss: Loss | None = None,
+    validation: Iterable[tuple[Any, Any]] | None = None,
+    keep_best: bool | Literal["loss", "accuracy"] = False,
+    seed: int = 0,
+    progress: Progress = True,
+) -> FineTuned:
+    """Train the reconstruction values of a quantized network, each shared by all members of its cluster.
+
+    Assignments stay, pruned weights and values that are exactly zero stay zero, and everything else of the model stays
+    as it is. Batch norms, and all else that holds buffers, run in eval mode: their statistics are stored as they were,
+    so values must be fitted to these. Everything else, as dropout, is in training mode. Values move in float32 or
+    wider; each forward pass sees them rounded to the dtype in which they are stored.
+
+    Args:
+        quantized: What :func:`nbquant.fit` returned.
+        model: The model selected from; it is copied, and stays as it is.
+        batches: (inputs, targets), as for :func:`nbquant.evaluate`; gone through once an epoch. The package's own
+            ``Batches`` are shuffled each time, anything else is taken in the order it comes in.
+        epochs: How often.
+        gradient: What moves a value: the mean over its members' gradients or their sum. The mean is what becomes of a
+            step on the weights when it is averaged over each cluster; rates of learning are then those of the
+            network. The sum is the derivative of the loss with respect to the value, and larger by the number of
+            members.
+        optimizer: From parameters, and ``lr`` if given, to a torch optimizer, as ``torch.optim.SGD`` or
+            ``lambda p: torch.optim.AdamW(p, lr=1e-4, weight_decay=0)``; or to one and its learning-rate schedule,
+            stepped after each batch.
+        lr: Learning rate; None leaves it to the optimizer.
+        loss: As for :func:`nbquant.evaluate`; must be differentiable.
+        validation: Batches to evaluate on before the first epoch and after each.
+        keep_best: Keep the values of the epoch of least validation loss, or of greatest accuracy; True is "loss". What
+            was before counts as epoch 0.
+        seed: Of the order of the samples, and of whatever else draws torch's random numbers, as dropout or a
+            DataLoader. The same seed gives the same values on the same machine (on a GPU as far as its kernels do);
+            random numbers elsewhere go on as if nothing had been.
+        progress: See :data:`nbquant.progress.Progress`; counts steps. Cancelling changes nothing.
+
+    Returns:
+        New values in a new selection, the losses on the way, and which epoch's values they are.
+
+    Raises:
+        ValueError: A model that does not fit, nothing to train or to train on, a loss that does not stay finite, an
+            iterator where batches are needed more than once, or arguments out of range.
+        TypeError: Arguments or batches of other types.
+        Cancelled: By ``progress``.
+
+    Source: Choi et al. 2017 (arXiv:1612.01543), section 5; the sum after Han et al. 2016 (arXiv:1510.00149).
+    """
+    if gradient not in get_args(Gradient):
+        raise ValueError(f"gradient must be one of {', '.join(get_args(Gradient))}, but got {gradient!r}")
+    by = "loss" if keep_best is True else keep_best
+    if by not in (False, "loss", "accuracy"):
+        raise ValueError(f'keep_best must be True, False, "loss" or "accuracy", but got {keep_best!r}')
+    if by and validation is None:
+        raise ValueError("keep_best needs validation batches to tell which epoch is best: pass validation=…")
+    require_count("epochs", epochs)
+    require_repeatable(batches, "batches", epochs)
+    if validation is not None:
+        require_repeatable(validation, "validation", epochs + 1)
+    with seeded(model, seed):
+        network = quantized.apply(model)
+        shared = SharedValues.of(quantized, network, mean=gradient == "mean")
+        _set_modes(network)
+        made_optimizer, schedule = made(*_default(optimizer, lr), shared.trained)
+        training = Training(
+            network, batches, made_optimizer, schedule, loss or cross_entropy, shared.write, shared.collect
+        )
+        history = [_record(0, None, network, validation, loss)]
+        values: list[dict[str, Tensor] | None] = [None]
+        steps: list[float] = []
+        with ticking(steps_of(batches, epochs), "Fine-tuning", progress) as ticks:
+            for epoch, losses in enumerate(training.epochs(epochs, ticks), 1):
+                _require_finite(shared, made_optimizer, epoch)
+                history.append(_record(epoch, losses.mean, network, validation, loss))
+                values.append(shared.snapshot() if by or epoch == epochs else None)
+                steps += losses.steps
+    kept = _best(history, by) if by else epochs
+    return FineTuned(
+        quantized
+        if kept == 0
+        else quantized.with_values(
+            values[kept] or {},
+            {
+                "epochs": kept,
+                "gradient": gradient,
+                "optimizer": type(made_optimizer).__name__,
+                "lr": float(made_optimizer.defaults.get("lr", math.nan)),
+                "seed": seed,
+            },
+        ),
+        kept,
+        tuple(history),
+        tuple(steps),
+    )
+
+
+def _default(optimizer: MakeOptimizer | None, lr: float | None) -> tuple[MakeOptimizer, float | None]:
+    return (torch.optim.Adam, LEARNING_RATE if lr is None else lr) if optimizer is None else (optimizer, lr)
+
+
+def _set_modes(network: nn.Module) -> None:
+    for module in network.modules():
+        module.training = not any(buffer is not None for buffer in module._buffers.values())
+
+
+def _record(
+    epoch: int,
+    train_loss: float | None,
+    network: nn.Module,
+    validation: Iterable[tuple[Any, Any]] | None,
+    loss: Loss | None,
+) -> Epoch:
+    if validation is None:
+        return Epoch(epoch, train_loss)
+    found: Evaluation = evaluate(network, validation, loss, progress=False)
+    return Epoch(epoch, train_loss, found.loss, found.accuracy)
+
+
+def _best(history: list[Epoch], by: str) -> int:
+    """The first epoch of least loss, or of greatest accuracy and among those of least loss."""
+
+    def merit(epoch: Epoch) -> tuple[float, float]:
+        assert epoch.validation_loss is not None
+        if by == "accuracy" and epoch.validation_accuracy is None:
+            raise ValueError(
+                'keep_best="accuracy" needs a network that classifies, but there is no accuracy: pass keep_best="loss"'
+            )
+        return (epoch.validation_accuracy or 0.0) if by == "accuracy" else 0.0, -epoch.validation_loss
+
+    return max(history, key=merit).epoch
+
+
+def _require_finite(shared: SharedValues, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    if all(value.isfinite().all() for value in shared.values.values()):
+        return
+    rates = ", ".join(f"{group['lr']:g}" for group in optimizer.param_groups)
+    raise ValueError(f"values must stay finite, but do not in epoch {epoch}: lower lr (it is {rates}).")

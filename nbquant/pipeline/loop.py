@@ -1,0 +1,239 @@
+"""The one training loop: batches in a reproducible order, losses that are checked, progress that can cancel."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from nbquant.models.batches import Batches, device_of, to_device
+from nbquant.models.evaluate import Loss
+from nbquant.nested import call
+from nbquant.progress import Progress, track
+from nbquant.sensitivity.batch import first_tensor
+
+MakeOptimizer = Callable[..., Optimizer | tuple[Optimizer, LRScheduler]]
+"""From parameters, and ``lr`` where it is given, to an optimizer; or to it and a schedule that steps with it."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Training losses of one epoch.
+
+    Attributes:
+        steps: Mean loss of each batch, before its step [loss/sample].
+        mean: Their mean over the samples.
+    """
+
+    steps: tuple[float, ...]
+    mean: float
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What is trained, how, and on what.
+
+    Attributes:
+        model: In the modes it is to be trained in.
+        batches: Pairs (inputs, targets); :class:`Batches` are shuffled anew each epoch, anything else is taken as it
+            comes.
+        optimizer: Of the parameters that move.
+        schedule: Of its learning rate, a step a batch; None keeps it.
+        loss: ``loss(output, target)``, the mean over a batch.
+        prepare: Called before each forward pass and after the last step of an epoch.
+        gather: Called after each backward pass.
+    """
+
+    model: nn.Module
+    batches: Iterable[tuple[Any, Any]]
+    optimizer: Optimizer
+    schedule: LRScheduler | None
+    loss: Loss
+    prepare: Callable[[], None] = lambda: None
+    gather: Callable[[], None] = lambda: None
+
+    def epochs(self, number: int, ticks: Iterator[object]) -> Iterator[Losses]:
+        """Train for some epochs; yields after each.
+
+        Args:
+            number: How many.
+            ticks: Advanced before each step; may raise to cancel.
+
+        Raises:
+            ValueError: No samples, or a loss that is not one finite number.
+            TypeError: A batch that is not a pair, or no ``loss`` where the output is not a tensor.
+        """
+        for epoch in range(1, number + 1):
+            steps: list[float] = []
+            total, samples = 0.0, 0
+            for number_, batch in enumerate(_shuffled(self.batches)):
+                next(ticks, None)
+                inputs, target, count = _parts(batch, number_, device_of(self.model))
+                if count == 0:
+                    continue
+                value = self._step(inputs, target)
+                if not math.isfinite(value):
+                    rates = ", ".join(f"{group['lr']:g}" for group in self.optimizer.param_groups)
+                    raise ValueError(
+                        f"the loss must stay finite, but is {value} at step {len(steps) + 1} of epoch {epoch}: lower "
+                        f"lr (it is {rates}), or look for NaN or infinity in weights and inputs if it is the first."
+                    )
+                steps.append(value)
+                total, samples = total + count * value, samples + count
+            if not steps:
+                raise ValueError(
+                    f"at least one batch of one sample is required, but none came in epoch {epoch}: an iterator that "
+                    "was gone through before is empty, so pass a list or a DataLoader."
+                )
+            self.prepare()
+            yield Losses(tuple(steps), total / samples)
+
+    def _step(self, inputs: Any, target: Any) -> float:
+        seen: list[float] = []
+
+        # Some optimizers, as LBFGS, look at the loss several times a step.
+        def closure() -> Tensor:
+            self.optimizer.zero_grad()
+            self.prepare()
+            value = _loss(self.loss, call(self.model, inputs), target)
+            value.backward()
+            self.gather()
+            seen.append(float(value.detach()))
+            return value
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]
+        if self.schedule is not None:
+            self.schedule.step()
+        return seen[0]
+
+
+def made(
+    optimizer: MakeOptimizer, lr: float | None, parameters: Iterable[nn.Parameter]
+) -> tuple[Optimizer, LRScheduler | None]:
+    """The optimizer, and its schedule if it comes with one.
+
+    Raises:
+        TypeError: Neither came.
+    """
+    result = optimizer(list(parameters)) if lr is None else optimizer(list(parameters), lr=lr)
+    made, schedule = result if isinstance(result, tuple) else (result, None)
+    if not isinstance(made, Optimizer):
+        raise TypeError(
+            f"optimizer must make a torch optimizer from parameters, but made a {type(made).__name__}: pass for "
+            "example lambda parameters: torch.optim.SGD(parameters, lr=1e-3)."
+        )
+    return made, schedule
+
+
+@contextmanager
+def seeded(model: nn.Module, seed: int) -> Iterator[None]:
+    """Torch's random numbers from ``seed`` on the CPU and the model's devices; afterwards they go on as before."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    devices = sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        torch.random.default_generator.manual_seed(seed)
+        for index in devices:
+            torch.cuda.default_generators[index].manual_seed(seed)
+        yield
+
+
+@contextmanager
+def ticking(steps: int | None, description: str, progress: Progress) -> Iterator[Iterator[object]]:
+    """A tick for each of ``steps`` steps (None: nobody knows how many); those that were not needed pass at the end."""
+    ticks = track(range(steps) if steps is not None else itertools.count(), description, progress)
+    try:
+        yield ticks
+        if steps is not None:
+            for _ in ticks:
+                pass
+    finally:
+        ticks.close()  # type: ignore[attr-defined]
+
+
+def steps_of(batches: Iterable[tuple[Any, Any]], epochs: int) -> int | None:
+    """Batches in so many epochs, where ``batches`` knows its length."""
+    try:
+        return epochs * len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def require_repeatable(batches: object, name: str, times: int) -> None:
+    """Refuse an iterator where it is gone through more than once.
+
+    Raises:
+        ValueError: It is one.
+        TypeError: Nothing that can be gone through.
+    """
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"{name} must yield pairs (inputs, targets), but is a {type(batches).__name__}.")
+    if times > 1 and isinstance(batches, Iterator):
+        raise ValueError(
+            f"{name} is gone through {times} times, but is an iterator, which is empty after the first: pass a list "
+            "or a DataLoader."
+        )
+
+
+def require_count(name: str, value: object) -> None:
+    """Refuse what is not a whole number of at least one.
+
+    Raises:
+        TypeError: Not a whole number.
+        ValueError: Below one.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, but is {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, but is {value}.")
+
+
+def _shuffled(batches: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
+    if not isinstance(batches, Batches):
+        yield from batches
+        return
+    for chosen in torch.randperm(batches.samples).split(batches.batch_size):
+        yield batches.inputs[chosen], batches.targets[chosen]
+
+
+def _parts(batch: Any, number: int, device: torch.device | None) -> tuple[Any, Any, int]:
+    """Inputs and target on the device, and the number of samples."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise TypeError(
+            f"batches must be pairs (inputs, targets), but batch {number} is a {type(batch).__name__}: yield for "
+            "example ((ids, mask), target) where there are several inputs."
+        )
+    counted = first_tensor(batch[1])
+    counted = first_tensor(batch[0]) if counted is None else counted
+    return to_device(batch[0], device), to_device(batch[1], device), 0 if counted is None else len(counted)
+
+
+def cross_entropy(output: Any, target: Any) -> Float[Tensor, ""]:
+    """The loss where none is given.
+
+    Raises:
+        TypeError: An output that is not a tensor.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"without loss=… the model must return a tensor of class logits, but it returned a "
+            f"{type(output).__name__}: pass loss=lambda output, target: … that picks what it needs."
+        )
+    return functional.cross_entropy(output, target)
+
+
+def _loss(loss: Loss, output: Any, target: Any) -> Float[Tensor, ""]:
+    value = loss(output, target)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ValueError(
+            f"loss must return one number a batch, as a tensor, but returned {came}: reduce it, for example by .mean()."
+        )
+    return value

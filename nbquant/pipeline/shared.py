@@ -1,0 +1,107 @@
+"""Values that weights share, while they are trained: written into the weights, and moved by the weights' gradients."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nbquant.kernels import dispatch
+from nbquant.quantization.parametrize import movable, sum_by_codeword
+from nbquant.quantization.quantized import Quantized
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A parameter of the network whose weights are values of a group.
+
+    Attributes:
+        parameter: The parameter.
+        group: Its group.
+        assignment: Index of each weight's value; −1 where it is zero and stays so.
+    """
+
+    parameter: nn.Parameter
+    group: str
+    assignment: Int[Tensor, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class SharedValues:
+    """The values of all groups, as parameters of their own, in float32 or wider.
+
+    The network's weights are plain parameters that the values are written into. So every module will do, also one that
+    reads its weights around parametrizations, as recurrent layers do.
+
+    Attributes:
+        values: Group name to values.
+        stored: Group name to the dtype in which its values are stored.
+        members: What they are written into; tied parameters once.
+        weight: What each value's summed gradient is multiplied with.
+    """
+
+    values: dict[str, nn.Parameter]
+    stored: dict[str, torch.dtype]
+    members: tuple[Member, ...]
+    weight: dict[str, Float[Tensor, " k"]]
+
+    @staticmethod
+    def of(quantized: Quantized, network: nn.Module, mean: bool) -> "SharedValues":
+        """Values of a quantized selection, and a network that it was applied to; only its quantized weights train.
+
+        Raises:
+            ValueError: No value is other than zero.
+        """
+        network.requires_grad_(False)
+        # Of tied parameters the last name counts, as in apply().
+        named = {id(parameter): (name, parameter) for name, parameter in quantized.parameters_of(network).items()}
+        members = []
+        for name, parameter in named.values():
+            group = quantized.group_of(name)
+            assignment = movable(quantized.codebooks[group].value, quantized.tensors[name].assignment)
+            parameter.requires_grad_()
+            members.append(Member(parameter, group, assignment.to(parameter.device)))
+        values, stored, weight = {}, {}, {}
+        for group, book in quantized.codebooks.items():
+            of_group = [member for member in members if member.group == group]
+            device = of_group[0].parameter.device if of_group else book.value.device
+            wide = torch.promote_types(book.value.dtype, torch.float32)
+            values[group] = nn.Parameter(book.value.to(device, wide, copy=True))
+            stored[group] = book.value.dtype
+            count = torch.zeros(len(book.value), dtype=torch.float64, device=device)
+            for m in of_group:
+                ones = torch.ones((), device=m.parameter.device).expand(len(m.assignment))
+                count += sum_by_codeword(ones, m.assignment, len(count)).to(device)
+            weight[group] = 1 / count.clamp(min=1) if mean else torch.ones_like(count)
+        if not any(value.any() for value in values.values()):
+            raise ValueError("at least one value other than zero is required, but all are zero: nothing can be trained")
+        return SharedValues(values, stored, tuple(members), weight)
+
+    @property
+    def trained(self) -> Iterable[nn.Parameter]:
+        """The values' parameters, but for groups without any."""
+        return [value for value in self.values.values() if len(value)]
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Write the values into the weights, rounded as they will be stored."""
+        for m in self.members:
+            value = self.values[m.group].to(self.stored[m.group]).to(m.parameter.device, m.parameter.dtype)
+            m.parameter.copy_(dispatch.gather(value, m.assignment).view_as(m.parameter))
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Move the gradients of the weights to the values."""
+        total = {group: torch.zeros_like(weight) for group, weight in self.weight.items()}
+        for m in self.members:
+            if m.parameter.grad is not None:
+                own = total[m.group]
+                own += sum_by_codeword(m.parameter.grad, m.assignment, len(own)).to(own.device)
+                m.parameter.grad = None
+        for group, value in self.values.items():
+            value.grad = (total[group] * self.weight[group]).to(value.dtype)
+
+    def snapshot(self) -> dict[str, Float[Tensor, " k"]]:
+        """A copy of the values."""
+        return {group: value.detach().clone() for group, value in self.values.items()}
