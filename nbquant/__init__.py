@@ -11,12 +11,16 @@ from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.uniform import Uniform
 from nbquant.sensitivity.estimate import sensitivity
 from nbquant.sensitivity.files import load_sensitivity, save_sensitivity
+from nbquant.storage.errors import CorruptFileError
+from nbquant.storage.stored import load
+from nbquant.storage.write import save
 from nbquant.widgets.explorer import explore
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ECSQ",
+    "CorruptFileError",
     "KMeans",
     "Uniform",
     "curves",
@@ -24,7 +28,9 @@ __all__ = [
     "explore",
     "finetune",
     "fit",
+    "load",
     "load_sensitivity",
+    "save",
     "save_sensitivity",
     "select",
     "sensitivity",

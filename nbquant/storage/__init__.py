@@ -1,1 +1,1 @@
-"""The compressed-model file: write, read, verify."""
+"""The compressed-model file: written, read, and every bit of it accounted for; ``FORMAT.md`` has its layout."""

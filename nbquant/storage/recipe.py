@@ -1,0 +1,110 @@
+"""How a file came about: what made it and with which sensitivities, in plain values."""
+
+import importlib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from nbquant.quantization.ecsq import ECSQ
+from nbquant.quantization.kmeans import KMeans
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.quantizer import Quantizer
+from nbquant.quantization.selection import SensitivityRecord
+from nbquant.quantization.uniform import Uniform
+from nbquant.storage.errors import CorruptFileError
+
+METHODS: dict[str, type[Any]] = {kind.method: kind for kind in (KMeans, Uniform, ECSQ)}
+
+
+def recipe_of(quantized: Quantized) -> dict[str, Any]:
+    """The recipe of a quantized selection; null stands for what is not a finite number."""
+    quantizer = quantized.quantizer
+    values: dict[str, Any] = asdict(quantizer) if is_dataclass(quantizer) and not isinstance(quantizer, type) else {}
+    recipe: dict[str, Any] = {"quantizer": {"method": quantizer.method, **_plain(values)}}
+    if quantized.record is not None:
+        recipe["sensitivity"] = _plain(asdict(quantized.record))
+    if quantized.finetuned:
+        recipe["finetuned"] = _plain(quantized.finetuned)
+    recipe |= _plain({"distortion": quantized.distortion})
+    recipe["nbquant"] = importlib.import_module("nbquant").__version__  # whole by now, as it is not above
+    return recipe
+
+
+def quantizer_of(recipe: Mapping[str, Any]) -> Quantizer:
+    """The quantizer.
+
+    Raises:
+        CorruptFileError: It is not known here, or has other parameters.
+    """
+    said = recipe.get("quantizer")
+    if not isinstance(said, dict) or not isinstance(said.get("method"), str) or said["method"] not in METHODS:
+        raise _unknown(f"a quantizer with one of the methods {', '.join(METHODS)} is required, but {said!r} came")
+    kind = METHODS[said["method"]]
+    try:
+        return kind(**{key: value for key, value in said.items() if key != "method"})
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _unknown(f"parameters of {kind.__name__} are required, but {said!r} came ({error})") from None
+
+
+def record_of(recipe: Mapping[str, Any]) -> SensitivityRecord | None:
+    """How the sensitivities came about; None if there were none.
+
+    Raises:
+        CorruptFileError: It is said in another way.
+    """
+    said = recipe.get("sensitivity")
+    if said is None:
+        return None
+    types = {"method": str, "samples": int, "damping": float, "offset": float}
+    assert types.keys() == {f.name for f in fields(SensitivityRecord)}
+    if not isinstance(said, dict):
+        raise _unknown(f"an object is required for the sensitivity, but {said!r} came")
+    known = {key: _number(value) for key, value in said.items() if key in types}
+    for key, value in known.items():
+        if isinstance(value, bool) or not isinstance(value, (float, int) if types[key] is float else types[key]):
+            raise _unknown(f"a {types[key].__name__} is required as {key} of the sensitivity, but {value!r} came")
+    return SensitivityRecord(**known)
+
+
+def finetuned_of(recipe: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+    """How the codebooks were fine-tuned.
+
+    Raises:
+        CorruptFileError: It is said in another way.
+    """
+    said = recipe.get("finetuned", {})
+    if not isinstance(said, dict):
+        raise _unknown(f"an object is required for the fine-tuning, but {said!r} came")
+    found = {key: _number(value) for key, value in said.items()}
+    for key, value in found.items():
+        if not isinstance(value, str | int | float):
+            raise _unknown(f"a plain value is required as {key} of the fine-tuning, but {value!r} came")
+    return found
+
+
+def distortion_of(recipe: Mapping[str, Any]) -> float:
+    """The distortion; NaN if it is not known.
+
+    Raises:
+        CorruptFileError: It is no number.
+    """
+    value = _number(recipe.get("distortion"))
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
+        raise _unknown(f"a finite number or null is required as distortion, but {value!r} came")
+    return float(value)
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
+
+
+def _unknown(reason: str) -> CorruptFileError:
+    return CorruptFileError("recipe", reason + ": the tensors can be read all the same, by state_dict().")

@@ -1,0 +1,155 @@
+"""A file's sections: checked all at once when it is opened, and again one by one when they are read.
+
+Files are opened for each read and not mapped: one that is cut while it is in use gives an error, and no crash.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO
+
+from nbquant.storage.errors import CorruptFileError
+from nbquant.storage.header import read_header
+from nbquant.storage.layout import CHECKSUM, DIGEST, MAGIC, MAJOR, MOST_HEADER, PREFIX, Layout, Section
+
+PIECE = 1 << 20  # bytes read at once
+EXPANSION = 4096  # bytes restored of a byte of the file, unless the caller allows more …
+FREE = 1 << 28  # … beside these
+
+_AGAIN = "it was damaged or cut on its way, or changed since; get it again"
+_KINDS = {
+    b"PK\x03\x04": "a zip archive, as torch.save writes",
+    b"\x80": "a pickle, which may run code when it is read",
+    b"\x1f\x8b": "packed with gzip",
+    b"\x28\xb5\x2f\xfd": "packed with zstd",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a NumPy array",
+    b"GGUF": "a GGUF file",
+}
+
+
+def open_layout(path: Path, max_bytes: int | None) -> Layout:
+    """The layout of a file, after every checksum in it has been checked.
+
+    Raises:
+        CorruptFileError: Anything in the file that is not as it must be.
+        OSError: The file is not there or cannot be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"a .nbq file is required, but there is no file {str(path)!r}.")
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = blake2b(digest_size=DIGEST)
+        prefix = file.read(PREFIX)
+        length = _header_length(prefix, size)
+        raw = file.read(length + CHECKSUM)
+        header, checksum = raw[:length], raw[length:]
+        if len(raw) < length + CHECKSUM or zlib.crc32(prefix + header) != int.from_bytes(checksum, "little"):
+            raise CorruptFileError("header", f"its checksum must be that of its content, but is not: {_AGAIN}.")
+        most = EXPANSION * size + FREE if max_bytes is None else max_bytes
+        layout = read_header(header, size, most)
+        digest.update(prefix + raw)
+        for section in layout.sections:
+            reader = SectionReader(file, section)
+            for begin in range(0, section.size, PIECE):
+                digest.update(reader.take(min(PIECE, section.size - begin)))
+            digest.update(reader.end())
+        if file.read() != digest.digest():
+            raise CorruptFileError("end", f"the file must end in the digest of all before, but does not: {_AGAIN}.")
+    return layout
+
+
+class SectionReader:
+    """Takes a section's content in parts of given sizes, and its checksum at last.
+
+    Args:
+        file: The file, where the section begins.
+        section: The section.
+    """
+
+    def __init__(self, file: BinaryIO, section: Section) -> None:
+        self._file, self._section, self._checksum = file, section, 0
+
+    def take(self, size: int) -> bytes:
+        """The next bytes.
+
+        Raises:
+            CorruptFileError: There are fewer.
+        """
+        data = self._file.read(size)
+        if len(data) < size:
+            raise CorruptFileError(self._section.label, f"{size} bytes are required, but {len(data)} came: {_AGAIN}.")
+        self._checksum = zlib.crc32(data, self._checksum)
+        return data
+
+    def end(self) -> bytes:
+        """The checksum, after all has been taken.
+
+        Raises:
+            CorruptFileError: It is not that of what was taken.
+        """
+        stored = self._file.read(CHECKSUM)
+        if len(stored) < CHECKSUM or int.from_bytes(stored, "little") != self._checksum:
+            raise CorruptFileError(
+                self._section.label, f"its checksum must be that of its content, but is not: {_AGAIN}."
+            )
+        return stored
+
+
+@contextmanager
+def reading(path: Path, section: Section) -> Iterator[SectionReader]:
+    """Read one section of a file.
+
+    Raises:
+        OSError: The file is not there any more.
+    """
+    with path.open("rb") as file:
+        file.seek(section.offset)
+        yield SectionReader(file, section)
+
+
+@contextmanager
+def damage_of(label: str) -> Iterator[None]:
+    """What a decoder refuses is damage of that part of the file."""
+    try:
+        yield
+    except CorruptFileError:
+        raise
+    except ValueError as error:
+        raise CorruptFileError(label, str(error)) from None
+
+
+def _header_length(prefix: bytes, size: int) -> int:
+    if prefix[: len(MAGIC)] != MAGIC[: len(prefix)] or not prefix:
+        raise CorruptFileError("magic", f"a .nbq file is required, but this one {_kind(prefix)}: choose another file.")
+    if len(prefix) < PREFIX:
+        raise CorruptFileError("magic", f"{PREFIX} bytes are required at the start, but {len(prefix)} came: {_AGAIN}.")
+    major, minor, length = struct.unpack("<HHI", prefix[len(MAGIC) :])
+    if major != MAJOR:
+        raise CorruptFileError(
+            "version",
+            f"version {MAJOR} of the format is required, but this file has {major}.{minor}: "
+            + ("update nbquant." if major > MAJOR else f"{_AGAIN}."),
+        )
+    room = size - PREFIX - CHECKSUM - DIGEST
+    if not 2 <= length <= min(MOST_HEADER, room):
+        raise CorruptFileError(
+            "header", f"2 to {min(MOST_HEADER, max(room, 2))} bytes are required, but {length} are announced: {_AGAIN}."
+        )
+    return length
+
+
+def _kind(prefix: bytes) -> str:
+    """What a file of another kind is."""
+    if not prefix:
+        return "is empty"
+    if prefix[8:9] == b"{" and int.from_bytes(prefix[:8], "little") < 1 << 32:
+        return "is a safetensors file, which nbquant.select and safetensors read"
+    if prefix[:4] == MAGIC[:4] or prefix[1:4] == MAGIC[1:4]:
+        return "was damaged on its way, as by a transfer as text"
+    known = next((kind for start, kind in _KINDS.items() if prefix.startswith(start)), None)
+    return f"is {known}" if known else "is of another kind"

@@ -1,0 +1,351 @@
+"""Read a quantized model from a file."""
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from nbquant.coding.code_table import decode_lengths
+from nbquant.coding.huffman import HuffmanCode, symbol_counts
+from nbquant.coding.ledger import Ledger, fixed_length
+from nbquant.coding.positions import BLOCK, GapCode
+from nbquant.models.layers import listed, owner
+from nbquant.progress import Progress, track
+from nbquant.quantization.members import index_dtype
+from nbquant.quantization.quantized import PRUNED, Codebook, Quantized, QuantizedTensor
+from nbquant.storage.blocks import decode_block, fixed_length_code, in_order
+from nbquant.storage.dtypes import DTYPES, entry_bytes, of_bytes
+from nbquant.storage.errors import CorruptFileError
+from nbquant.storage.layout import Layout, QuantizedEntry, RawEntry, StoredBlock, in_bytes
+from nbquant.storage.recipe import distortion_of, finetuned_of, quantizer_of, record_of
+from nbquant.storage.sections import damage_of, open_layout, reading
+
+
+def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> "Stored":
+    """Open a file that :func:`nbquant.save` wrote.
+
+    All checksums are checked in one pass; nothing is decoded. The file must be there as long as it is read from.
+
+    Args:
+        path: The file.
+        max_bytes: Bytes that the restored tensors may take together; None allows 256 MiB and 4096 times the file's
+            size, which is more than networks need, but no harm to a computer.
+
+    Raises:
+        CorruptFileError: Another kind of file, of another version, damaged or cut, or larger than allowed.
+        OSError: The file is not there or cannot be read.
+    """
+    path = Path(path).absolute()
+    layout = open_layout(path, max_bytes)
+    return Stored(path, layout.size, layout)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Stored:
+    """A quantized model in a file.
+
+    What is read later is checked again: a file that was changed in the meantime gives a ``CorruptFileError``.
+
+    Attributes:
+        path: The file.
+        size: Its size [bytes].
+    """
+
+    path: Path
+    size: int
+    _layout: Layout
+    _read: dict[int, "_Book"] = field(default_factory=dict)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Every bit of the file by its part; sums to 8 times ``size``."""
+        return self._layout.ledger
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How the file came about: quantizer, sensitivity, distortion, version."""
+        return copy.deepcopy(dict(self._layout.recipe))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tensors: quantized, as they were, and tied to one of these."""
+        return (*self._layout.entries, *self._layout.tied)
+
+    @property
+    def source_bits(self) -> int:
+        """Bits of all tensors once they are restored, tied ones once."""
+        return 8 * self._layout.restored
+
+    @property
+    def compression_ratio(self) -> float:
+        """Bits of all tensors over those of the file."""
+        return self._layout.restored / self.size
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor; nothing but it and its codes is read.
+
+        Raises:
+            ValueError: No tensor of that name.
+            CorruptFileError: The content does not decode, or was changed since the file was opened.
+        """
+        entry = self._entry(name)
+        if isinstance(entry, RawEntry):
+            return torch.cat([*self.chunks(name), of_bytes(b"", entry.dtype)]).reshape(entry.shape)
+        out, dtype = np.zeros(prod(entry.shape), f"i{entry_bytes(entry.dtype)}"), DTYPES[entry.dtype]
+        for _ in self._decoded(entry, self._book(entry).bits_of(dtype), out):
+            pass
+        return torch.from_numpy(out).view(dtype).reshape(entry.shape)
+
+    def chunks(self, name: str) -> Iterator[Tensor]:
+        """One tensor piece by piece, flattened, at most 2²² entries each, so that memory is bounded.
+
+        That the section's checksum is right is known after the last piece.
+
+        Raises:
+            ValueError, CorruptFileError: As :meth:`tensor`.
+        """
+        return self._chunks(self._entry(name))
+
+    def state_dict(self, progress: Progress = True) -> dict[str, Tensor]:
+        """All tensors by name; tied names share one.
+
+        Raises:
+            CorruptFileError: As :meth:`tensor`.
+            Cancelled: By ``progress``.
+        """
+        state = {name: self.tensor(name) for name in track(list(self._layout.entries), "restore", progress)}
+        return state | {name: state[target] for name, target in self._layout.tied.items()}
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """A copy of the model with all its tensors from the file; the original is untouched.
+
+        Raises:
+            ValueError: A model with other names, shapes or types.
+            CorruptFileError: As :meth:`tensor`.
+        """
+        present = model.state_dict(keep_vars=True)
+        self._require_fitting(present)
+        state = self.state_dict(progress=False)
+        first: dict[int, str] = {}
+        for name, value in present.items():
+            other = first.setdefault(id(value), name)
+            if not _same(state[name], state[other]):
+                raise ValueError(
+                    f"{other!r} and {name!r} are one tensor in the model, but must be two, as they are in "
+                    f"{self.path.name!r}: untie them."
+                )
+        restored = copy.deepcopy(model)
+        restored.load_state_dict(state, strict=True)
+        return restored
+
+    def quantized(self) -> Quantized:
+        """The quantized selection, to be fine-tuned, parametrized, or saved again to the same bytes.
+
+        Raises:
+            CorruptFileError: As :meth:`tensor`, or a recipe that is not known.
+        """
+        layout = self._layout
+        if not layout.quantized:
+            raise CorruptFileError("header", "a quantized tensor is required, but there is none: use state_dict().")
+        quantizer, finetuned = quantizer_of(layout.recipe), finetuned_of(layout.recipe)
+        counts = [np.zeros(book.levels, np.int64) for book in layout.codebooks]
+        tensors = {}
+        for entry in layout.quantized:
+            book = self._book(entry)
+            levels = len(book.value)
+            dtype = index_dtype(levels)
+            out = np.full(prod(entry.shape), PRUNED, f"i{dtype.itemsize}")
+            for block in self._decoded(entry, np.arange(levels, dtype=out.dtype), out):
+                if levels:
+                    counts[entry.codebook] += symbol_counts(block[block >= 0], levels)
+            value = book.value.to(DTYPES[entry.dtype])
+            tensors[entry.name] = QuantizedTensor(value, torch.from_numpy(out), torch.Size(entry.shape))
+        codebooks = {}
+        for i, stored in enumerate(layout.codebooks):
+            book = self._book(next(entry for entry in layout.quantized if entry.codebook == i))
+            codebooks[stored.name] = Codebook(book.value.clone(), torch.from_numpy(counts[i]), book.lengths())
+        quantized_bytes = sum(prod(entry.shape) * entry_bytes(entry.dtype) for entry in layout.quantized)
+        return Quantized(
+            quantizer=quantizer,
+            tensors=tensors,
+            codebooks=codebooks,
+            ledger=layout.quantized_ledger,
+            distortion=distortion_of(layout.recipe),
+            source_bits=8 * quantized_bytes,
+            unselected_bits=8 * (layout.restored - quantized_bytes),
+            record=record_of(layout.recipe),
+            finetuned=finetuned,
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a name: where it belongs, how it is stored, and what that takes.
+
+        ``nonzero`` counts weights that were not pruned. ``bytes``, ``bit/weight`` and ``ratio`` leave out what tensors
+        share: codebooks, tables and header.
+        """
+        rows = []
+        for name in self.names:
+            entry = self._entry(name)
+            weights, size = prod(entry.shape), entry.size
+            nonzero, levels, how = weights, None, "as it was"
+            if isinstance(entry, QuantizedEntry):
+                nonzero = sum(block.weights for block in entry.blocks)
+                levels, how = self._layout.codebooks[entry.codebook].levels, "quantized"
+            if name != entry.name:
+                size, how = 0, f"tied to {entry.name}"
+            rows.append(
+                {
+                    "name": name,
+                    "layer": owner(name),
+                    "shape": "×".join(map(str, entry.shape)),
+                    "dtype": entry.dtype,
+                    "stored": how,
+                    "weights": weights,
+                    "nonzero": nonzero,
+                    "levels": levels,
+                    "bytes": size,
+                    "bit/weight": 8 * size / weights if weights else None,
+                    "ratio": weights * entry_bytes(entry.dtype) / size if size else None,
+                }
+            )
+        floats = {"bit/weight": "float64", "ratio": "float64", "levels": "Int64"}
+        columns = ["name", "layer", "shape", "dtype", "stored", "weights", "nonzero", "levels", "bytes", *floats]
+        return pd.DataFrame(rows, columns=list(dict.fromkeys(columns))).astype(floats)
+
+    def __repr__(self) -> str:
+        layout = self._layout
+        return (
+            f"Stored({self.path.name!r}, {self.size:,} bytes, {len(layout.quantized)} tensors quantized, "
+            f"{len(layout.raw)} as they were, {len(layout.tied)} tied, {self.compression_ratio:.4g}×)"
+        )
+
+    def _entry(self, name: str) -> QuantizedEntry | RawEntry:
+        found = self._layout.entries.get(self._layout.tied.get(name, name))
+        if found is None:
+            near = get_close_matches(str(name), self.names, n=3) or self.names[:3]
+            raise ValueError(
+                f"the name of one of the {len(self.names)} tensors is required, but {name!r} came: the nearest are "
+                f"{listed(near)}."
+            )
+        return found
+
+    def _chunks(self, entry: QuantizedEntry | RawEntry) -> Iterator[Tensor]:
+        if isinstance(entry, QuantizedEntry):
+            dtype = DTYPES[entry.dtype]
+            for block in self._decoded(entry, self._book(entry).bits_of(dtype), None):
+                yield torch.from_numpy(block).view(dtype)
+            return
+        with reading(self.path, self._layout.section(entry)) as reader:
+            step = BLOCK * entry_bytes(entry.dtype)
+            for begin in range(0, entry.size, step):
+                yield of_bytes(reader.take(min(step, entry.size - begin)), entry.dtype)
+            reader.end()
+
+    def _decoded(
+        self, entry: QuantizedEntry, values: Shaped[np.ndarray, " k"], out: Shaped[np.ndarray, " n"] | None
+    ) -> Iterator[Shaped[np.ndarray, " b"]]:
+        """The blocks of a tensor, in their places in ``out`` if there is one."""
+        code = self._book(entry).code
+        gap_code = self._gap_code(entry.table)
+        section = self._layout.section(entry)
+
+        def decoded(data: bytes, block: StoredBlock, begin: int) -> Shaped[np.ndarray, " b"]:
+            room = np.zeros(block.entries, values.dtype) if out is None else out[begin : begin + block.entries]
+            decode_block(data, block, code, gap_code, values, room)
+            return room
+
+        def items() -> Iterator[tuple[bytes, StoredBlock, int]]:
+            begin = 0
+            with reading(self.path, section) as reader:
+                for block in entry.blocks:
+                    yield reader.take(block.size), block, begin
+                    begin += block.entries
+                reader.end()
+
+        with damage_of(section.label):
+            yield from in_order(decoded, items())
+
+    def _book(self, entry: QuantizedEntry) -> "_Book":
+        index = entry.codebook
+        if index not in self._read:
+            stored, section = self._layout.codebooks[index], self._layout.sections[index]
+            with reading(self.path, section) as reader:
+                values = of_bytes(reader.take(stored.values_size), stored.dtype)
+                table = reader.take(section.size - stored.values_size)
+                reader.end()
+            with damage_of(section.label):
+                if not values.isfinite().all():
+                    raise ValueError("its values must be finite, but are not: write the file again.")
+                if stored.bits is None:
+                    code = fixed_length_code(stored.levels)
+                else:
+                    lengths = decode_lengths(table, stored.levels, stored.bits)
+                    code = HuffmanCode.from_lengths(lengths) if stored.levels else None
+            self._read[index] = _Book(values, code)
+        return self._read[index]
+
+    def _gap_code(self, index: int | None) -> GapCode | None:
+        if index is None:
+            return None
+        section, table = self._layout.sections[len(self._layout.codebooks) + index], self._layout.tables[index]
+        with reading(self.path, section) as reader:
+            data = reader.take(in_bytes(table.bits))
+            reader.end()
+        with damage_of(section.label):
+            return GapCode(HuffmanCode.from_lengths(decode_lengths(data, table.span + 1, table.bits)))
+
+    def _require_fitting(self, present: Mapping[str, Any]) -> None:
+        missing = [name for name in self.names if name not in present]
+        extra = [name for name in present if name not in set(self.names)]
+        if missing or extra:
+            which = f"lacks {listed(missing, 3)}" if missing else f"has {listed(extra, 3)} besides"
+            raise ValueError(
+                f"the model must have the {len(self.names)} tensors of {self.path.name!r}, but {which}: build it as "
+                "the one that was saved."
+            )
+        for name in self.names:
+            entry, value = self._entry(name), present[name]
+            required = entry.shape, DTYPES[entry.dtype]
+            if not isinstance(value, Tensor) or (tuple(value.shape), value.dtype) != required:
+                came = f"{tuple(value.shape)} and {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(
+                    f"{name!r} must have shape {required[0]} and type {required[1]}, but the model has {came}: build "
+                    "it as the one that was saved."
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class _Book:
+    """A codebook and its code; None where its indices take no bits."""
+
+    value: Tensor
+    code: HuffmanCode | None
+
+    def bits_of(self, dtype: torch.dtype) -> Shaped[np.ndarray, " k"]:
+        """The values in a tensor's own type, as integers of the same bits."""
+        return self.value.to(dtype).view(getattr(torch, f"int{8 * dtype.itemsize}")).numpy()
+
+    def lengths(self) -> Tensor:
+        """Codeword lengths [bit]."""
+        levels = len(self.value)
+        if self.code is None or len(self.code) != levels:
+            return torch.full((levels,), fixed_length(levels) if levels else 0, dtype=torch.int64)
+        return torch.from_numpy(self.code.lengths.copy())
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(_bytes(a), _bytes(b)))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)

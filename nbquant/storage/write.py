@@ -1,0 +1,296 @@
+"""Write a quantized model to a file."""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from hashlib import blake2b
+from operator import add
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import nn
+
+from nbquant.coding.code_table import encode_lengths
+from nbquant.coding.huffman import HuffmanCode, symbol_counts
+from nbquant.coding.ledger import Ledger, fixed_length
+from nbquant.coding.positions import GapCode, GapHistogram, gap_code, group_tables
+from nbquant.models.layers import owner
+from nbquant.progress import Progress, track
+from nbquant.quantization.quantized import Codebook, Quantized, QuantizedTensor
+from nbquant.quantization.rate import block_gaps
+from nbquant.storage.blocks import encode_block, fixed_length_code, in_order
+from nbquant.storage.dtypes import SPELLED, as_bytes
+from nbquant.storage.header import write_header
+from nbquant.storage.layout import (
+    DIGEST,
+    MAGIC,
+    MAJOR,
+    MINOR,
+    MOST_HEADER,
+    Layout,
+    QuantizedEntry,
+    StoredBlock,
+    StoredCodebook,
+    StoredTable,
+    block_entries,
+)
+from nbquant.storage.recipe import recipe_of
+from nbquant.storage.source import Rest, rest_of
+from nbquant.tensorfile import replacing
+
+
+@dataclass(frozen=True, eq=False)
+class _Codes:
+    """Codes of the groups, and of gaps with the tensors that use them."""
+
+    of_group: Mapping[str, HuffmanCode | None]
+    of_gaps: Sequence[GapCode]
+    table: Mapping[str, int]
+
+
+def save(
+    quantized: Quantized,
+    path: str | os.PathLike[str],
+    model: nn.Module | str | os.PathLike[str] | None = None,
+    *,
+    progress: Progress = True,
+) -> Ledger:
+    """Write a quantized model to a file from which all its tensors can be restored bit for bit.
+
+    The same input gives the same bytes. The file takes the place of one of that name only when it is complete; if
+    anything fails, that one stays as it was.
+
+    Args:
+        quantized: The quantized selection.
+        path: The file, ending in .nbq, in a folder that exists.
+        model: What was selected from, a module or the path of a checkpoint: gives the parameters and buffers that are
+            not quantized, as they are, and further names of tied parameters. None if the selection is all there is.
+        progress: See :data:`nbquant.progress.Progress`; counts blocks and tensors that are not quantized.
+
+    Returns:
+        Every bit of the file by its part: those of ``quantized.ledger``, "unquantized", "header" (names, shapes,
+        recipe), "container" (magic, version, checksums) and "padding" (bits that fill bytes). Sums to 8 times its size.
+
+    Raises:
+        ValueError: Another ending, a model that does not fit, no model where there is more to store, a codebook that
+            is not finite.
+        TypeError: Arguments of other types than these.
+        OSError: The folder is not there, is read-only or full.
+        Cancelled: By ``progress``.
+    """
+    if not isinstance(quantized, Quantized):
+        raise TypeError(
+            f"what nbquant.fit returned is required, but a {type(quantized).__name__} came: save(quantized, path, …)."
+        )
+    path = Path(path)
+    if path.suffix != ".nbq":
+        raise ValueError(f"the name of the file must end in .nbq, but {path.name!r} came: add the ending.")
+    rest = rest_of(model, quantized)
+    layout, codes = _plan(quantized, rest)
+    header = write_header(layout)
+    if len(header) > MOST_HEADER:
+        raise ValueError(
+            f"names, shapes and recipe must take at most {MOST_HEADER:,} bytes, but take {len(header):,}: "
+            "save parts of the model apart."
+        )
+    layout = replace(layout, header_size=len(header))
+    steps = sum(len(entry.blocks) for entry in layout.quantized) + len(layout.raw)
+    ticks = track(range(steps), "save", progress)
+    next(ticks, None)
+    with replacing(path) as partial, partial.open("xb") as file:
+        _write(file, header, quantized, layout, codes, rest, ticks)
+        assert file.tell() == layout.size, f"{file.tell()} bytes of {layout.size}"
+    return layout.ledger
+
+
+def _plan(quantized: Quantized, rest: Rest) -> tuple[Layout, _Codes]:
+    """All sizes, before anything is written."""
+    fixed = quantized.quantizer.coding == "fixed"
+    groups = {name: _group(quantized, name) for name in quantized.tensors}
+    of_group = {group: _code(book, group, fixed) for group, book in quantized.codebooks.items()}
+    books = []
+    for group, book in quantized.codebooks.items():
+        code = of_group[group]
+        bits = None if fixed else code.table_bits if code else 0
+        books.append(StoredCodebook(group, SPELLED[book.value.dtype], len(book.value), bits))
+    for name, tensor in quantized.tensors.items():
+        _require_consistent(name, tensor, quantized.codebooks[groups[name]])
+    pruned = "position_payload" in quantized.ledger
+    gaps = {name: _gaps(tensor) for name, tensor in quantized.tensors.items()} if pruned else {}
+    whole = {name: reduce(add, parts) for name, parts in gaps.items()}
+    names = list(whole)
+    tables: dict[str, int] = {}
+    of_gaps: list[GapCode] = []
+    for i, members in enumerate(group_tables(list(whole.values()), progress=False)):
+        of_gaps.append(gap_code(reduce(add, (whole[names[m]] for m in members))))
+        tables |= {names[m]: i for m in members}
+    codes = _Codes(of_group, of_gaps, tables)
+    order = {group: i for i, group in enumerate(quantized.codebooks)}
+    entries = []
+    for name, tensor in quantized.tensors.items():
+        entry = QuantizedEntry(
+            name, tuple(tensor.shape), SPELLED[tensor.codebook.dtype], order[groups[name]], tables.get(name), ()
+        )
+        parts = gaps.get(name, [GapHistogram(np.zeros(0, np.int64), np.zeros(0, np.int64))] * len(_slices(tensor)))
+        code, of_tensor = of_group[groups[name]], of_gaps[tables[name]] if name in tables else None
+        levels = len(tensor.codebook)
+        blocks = [
+            (tensor, block, part, code, of_tensor, levels) for block, part in zip(_slices(tensor), parts, strict=False)
+        ]
+        entries.append(replace(entry, blocks=tuple(in_order(_planned, blocks))))
+    if not pruned and any(b.weights < b.entries for e in entries for b in e.blocks):
+        raise ValueError("weights of this selection are pruned, but its ledger has no positions: make it with fit().")
+    raw = tuple(entry for entry, _ in rest.content)
+    used = [StoredTable(code.span, code.table_bits) for code in of_gaps]
+    return Layout(tuple(books), tuple(used), tuple(entries), raw, rest.tied, pruned, recipe_of(quantized)), codes
+
+
+def _planned(
+    tensor: QuantizedTensor,
+    place: slice,
+    gaps: GapHistogram,
+    code: HuffmanCode | None,
+    of_gaps: GapCode | None,
+    levels: int,
+) -> StoredBlock:
+    """What a block will take."""
+    assignment = _indices(tensor, place)
+    weights = assignment[assignment >= 0]
+    counts = symbol_counts(weights, max(levels, 1))  # refuses what is outside the codebook
+    if code is not None:
+        payload = int(counts @ code.lengths[:levels])
+        missing = np.flatnonzero((counts > 0) & (code.lengths[:levels] == 0))
+        if missing.size:
+            raise ValueError(f"level {missing[0]} is in use, but has no codeword: quantize again.")
+    else:
+        payload = 0
+    if not gaps.total or of_gaps is None:
+        return StoredBlock(len(assignment), len(weights), payload)
+    in_span = gaps.symbol_counts(of_gaps.span)
+    return StoredBlock(len(assignment), len(weights), payload, of_gaps.payload_bits(gaps), int(in_span[-1]))
+
+
+def _group(quantized: Quantized, name: str) -> str:
+    """The group whose codebook a tensor has."""
+    if len(quantized.codebooks) == 1:
+        return next(iter(quantized.codebooks))
+    if owner(name) in quantized.codebooks:
+        return owner(name)
+    raise ValueError(
+        f"a codebook for the layer {owner(name)!r} of {name!r} is required, but there are only "
+        f"{', '.join(quantized.codebooks)}: quantize again."
+    )
+
+
+def _code(book: Codebook, group: str, fixed: bool) -> HuffmanCode | None:
+    if not len(book.value):
+        return None
+    if not book.value.isfinite().all():
+        raise ValueError(
+            f"finite reconstruction values are required, but the codebook {group!r} has "
+            f"{int((~book.value.isfinite()).sum())} that are not: fine-tune with a smaller learning rate."
+        )
+    if fixed:
+        length = fixed_length(len(book.value))
+        if (book.codeword_length != length).any():
+            raise ValueError(f"codewords of {length} bits are required of a fixed-length code of {len(book.value)}.")
+        return fixed_length_code(len(book.value))
+    return HuffmanCode.from_lengths(book.codeword_length)
+
+
+def _require_consistent(name: str, tensor: QuantizedTensor, book: Codebook) -> None:
+    of_group = book.value.detach().to(tensor.codebook.dtype)
+    own = tensor.codebook.detach()
+    if own.shape != of_group.shape or not torch.equal(own.cpu(), of_group.cpu()):
+        raise ValueError(
+            f"the values of {name!r} must be those of its group's codebook, but are not: change both, or fine-tune "
+            "with nbquant.finetune."
+        )
+    if tensor.assignment.numel() != tensor.shape.numel():
+        raise ValueError(
+            f"{tensor.shape.numel()} indices are required for {name!r}, but there are {tensor.assignment.numel()}."
+        )
+
+
+def _slices(tensor: QuantizedTensor) -> list[slice]:
+    found, begin = [], 0
+    for entries in block_entries(tensor.shape.numel()):
+        found.append(slice(begin, begin + entries))
+        begin += entries
+    return found
+
+
+def _indices(tensor: QuantizedTensor, place: slice) -> Int[np.ndarray, " n"]:
+    return tensor.assignment.reshape(-1)[place].detach().cpu().numpy()
+
+
+def _gaps(tensor: QuantizedTensor) -> list[GapHistogram]:
+    # Pruned is −1, and gaps are those between what is not 0.
+    return block_gaps(tensor.assignment.reshape(-1) + 1)
+
+
+class _Checked:
+    """A file with a checksum of each section and a digest of all."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest = file, blake2b(digest_size=DIGEST)
+
+    def section(self, pieces: Iterable[bytes | memoryview]) -> None:
+        checksum = 0
+        for piece in pieces:
+            checksum = zlib.crc32(piece, checksum)
+            self._put(piece)
+        self._put(struct.pack("<I", checksum))
+
+    def end(self) -> None:
+        self._file.write(self._digest.digest())
+
+    def _put(self, piece: bytes | memoryview) -> None:
+        self._digest.update(piece)
+        self._file.write(piece)
+
+
+def _write(
+    file: BinaryIO,
+    header: bytes,
+    quantized: Quantized,
+    layout: Layout,
+    codes: _Codes,
+    rest: Rest,
+    ticks: Iterator[object],
+) -> None:
+    out = _Checked(file)
+    out.section([MAGIC + struct.pack("<HHI", MAJOR, MINOR, len(header)) + header])
+    for stored, book in zip(layout.codebooks, quantized.codebooks.values(), strict=True):
+        table = encode_lengths(book.codeword_length) if stored.bits else b""
+        out.section([as_bytes(book.value.detach().cpu().reshape(-1)), table])
+    for gaps in codes.of_gaps:
+        out.section([encode_lengths(gaps.code.lengths)])
+    for entry in layout.quantized:
+        out.section(_ticking(_streams(quantized.tensors[entry.name], entry, layout, codes), ticks))
+    for i in range(len(layout.raw)):
+        out.section(rest.pieces(i))
+        next(ticks, None)
+    out.end()
+
+
+def _streams(tensor: QuantizedTensor, entry: QuantizedEntry, layout: Layout, codes: _Codes) -> Iterator[bytes]:
+    code = codes.of_group[layout.codebooks[entry.codebook].name]
+    gaps = None if entry.table is None else codes.of_gaps[entry.table]
+
+    def encoded(place: slice, block: StoredBlock) -> bytes:
+        return encode_block(_indices(tensor, place), block, code, gaps)
+
+    return in_order(encoded, zip(_slices(tensor), entry.blocks, strict=True))
+
+
+def _ticking(pieces: Iterable[bytes], ticks: Iterator[object]) -> Iterator[bytes]:
+    for piece in pieces:
+        yield piece
+        next(ticks, None)
