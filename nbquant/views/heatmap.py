@@ -14,7 +14,9 @@ from torch.nn.functional import avg_pool2d, max_pool2d
 from nbquant.views import theme
 
 _DECADES = 8.0  # colours span at most this many: one stray 1e-30 would turn all the rest yellow
+_MOST_READ = 1 << 24  # weights; of a larger tensor, which may be on disk, each cell shows a few neighbours
 _ZERO_COLOUR = "#9a9a9a"  # no colour of viridis is grey
+_MUTED = {"color": theme.MUTED}
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,10 @@ class HeatmapData:
         row_title: What counts down.
         column_title: What counts across.
         wrapped: Where one index runs on from row to row, how many make a row; else 0.
-        zero_share: Share of weights whose h is exactly zero.
+        zero_share: Share of the weights looked at whose h is exactly zero.
         pooling: What a cell shows of the weights in it: "max" or "mean".
         weights_per_cell: How many weights a cell covers; 1 if nothing was pooled.
+        weights_read: How many of them were looked at: all, but for very large tensors.
         name: Name of the layer or parameter.
         shape: Shape of h.
     """
@@ -52,6 +55,7 @@ class HeatmapData:
     zero_share: float
     pooling: Literal["max", "mean"]
     weights_per_cell: int
+    weights_read: int
     name: str
     shape: tuple[int, ...]
 
@@ -68,7 +72,8 @@ def heatmap_data(
 
     Matrices stay as they are; convolution filters become a grid of kernels, output channels down and input channels
     across, in which a kernel shrinks to one cell if the whole grid would be too large; a vector, or the kernels of
-    a convolution with one input channel, run on in rows of equal length.
+    a convolution with one input channel, run on in rows of equal length. Of a tensor of more than 2²⁴ weights, which
+    may be on disk, only some neighbouring weights of each cell are read.
 
     Args:
         sensitivity: Hessian diagonal h [loss/weight²] of one parameter, non-negative, of any shape.
@@ -88,24 +93,22 @@ def heatmap_data(
         raise ValueError(f"sensitivity must not be empty, but its shape is {tuple(h.shape)}.")
     if pooling not in ("max", "mean"):
         raise ValueError(f'pooling must be "max" or "mean", but {pooling!r} was given.')
-    least, greatest = (float(x) for x in torch.aminmax(h))
-    if not (least >= 0 and np.isfinite(greatest)):
-        bad = int((~((h >= 0) & torch.isfinite(h))).sum())
-        raise ValueError(
-            f"sensitivity must be finite and non-negative, but {bad} of {h.numel()} entries are not "
-            f"(min {least:g}, max {greatest:g})."
-        )
-    zero_share = 1 - int(torch.count_nonzero(h)) / h.numel()
-
-    image, kernel, row_title, column_title, wrapped = _as_image(h)
-    unit_row, unit_column = kernel
-    pool_row, pool_column = 1, 1
-    if image.shape[0] > max_rows or image.shape[1] > max_columns:
-        if kernel != (1, 1):
-            image, unit_row, unit_column = _pool(image, kernel, pooling), 1, 1
-        pool_row, pool_column = -(-image.shape[0] // max_rows), -(-image.shape[1] // max_columns)
-        image = _pool(image, (pool_row, pool_column), pooling)
-    cell = h.numel() / image.numel()
+    if h.numel() > _MOST_READ:
+        seen, pool_row, pool_column = _sample(h, max_rows, max_columns)
+        image, unit_row, unit_column = seen.amax(2) if pooling == "max" else seen.mean(2), 1, 1
+    else:
+        seen = h
+        image, kernel = _as_image(h)
+        unit_row, unit_column = kernel
+        pool_row, pool_column = 1, 1
+        if image.shape[0] > max_rows or image.shape[1] > max_columns:
+            if kernel != (1, 1):
+                image, unit_row, unit_column = _pool(image, kernel, pooling), 1, 1
+            pool_row, pool_column = -(-image.shape[0] // max_rows), -(-image.shape[1] // max_columns)
+            image = _pool(image, (pool_row, pool_column), pooling)
+    greatest = _require_valid(seen)
+    zero_share = 1 - int(torch.count_nonzero(seen)) / seen.numel()
+    row_title, column_title, wrapped = _titles(h.shape)
 
     value = image.to(torch.float64).cpu().numpy()
     with np.errstate(divide="ignore"):
@@ -127,29 +130,63 @@ def heatmap_data(
         wrapped=wrapped,
         zero_share=zero_share,
         pooling=pooling,
-        weights_per_cell=max(1, round(cell)),
+        weights_per_cell=max(1, round(h.numel() / image.numel())),
+        weights_read=max(1, round(seen.numel() / image.numel())),
         name=name,
         shape=tuple(h.shape),
     )
 
 
-def _as_image(h: Tensor) -> tuple[Tensor, tuple[int, int], str, str, int]:
-    """The image, the size of a kernel in it, what counts down and across, and the length of wrapped rows or 0."""
+def _require_valid(h: Tensor) -> float:
+    """The greatest of the entries; refuses those that are negative or not finite."""
+    least, greatest = (float(x) for x in torch.aminmax(h))
+    if not (least >= 0 and np.isfinite(greatest)):
+        bad = int((~((h >= 0) & torch.isfinite(h))).sum())
+        raise ValueError(
+            f"sensitivity must be finite and non-negative, but {bad} of {h.numel()} entries are not "
+            f"(min {least:g}, max {greatest:g})."
+        )
+    return greatest
+
+
+def _as_image(h: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """The image, and the size of a kernel in it."""
     if h.ndim <= 1:
-        across = _row_length(h.numel())
-        rows = h.reshape(-1, across)
-        return (rows, (1, 1), "index", "index", across) if len(rows) > 1 else (rows, (1, 1), "", "index", 0)
+        return h.reshape(-1, _row_length(h.numel())), (1, 1)
     if h.ndim == 2:
-        return h, (1, 1), "output index", "input index", 0
+        return h, (1, 1)
     output, input_ = h.shape[:2]
     kernel = h.reshape(output, input_, -1, h.shape[-1])  # a 3-D kernel is a stack of its slices
     height, width = kernel.shape[2:]
     across = _row_length(output) if input_ == 1 else input_
     grid = kernel.reshape(-1, across, height, width)
-    image = grid.permute(0, 2, 1, 3).reshape(-1, across * width)
-    if input_ > 1:
-        return image, (height, width), "output channel", "input channel", 0
-    return image, (height, width), "output channel", "output channel", across
+    return grid.permute(0, 2, 1, 3).reshape(-1, across * width), (height, width)
+
+
+def _sample(h: Tensor, max_rows: int, max_columns: int) -> tuple[Float[Tensor, "rows columns some"], int, int]:
+    """Some neighbouring weights of each cell, and how many rows and columns of the tensor a cell covers."""
+    if h.ndim <= 2:
+        whole = h.reshape(-1, _row_length(h.numel())) if h.ndim <= 1 else h
+    else:
+        across = _row_length(len(h)) if h.shape[1] == 1 else h.shape[1]
+        whole = h.reshape(len(h) * h.shape[1] // across, across, -1)
+    pool_row, pool_column = -(-whole.shape[0] // max_rows), -(-whole.shape[1] // max_columns)
+    some = max(1, _MOST_READ // (max_rows * max_columns))
+    if h.ndim <= 2:
+        return whole[::pool_row].unfold(1, min(some, pool_column), pool_column), pool_row, pool_column
+    return whole[::pool_row, ::pool_column, :some], pool_row, pool_column
+
+
+def _titles(shape: torch.Size) -> tuple[str, str, int]:
+    """What counts down and across, and the length of wrapped rows or 0."""
+    if len(shape) <= 1:
+        across = _row_length(shape.numel())
+        return ("index", "index", across) if across < shape.numel() else ("", "index", 0)
+    if len(shape) == 2:
+        return "output index", "input index", 0
+    if shape[1] > 1:
+        return "output channel", "input channel", 0
+    return "output channel", "output channel", _row_length(shape[0])
 
 
 def _row_length(count: int) -> int:
@@ -240,7 +277,8 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
     shape = "×".join(map(str, data.shape)) or "scalar"
     notes = []
     if data.weights_per_cell > 1:
-        notes.append(f"{data.pooling} of {data.weights_per_cell} weights a cell")
+        some = f"{data.weights_read:,} of the " if data.weights_read < data.weights_per_cell else ""
+        notes.append(f"{data.pooling} of {some}{data.weights_per_cell:,} weights a cell")
     if data.zero_share > 0:
         notes.append(f"{data.zero_share:.1%} of h is zero" + (" (grey)" if zero.any() else ""))
     bottom, right = data.row_start + rows * data.row_step, data.column_start + columns * data.column_step
@@ -258,6 +296,19 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
         xaxis=theme.axis(title, range=[data.column_start, right], maxallowed=right, **whole),
         yaxis=theme.axis(range=[bottom, data.row_start], maxallowed=bottom, **(whole | down)),
         uirevision=f"{data.name} {shape}",
+    )
+
+
+def draw_equal_sensitivities(name: str) -> theme.Figure:
+    """Draw in place of the heat map that there are no sensitivities.
+
+    Args:
+        name: Name of the layer or parameter.
+    """
+    hidden = {"visible": False, "range": [0, 1]}
+    text = {"text": "no sensitivities: every weight counts alike", "showarrow": False, "x": 0.5, "y": 0.5}
+    return theme.figure(
+        f"Hessian diagonal – {name}", "h = 1", [], xaxis=hidden, yaxis=hidden, annotations=[text | {"font": _MUTED}]
     )
 
 

@@ -1,6 +1,7 @@
 """The explorer: controls, linked pictures and a read-out, redrawn in place from an :class:`ExplorerState`."""
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
@@ -8,34 +9,27 @@ from typing import Any
 import ipywidgets as w
 import numpy as np
 import traitlets
-from torch import Tensor, nn
+from torch import nn
 
 from nbquant.analysis.curves import METHODS
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.models.evaluate import Loss
+from nbquant.models.select import Sensitivities
 from nbquant.quantization.fitting import WHOLE
-from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.rate import lengths_for
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
-from nbquant.views.heatmap import draw_heatmap, heatmap_data
+from nbquant.views.finetuning import draw_finetuning, finetuning_data
+from nbquant.views.heatmap import draw_equal_sensitivities, draw_heatmap, heatmap_data
 from nbquant.views.histogram import draw_histogram, histogram_data
 from nbquant.views.rate_distortion import ChosenPoint, Curve, draw_rate_distortion, rate_distortion_data
 from nbquant.widgets.figure_panel import FigurePanel
-from nbquant.widgets.state import ExplorerState, Measurement
+from nbquant.widgets.keep import Keep
+from nbquant.widgets.readout import STYLE, descriptions, readout
+from nbquant.widgets.state import ExplorerState
 
 RATIO_STEP = 0.005  # of the exponent: 1.2 % of the ratio
 DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 LABEL = {"description_width": "88px"}
-STYLE = """<style>
-.nbquant-explorer { color: var(--jp-ui-font-color1, inherit); font-family: var(--jp-ui-font-family, sans-serif); }
-.nbquant-explorer .widget-label { color: var(--jp-ui-font-color1, inherit); }
-.nbquant-readout { display: flex; flex-wrap: wrap; gap: 4px 28px; line-height: 1.35; padding: 2px 4px; }
-.nbquant-readout > span { display: flex; flex-direction: column; min-width: 84px; }
-.nbquant-readout b { font-size: 12px; font-weight: normal; color: var(--jp-ui-font-color2, inherit); }
-.nbquant-readout output { font-size: 16px; font-variant-numeric: tabular-nums; }
-.nbquant-readout small { font-size: 12px; color: var(--jp-ui-font-color2, inherit); }
-.nbquant-error { border-left: 4px solid var(--jp-error-color1, #d32f2f); padding: 4px 10px; line-height: 1.4; }
-</style>"""
 
 
 class Explorer(w.VBox):
@@ -43,6 +37,7 @@ class Explorer(w.VBox):
 
     Attributes:
         state: Inputs and results; setting its traits moves the controls.
+        keep: Controls that measure, fine-tune and save.
         panel: The figures.
     """
 
@@ -80,13 +75,11 @@ class Explorer(w.VBox):
             style=LABEL,
             layout=w.Layout(width="100%"),
         )
-        self._measure = w.Button(description="Measure accuracy", tooltip="Quantize the weights and run the test set")
-        self._cancel = w.Button(description="Cancel", tooltip="Stop what is under way")
-        self._bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="160px"))
-        self._activity = w.Label()
         self._readout = w.HTML()
         self._error = w.HTML()
-        self._work = w.HBox([self._bar, self._activity, self._cancel], layout=w.Layout(align_items="center"))
+        self.keep = Keep(state)
+        if state.lacking:
+            self._estimator.disabled, self._estimator.tooltip = True, f"Not here: {state.lacking}"
         columns = [
             w.VBox([self._method, self._weighted, self._estimator, self._damping]),
             w.VBox([self._coding, self._per_layer, self._focus, self._log_count]),
@@ -97,16 +90,12 @@ class Explorer(w.VBox):
                 w.HBox([self._layers, *columns], layout=w.Layout(flex_flow="row wrap")),
                 self._ratio,
                 self._readout,
-                w.HBox(
-                    [self._measure, self._work],
-                    layout=w.Layout(flex_flow="row wrap", align_items="center", min_height="36px"),
-                ),
+                self.keep,
                 self._error,
                 self.panel,
             ]
         )
         self.add_class("nbquant-explorer")
-        self._work.add_class("nbquant-work")
         self._curves: list[Curve] = []
         self._shown_curves: tuple[list[Curve], OperatingPoint | None, float] = (self._curves, None, 0.0)
         self._link()
@@ -127,8 +116,6 @@ class Explorer(w.VBox):
             self.state.observe(lambda change, control=control: _move(control, change["new"]), name)
         self._focus.observe(self._on_focus, "value")
         self._log_count.observe(lambda change: self._draw_histogram(), "value")
-        self._measure.on_click(lambda button: self.state.measure())
-        self._cancel.on_click(lambda button: self.state.cancel())
         redraw: dict[str, Callable[[], None]] = {
             "parameters": self._show_parameters,
             "focus": self._show_focus,
@@ -139,8 +126,9 @@ class Explorer(w.VBox):
             "sensitivity": self._draw_heatmap,
             "measurement": self._show_readout,
             "exact": self._show_readout,
-            "activity": self._show_work,
-            "progress": self._show_work,
+            "finetuned": self._show_readout,
+            "saved": self._show_readout,
+            "training": self._draw_finetuning,
             "error": self._show_error,
         }
         for name, draw in redraw.items():
@@ -179,12 +167,6 @@ class Explorer(w.VBox):
         else:
             self._ratio.min, self._ratio.max = low, high
 
-    def _show_work(self) -> None:
-        busy = bool(self.state.activity)
-        self._work.layout.visibility = "visible" if busy else "hidden"
-        self._activity.value = self.state.activity
-        self._bar.value = max(self.state.progress, 0.0)
-
     def _show_error(self) -> None:
         text = self.state.error
         self._error.value = f'<div class="nbquant-error" role="alert">{escape(text)}</div>' if text else ""
@@ -217,10 +199,11 @@ class Explorer(w.VBox):
         self.panel.show("histogram", draw_histogram(data, log_count=self._log_count.value))
 
     def _draw_heatmap(self) -> None:
-        found = self.state.sensitivity
-        if found is None or self.state.focus not in found:
-            return
-        self.panel.show("heatmap", draw_heatmap(heatmap_data(found[self.state.focus], name=self.state.focus)))
+        found, focus = self.state.sensitivity, self.state.focus
+        if found is not None and focus in found:
+            self.panel.show("heatmap", draw_heatmap(heatmap_data(found[focus], name=focus)))
+        elif found is None and self.state.lacking:
+            self.panel.show("heatmap", draw_equal_sensitivities(focus))
 
     def _draw_curves(self) -> None:
         self._curves = [_curve(key, self.state.curves[key]) for key in METHODS if self.state.curves.get(key)]
@@ -235,72 +218,59 @@ class Explorer(w.VBox):
         data = rate_distortion_data(self._curves, chosen=chosen, target_ratio=self.state.ratio)
         self.panel.show("rate_distortion", draw_rate_distortion(data))
 
-    def _show_readout(self) -> None:
-        point = self.state.point
-        if point is None:
+    def _draw_finetuning(self) -> None:
+        training = self.state.training
+        if training is None:
             return
-        state = self.state
-        self._readout.value = readout(point, state.exact, state.measurement, state.sensitivity is not None)
+        data = finetuning_data(
+            training.step_loss,
+            training.history,
+            training.kept,
+            validation="test",
+            label=f"{training.quantized.levels} levels at {training.quantized.compression_ratio:.2f}×",
+        )
+        self.panel.show("finetuning", draw_finetuning(data))
+        self._show_readout()
+
+    def _show_readout(self) -> None:
+        if self.state.point is None:
+            return
+        self._readout.value = readout(self.state)
         self.panel.descriptions = descriptions(self.state)
 
 
 def explore(
-    model: nn.Module,
-    data: Any,
+    model: nn.Module | str | os.PathLike[str],
+    data: Any = None,
     *,
-    sensitivity: Mapping[str, Tensor] | None = None,
+    sensitivity: Sensitivities | None = None,
     loss: Loss | None = None,
     **inputs: Any,
 ) -> Explorer:
-    """Explore the quantization of a model.
+    """Explore the quantization of a model, or of a checkpoint on disk.
 
     Args:
-        model: Any module.
-        data: Something with ``calibration`` and ``test`` batches, as :func:`nbquant.zoo.load` gives; or one iterable of
-            (inputs, target) batches for both.
-        sensitivity: From :func:`nbquant.sensitivity`; None estimates it in the background.
+        model: Any module; or the path of a checkpoint, as for :func:`nbquant.select`, which is mapped and may be larger
+            than memory.
+        data: Something with ``calibration`` and ``test`` batches, and ``train`` to fine-tune on, as
+            :func:`nbquant.zoo.load` gives; or one iterable of (inputs, target) batches for all. None, as for a
+            checkpoint: nothing can be estimated, fine-tuned or measured, but all else works.
+        sensitivity: From :func:`nbquant.sensitivity`, or the path of a file of them; None estimates it in the
+            background, or weighs all weights alike without a module and data.
         loss: loss(output, target), the mean over a batch; None is cross-entropy.
         **inputs: First values of the state's inputs, for instance ``method="kmeans"``, ``ratio=15.0``,
             ``layers=("fc1",)``: see :class:`~nbquant.widgets.state.ExplorerState`.
 
     Returns:
         The widget; as the last line of a cell it is shown.
+
+    Raises:
+        TypeError: What is no module, path or data, or an input of a name or type that there is not.
+        ValueError: Layers that cannot be selected, an input out of its range, data that can be read only once or come
+            with a checkpoint.
+        OSError: Files that are not there or cannot be read.
     """
     return Explorer(ExplorerState(model, data, sensitivity=sensitivity, loss=loss, **inputs))
-
-
-def readout(point: OperatingPoint, exact: Quantized | None, measurement: Measurement | None, sensitive: bool) -> str:
-    """What the chosen point costs, as HTML; by the histograms until the weights themselves were quantized."""
-    about, costs = ("≈ ", point) if exact is None else ("", exact)
-    name = {"levels": "levels", "step": "step Δ", "lmbda": "λ"}[point.quantizer.parameter]
-    value = getattr(costs.quantizer, costs.quantizer.parameter)
-    parameter = "" if name == "levels" else f"<small> {name} = {value:.3g}</small>"
-    loss = f"{about}{costs.predicted_loss_increase:.3g}" + ("" if sensitive else " <small>with h = 1</small>")
-    accuracy = "–"
-    if measurement is not None:
-        now, before = measurement.evaluation, measurement.original
-        said = lambda e: f"{e.loss:.4f} loss" if e.accuracy is None else f"{100 * e.accuracy:.2f} %"  # noqa: E731
-        accuracy = f"{said(now)} <small>of {now.samples:,}; original {said(before)}</small>"
-    items = {
-        "compression ratio": f"{about}{costs.compression_ratio:.2f}×",
-        "rate [bit/weight]": f"{about}{costs.rate:.3f}",
-        "levels": f"{costs.levels}{parameter}",
-        "predicted loss increase": loss,
-        "measured accuracy": accuracy,
-    }
-    rows = "".join(f"<span><b>{escape(k)}</b><output>{v}</output></span>" for k, v in items.items())
-    return f'<div class="nbquant-readout" aria-live="polite">{rows}</div>'
-
-
-def descriptions(state: ExplorerState) -> dict[str, str]:
-    """What each figure shows, in words."""
-    point = state.point
-    return {
-        "histogram": f"Histogram of {point.weights:,} weights with {point.levels} cluster centres.",
-        "heatmap": f"Heat map of the Hessian diagonal of {state.focus}.",
-        "rate_distortion": f"Rate-distortion curves of {len(state.curves)} methods; chosen: "
-        f"{point.compression_ratio:.2f} times smaller, predicted loss increase {point.predicted_loss_increase:.3g}.",
-    }
 
 
 def _dropdown(label: str, options: Mapping[str, Any], value: Any) -> w.Dropdown:

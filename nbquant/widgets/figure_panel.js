@@ -132,6 +132,11 @@ function render({ model, el }) {
     if (names.some((name) => (stale.has(name) || resized.has(name)) && visible(nodes.get(name)))) schedule();
   }
 
+  // A late figure takes no room before it has something to show.
+  function reveal() {
+    for (const name of model.get("late")) nodes.get(name).hidden = !model.get(name)?.data;
+  }
+
   function schedule() {
     if (!frame && !disposed) frame = requestAnimationFrame(drawStale);
   }
@@ -159,6 +164,7 @@ function render({ model, el }) {
       `change:${name}`,
       () => {
         stale.add(name);
+        reveal();
         schedule();
       },
     ]);
@@ -190,6 +196,7 @@ function render({ model, el }) {
   scheme.addEventListener("change", restyle);
 
   describe();
+  reveal();
   restyle();
   schedule();
 

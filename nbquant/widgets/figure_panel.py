@@ -14,7 +14,8 @@ from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from nbquant.views import theme
 
-FIGURES = ("histogram", "heatmap", "rate_distortion")
+FIGURES = ("histogram", "heatmap", "rate_distortion", "finetuning")
+LATE = ("finetuning",)
 
 # plotly.js is a UMD script: it looks for CommonJS, then for a global object. As the body of a function with a
 # `module` of its own it takes the first, so RequireJS never sees it; the global it sets all the same is put back. It is
@@ -55,7 +56,9 @@ class FigurePanel(anywidget.AnyWidget):
     ``FigureWidget`` sends its 5 MB of JavaScript once an instance, and keeps its first state for late viewers.)
 
     Attributes:
-        names: Names of the figures, in the order they are laid out; the first spans the panel's width.
+        names: Names of the figures, in the order they are laid out; the first spans the panel's width, and the last if
+            it would stand alone.
+        late: Names of those that take no room before they are shown.
         descriptions: Figure name -> text read out in its stead.
         clicked: The last point clicked: "figure", "curve", "point", "x", "y", and "serial", which counts clicks; empty
             before the first.
@@ -65,14 +68,16 @@ class FigurePanel(anywidget.AnyWidget):
     _css = traitlets.Unicode().tag(sync=True)
     _roles = traitlets.Dict(theme.ROLES).tag(sync=True)
     names = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
+    late = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
     descriptions = traitlets.Dict().tag(sync=True)
     clicked = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, names: Iterable[str] = FIGURES, **kwargs: Any) -> None:
+    def __init__(self, names: Iterable[str] = FIGURES, late: Iterable[str] = LATE, **kwargs: Any) -> None:
         """Make a panel of empty figures.
 
         Args:
             names: Their names.
+            late: Those of them that take no room before they are shown.
             **kwargs: Traits of the widget, such as ``layout``.
 
         Raises:
@@ -87,6 +92,7 @@ class FigurePanel(anywidget.AnyWidget):
         self.add_traits(**{name: traitlets.Dict(read_only=True).tag(sync=True) for name in order})
         super().__init__(**kwargs)
         self.set_trait("names", order)
+        self.set_trait("late", [name for name in order if name in set(late)])
 
     @traitlets.default("_esm")
     def _default_esm(self) -> str:

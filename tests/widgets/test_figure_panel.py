@@ -76,7 +76,9 @@ def test_empty_and_text_arrays_are_sent_as_lists(panel):
 
 
 def test_unknown_names_are_refused_with_the_known_ones(panel):
-    with pytest.raises(ValueError, match="'histogram', 'heatmap', 'rate_distortion', but 'heat_map' was given"):
+    with pytest.raises(
+        ValueError, match="'histogram', 'heatmap', 'rate_distortion', 'finetuning', but 'heat_map' was given"
+    ):
         panel.show("heat_map", line(1))
 
 

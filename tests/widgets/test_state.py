@@ -9,7 +9,8 @@ from nbquant.analysis.solve import Target
 from nbquant.kernels import dispatch
 from nbquant.quantization.kmeans import KMeans
 from nbquant.widgets import state as module
-from nbquant.widgets.state import Data, ExplorerState
+from nbquant.widgets.network import Data
+from nbquant.widgets.state import ExplorerState
 
 WAIT = 60
 
@@ -76,7 +77,7 @@ def test_method_and_weighting_choose_among_ready_curves(state):
         for weighted in (False, True):
             state.method, state.weighted = method, weighted
             assert (state.point.quantizer.method, state.point.quantizer.weighted) == (method, weighted)
-            assert not state._slots["curves"].busy
+            assert not state._jobs.busy("curves")
 
 
 def test_layers_change_the_selection(state):
@@ -169,7 +170,7 @@ def test_no_change_of_an_input_looks_at_the_weights_but_in_the_exact_pass(state,
         ("layers", ("2",)),
     ):
         setattr(state, name, value)
-        assert state._slots["curves"].wait(WAIT)
+        assert state._jobs.wait(WAIT, ("curves",))
         assert state.error == ""
     assert state.point.weights == 40 * 30 + 30
 
@@ -274,8 +275,8 @@ def test_curves_with_equal_weights_come_before_the_sensitivities():
             go.wait(WAIT)
             return iter(batches())
 
-    state = ExplorerState(network(), Data(Slow(), batches()))
-    assert state._slots["curves"].wait(WAIT)
+    state = ExplorerState(network(), Data(Slow(), batches(), batches()))
+    assert state._jobs.wait(WAIT, ("curves",))
     assert state.point is not None
     assert state.sensitivity is None
     assert state.activity == "Estimating sensitivities"
@@ -294,9 +295,9 @@ def test_cancel_stops_the_estimate_and_the_state_stays_usable():
                 started.set()
                 yield from batches()
 
-    state = ExplorerState(network(), Data(Endless(), batches()))
+    state = ExplorerState(network(), Data(Endless(), batches(), batches()))
     assert started.wait(WAIT)
-    assert state._slots["curves"].wait(WAIT)
+    assert state._jobs.wait(WAIT, ("curves",))
     state.cancel()
     assert state.wait(WAIT)
     assert state.activity == ""

@@ -1,0 +1,124 @@
+"""What the explorer does with a network and its data: estimate, fine-tune, measure; one at a time."""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from nbquant.models.evaluate import Evaluation, Loss, evaluate
+from nbquant.pipeline.finetune import FineTuned, finetune
+from nbquant.quantization.quantized import Quantized
+from nbquant.sensitivity.estimate import sensitivity
+from nbquant.widgets.background import Report
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the explorer measures and trains on.
+
+    Attributes:
+        calibration: Batches (inputs, target) for sensitivities.
+        test: Batches for accuracy.
+        train: Batches to fine-tune on.
+    """
+
+    calibration: Iterable[Any]
+    test: Iterable[Any]
+    train: Iterable[Any]
+
+    @staticmethod
+    def of(data: Any) -> "Data":
+        """Data of anything with ``calibration`` and ``test``, or of one iterable of batches for all.
+
+        Without ``train`` the calibration batches are trained on.
+
+        Raises:
+            TypeError: Neither.
+            ValueError: An iterator, which could be read only once.
+        """
+        if hasattr(data, "calibration") and hasattr(data, "test"):
+            data = Data(data.calibration, data.test, getattr(data, "train", data.calibration))
+        elif isinstance(data, Iterable):
+            data = Data(data, data, data)
+        else:
+            raise TypeError(
+                "data must have .calibration and .test, or be an iterable of (inputs, target) batches such as a "
+                f"DataLoader, but got a {type(data).__name__}"
+            )
+        for name in ("calibration", "test", "train"):
+            if isinstance(getattr(data, name), Iterator):
+                raise ValueError(f"data is read more than once, but {name} is an iterator: pass a list or a DataLoader")
+        return data
+
+
+class Network:
+    """A module and its data.
+
+    Attributes:
+        model: The module; nobody else uses it.
+        data: Its data.
+        loss: loss(output, target), the mean over a batch; None is cross-entropy.
+    """
+
+    def __init__(self, model: nn.Module, data: Data, loss: Loss | None) -> None:
+        """Take over a module."""
+        self.model, self.data, self.loss = model, data, loss
+        self._in_use = threading.Lock()
+        self._original: Evaluation | None = None
+
+    @staticmethod
+    def of(origin: nn.Module | Path, data: Any, loss: Loss | None) -> "Network | None":
+        """A network with its data; None without data.
+
+        Raises:
+            TypeError: See :meth:`Data.of`.
+            ValueError: The same; data that come with the path of a checkpoint.
+        """
+        if isinstance(origin, nn.Module):
+            return None if data is None else Network(origin, Data.of(data), loss)
+        if data is not None:
+            raise ValueError(
+                f"data need a module to run through, but came with the checkpoint {str(origin)!r}: load it into its "
+                "module and pass that, or leave the data out."
+            )
+        return None
+
+    def estimate(self, estimator: str, report: Report) -> Mapping[str, Tensor]:
+        """Sensitivities of all parameters."""
+        with self._exclusive(report):
+            return sensitivity(self.model, self.data.calibration, estimator, loss=self.loss, progress=report)
+
+    def evaluate(self, quantized: Quantized, report: Report) -> tuple[Evaluation, Evaluation]:
+        """How good the quantized model is, and how good the original."""
+        with self._exclusive(report):
+            original = self._original or evaluate(self.model, self.data.test, self.loss, report)
+            self._original = original
+            report(0, None)
+            return evaluate(quantized.apply(self.model), self.data.test, self.loss, report), original
+
+    def finetune(self, quantized: Quantized, epochs: int, report: Report) -> FineTuned:
+        """Fine-tune the codebook values; the loss on the test batches is looked at, but nothing is chosen by it."""
+        with self._exclusive(report):
+            return finetune(
+                quantized,
+                self.model,
+                self.data.train,
+                epochs=epochs,
+                loss=self.loss,
+                validation=self.data.test,
+                progress=report,
+            )
+
+    @contextmanager
+    def _exclusive(self, report: Report) -> Iterator[None]:
+        """Hold the model for oneself, as estimating puts hooks on it; can be cancelled while waiting for it."""
+        while not self._in_use.acquire(timeout=0.1):
+            report(0, None)
+        try:
+            yield
+        finally:
+            self._in_use.release()

@@ -1,0 +1,97 @@
+"""The weights that are explored: of a module or a checkpoint, with their sensitivities, and what is known of them."""
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from nbquant.analysis.statistics import Statistics, tensor_statistics
+from nbquant.models.checkpoint import Checkpoint
+from nbquant.models.layers import Layers, layer_names
+from nbquant.models.select import Sensitivities, select
+from nbquant.progress import Progress
+from nbquant.quantization.selection import Selection
+from nbquant.sensitivity.files import load_sensitivity
+from nbquant.sensitivity.result import Sensitivity
+from nbquant.tensorfile import FLOATS
+
+
+class Weights:
+    """Where selections are taken from; what was seen once is not looked at again.
+
+    Attributes:
+        origin: What is selected from: a copy of the module, so that no cell of the user's changes it, or the path of a
+            checkpoint, which is mapped.
+        layers: Names of all its layers with weights.
+        first: What was asked for at the start.
+        sensitivity: Sensitivities in use, undamped; None while there are none, then h is 1.
+    """
+
+    def __init__(
+        self,
+        source: nn.Module | str | os.PathLike[str],
+        sensitivity: Sensitivities | None = None,
+        layers: Layers = None,
+    ) -> None:
+        """Select for the first time; arguments and errors as of :func:`nbquant.select`."""
+        self.first: Selection = select(source, None, layers)
+        self.origin: nn.Module | Path
+        if isinstance(source, nn.Module):
+            self.origin, self.layers = copy.deepcopy(source), layer_names(source)
+        else:
+            self.origin = Path(source)
+            self.layers = Checkpoint.open(source).layers
+        self.sensitivity = None if sensitivity is None else _opened(sensitivity)
+        # By its path the selection knows that it is on disk, and need not be read to be known again.
+        self._given: Sensitivities | None = self.sensitivity if isinstance(sensitivity, Mapping) else sensitivity
+        self._known = select(self.origin, self._given, self.first.layers)  # all that was ever selected
+        # Of those of them that were looked at; what belongs to other sensitivities is known by that.
+        self._seen: tuple[Sensitivities | None, Statistics] = self._given, Statistics(())
+
+    def weigh(self, sensitivity: Mapping[str, Tensor], layers: Sequence[str]) -> None:
+        """Use other sensitivities from now on; ``layers`` are selected with them."""
+        self._known = select(self.origin, sensitivity, layers or [])
+        self.sensitivity, self._given = _opened(sensitivity), sensitivity
+
+    def select(self, layers: Sequence[str]) -> Selection:
+        """Some of the layers.
+
+        Raises:
+            ValueError: As :func:`nbquant.select`.
+        """
+        new = [name for name in layers if name not in self._known.layers]
+        if new or not layers:
+            self._known = select(self.origin, self._given, [*self._known.layers, *new] if layers else [])
+        return self._known.part(layers)
+
+    def looking_at(self, selection: Selection) -> Callable[[Progress], Statistics]:
+        """What finds the statistics of a selection of these, undamped; tensors that were seen are not looked at."""
+        known, given = self._known, self._given
+
+        def look(progress: Progress) -> Statistics:
+            of, seen = self._seen
+            found = {t.name: t for t in seen.tensors} if of is given else {}
+            missing = [t for t in selection if t.name not in found]
+            if missing:
+                found |= {t.name: t for t in tensor_statistics(missing, progress)}
+            if missing:
+                # In the order of all that is known; sums over tensors are shared by all parts.
+                seen = Statistics(tuple(found[t.name] for t in known if t.name in found))
+                if given is self._given:
+                    self._seen = given, seen
+            return seen.part(selection.layers)
+
+        return look
+
+
+def _opened(sensitivity: Sensitivities) -> Sensitivity:
+    if isinstance(sensitivity, Sensitivity):
+        return sensitivity
+    if isinstance(sensitivity, Mapping):
+        return Sensitivity(dict(sensitivity), "given", samples=0)
+    if Path(sensitivity).is_file() and Path(sensitivity).suffix == ".safetensors":
+        return load_sensitivity(sensitivity)
+    stored = Checkpoint.open(sensitivity)
+    return Sensitivity({n: stored.tensor(n) for n in stored.files if stored.stored(n).dtype in FLOATS}, "file", 0)
