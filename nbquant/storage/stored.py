@@ -91,6 +91,21 @@ class Stored:
         """Bits of all tensors over those of the file."""
         return self._layout.restored / self.size
 
+    def entry(self, name: str) -> QuantizedEntry | RawEntry:
+        """What the header says of a tensor; of a tied name, that of the tensor it is tied to.
+
+        Raises:
+            ValueError: No tensor of that name.
+        """
+        found = self._layout.entries.get(self._layout.tied.get(name, name))
+        if found is None:
+            near = get_close_matches(str(name), self.names, n=3) or self.names[:3]
+            raise ValueError(
+                f"the name of one of the {len(self.names)} tensors is required, but {name!r} came: the nearest are "
+                f"{listed(near)}."
+            )
+        return found
+
     def tensor(self, name: str) -> Tensor:
         """One tensor; nothing but it and its codes is read.
 
@@ -98,7 +113,7 @@ class Stored:
             ValueError: No tensor of that name.
             CorruptFileError: The content does not decode, or was changed since the file was opened.
         """
-        entry = self._entry(name)
+        entry = self.entry(name)
         if isinstance(entry, RawEntry):
             return torch.cat([*self.chunks(name), of_bytes(b"", entry.dtype)]).reshape(entry.shape)
         out, dtype = np.zeros(prod(entry.shape), f"i{entry_bytes(entry.dtype)}"), DTYPES[entry.dtype]
@@ -114,7 +129,7 @@ class Stored:
         Raises:
             ValueError, CorruptFileError: As :meth:`tensor`.
         """
-        return self._chunks(self._entry(name))
+        return self._chunks(self.entry(name))
 
     def state_dict(self, progress: Progress = True) -> dict[str, Tensor]:
         """All tensors by name; tied names share one.
@@ -195,7 +210,7 @@ class Stored:
         """
         rows = []
         for name in self.names:
-            entry = self._entry(name)
+            entry = self.entry(name)
             weights, size = prod(entry.shape), entry.size
             nonzero, levels, how = weights, None, "as it was"
             if isinstance(entry, QuantizedEntry):
@@ -228,16 +243,6 @@ class Stored:
             f"Stored({self.path.name!r}, {self.size:,} bytes, {len(layout.quantized)} tensors quantized, "
             f"{len(layout.raw)} as they were, {len(layout.tied)} tied, {self.compression_ratio:.4g}×)"
         )
-
-    def _entry(self, name: str) -> QuantizedEntry | RawEntry:
-        found = self._layout.entries.get(self._layout.tied.get(name, name))
-        if found is None:
-            near = get_close_matches(str(name), self.names, n=3) or self.names[:3]
-            raise ValueError(
-                f"the name of one of the {len(self.names)} tensors is required, but {name!r} came: the nearest are "
-                f"{listed(near)}."
-            )
-        return found
 
     def _chunks(self, entry: QuantizedEntry | RawEntry) -> Iterator[Tensor]:
         if isinstance(entry, QuantizedEntry):
@@ -314,7 +319,7 @@ class Stored:
                 "the one that was saved."
             )
         for name in self.names:
-            entry, value = self._entry(name), present[name]
+            entry, value = self.entry(name), present[name]
             required = entry.shape, DTYPES[entry.dtype]
             if not isinstance(value, Tensor) or (tuple(value.shape), value.dtype) != required:
                 came = f"{tuple(value.shape)} and {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
