@@ -1,8 +1,214 @@
 """The command line: nbquant quantize | inspect | decompress | explore."""
 
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
 import click
+import nbformat
+import pandas as pd
+
+import nbquant as nq
+from nbquant.analysis.curves import QUANTIZERS
+from nbquant.quantization.quantizer import CODINGS
+from nbquant.storage.decompress import decompress as decompress_file
+from nbquant.storage.errors import CorruptFileError
+from nbquant.storage.stored import Stored
+
+FAILED, USAGE, DAMAGED, INTERRUPTED = 1, 2, 3, 130
+JUPYTER = Path(__file__).parent / "jupyter"
+
+_EXISTING = click.Path(exists=True, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.group()
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=f"""Exit codes: 0 done, {FAILED} could not be done (the message says why), {USAGE} wrong usage, {DAMAGED}
+    a damaged .nbq file, {INTERRUPTED} interrupted. Progress shows on a terminal only. For completion put
+    eval "$(_NBQUANT_COMPLETE=bash_source nbquant)" into ~/.bashrc (zsh_source, fish_source: those shells).""",
+)
+@click.version_option(nq.__version__)
+def commands() -> None:
+    """Quantize, inspect and restore the weights of neural networks."""
+
+
+@commands.command()
+@click.argument("checkpoint", type=_EXISTING)
+@click.option("-o", "--out", type=_NEW_FILE, required=True, help="The .nbq file to write, or to replace.")
+@click.option("--sensitivity", type=_EXISTING, help="Safetensors file of sensitivities h, by parameter name.")
+@click.option("--damping", type=click.FloatRange(min=0), default=0.0, help="ε of h + ε·mean(h).", show_default=True)
+@click.option("--method", type=click.Choice(tuple(QUANTIZERS)), default="ecsq", show_default=True)
+@click.option("--ratio", type=float, help="Target: least compression ratio of the chosen weights.")
+@click.option("--rate", type=float, help="Target: most bits a weight, side information included.")
+@click.option("--levels", type=int, help="Target: most reconstruction values.")
+@click.option("--layers", metavar="GLOB", multiple=True, help="What to quantize: names or globs; again for more.")
+@click.option("--coding", type=click.Choice(CODINGS), default="huffman", show_default=True)
+@click.option("--per-layer", is_flag=True, help="A codebook for each layer.")
+@click.option("--plain", is_flag=True, help="Weigh all weights alike, whatever their sensitivity.")
+@click.option("--pinned-zero", is_flag=True, help="Keep one level at exactly zero (kmeans).")
+def quantize(
+    checkpoint: Path,
+    out: Path,
+    sensitivity: Path | None,
+    damping: float,
+    method: str,
+    ratio: float | None,
+    rate: float | None,
+    levels: int | None,
+    layers: tuple[str, ...],
+    coding: Any,
+    per_layer: bool,
+    plain: bool,
+    pinned_zero: bool,
+) -> None:
+    """Quantize CHECKPOINT, a safetensors file or a folder with an index and shards, into a .nbq file.
+
+    Name one target: --ratio, --rate or --levels. What is not chosen by --layers is stored as it is.
+    """
+    if sum(target is not None for target in (ratio, rate, levels)) != 1:
+        raise click.UsageError("Exactly one of --ratio, --rate and --levels is required.")
+    if damping and sensitivity is None:
+        raise click.UsageError("--damping is added to sensitivities: name their file with --sensitivity.")
+    h = nq.load_sensitivity(sensitivity).damped(damping) if sensitivity and damping else sensitivity
+    quantized = nq.fit(
+        nq.select(checkpoint, h, list(layers) or None),
+        method,
+        ratio=ratio,
+        rate=rate,
+        levels=levels,
+        weighted=not plain,
+        coding=coding,
+        per_layer=per_layer,
+        pinned_zero=pinned_zero,
+        progress=_on_terminal(),
+    )
+    nq.save(quantized, out, checkpoint, progress=_on_terminal())
+    if _on_terminal():
+        click.echo(f"{_summary(nq.load(out))}\n{quantized}", err=True)
+
+
+@commands.command()
+@click.argument("file", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what a .nbq FILE holds: how it was made, where its bytes go, and its tensors."""
+    stored = nq.load(file)
+    frame = stored.to_frame()
+    if as_json:
+        about = {
+            "path": str(file),
+            "size": stored.size,
+            "source_size": stored.source_bits // 8,
+            "compression_ratio": stored.compression_ratio,
+            "recipe": stored.recipe,
+            "ledger": dict(stored.ledger),
+            "tensors": json.loads(frame.to_json(orient="records")),
+        }
+        click.echo(json.dumps(about, indent=2))
+        return
+    click.echo(_summary(stored))
+    click.echo("\n".join(f"  {name}: {_told(value)}" for name, value in stored.recipe.items()))
+    click.echo(f"\n{stored.ledger}\n")
+    click.echo(_table(frame))
+
+
+@commands.command()
+@click.argument("file", type=_FILE)
+@click.option("-o", "--out", type=_NEW_FILE, required=True, help="The .safetensors file to write, or to replace.")
+def decompress(file: Path, out: Path) -> None:
+    """Restore the tensors of a .nbq FILE to a safetensors file, with the names, shapes and types they had."""
+    decompress_file(file, out, progress=_on_terminal())
+    if _on_terminal():
+        click.echo(f"{out}: {out.stat().st_size:,} bytes", err=True)
+
+
+@commands.command(context_settings={"ignore_unknown_options": True})
+@click.argument("checkpoint", type=_EXISTING, required=False)
+@click.option("--sensitivity", type=_EXISTING, help="Safetensors file of the checkpoint's sensitivities.")
+@click.argument("jupyter", nargs=-1, type=click.UNPROCESSED)
+def explore(checkpoint: Path | None, sensitivity: Path | None, jupyter: tuple[str, ...]) -> None:
+    """Open the explorer in JupyterLab, on CHECKPOINT or on a bundled network.
+
+    The notebook is made in the current folder, unless one of its name is there already: then that is opened. Further
+    options go to JupyterLab, for example --port=9000 or --no-browser.
+    """
+    notebook = Path(f"explore-{checkpoint.resolve().stem if checkpoint else 'lenet5-fashion'}.ipynb")
+    if not notebook.exists():
+        nbformat.write(_notebook(checkpoint, sensitivity), notebook)
+        click.echo(f"made {notebook}", err=True)
+    paths = [str(JUPYTER), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    environment = os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook), *jupyter], environment)
+
+
 def main() -> None:
-    """Quantize, inspect and restore neural-network weights."""
+    """Run the command that the arguments name, and end with its exit code."""
+    with _exit_codes():
+        sys.exit(commands(standalone_mode=False, prog_name="nbquant"))
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Mistakes and mishaps as one line and an exit code; what is left is a defect of ours and keeps its traceback."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; nothing was written", INTERRUPTED)
+    except CorruptFileError as error:
+        _fail(str(error), DAMAGED)
+    except (ValueError, OSError) as error:
+        _fail(str(error), FAILED)
+    except MemoryError:
+        _fail("there is not enough memory for it: close other programs, or choose fewer layers.", FAILED)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(code)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def _summary(stored: Stored) -> str:
+    return (
+        f"{stored.path}: {stored.size:,} bytes, {stored.compression_ratio:.2f} times smaller than the "
+        f"{stored.source_bits // 8:,} bytes of its tensors"
+    )
+
+
+def _told(value: Any) -> str:
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _table(frame: pd.DataFrame) -> str:
+    shown = frame.copy()
+    for name in shown:
+        if pd.api.types.is_integer_dtype(shown[name]):
+            shown[name] = shown[name].map("{:,}".format)
+        elif pd.api.types.is_float_dtype(shown[name]):
+            shown[name] = shown[name].map("{:.3g}".format, na_action="ignore")
+    return shown.fillna("").to_string(index=False)
+
+
+def _notebook(checkpoint: Path | None, sensitivity: Path | None) -> nbformat.NotebookNode:
+    if checkpoint is None:
+        source = 'model, data = nq.zoo.load("lenet5-fashion")\nnq.explore(model, data)'
+    else:
+        given = f", sensitivity={str(sensitivity.resolve())!r}" if sensitivity else ""
+        source = f"nq.explore({str(checkpoint.resolve())!r}{given})"
+    cell = nbformat.v4.new_code_cell(f"import nbquant as nq\n\n{source}", id="explore")
+    return nbformat.v4.new_notebook(
+        cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )

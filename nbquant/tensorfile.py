@@ -207,7 +207,7 @@ def stream_tensors(
         file.write(struct.pack("<Q", len(raw)) + raw)
         for name in order:
             for piece in pieces(name):
-                file.write(memoryview(piece.contiguous().view(torch.uint8).numpy()))
+                file.write(piece.contiguous().view(torch.uint8).numpy().data)
         assert file.tell() == 8 + len(raw) + end
 
 
