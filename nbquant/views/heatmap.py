@@ -306,7 +306,12 @@ def draw_equal_sensitivities(name: str) -> theme.Figure:
         name: Name of the layer or parameter.
     """
     hidden = {"visible": False, "range": [0, 1]}
-    text = {"text": "no sensitivities: every weight counts alike", "showarrow": False, "x": 0.5, "y": 0.5}
+    text = {
+        "text": "no sensitivities: every weight counts alike<br>explore(…, sensitivity=…) takes some",
+        "showarrow": False,
+        "x": 0.5,
+        "y": 0.5,
+    }
     return theme.figure(
         f"Hessian diagonal – {name}", "h = 1", [], xaxis=hidden, yaxis=hidden, annotations=[text | {"font": _MUTED}]
     )

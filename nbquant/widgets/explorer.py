@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -194,7 +194,7 @@ class Explorer(w.VBox):
             lengths_for(clusters.counts, state.coding),
             thresholds=clusters.threshold,
             pruned_zeros=statistics.zeros_of(group) if statistics.pruned else 0,
-            label=", ".join(state.selection.layers) if group == WHOLE else group,
+            label=_listed(state.selection.layers) if group == WHOLE else group,
         )
         self.panel.show("histogram", draw_histogram(data, log_count=self._log_count.value))
 
@@ -289,6 +289,12 @@ def _estimator_label(name: str) -> str:
         "adam": "√v of Adam",
         "exact": "exact (small nets)",
     }.get(name, name)
+
+
+def _listed(layers: Sequence[str]) -> str:
+    """Names that fit into a title; else how many there are."""
+    names = ", ".join(layers)
+    return names if len(names) <= 60 else f"{len(layers)} layers"
 
 
 def _exponents(bounds: tuple[float, float]) -> tuple[float, float]:

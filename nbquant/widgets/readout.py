@@ -9,9 +9,9 @@ from nbquant.widgets.state import ExplorerState
 STYLE = """<style>
 .nbquant-explorer { color: var(--jp-ui-font-color1, inherit); font-family: var(--jp-ui-font-family, sans-serif); }
 .nbquant-explorer .widget-label { color: var(--jp-ui-font-color1, inherit); }
-.nbquant-readout { display: grid; grid-template-columns: repeat(auto-fit, minmax(124px, 1fr)); gap: 4px 14px;
-  line-height: 1.35; padding: 2px 4px; }
-.nbquant-readout > span { display: flex; flex-direction: column; min-height: 54px; white-space: nowrap; }
+.nbquant-readout { display: flex; flex-wrap: wrap; gap: 4px 12px; line-height: 1.35; padding: 2px 4px; }
+.nbquant-readout > span { display: flex; flex-direction: column; flex: 1 1 auto; min-height: 54px;
+  white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .nbquant-readout b { font-size: 12px; font-weight: normal; color: var(--jp-ui-font-color2, inherit); }
 .nbquant-readout output { font-size: 16px; font-variant-numeric: tabular-nums; }
 .nbquant-readout small { font-size: 12px; color: var(--jp-ui-font-color2, inherit); }
@@ -24,6 +24,17 @@ STYLE = """<style>
 .nbquant-ledger thead th { border-bottom: 1px solid var(--jp-border-color2, rgba(127, 127, 127, 0.4)); }
 .nbquant-error { border-left: 4px solid var(--jp-error-color1, #d32f2f); padding: 4px 10px; line-height: 1.4; }
 </style>"""
+
+
+# Room that each takes whatever its number, so that none moves when another grows [px].
+WIDTHS = {
+    "compression ratio": 108,
+    "rate [bit/weight]": 100,
+    "levels": 104,
+    "predicted loss increase": 138,
+    "measured accuracy": 164,
+    "file": 110,
+}
 
 
 def readout(state: ExplorerState) -> str:
@@ -41,7 +52,8 @@ def readout(state: ExplorerState) -> str:
         "file": _file(state),
     }
     cells = "".join(
-        f"<span><b>{escape(k)}</b><output>{escape(v)}</output><small>{escape(note)}</small></span>"
+        f'<span style="width: {WIDTHS[k]}px"><b>{escape(k)}</b>'
+        f"<output>{escape(v)}</output><small>{escape(note)}</small></span>"
         for k, (v, note) in items.items()
     )
     return f'<div class="nbquant-readout" aria-live="polite">{cells}</div>'
@@ -116,4 +128,6 @@ def _said(evaluation: Evaluation) -> str:
 def _file(state: ExplorerState) -> tuple[str, str]:
     if state.file is not None:
         return size_text(state.file.size), f"{state.file.compression_ratio:.1f}×, saved"
-    return "–", "not saved"
+    # Names and checksums come on top, which are known when it is written.
+    about, costs = ("≈", state.point) if state.kept is None else (">", state.kept)
+    return f"{about} {size_text((costs.ledger.total + state.selection.unselected_bits) / 8)}", "not saved"

@@ -20,6 +20,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import CODINGS, Quantizer
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
+from nbquant.storage.write import save
 from nbquant.widgets.background import Report
 from nbquant.widgets.jobs import Jobs, message_of
 from nbquant.widgets.network import Network
@@ -229,8 +230,6 @@ class ExplorerState(traitlets.HasTraits):
             return
 
         def work(report: Report) -> Saved:
-            from nbquant.storage.write import save  # TODO
-
             quantized = keep(report)
             return Saved(target, quantized, save(quantized, target, self._weights.origin, progress=report))
 

@@ -1,10 +1,12 @@
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbquant.views.heatmap import heatmap_data, plot_heatmap
+from nbquant.views import heatmap as module
+from nbquant.views.heatmap import draw_equal_sensitivities, heatmap_data, plot_heatmap
 
 
 def values(data):
@@ -152,3 +154,45 @@ def test_colour_bar_has_decades_and_units():
     bar = plot_heatmap(heatmap_data(h)).data[-1].colorbar
     assert list(bar.ticktext) == ["1e-6", "1e-5", "1e-4", "1e-3", "1e-2"]
     assert bar.title.text == "h [loss/weight²]"
+
+
+@pytest.mark.parametrize("shape", [(37, 90), (5, 2000), (700, 3), (16, 12, 3, 3), (9, 8, 40), (3000,), (40, 1, 5, 5)])
+@pytest.mark.parametrize("pooling", ["max", "mean"])
+def test_of_a_large_tensor_only_what_is_drawn_is_read(monkeypatch, shape, pooling):
+    monkeypatch.setattr(module, "_MOST_READ", 240)
+    h, rows, columns = rand(*shape), 8, 10
+    unread = torch.full(shape, float("nan"), dtype=torch.float64)
+    for seen in (h, unread):  # a view of what is read, into both
+        sample, row_step, column_step = module._sample(seen, rows, columns)
+        if seen is h:
+            kept = sample.clone()
+        else:
+            sample.copy_(kept)
+    data = heatmap_data(unread, pooling=pooling, max_rows=rows, max_columns=columns)
+    image = kept.amax(2) if pooling == "max" else kept.mean(2)
+    np.testing.assert_allclose(values(data), image.numpy(), rtol=1e-5)
+    assert image.shape[0] <= rows
+    assert image.shape[1] <= columns
+    assert kept.numel() <= max(240, image.numel())
+    assert (data.row_step, data.column_step) == (row_step, column_step)
+    assert data.weights_read == kept.shape[2] < data.weights_per_cell
+    text = plot_heatmap(data).layout.title.text
+    assert f"{pooling} of {data.weights_read:,} of the {data.weights_per_cell:,} weights a cell" in text
+
+
+def test_sampled_cells_are_where_their_weights_are(monkeypatch):
+    h = torch.zeros(100, 200)
+    h[40:50, 120:140] = 1.0
+    monkeypatch.setattr(module, "_MOST_READ", 100)
+    data = heatmap_data(h, max_rows=10, max_columns=10)
+    shown = np.argwhere(values(data) > 0)
+    rows = shown[:, 0] * data.row_step + data.row_start + 0.5
+    columns = shown[:, 1] * data.column_step + data.column_start + 0.5
+    assert set(rows) == {40}
+    assert set(columns) == {120}
+
+
+def test_without_sensitivities_that_is_said():
+    figure = go.Figure(draw_equal_sensitivities("fc.weight"))
+    assert "fc.weight" in figure.layout.title.text
+    assert "counts alike" in figure.layout.annotations[0].text
