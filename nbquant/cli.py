@@ -44,7 +44,7 @@ def commands() -> None:
 @click.option("--sensitivity", type=_EXISTING, help="Safetensors file of sensitivities h, by parameter name.")
 @click.option("--damping", type=click.FloatRange(min=0), default=0.0, help="ε of h + ε·mean(h).", show_default=True)
 @click.option("--method", type=click.Choice(tuple(QUANTIZERS)), default="ecsq", show_default=True)
-@click.option("--ratio", type=float, help="Target: least compression ratio of the chosen weights.")
+@click.option("--ratio", type=float, help="Target: least compression ratio, that of the whole file.")
 @click.option("--rate", type=float, help="Target: most bits a weight, side information included.")
 @click.option("--levels", type=int, help="Target: most reconstruction values.")
 @click.option("--layers", metavar="GLOB", multiple=True, help="What to quantize: names or globs; again for more.")
@@ -86,6 +86,7 @@ def quantize(
         coding=coding,
         per_layer=per_layer,
         pinned_zero=pinned_zero,
+        file_of=checkpoint if ratio is not None else None,
         progress=_on_terminal(),
     )
     nq.save(quantized, out, checkpoint, progress=_on_terminal())

@@ -1,10 +1,12 @@
 """Find the parameter of a method that reaches a target: a look-up on its curve, then a closer search."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from torch import nn
 
 from nbquant.analysis.curves import Method, curve
 from nbquant.analysis.operating_point import OperatingPoint, operating_point
@@ -14,6 +16,7 @@ from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.selection import Selection
+from nbquant.storage.write import file_ledger
 
 TRIES = 4  # between two points of the curve
 CLOSE = 0.005  # of the target: near enough
@@ -156,6 +159,7 @@ def fit(
     coding: Coding = "huffman",
     per_layer: bool = False,
     pinned_zero: bool = False,
+    file_of: nn.Module | str | os.PathLike[str] | None = None,
     progress: Progress = True,
 ) -> Quantized:
     """Quantize a selection to a target.
@@ -173,6 +177,8 @@ def fit(
         coding: "huffman" or "fixed" codeword lengths.
         per_layer: A codebook for each layer, or one for the whole selection.
         pinned_zero: For k-means: whether one of the levels is exactly zero.
+        file_of: The module or path of a checkpoint that was selected from: then ``ratio`` is that of the whole file
+            that :func:`nbquant.save` writes of it, with its header and all that is not quantized.
         progress: True for progress bars, False for none, or a callable told (done, total), which may raise to cancel.
 
     Raises:
@@ -180,9 +186,45 @@ def fit(
         ValueError: Not exactly one target; one out of reach (names the reachable range); an unknown method.
     """
     target = target_of(ratio=ratio, rate=rate, levels=levels)
+    if file_of is not None and target.name != "ratio":
+        raise ValueError(f"file_of goes with the target ratio, but {target.name} came: leave one of them out.")
     statistics = Statistics.of(selection, progress)
     points = curve(Method(method, weighted, coding, per_layer, pinned_zero), statistics)
-    return fit_to_target(selection, target, points, statistics, progress)
+    if file_of is None:
+        return fit_to_target(selection, target, points, statistics, progress)
+    return _fit_file(selection, target, points, statistics, file_of, progress)
+
+
+def _fit_file(
+    selection: Selection,
+    target: Target,
+    points: Sequence[OperatingPoint],
+    statistics: Statistics,
+    file_of: nn.Module | str | os.PathLike[str],
+    progress: Progress,
+) -> Quantized:
+    """The same for the whole file: what it holds beside the selection hardly depends on how that is quantized."""
+    allowed = (selection.source_bits + selection.unselected_bits) / target.value
+    aim = target
+    for _ in range(EXACT_TRIES):
+        try:
+            quantized = fit_to_target(selection, aim, points, statistics, progress)
+        except ValueError as error:
+            if aim is target:
+                raise
+            raise ValueError(f"for ratio {target.value:g} of the file the selection needs more: {error}") from None
+        beside = file_ledger(quantized, file_of).total - quantized.ledger.total
+        if quantized.ledger.total + beside <= allowed:
+            return quantized
+        left = allowed - beside
+        if left <= 0:
+            raise ValueError(
+                f"a file of {allowed / 8:,.0f} bytes is required for ratio {target.value:g}, but header and what is "
+                f"not quantized alone take {beside / 8:,.0f}: ask for less than "
+                f"{target.value * allowed / beside:.3g}, or select more layers."
+            )
+        aim = Target("ratio", max(selection.source_bits / left, aim.stricter(1e-4).value))
+    raise ValueError(f"no file of ratio {target.value:g} was found in {EXACT_TRIES} tries: ask for a little less.")
 
 
 def fit_to_target(

@@ -76,7 +76,7 @@ class Sensitivity(Mapping[str, Tensor]):
         return replace(
             self,
             tensors={name: h + offset for name, h in self.tensors.items()},
-            damping=(1 + self.damping) * (1 + epsilon) - 1,
+            damping=self.damping + epsilon + self.damping * epsilon,
         )
 
     def __repr__(self) -> str:

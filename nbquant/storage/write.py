@@ -92,14 +92,7 @@ def save(
     if path.suffix != ".nbq":
         raise ValueError(f"the name of the file must end in .nbq, but {path.name!r} came: add the ending.")
     rest = rest_of(model, quantized)
-    layout, codes = _plan(quantized, rest)
-    header = write_header(layout)
-    if len(header) > MOST_HEADER:
-        raise ValueError(
-            f"names, shapes and recipe must take at most {MOST_HEADER:,} bytes, but take {len(header):,}: "
-            "save parts of the model apart."
-        )
-    layout = replace(layout, header_size=len(header))
+    layout, codes, header = _plan(quantized, rest)
     steps = sum(len(entry.blocks) for entry in layout.quantized) + len(layout.raw)
     ticks = track(range(steps), "save", progress)
     next(ticks, None)
@@ -109,8 +102,18 @@ def save(
     return layout.ledger
 
 
-def _plan(quantized: Quantized, rest: Rest) -> tuple[Layout, _Codes]:
-    """All sizes, before anything is written."""
+def file_ledger(quantized: Quantized, model: nn.Module | str | os.PathLike[str] | None = None) -> Ledger:
+    """What :func:`save` would return, without writing or encoding anything.
+
+    Raises:
+        ValueError, TypeError: As :func:`save`.
+        OSError: A checkpoint that is not there or cannot be read.
+    """
+    return _plan(quantized, rest_of(model, quantized))[0].ledger
+
+
+def _plan(quantized: Quantized, rest: Rest) -> tuple[Layout, _Codes, bytes]:
+    """All sizes and the header, before anything is written."""
     fixed = quantized.quantizer.coding == "fixed"
     groups = {name: _group(quantized, name) for name in quantized.tensors}
     of_group = {group: _code(book, group, fixed) for group, book in quantized.codebooks.items()}
@@ -148,7 +151,14 @@ def _plan(quantized: Quantized, rest: Rest) -> tuple[Layout, _Codes]:
         raise ValueError("weights of this selection are pruned, but its ledger has no positions: make it with fit().")
     raw = tuple(entry for entry, _ in rest.content)
     used = [StoredTable(code.span, code.table_bits) for code in of_gaps]
-    return Layout(tuple(books), tuple(used), tuple(entries), raw, rest.tied, pruned, recipe_of(quantized)), codes
+    layout = Layout(tuple(books), tuple(used), tuple(entries), raw, rest.tied, pruned, recipe_of(quantized))
+    header = write_header(layout)
+    if len(header) > MOST_HEADER:
+        raise ValueError(
+            f"names, shapes and recipe must take at most {MOST_HEADER:,} bytes, but take {len(header):,}: "
+            "save parts of the model apart."
+        )
+    return replace(layout, header_size=len(header)), codes, header
 
 
 def _planned(

@@ -13,6 +13,7 @@ import nbquant as nq
 from nbquant.analysis.curves import Method, curve
 from nbquant.analysis.solve import Target, fit_to_target, method_of, solve, target_of
 from nbquant.analysis.statistics import Statistics
+from nbquant.storage.write import file_ledger
 
 
 def selection_of(keep):
@@ -194,3 +195,22 @@ def test_a_pinned_zero_is_an_option_of_kmeans_alone():
     assert (q.codebook == 0).sum() == 1
     with pytest.raises(ValueError, match="pinned_zero is an option of kmeans, but the method is 'ecsq'"):
         nq.fit(selection, ratio=8, pinned_zero=True, progress=False)
+
+
+def test_a_ratio_of_the_file_counts_all_that_is_in_it(tmp_path):
+    model, _ = nq.zoo.load("resnet8-fashion")
+    selection = nq.select(model, layers=[name for name in nq.select(model).layers if "conv" in name or name == "fc"])
+    assert selection.unselected_bits > 0
+    for ratio in (4.0, 6.5):
+        quantized = nq.fit(selection, "uniform", ratio=ratio, file_of=model, progress=False)
+        ledger = nq.save(quantized, tmp_path / "m.nbq", model, progress=False)
+        assert ledger == file_ledger(quantized, model)
+        reached = (selection.source_bits + selection.unselected_bits) / (8 * (tmp_path / "m.nbq").stat().st_size)
+        assert ratio <= reached < 1.02 * ratio
+        assert quantized.compression_ratio > reached
+    with pytest.raises(ValueError, match=r"ratio 30 of the file the selection needs more: ratio .* out of reach"):
+        nq.fit(selection, "uniform", ratio=30, file_of=model, progress=False)
+    with pytest.raises(ValueError, match="header and what is not quantized alone take"):
+        nq.fit(nq.select(model, layers=["fc"]), "uniform", ratio=3, file_of=model, progress=False)
+    with pytest.raises(ValueError, match="goes with the target ratio, but rate came"):
+        nq.fit(selection, "uniform", rate=3, file_of=model, progress=False)
