@@ -6,6 +6,7 @@ from nbquant.models import zoo
 from nbquant.models.evaluate import evaluate
 from nbquant.models.select import select
 from nbquant.pipeline.finetune import finetune
+from nbquant.pipeline.prune import prune
 from nbquant.quantization.ecsq import ECSQ
 from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.uniform import Uniform
@@ -30,6 +31,7 @@ __all__ = [
     "fit",
     "load",
     "load_sensitivity",
+    "prune",
     "save",
     "save_sensitivity",
     "select",

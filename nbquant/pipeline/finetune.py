@@ -1,7 +1,7 @@
 """Fine-tune the values of a codebook; which weight has which value stays."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -9,11 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nbquant.models.evaluate import Evaluation, Loss, evaluate
+from nbquant.models.evaluate import Loss
 from nbquant.pipeline.loop import (
     MakeOptimizer,
     Training,
     cross_entropy,
+    evaluated,
     made,
     require_count,
     require_repeatable,
@@ -148,13 +149,14 @@ def finetune(
         training = Training(
             network, batches, made_optimizer, schedule, loss or cross_entropy, shared.write, shared.collect
         )
-        history = [_record(0, None, network, validation, loss)]
         values: list[dict[str, Tensor] | None] = [None]
         steps: list[float] = []
-        with ticking(steps_of(batches, epochs), "Fine-tuning", progress) as ticks:
+        work = steps_of((batches, epochs), (validation, epochs + 1))
+        with ticking(work, "Fine-tuning", progress) as ticks:
+            history = [_record(0, None, network, validation, loss, ticks)]
             for epoch, losses in enumerate(training.epochs(epochs, ticks), 1):
                 _require_finite(shared, made_optimizer, epoch)
-                history.append(_record(epoch, losses.mean, network, validation, loss))
+                history.append(_record(epoch, losses.mean, network, validation, loss, ticks))
                 values.append(shared.snapshot() if by or epoch == epochs else None)
                 steps += losses.steps
     kept = _best(history, by) if by else epochs
@@ -192,10 +194,11 @@ def _record(
     network: nn.Module,
     validation: Iterable[tuple[Any, Any]] | None,
     loss: Loss | None,
+    ticks: Iterator[object],
 ) -> Epoch:
     if validation is None:
         return Epoch(epoch, train_loss)
-    found: Evaluation = evaluate(network, validation, loss, progress=False)
+    found = evaluated(network, validation, loss, ticks)
     return Epoch(epoch, train_loss, found.loss, found.accuracy)
 
 

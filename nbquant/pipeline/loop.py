@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from nbquant.models.batches import Batches, device_of, to_device
-from nbquant.models.evaluate import Loss
+from nbquant.models.evaluate import Evaluation, Loss, evaluate
 from nbquant.nested import call
 from nbquant.progress import Progress, track
 from nbquant.sensitivity.batch import first_tensor
@@ -158,10 +158,22 @@ def ticking(steps: int | None, description: str, progress: Progress) -> Iterator
         ticks.close()  # type: ignore[attr-defined]
 
 
-def steps_of(batches: Iterable[tuple[Any, Any]], epochs: int) -> int | None:
-    """Batches in so many epochs, where ``batches`` knows its length."""
+def evaluated(
+    model: nn.Module, batches: Iterable[tuple[Any, Any]], loss: Loss | None, ticks: Iterator[object]
+) -> Evaluation:
+    """As :func:`nbquant.evaluate`, each batch being one of the ticks."""
+
+    def tick(done: int, _: int | None) -> None:
+        if done:
+            next(ticks, None)
+
+    return evaluate(model, batches, loss, tick)
+
+
+def steps_of(*passes: tuple[Iterable[tuple[Any, Any]] | None, int]) -> int | None:
+    """Number of batches in so many passes through each, where all know their lengths."""
     try:
-        return epochs * len(batches)  # type: ignore[arg-type]
+        return sum(times * len(batches) for batches, times in passes if batches is not None)  # type: ignore[arg-type, misc]
     except TypeError:
         return None
 
