@@ -1,4 +1,4 @@
-"""The bundled networks, trained on Fashion-MNIST (``python -m nbquant.models.train`` makes such files)."""
+"""The bundled networks, trained on Fashion-MNIST (``python -m nbquant.pipeline.train`` makes such files)."""
 
 import difflib
 from pathlib import Path

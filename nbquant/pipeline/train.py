@@ -1,27 +1,27 @@
-"""Train the bundled networks: ``python -m nbquant.models.train lenet5-fashion --out FILE.safetensors``."""
+"""Train the bundled networks: ``python -m nbquant.pipeline.train lenet5-fashion --out FILE.safetensors``."""
 
 import argparse
 import json
-import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from nbquant.models import fashion_mnist
 from nbquant.models.batches import Batches
 from nbquant.models.dataset import Dataset
 from nbquant.models.evaluate import evaluate
 from nbquant.models.zoo import NETWORKS
-from nbquant.progress import Progress, track
+from nbquant.pipeline.loop import Training, cross_entropy, seeded, ticking
+from nbquant.pipeline.prune import prune
+from nbquant.progress import Progress
 
 EPOCHS = {"lenet5-fashion": 10, "lenet5-fashion-pruned": 10, "resnet8-fashion": 8}
 KEPT = {"conv1.weight": 0.66, "conv2.weight": 0.20, "fc1.weight": 0.09, "fc2.weight": 0.30}
@@ -85,12 +85,15 @@ def train(
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, but is {epochs}: leave it out for {EPOCHS[name]}.")
     start = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    samples = Batches(data.train.inputs, data.train.targets, _BATCH_SIZE)
+    with seeded(nn.Identity(), seed):
         model = NETWORKS[name]()
-        losses = _fit(model, data.train, epochs, {}, progress)
-        if name.endswith("-pruned"):
-            losses += _fit(model, data.train, epochs, _prune(model), progress)
+        losses = _fit(model, samples, epochs, progress)
+    if name.endswith("-pruned"):
+        cycle = partial(_one_cycle, steps=epochs * len(samples))
+        pruned = prune(model, KEPT, samples, steps=1, epochs=epochs, optimizer=cycle, seed=seed, progress=progress)
+        model = pruned.model
+        losses += [record.train_loss for record in pruned.history if record.train_loss is not None]
     result = evaluate(model.eval(), data.test, progress=progress)
     nonzero = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
     seconds = round(time.perf_counter() - start, 1)
@@ -110,43 +113,19 @@ def train(
     )
 
 
-def _prune(model: nn.Module) -> dict[str, Bool[Tensor, "..."]]:
-    """Masks of the weights of greatest magnitude; exactly the wanted number, whatever the ties."""
-    masks = {}
-    for name, part in KEPT.items():
-        magnitude = model.get_parameter(name).detach().abs()
-        mask = torch.zeros(magnitude.numel(), dtype=torch.bool)
-        mask[magnitude.flatten().topk(round(part * magnitude.numel())).indices] = True
-        masks[name] = mask.view_as(magnitude)
-    return masks
+def _one_cycle(
+    parameters: Iterable[nn.Parameter], steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    optimizer = torch.optim.Adam(parameters, lr=_LEARNING_RATE)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_LEARNING_RATE, total_steps=steps)
 
 
-def _fit(
-    model: nn.Module, samples: Batches, epochs: int, masks: dict[str, Bool[Tensor, "..."]], progress: Progress
-) -> list[float]:
-    """Adam with one cycle of the learning rate; weights outside of the masks stay zero."""
-    steps = math.ceil(samples.samples / _BATCH_SIZE)
-    optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_LEARNING_RATE, total_steps=epochs * steps)
-    losses = []
-    model.train()
-    for epoch in range(epochs):
-        total = 0.0
-        chunks = torch.randperm(samples.samples).split(_BATCH_SIZE)
-        for chunk in track(
-            chunks, f"{'Fine-tuning' if masks else 'Training'}, epoch {epoch + 1} of {epochs}", progress
-        ):
-            loss = functional.cross_entropy(model(samples.inputs[chunk]), samples.targets[chunk])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            with torch.no_grad():
-                for name, mask in masks.items():
-                    model.get_parameter(name).mul_(mask)
-            total += loss.item() * len(chunk)
-        losses.append(total / samples.samples)
-    return losses
+def _fit(model: nn.Module, samples: Batches, epochs: int, progress: Progress) -> list[float]:
+    """Mean loss of each epoch."""
+    work = epochs * len(samples)
+    training = Training(model.train(), samples, *_one_cycle(model.parameters(), work), cross_entropy)
+    with ticking(work, "Training", progress) as ticks:
+        return [losses.mean for losses in training.epochs(epochs, ticks)]
 
 
 def save(model: nn.Module, record: Record, path: Path) -> None:
@@ -162,7 +141,7 @@ def save(model: nn.Module, record: Record, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m nbquant.models.train", description="Train a bundled network.")
+    parser = argparse.ArgumentParser(prog="python -m nbquant.pipeline.train", description="Train a bundled network.")
     parser.add_argument("network", choices=tuple(NETWORKS))
     parser.add_argument("--data", metavar="FOLDER", help="folder with Fashion-MNIST's four idx files")
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="safetensors file to write")
