@@ -59,6 +59,7 @@ def decode_block(
     code: HuffmanCode | None,
     gap_code: GapCode | None,
     values: Shaped[np.ndarray, " k"],
+    pruned: int,
     out: Shaped[np.ndarray, " n"],
 ) -> None:
     """Read a block.
@@ -69,11 +70,14 @@ def decode_block(
         code: The code of the indices; None if they take no bits.
         gap_code: The code of the gaps; None if there are none to tell.
         values: What an index stands for; at least one if the block has weights.
-        out: Receives a value for each entry; holds what stands for a pruned weight.
+        pruned: What stands for a pruned weight.
+        out: Receives a value for each entry.
 
     Raises:
         ValueError: Streams that are damaged or do not hold what they are said to.
     """
+    if block.weights < block.entries:
+        out.fill(pruned)
     if not block.weights:
         return
     border = in_bytes(block.positions)

@@ -26,6 +26,8 @@ def entry_bytes(dtype: str) -> int:
 
 def as_bytes(flat: Tensor) -> memoryview:
     """The bytes of a flat tensor on the CPU, which are copied only if it is not contiguous."""
+    if not flat.numel():
+        return memoryview(b"")  # strides of no entries may be anything
     flat = flat.detach().resolve_conj().resolve_neg().contiguous()
     if flat.is_complex():
         flat = torch.view_as_real(flat)

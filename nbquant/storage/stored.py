@@ -15,16 +15,17 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from nbquant.coding import positions
 from nbquant.coding.code_table import decode_lengths
 from nbquant.coding.huffman import HuffmanCode, symbol_counts
 from nbquant.coding.ledger import Ledger, fixed_length
-from nbquant.coding.positions import BLOCK, GapCode
+from nbquant.coding.positions import GapCode
 from nbquant.models.layers import listed, owner
 from nbquant.progress import Progress, track
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.quantized import PRUNED, Codebook, Quantized, QuantizedTensor
 from nbquant.storage.blocks import decode_block, fixed_length_code, in_order
-from nbquant.storage.dtypes import DTYPES, entry_bytes, of_bytes
+from nbquant.storage.dtypes import DTYPES, as_bytes, entry_bytes, of_bytes
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.layout import Layout, QuantizedEntry, RawEntry, StoredBlock, in_bytes
 from nbquant.storage.recipe import distortion_of, finetuned_of, quantizer_of, record_of
@@ -116,8 +117,8 @@ class Stored:
         entry = self.entry(name)
         if isinstance(entry, RawEntry):
             return torch.cat([*self.chunks(name), of_bytes(b"", entry.dtype)]).reshape(entry.shape)
-        out, dtype = np.zeros(prod(entry.shape), f"i{entry_bytes(entry.dtype)}"), DTYPES[entry.dtype]
-        for _ in self._decoded(entry, self._book(entry).bits_of(dtype), out):
+        out, dtype = np.empty(prod(entry.shape), f"i{entry_bytes(entry.dtype)}"), DTYPES[entry.dtype]
+        for _ in self._decoded(entry, self._book(entry).bits_of(dtype), 0, out):
             pass
         return torch.from_numpy(out).view(dtype).reshape(entry.shape)
 
@@ -179,8 +180,8 @@ class Stored:
             book = self._book(entry)
             levels = len(book.value)
             dtype = index_dtype(levels)
-            out = np.full(prod(entry.shape), PRUNED, f"i{dtype.itemsize}")
-            for block in self._decoded(entry, np.arange(levels, dtype=out.dtype), out):
+            out = np.empty(prod(entry.shape), f"i{dtype.itemsize}")
+            for block in self._decoded(entry, np.arange(levels, dtype=out.dtype), PRUNED, out):
                 if levels:
                     counts[entry.codebook] += symbol_counts(block[block >= 0], levels)
             value = book.value.to(DTYPES[entry.dtype])
@@ -247,17 +248,21 @@ class Stored:
     def _chunks(self, entry: QuantizedEntry | RawEntry) -> Iterator[Tensor]:
         if isinstance(entry, QuantizedEntry):
             dtype = DTYPES[entry.dtype]
-            for block in self._decoded(entry, self._book(entry).bits_of(dtype), None):
+            for block in self._decoded(entry, self._book(entry).bits_of(dtype), 0, None):
                 yield torch.from_numpy(block).view(dtype)
             return
         with reading(self.path, self._layout.section(entry)) as reader:
-            step = BLOCK * entry_bytes(entry.dtype)
+            step = positions.BLOCK * entry_bytes(entry.dtype)
             for begin in range(0, entry.size, step):
                 yield of_bytes(reader.take(min(step, entry.size - begin)), entry.dtype)
             reader.end()
 
     def _decoded(
-        self, entry: QuantizedEntry, values: Shaped[np.ndarray, " k"], out: Shaped[np.ndarray, " n"] | None
+        self,
+        entry: QuantizedEntry,
+        values: Shaped[np.ndarray, " k"],
+        pruned: int,
+        out: Shaped[np.ndarray, " n"] | None,
     ) -> Iterator[Shaped[np.ndarray, " b"]]:
         """The blocks of a tensor, in their places in ``out`` if there is one."""
         code = self._book(entry).code
@@ -265,8 +270,8 @@ class Stored:
         section = self._layout.section(entry)
 
         def decoded(data: bytes, block: StoredBlock, begin: int) -> Shaped[np.ndarray, " b"]:
-            room = np.zeros(block.entries, values.dtype) if out is None else out[begin : begin + block.entries]
-            decode_block(data, block, code, gap_code, values, room)
+            room = np.empty(block.entries, values.dtype) if out is None else out[begin : begin + block.entries]
+            decode_block(data, block, code, gap_code, values, pruned, room)
             return room
 
         def items() -> Iterator[tuple[bytes, StoredBlock, int]]:
@@ -349,8 +354,4 @@ class _Book:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.shape == b.shape and torch.equal(_bytes(a), _bytes(b)))
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+    return a is b or (a.shape == b.shape and bytes(as_bytes(a.reshape(-1))) == bytes(as_bytes(b.reshape(-1))))

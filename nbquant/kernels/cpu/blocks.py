@@ -59,7 +59,7 @@ def place(gaps: Array, span: int, symbols: Array, values: Array, out: Array) -> 
         span: Zeros that a filler stands for.
         symbols: Index of each weight, all below ``len(values)``.
         values: What an index stands for.
-        out: Receives the values; holds zeros, or whatever stands for them.
+        out: Receives the values; holds what stands for a pruned weight.
 
     Returns:
         Status.
