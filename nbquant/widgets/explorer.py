@@ -80,14 +80,32 @@ class Explorer(w.VBox):
         self.keep = Keep(state)
         if state.lacking:
             self._estimator.disabled, self._estimator.tooltip = True, f"Not here: {state.lacking}"
+        self._density = w.BoundedFloatText(
+            value=state.density,
+            min=0.001,
+            max=1.0,
+            step=0.01,
+            description="Density",
+            style={"description_width": "52px"},
+            layout=w.Layout(width="138px"),
+        )
+        self._prune = w.Button(
+            description="Prune",
+            tooltip="Set the smallest weights of the model that was given to zero; with data, train what is left",
+            layout=w.Layout(width="76px"),
+        )
+        if not state.is_prunable:
+            for control in (self._density, self._prune):
+                control.disabled, control.tooltip = True, f"Not here: {state.lacking}"
         columns = [
+            w.VBox([self._layers, w.HBox([self._density, self._prune])], layout=w.Layout(width="228px")),
             w.VBox([self._method, self._weighted, self._estimator, self._damping]),
             w.VBox([self._coding, self._per_layer, self._focus, self._log_count]),
         ]
         super().__init__(
             [
                 w.HTML(STYLE),
-                w.HBox([self._layers, *columns], layout=w.Layout(flex_flow="row wrap")),
+                w.HBox(columns, layout=w.Layout(flex_flow="row wrap")),
                 self._ratio,
                 self._readout,
                 self.keep,
@@ -109,11 +127,13 @@ class Explorer(w.VBox):
             "per_layer": self._per_layer,
             "estimator": self._estimator,
             "damping": self._damping,
+            "density": self._density,
             "ratio": self._ratio,
         }
         for name, control in controls.items():
             control.observe(lambda change, name=name: setattr(self.state, name, change["new"]), "value")
             self.state.observe(lambda change, control=control: _move(control, change["new"]), name)
+        self._prune.on_click(lambda button: self.state.prune())
         self._focus.observe(self._on_focus, "value")
         self._log_count.observe(lambda change: self._draw_histogram(), "value")
         redraw: dict[str, Callable[[], None]] = {

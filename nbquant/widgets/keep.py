@@ -77,7 +77,7 @@ class Keep(w.VBox):
             button.on_click(lambda _, action=action: action())
         for names, show in (
             (["activity", "progress"], self._show_work),
-            (["saved", "training"], self._show_outcome),
+            (["saved", "pruned"], self._show_outcome),
             (["point", "exact", "saved", "finetuned"], self._show_ledger),
         ):
             state.observe(lambda change, show=show: show(), names)
@@ -92,9 +92,13 @@ class Keep(w.VBox):
         self._bar.value = max(self.state.progress, 0.0)
 
     def _show_outcome(self) -> None:
-        saved = self.state.saved
-        text = "" if saved is None else f"Saved {saved.path}: {saved.size:,} bytes ({size_text(saved.size)})"
-        self._outcome.value = f'<div class="nbquant-outcome" aria-live="polite">{escape(text)}</div>'
+        saved, pruned = self.state.saved, self.state.pruned
+        said = []
+        if pruned is not None:
+            said.append(f"Pruned to a density of {pruned.density:.3g}.")
+        if saved is not None:
+            said.append(f"Saved {saved.path}: {saved.size:,} bytes ({size_text(saved.size)}).")
+        self._outcome.value = f'<div class="nbquant-outcome" aria-live="polite">{escape(" ".join(said))}</div>'
 
     def _show_ledger(self) -> None:
         ledger = self._newest()

@@ -1,5 +1,6 @@
-"""What the explorer does with a network and its data: estimate, fine-tune, measure; one at a time."""
+"""What the explorer does with a network and its data: estimate, prune, fine-tune, measure; one at a time."""
 
+import copy
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from nbquant.models.evaluate import Evaluation, Loss, evaluate
 from nbquant.pipeline.finetune import FineTuned, finetune
+from nbquant.pipeline.prune import Pruned, prune
 from nbquant.quantization.quantized import Quantized
 from nbquant.sensitivity.estimate import sensitivity
 from nbquant.widgets.background import Report
@@ -67,8 +69,8 @@ class Network:
     def __init__(self, model: nn.Module, data: Data, loss: Loss | None) -> None:
         """Take over a module."""
         self.model, self.data, self.loss = model, data, loss
+        self._original, self._before = model, list[Evaluation]()  # that one found, for all copies
         self._in_use = threading.Lock()
-        self._original: Evaluation | None = None
 
     @staticmethod
     def of(origin: nn.Module | Path, data: Any, loss: Loss | None) -> "Network | None":
@@ -87,6 +89,12 @@ class Network:
             )
         return None
 
+    def with_model(self, model: nn.Module) -> "Network":
+        """The same with another module, that is still compared with the original."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
     def estimate(self, estimator: str, report: Report) -> Mapping[str, Tensor]:
         """Sensitivities of all parameters."""
         with self._exclusive(report):
@@ -95,10 +103,10 @@ class Network:
     def evaluate(self, quantized: Quantized, report: Report) -> tuple[Evaluation, Evaluation]:
         """How good the quantized model is, and how good the original."""
         with self._exclusive(report):
-            original = self._original or evaluate(self.model, self.data.test, self.loss, report)
-            self._original = original
-            report(0, None)
-            return evaluate(quantized.apply(self.model), self.data.test, self.loss, report), original
+            if not self._before:
+                self._before.append(evaluate(self._original, self.data.test, self.loss, report))
+                report(0, None)
+            return evaluate(quantized.apply(self.model), self.data.test, self.loss, report), self._before[0]
 
     def finetune(self, quantized: Quantized, epochs: int, report: Report) -> FineTuned:
         """Fine-tune the codebook values; the loss on the test batches is looked at, but nothing is chosen by it."""
@@ -112,6 +120,11 @@ class Network:
                 validation=self.data.test,
                 progress=report,
             )
+
+    def prune(self, density: float, report: Report) -> Pruned:
+        """Prune the original, and train what is left on the way."""
+        with self._exclusive(report):
+            return prune(self._original, density, self.data.train, loss=self.loss, progress=report)
 
     @contextmanager
     def _exclusive(self, report: Report) -> Iterator[None]:

@@ -11,23 +11,25 @@ from torch import Tensor, nn
 
 from nbquant.analysis.curves import METHODS, QUANTIZERS, Method, curve
 from nbquant.analysis.operating_point import OperatingPoint
-from nbquant.analysis.solve import Target, fit_to_target, solve
+from nbquant.analysis.solve import Target, solve
 from nbquant.analysis.statistics import Statistics
 from nbquant.models.evaluate import Evaluation, Loss
 from nbquant.models.select import Sensitivities
 from nbquant.pipeline.finetune import FineTuned
+from nbquant.pipeline.prune import Pruned, prune
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import CODINGS, Quantizer
+from nbquant.quantization.quantizer import CODINGS
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.storage.write import save
+from nbquant.widgets.aim import Aim
 from nbquant.widgets.background import Report
 from nbquant.widgets.jobs import Jobs, message_of
 from nbquant.widgets.network import Network
 from nbquant.widgets.results import Measurement, Saved
 from nbquant.widgets.weights import Weights
 
-SLOTS = ("sensitivity", "curves", "exact", "finetune", "accuracy", "save")
+SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save")
 SETTLED = 0.15  # s without a tick, before weights are quantized
 QUIET = 0.5  # s that the exact pass takes before a word is said about it
 
@@ -52,6 +54,7 @@ class ExplorerState(traitlets.HasTraits):
         damping: ε of h + ε·mean(h). Without it ECSQ sets many weights of small h to zero at high ratios, whose errors
             point the same way, so that far more accuracy is lost than the diagonal predicts.
         focus: Parameter whose sensitivities are shown.
+        density: Part of the weights that pruning keeps.
         epochs: Passes over the training batches that fine-tuning makes.
         path: File that is saved to, ending in ``.nbq``.
         parameters: Names of the selected parameters.
@@ -60,6 +63,7 @@ class ExplorerState(traitlets.HasTraits):
         point: Operating point at the target; None before the first.
         exact: What the weights themselves give there, computed in the background; None while it is not there yet.
         sensitivity: Sensitivities in use, undamped; None while there are none, then h is 1.
+        pruned: The pruned module that all is of, with its history; None while it is of the module that was given.
         finetuned: ``exact`` after fine-tuning, which then is measured and saved in its stead; None until it has been
             fine-tuned at this target.
         training: The last fine-tuning that came to its end, whatever the target is by now; None before.
@@ -81,6 +85,7 @@ class ExplorerState(traitlets.HasTraits):
     damping = traitlets.Float(0.1, min=0.0)
     focus = traitlets.Unicode()
     epochs = traitlets.Int(1, min=1)
+    density = traitlets.Float(0.1, min=0.0, max=1.0)
     path = traitlets.Unicode("model.nbq")
 
     parameters = traitlets.Tuple((), read_only=True)
@@ -89,6 +94,7 @@ class ExplorerState(traitlets.HasTraits):
     point = traitlets.Any(None, allow_none=True, read_only=True)
     exact = traitlets.Any(None, allow_none=True, read_only=True)
     sensitivity = traitlets.Any(None, allow_none=True, read_only=True)
+    pruned = traitlets.Any(None, allow_none=True, read_only=True)
     finetuned = traitlets.Any(None, allow_none=True, read_only=True)
     training = traitlets.Any(None, allow_none=True, read_only=True)
     measurement = traitlets.Any(None, allow_none=True, read_only=True)
@@ -128,7 +134,8 @@ class ExplorerState(traitlets.HasTraits):
         self._take(inputs)
         self._network = Network.of(self._weights.origin, data, loss)
         self._jobs = Jobs(SLOTS, self._show_activity, lambda message: self.set_trait("error", message))
-        self._aim: tuple[Statistics | None, Quantizer, float] | None = None  # what ``exact`` is or will be of
+        self._original = self._weights.origin
+        self._aim: Aim | None = None  # what ``exact`` is or will be of
         self.available_layers = self._weights.layers
         self.selection: Selection = self._weights.first
         self.statistics: Statistics | None = None
@@ -179,11 +186,11 @@ class ExplorerState(traitlets.HasTraits):
             self._jobs.tell("finetune", f"there is nothing to fine-tune with: {self.lacking}")
             return
         quantize = self._awaited("finetune")
-        if quantize is None:
+        if quantize is None or aim is None:
             return
 
         def done(found: FineTuned) -> None:
-            if self._aim is aim:
+            if aim.is_at(self._aim):
                 self.set_trait("finetuned", found)
                 self.set_trait("training", found)
                 self.set_trait("measurement", None)
@@ -194,12 +201,12 @@ class ExplorerState(traitlets.HasTraits):
 
     def measure(self) -> None:
         """Measure the accuracy of what would be saved, in the background."""
-        network, point, statistics = self._network, self.point, self.statistics
+        network, aim = self._network, self._aim
         if network is None:
             self._jobs.tell("accuracy", f"accuracy cannot be measured: {self.lacking}")
             return
         keep = self._kept("accuracy")
-        if keep is None:
+        if keep is None or aim is None:
             return
 
         def work(report: Report) -> tuple[Quantized, Evaluation, Evaluation]:
@@ -207,15 +214,43 @@ class ExplorerState(traitlets.HasTraits):
             return quantized, *network.evaluate(quantized, report)
 
         def done(found: tuple[Quantized, Evaluation, Evaluation]) -> None:
-            measurement = Measurement(point, *found)
-            if self.statistics is not statistics:
+            measurement = Measurement(aim.point, *found)
+            if self.statistics is not aim.statistics:
                 return
             self.set_trait("measured", (*self.measured, measurement))
             finetuned = self.finetuned is not None and self.finetuned.quantized is measurement.quantized
-            if self.point is point and (finetuned or self.finetuned is None):
+            if aim.is_at(self._aim) and (finetuned or self.finetuned is None):
                 self.set_trait("measurement", measurement)
 
         self._jobs.start("accuracy", "Measuring accuracy", work, done)
+
+    def prune(self) -> None:
+        """Prune the module that was given to the chosen density, in the background; all then starts from the result.
+
+        With data what is left is trained in between, and sensitivities are estimated again; without, they stay.
+        """
+        network, original, density = self._network, self._original, self.density
+        if not isinstance(original, nn.Module):
+            self._jobs.tell("prune", f"there is nothing to prune: {self.lacking}")
+            return
+
+        def work(report: Report) -> Pruned:
+            return prune(original, density, progress=report) if network is None else network.prune(density, report)
+
+        def done(found: Pruned) -> None:
+            self._jobs.cancel("finetune", "accuracy")
+            self._aim = None  # what it was of is no more
+            for name in ("exact", "finetuned", "measurement"):
+                self.set_trait(name, None)
+            self._weights = Weights(found.model, self.sensitivity, self.selection.layers)
+            self.set_trait("pruned", found)
+            self._reselect()
+            if network is not None:
+                assert isinstance(self._weights.origin, nn.Module)
+                self._network = network.with_model(self._weights.origin)
+                self.estimate()
+
+        self._jobs.start("prune", "Pruning", work, done)
 
     def save(self, path: str | os.PathLike[str] | None = None) -> None:
         """Write what the weights give at the target, fine-tuned if they were, to a file, in the background.
@@ -225,13 +260,13 @@ class ExplorerState(traitlets.HasTraits):
         """
         if path is not None:
             self.path = os.fspath(path)
-        target, keep = Path(self.path), self._kept("save")
+        target, origin, keep = Path(self.path), self._weights.origin, self._kept("save")
         if keep is None:
             return
 
         def work(report: Report) -> Saved:
             quantized = keep(report)
-            return Saved(target, quantized, save(quantized, target, self._weights.origin, progress=report))
+            return Saved(target, quantized, save(quantized, target, origin, progress=report))
 
         self._jobs.start("save", "Saving", work, lambda saved: self.set_trait("saved", saved))
 
@@ -253,6 +288,11 @@ class ExplorerState(traitlets.HasTraits):
         if isinstance(self._weights.origin, nn.Module):
             return "there are no data; give them with explore(model, data)"
         return "a checkpoint has weights only; load it into its module, and call explore(model, data)"
+
+    @property
+    def is_prunable(self) -> bool:
+        """Whether there is a module to prune."""
+        return isinstance(self._original, nn.Module)
 
     @property
     def kept(self) -> Quantized | None:
@@ -338,8 +378,11 @@ class ExplorerState(traitlets.HasTraits):
             self._show_point(solve(Target("ratio", self.ratio), self.curves[self._key], self.statistics))
 
     def _show_point(self, point: OperatingPoint) -> None:
-        aim = self.statistics, point.quantizer, self.ratio
-        moved = aim != self._aim
+        assert self.statistics is not None
+        # The curve of the point that is shown: right after a change of method that method's may not be there yet.
+        curve = self.curves[point.quantizer.method, point.quantizer.weighted]
+        aim = Aim(point, self.ratio, curve, self.statistics, self.selection)
+        moved = not aim.is_at(self._aim)
         if moved:
             for job in ("finetune", "save"):
                 self._jobs.tell(job, "")
@@ -349,22 +392,19 @@ class ExplorerState(traitlets.HasTraits):
             known = (m for m in self.measured if m.point.quantizer == point.quantizer and not m.quantized.finetuned)
             self.set_trait("measurement", next(known, None))
         self.set_trait("point", point)
-        # With the target: levels reach several, but what the weights give must meet the one that was asked for.
         if moved:
             self._aim = aim
             self.set_trait("exact", None)
-            self._follow(point)
+            self._follow(aim)
 
-    def _follow(self, point: OperatingPoint) -> None:
+    def _follow(self, aim: Aim) -> None:
         """Quantize the weights themselves once the target has come to rest."""
-        assert self.statistics is not None
-        aim, quantize = self._aim, self._quantize(point, self.statistics)
 
         def work(report: Report) -> Quantized:
             for _ in range(10):  # so that a newer tick need not wait
                 report(0, None)
                 time.sleep(SETTLED / 10)
-            return quantize(report)
+            return aim.quantize(report)
 
         def done(quantized: Quantized) -> None:
             if self._aim is aim:
@@ -379,11 +419,10 @@ class ExplorerState(traitlets.HasTraits):
 
     def _awaited(self, job: str) -> Callable[[Report], Quantized] | None:
         """The same before fine-tuning."""
-        point, statistics, aim = self.point, self.statistics, self._aim
-        if point is None or statistics is None:
+        aim, exact = self._aim, self.exact
+        if aim is None:
             self._jobs.tell(job, "there is no operating point yet: choose a target within reach")
             return None
-        quantize = self._quantize(point, statistics)
 
         def wait(report: Report) -> Quantized:
             while True:
@@ -391,19 +430,11 @@ class ExplorerState(traitlets.HasTraits):
                     mine = self._aim is aim
                     exact, coming = self.exact if mine else None, mine and self._jobs.busy("exact")
                 if exact is not None or not coming:
-                    return quantize(report) if exact is None else exact
+                    return aim.quantize(report) if exact is None else exact
                 report(0, None)
                 time.sleep(SETTLED / 10)
 
-        exact = self.exact
         return wait if exact is None else lambda report: exact
-
-    def _quantize(self, point: OperatingPoint, statistics: Statistics) -> Callable[[Report], Quantized]:
-        """What quantizes the weights themselves to the target that the point was chosen for."""
-        selection, target = self.selection, Target("ratio", self.ratio)
-        # The curve of the point that is shown: right after a change of method that method's may not be there yet.
-        points = self.curves[point.quantizer.method, point.quantizer.weighted]
-        return lambda report: fit_to_target(selection.damped(statistics.offset), target, points, statistics, report)
 
     @property
     def _key(self) -> tuple[str, bool]:

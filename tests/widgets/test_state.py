@@ -8,7 +8,7 @@ import nbquant as nq
 from nbquant.analysis.solve import Target
 from nbquant.kernels import dispatch
 from nbquant.quantization.kmeans import KMeans
-from nbquant.widgets import state as module
+from nbquant.widgets import aim as module
 from nbquant.widgets.network import Data
 from nbquant.widgets.state import ExplorerState
 

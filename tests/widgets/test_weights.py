@@ -129,7 +129,7 @@ def test_statistics_of_other_sensitivities_are_not_kept_for_the_new_ones():
     assert sum(t.histogram.mass for t in new.tensors) == pytest.approx(5 * 630)
 
 
-@pytest.mark.parametrize("job", ["estimate", "measure", "finetune"])
+@pytest.mark.parametrize("job", ["estimate", "measure", "finetune", "prune"])
 def test_what_needs_a_network_says_so(checkpoint, job):
     state = ExplorerState(checkpoint, ratio=6.0)
     assert state.wait(WAIT)
@@ -175,7 +175,14 @@ def test_view_of_a_checkpoint(checkpoint):
     explorer = explore(checkpoint, ratio=6.0)
     assert explorer.state.wait(WAIT)
     keep = explorer.keep
-    for control in (explorer._estimator, keep._measure, keep._finetune, keep._epochs):
+    for control in (
+        explorer._estimator,
+        explorer._density,
+        explorer._prune,
+        keep._measure,
+        keep._finetune,
+        keep._epochs,
+    ):
         assert control.disabled
         assert "explore(model, data)" in control.tooltip
     assert not keep._save.disabled
