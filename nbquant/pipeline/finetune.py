@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from nbquant.models.evaluate import Loss
 from nbquant.pipeline.loop import (
@@ -27,7 +28,10 @@ from nbquant.progress import Progress
 from nbquant.quantization.quantized import Quantized
 
 Gradient = Literal["mean", "sum"]
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 0.03
+"""Of the mean gradient; that of the sum is divided by the mean number of members."""
+
+MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,10 @@ def finetune(
             members.
         optimizer: From parameters, and ``lr`` if given, to a torch optimizer, as ``torch.optim.SGD`` or
             ``lambda p: torch.optim.AdamW(p, lr=1e-4, weight_decay=0)``; or to one and its learning-rate schedule,
-            stepped after each batch.
-        lr: Learning rate; None leaves it to the optimizer.
+            stepped after each batch. None is SGD with momentum 0.9 and a rate that falls linearly to zero (where the
+            number of batches is known).
+        lr: Learning rate; None leaves it to the optimizer, and is 0.03 where that is None too (divided by the mean
+            number of members for ``gradient="sum"``).
         loss: As for :func:`nbquant.evaluate`; must be differentiable.
         validation: Batches to evaluate on before the first epoch and after each.
         keep_best: Keep the values of the epoch of least validation loss, or of greatest accuracy; True is "loss". What
@@ -145,7 +151,10 @@ def finetune(
         network = quantized.apply(model)
         shared = SharedValues.of(quantized, network, mean=gradient == "mean")
         _set_modes(network)
-        made_optimizer, schedule = made(*_default(optimizer, lr), shared.trained)
+        if optimizer is None:
+            rate = LEARNING_RATE / (1 if gradient == "mean" else shared.mean_members) if lr is None else lr
+            optimizer, lr = _default(rate, steps_of((batches, epochs))), None
+        made_optimizer, schedule = made(optimizer, lr, shared.trained)
         training = Training(
             network, batches, made_optimizer, schedule, loss or cross_entropy, shared.write, shared.collect
         )
@@ -179,8 +188,14 @@ def finetune(
     )
 
 
-def _default(optimizer: MakeOptimizer | None, lr: float | None) -> tuple[MakeOptimizer, float | None]:
-    return (torch.optim.Adam, LEARNING_RATE if lr is None else lr) if optimizer is None else (optimizer, lr)
+def _default(lr: float, steps: int | None) -> MakeOptimizer:
+    """Momentum, and a rate that falls to zero, so that no noise of the last batches stays in the values."""
+
+    def make(parameters: Iterable[nn.Parameter]) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        optimizer = torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM)
+        return optimizer, LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps) if steps else 1.0)
+
+    return make
 
 
 def _set_modes(network: nn.Module) -> None:

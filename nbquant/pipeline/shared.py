@@ -39,12 +39,14 @@ class SharedValues:
         stored: Group name to the dtype in which its values are stored.
         members: What they are written into; tied parameters once.
         weight: What each value's summed gradient is multiplied with.
+        mean_members: Number of weights that move over the number of values that do.
     """
 
     values: dict[str, nn.Parameter]
     stored: dict[str, torch.dtype]
     members: tuple[Member, ...]
     weight: dict[str, Float[Tensor, " k"]]
+    mean_members: float
 
     @staticmethod
     def of(quantized: Quantized, network: nn.Module, mean: bool) -> "SharedValues":
@@ -63,6 +65,7 @@ class SharedValues:
             parameter.requires_grad_()
             members.append(Member(parameter, group, assignment.to(parameter.device)))
         values, stored, weight = {}, {}, {}
+        moving, moved = 0, 0
         for group, book in quantized.codebooks.items():
             of_group = [member for member in members if member.group == group]
             device = of_group[0].parameter.device if of_group else book.value.device
@@ -73,10 +76,11 @@ class SharedValues:
             for m in of_group:
                 ones = torch.ones((), device=m.parameter.device).expand(len(m.assignment))
                 count += sum_by_codeword(ones, m.assignment, len(count)).to(device)
+            moving, moved = moving + int(count.count_nonzero()), moved + int(count.sum())
             weight[group] = 1 / count.clamp(min=1) if mean else torch.ones_like(count)
-        if not any(value.any() for value in values.values()):
+        if not moving:
             raise ValueError("at least one value other than zero is required, but all are zero: nothing can be trained")
-        return SharedValues(values, stored, tuple(members), weight)
+        return SharedValues(values, stored, tuple(members), weight, moved / moving)
 
     @property
     def trained(self) -> Iterable[nn.Parameter]:

@@ -150,6 +150,26 @@ def test_schedule_is_followed(network, blobs):
     assert rates == pytest.approx([1e-4, 1e-4 / 2, 1e-4 / 3])
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("gradient", ["mean", "sum"])
+def test_optimizer_unless_told_otherwise(network, blobs, gradient, known):
+    network[3].p = 0.0
+    q = quantized_of(network)
+    few = list(blobs)[:4]
+
+    def by_lambda(parameters):
+        made = SGD(parameters, lr=0.03 if gradient == "mean" else 0.03 * len(q.codebook) / len(q), momentum=0.9)
+        return made, torch.optim.lr_scheduler.LambdaLR(made, lambda step: 1 - step / 4 if known else 1)
+
+    class Sizeless:
+        def __iter__(self):
+            return iter(few)
+
+    one = tune(q, network, few, gradient=gradient, lr=None, optimizer=by_lambda)
+    two = tune(q, network, few if known else Sizeless(), gradient=gradient, lr=None)
+    assert torch.equal(one.quantized.codebook, two.quantized.codebook)
+
+
 def test_pruned_weights_stay_pruned(network, blobs):
     with torch.no_grad():
         network[0].weight[:12] = 0
@@ -233,7 +253,7 @@ def test_history(network, blobs):
     assert made.kept == 3
     assert repr(made).endswith("epoch 3 of 3)")
     assert made.quantized.finetuned == {
-        "epochs": 3, "gradient": "mean", "optimizer": "Adam", "lr": 0.01, "seed": 0,
+        "epochs": 3, "gradient": "mean", "optimizer": "SGD", "lr": 0.01, "seed": 0,
     }  # fmt: skip
     assert math.isnan(made.quantized.distortion)
 
