@@ -4,6 +4,7 @@ A table of rows is an object with a column a key. A column is a list, or one val
 """
 
 import json
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
@@ -25,6 +26,7 @@ from nbquant.tensorfile import parse_json
 
 MOST = 1 << 62
 MOST_AXES = 64
+MOST_DEPTH = 16
 
 Table = dict[str, Any]
 
@@ -89,6 +91,7 @@ def read_header(raw: bytes, file_size: int, most_restored: int) -> Layout:
         json.dumps(header, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise _damaged(f"JSON without NaN or broken characters is required, but {error}") from None
+    _require(_depth(header) <= MOST_DEPTH, f"at most {MOST_DEPTH} objects and lists may be in each other", header)
     codebooks = _codebooks(_table(header, "codebooks"), file_size)
     tables = _tables(_table(header, "tables"))
     quantized = _table(header, "quantized")
@@ -133,8 +136,17 @@ def _damaged(reason: str) -> CorruptFileError:
 
 def _require(holds: bool, required: str, came: object) -> None:
     if not holds:
-        shown = repr(came)
-        raise _damaged(f"{required}, but {shown[:80] + '…' * (len(shown) > 80)} came: get or write the file again")
+        raise _damaged(f"{required}, but {reprlib.repr(came)} came: get or write the file again")
+
+
+def _depth(value: Any) -> int:
+    """How many objects and lists are in each other, found without as many calls."""
+    depth, level = 0, [value]
+    while level:
+        nested = [v for v in level if isinstance(v, dict | list)]
+        level = [inner for v in nested for inner in (v.values() if isinstance(v, dict) else v)]
+        depth += bool(nested)
+    return depth
 
 
 def _table(header: Mapping[str, Any], name: str) -> Table:

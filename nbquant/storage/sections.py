@@ -58,7 +58,7 @@ def open_layout(path: Path, max_bytes: int | None) -> Layout:
             for begin in range(0, section.size, PIECE):
                 digest.update(reader.take(min(PIECE, section.size - begin)))
             digest.update(reader.end())
-        if file.read() != digest.digest():
+        if file.read(DIGEST + 1) != digest.digest():
             raise CorruptFileError("end", f"the file must end in the digest of all before, but does not: {_AGAIN}.")
     return layout
 

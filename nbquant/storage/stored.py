@@ -116,7 +116,11 @@ class Stored:
         """
         entry = self.entry(name)
         if isinstance(entry, RawEntry):
-            return torch.cat([*self.chunks(name), of_bytes(b"", entry.dtype)]).reshape(entry.shape)
+            whole, begin = torch.empty(entry.shape, dtype=DTYPES[entry.dtype]), 0
+            for piece in self._chunks(entry):
+                whole.reshape(-1)[begin : begin + len(piece)] = piece
+                begin += len(piece)
+            return whole
         out, dtype = np.empty(prod(entry.shape), f"i{entry_bytes(entry.dtype)}"), DTYPES[entry.dtype]
         for _ in self._decoded(entry, self._book(entry).bits_of(dtype), 0, out):
             pass
@@ -174,6 +178,7 @@ class Stored:
         if not layout.quantized:
             raise CorruptFileError("header", "a quantized tensor is required, but there is none: use state_dict().")
         quantizer, finetuned = quantizer_of(layout.recipe), finetuned_of(layout.recipe)
+        self._require_groups(quantizer.coding)
         counts = [np.zeros(book.levels, np.int64) for book in layout.codebooks]
         tensors = {}
         for entry in layout.quantized:
@@ -313,6 +318,19 @@ class Stored:
             reader.end()
         with damage_of(section.label):
             return GapCode(HuffmanCode.from_lengths(decode_lengths(data, table.span + 1, table.bits)))
+
+    def _require_groups(self, coding: str) -> None:
+        """What a quantized selection cannot tell must be as its names and its quantizer say."""
+        books = self._layout.codebooks
+        if any((book.bits is None) != (coding == "fixed") for book in books):
+            raise CorruptFileError("recipe", f"codes must be {coding}, as it says, but are not: write the file again.")
+        for entry in self._layout.quantized if len(books) > 1 else ():
+            if books[entry.codebook].name != owner(entry.name):
+                raise CorruptFileError(
+                    "header",
+                    f"the codebook of {entry.name!r} must be that of its layer {owner(entry.name)!r}, but is "
+                    f"{books[entry.codebook].name!r}: use state_dict().",
+                )
 
     def _require_fitting(self, present: Mapping[str, Any]) -> None:
         missing = [name for name in self.names if name not in present]

@@ -132,6 +132,7 @@ HEADERS = {
     "names that are no text": (put(["quantized", "name"], [3]), "must be names"),
     "no rows": (put(["raw"], {"name": [], "shape": [], "dtype": "U8"}), "must have a row"),
     "a recipe that is a list": (put(["recipe"], [1]), "recipe must be an object"),
+    "deep": (put(["recipe", "x"], json.loads("[" * 300 + "]" * 300)), "in each other"),
     "NaN": (put(["recipe", "distortion"], float("nan")), "JSON without NaN"),
     "half a character": (put(["raw", "name"], ["\ud800"]), "broken characters"),
 }  # fmt: skip
@@ -252,13 +253,14 @@ def test_what_costs_no_bits_is_bounded_unless_more_is_allowed(tmp_path, monkeypa
         {"quantizer": {"method": "kmeans", "levels": 2}, "finetuned": 3},
         {"quantizer": {"method": "kmeans", "levels": 2}, "distortion": "low"},
         {"quantizer": {"method": "kmeans", "levels": 2}, "distortion": 10**400},
+        {"quantizer": {"method": "kmeans", "levels": 2, "coding": "fixed"}},
     ],
 )
 def test_a_recipe_that_is_not_known_leaves_the_tensors_readable(tmp_path, recipe):
     header, sections = good()
     stored = opened(tmp_path / "m.nbq", header | {"recipe": recipe}, sections)
     assert len(stored.state_dict(progress=False)) == 3
-    with pytest.raises(CorruptFileError, match="state_dict"):
+    with pytest.raises(CorruptFileError, match=r"state_dict|codes must be fixed"):
         stored.quantized()
 
 
@@ -321,3 +323,19 @@ def test_the_writers_header_is_compact_json(tmp_path):
     header, _ = parts(data)
     raw = data[16 : 16 + int.from_bytes(data[12:16], "little")]
     assert raw == json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def test_a_codebook_of_another_layer(tmp_path):
+    values = [np.full(1, value, "<f4").tobytes() for value in (1, 2)]
+    header = {
+        "quantized": {"name": ["a.w", "b.w"], "shape": [[2], [2]], "dtype": "F32", "codebook": [0, 1]},
+        "blocks": {"payload": 0},
+        "codebooks": {"name": ["a", "b"], "dtype": "F32", "levels": 1, "bits": None},
+        "recipe": {"quantizer": {"method": "kmeans", "levels": 1, "coding": "fixed", "per_layer": True}},
+    }
+    assert list(opened(tmp_path / "m.nbq", header, [*values, b"", b""]).quantized().codebooks) == ["a", "b"]
+    header["quantized"]["codebook"] = [1, 0]
+    stored = opened(tmp_path / "m.nbq", header, [*values, b"", b""])
+    assert stored.tensor("a.w").tolist() == [2, 2]
+    with pytest.raises(CorruptFileError, match=r"the codebook of 'a\.w' must be that of its layer 'a', but is 'b'"):
+        stored.quantized()
