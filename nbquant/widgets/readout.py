@@ -31,7 +31,7 @@ WIDTHS = {
     "compression ratio": 108,
     "rate [bit/weight]": 100,
     "levels": 104,
-    "predicted loss increase": 138,
+    "predicted loss increase": 152,
     "measured accuracy": 164,
     "file": 110,
 }
