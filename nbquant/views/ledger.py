@@ -1,0 +1,102 @@
+"""Where the bits of a file are: one bar, a part a piece."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from nbquant.coding.ledger import Ledger
+from nbquant.views.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+
+_COLOURS = {
+    "payload": BLUE,
+    "code_table": SKY,
+    "codebook": GREEN,
+    "position_payload": VERMILION,
+    "position_table": ORANGE,
+    "unquantized": PURPLE,
+    "header": "0.35",
+    "container": "0.55",
+    "padding": "0.75",
+}
+_NARROW = 0.06  # of the longest bar: what is narrower has its number in the legend only
+
+
+@dataclass(frozen=True)
+class LedgerBar:
+    """One bar.
+
+    Attributes:
+        label: What it is called.
+        parts: Pairs of a part's name and its bytes, without those of zero.
+    """
+
+    label: str
+    parts: tuple[tuple[str, float], ...]
+
+    @property
+    def total(self) -> float:
+        """Bytes in all."""
+        return sum(size for _, size in self.parts)
+
+
+@dataclass(frozen=True)
+class LedgerData:
+    """Numbers behind the figure.
+
+    Attributes:
+        bars: From top to bottom.
+    """
+
+    bars: tuple[LedgerBar, ...]
+
+
+def ledger_data(ledgers: dict[str, Ledger]) -> LedgerData:
+    """Parts of one or several ledgers in bytes.
+
+    Args:
+        ledgers: Label -> ledger.
+
+    Raises:
+        ValueError: None came, or one without bits.
+    """
+    if not ledgers or not all(ledger.total for ledger in ledgers.values()):
+        raise ValueError(f"ledgers that hold bits are required, but {len(ledgers)} came, or one is empty.")
+    return LedgerData(
+        tuple(
+            LedgerBar(label, tuple((name, bits / 8) for name, bits in ledger.items() if bits))
+            for label, ledger in ledgers.items()
+        )
+    )
+
+
+def plot_ledger(data: LedgerData) -> Figure:
+    """Draw the bars; the figure is returned, not shown, and belongs to no pyplot session."""
+    figure = Figure(figsize=(9.2, 1.5 + 0.5 * len(data.bars)), layout="constrained")
+    ax = figure.subplots()
+    longest = max(bar.total for bar in data.bars)
+    handles: dict[str, Any] = {}
+    for row, bar in enumerate(data.bars):
+        left = 0.0
+        for name, size in bar.parts:
+            patch = ax.barh(row, size, left=left, color=_COLOURS.get(name, "0.5"), edgecolor="white", linewidth=0.8)
+            handles.setdefault(name, patch)
+            if size >= _NARROW * longest:
+                ax.text(left + size / 2, row, f"{size:,.0f}", ha="center", va="center", fontsize=9, color="white")
+            left += size
+        ax.text(left + 0.01 * longest, row, f"{bar.total:,.0f} bytes", ha="left", va="center", fontsize=9)
+    ax.set_yticks(range(len(data.bars)), [bar.label for bar in data.bars])
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.14 * longest)
+    ax.set_xlabel("bytes in the file")
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(left=False)
+    figure.legend(
+        list(handles.values()),
+        [name.replace("_", " ") for name in handles],
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+        fontsize=9,
+    )
+    return figure
