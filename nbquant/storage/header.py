@@ -26,6 +26,7 @@ from nbquant.tensorfile import parse_json
 
 MOST = 1 << 62
 MOST_AXES = 64
+RESERVED = "__metadata__"  # no name of a tensor in safetensors files
 MOST_DEPTH = 16
 
 Table = dict[str, Any]
@@ -37,6 +38,8 @@ def write_header(layout: Layout) -> bytes:
     Raises:
         ValueError: A name or recipe that cannot be written.
     """
+    if RESERVED in (*layout.entries, *layout.tied):
+        raise ValueError(f"a tensor must not be named {RESERVED!r}, as in safetensors files: name it otherwise.")
     header: dict[str, Any] = {}
     blocks = [block for entry in layout.quantized for block in entry.blocks]
     if layout.quantized:
@@ -312,6 +315,7 @@ def _tied(header: Mapping[str, Any], own: Sequence[str]) -> dict[str, str]:
     tied = _table(header, "tied")
     for name, target in tied.items():
         _require(_is_name(target) and target != name, f"{name!r} must be tied to a tensor", target)
+    _require(RESERVED not in (*own, *tied), "another name of a tensor is required", RESERVED)
     known = set(own)
     _require(len(known) == len(own) and known.isdisjoint(tied), "each name must come once", _repeated([*own, *tied]))
     for name, target in tied.items():

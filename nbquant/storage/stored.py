@@ -116,11 +116,12 @@ class Stored:
         """
         entry = self.entry(name)
         if isinstance(entry, RawEntry):
-            whole, begin = torch.empty(entry.shape, dtype=DTYPES[entry.dtype]), 0
+            whole, begin = torch.empty(entry.size, dtype=torch.uint8), 0  # as bytes: a bool may be more than 0 and 1
             for piece in self._chunks(entry):
-                whole.reshape(-1)[begin : begin + len(piece)] = piece
-                begin += len(piece)
-            return whole
+                part = piece.view(torch.uint8)
+                whole[begin : begin + len(part)] = part
+                begin += len(part)
+            return whole.view(DTYPES[entry.dtype]).reshape(entry.shape)
         out, dtype = np.empty(prod(entry.shape), f"i{entry_bytes(entry.dtype)}"), DTYPES[entry.dtype]
         for _ in self._decoded(entry, self._book(entry).bits_of(dtype), 0, out):
             pass
