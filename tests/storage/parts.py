@@ -1,0 +1,92 @@
+"""A .nbq file taken apart and put together again with its lengths and checksums made right; written apart from the
+reader and the writer, by FORMAT.md."""
+
+import json
+import struct
+import zlib
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import prod
+from typing import Any
+
+MAGIC = b"\x89nbq\r\n\x1a\n"
+SIZES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8, "F8_E4M3": 1, "F8_E5M2": 1,
+    "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "F16": 2, "BF16": 2, "F32": 4, "F64": 8, "C64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Header and sections, without lengths and checksums."""
+
+    header: bytes
+    sections: tuple[bytes, ...]
+
+    @staticmethod
+    def of(data: bytes, block: int) -> "Parts":
+        """Those of an undamaged file whose blocks have so many entries."""
+        (length,) = struct.unpack("<I", data[12:16])
+        header, at, sections = data[16 : 16 + length], 20 + length, []
+        for kind in section_kinds(json.loads(header), block):
+            sections.append(data[at : at + kind.size])
+            at += kind.size + 4
+        parts = Parts(header, tuple(sections))
+        assert parts.file() == data
+        return parts
+
+    def file(self, major: int = 1, minor: int = 0) -> bytes:
+        """The file of these parts."""
+        data = bytearray(MAGIC + struct.pack("<HHI", major, minor, len(self.header)) + self.header)
+        data += struct.pack("<I", zlib.crc32(data))
+        for section in self.sections:
+            data += section + struct.pack("<I", zlib.crc32(section))
+        return bytes(data + blake2b(data, digest_size=16).digest())
+
+
+@dataclass(frozen=True)
+class SectionKind:
+    """What a section holds: its table and row in the header, its size, and that of a codebook's values [bytes]."""
+
+    table: str
+    row: int
+    size: int
+    values: int = 0
+
+
+def column(table: dict[str, Any], key: str, rows: int) -> list[Any]:
+    return table[key] if isinstance(table[key], list) else [table[key]] * rows
+
+
+def section_kinds(header: dict[str, Any], block: int) -> list[SectionKind]:
+    """The sections that a header announces; of a wrong header any exception, or nonsense."""
+    found = []
+    books = header.get("codebooks", {"name": []})
+    rows = len(books["name"])
+    if rows:
+        fields = (column(books, key, rows) for key in ("levels", "dtype", "bits"))
+        for row, (levels, dtype, bits) in enumerate(zip(*fields, strict=True)):
+            values = levels * SIZES[dtype]
+            found.append(SectionKind("codebooks", row, values + -(-(bits or 0) // 8), values))
+    tables = header.get("tables", {"span": []})
+    rows = len(tables["span"])
+    found += [
+        SectionKind("tables", row, -(-bits // 8))
+        for row, bits in enumerate(column(tables, "bits", rows) if rows else [])
+    ]
+    quantized = header.get("quantized", {"name": [], "shape": []})
+    counts = [-(-prod(shape) // block) for shape in quantized["shape"]]
+    if sum(counts) > 1 << 12:
+        raise ValueError("more blocks than are looked at")
+    blocks = header.get("blocks", {})
+    streams = [column(blocks, key, sum(counts)) for key in ("positions", "payload") if key in blocks]
+    sizes = [sum(-(-bits // 8) for bits in row) for row in zip(*streams, strict=True)]
+    for row, count in enumerate(counts):
+        found.append(SectionKind("quantized", row, sum(sizes[:count])))
+        sizes = sizes[count:]
+    raw = header.get("raw", {"name": [], "shape": []})
+    rows = len(raw["name"])
+    if rows:
+        for row, (shape, dtype) in enumerate(zip(raw["shape"], column(raw, "dtype", rows), strict=True)):
+            found.append(SectionKind("raw", row, prod(shape) * SIZES[dtype]))
+    return found
