@@ -20,11 +20,13 @@ class Member:
         parameter: The parameter.
         group: Its group.
         assignment: Index of each weight's value; −1 where it is zero and stays so.
+        stored: Dtype that the values are stored in for it; the parameter's may be another.
     """
 
     parameter: nn.Parameter
     group: str
     assignment: Int[Tensor, " n"]
+    stored: torch.dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +38,12 @@ class SharedValues:
 
     Attributes:
         values: Group name to values.
-        stored: Group name to the dtype in which its values are stored.
         members: What they are written into; tied parameters once.
         weight: What each value's summed gradient is multiplied with.
         mean_members: Number of weights that move over the number of values that do.
     """
 
     values: dict[str, nn.Parameter]
-    stored: dict[str, torch.dtype]
     members: tuple[Member, ...]
     weight: dict[str, Float[Tensor, " k"]]
     mean_members: float
@@ -60,18 +60,17 @@ class SharedValues:
         named = {id(parameter): (name, parameter) for name, parameter in quantized.parameters_of(network).items()}
         members = []
         for name, parameter in named.values():
-            group = quantized.group_of(name)
-            assignment = movable(quantized.codebooks[group].value, quantized.tensors[name].assignment)
+            group, tensor = quantized.group_of(name), quantized.tensors[name]
+            assignment = movable(quantized.codebooks[group].value, tensor.assignment).to(parameter.device)
+            members.append(Member(parameter, group, assignment, tensor.codebook.dtype))
             parameter.requires_grad_()
-            members.append(Member(parameter, group, assignment.to(parameter.device)))
-        values, stored, weight = {}, {}, {}
+        values, weight = {}, {}
         moving, moved = 0, 0
         for group, book in quantized.codebooks.items():
             of_group = [member for member in members if member.group == group]
             device = of_group[0].parameter.device if of_group else book.value.device
             wide = torch.promote_types(book.value.dtype, torch.float32)
             values[group] = nn.Parameter(book.value.to(device, wide, copy=True))
-            stored[group] = book.value.dtype
             count = torch.zeros(len(book.value), dtype=torch.float64, device=device)
             for m in of_group:
                 ones = torch.ones((), device=m.parameter.device).expand(len(m.assignment))
@@ -80,7 +79,7 @@ class SharedValues:
             weight[group] = 1 / count.clamp(min=1) if mean else torch.ones_like(count)
         if not moving:
             raise ValueError("at least one value other than zero is required, but all are zero: nothing can be trained")
-        return SharedValues(values, stored, tuple(members), weight, moved / moving)
+        return SharedValues(values, tuple(members), weight, moved / moving)
 
     @property
     def trained(self) -> Iterable[nn.Parameter]:
@@ -91,7 +90,7 @@ class SharedValues:
     def write(self) -> None:
         """Write the values into the weights, rounded as they will be stored."""
         for m in self.members:
-            value = self.values[m.group].to(self.stored[m.group]).to(m.parameter.device, m.parameter.dtype)
+            value = self.values[m.group].to(m.stored).to(m.parameter.device, m.parameter.dtype)
             m.parameter.copy_(dispatch.gather(value, m.assignment).view_as(m.parameter))
 
     @torch.no_grad()

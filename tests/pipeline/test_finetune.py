@@ -219,15 +219,18 @@ def test_norms_are_in_eval_mode_and_dropout_is_not(network, blobs):
     assert all(torch.equal(v, statistics[name]) for name, v in network[1].state_dict().items())
 
 
-def test_the_last_record_is_of_what_comes_back(network, blobs):
-    for dtype in (torch.float32, torch.bfloat16):
-        model = copy.deepcopy(network).to(dtype)
-        data = blobs.to(dtype=dtype)
-        made = tune(quantized_of(model), model, data, epochs=2, validation=data)
-        found = nq.evaluate(made.quantized.apply(model), data, progress=False)
-        last = made.history[-1]
-        assert (last.validation_loss, last.validation_accuracy) == (found.loss, found.accuracy)
-        assert made.quantized.codebook.dtype == dtype
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, "both"])
+def test_the_last_record_is_of_what_comes_back(network, blobs, dtype, stored):
+    source = copy.deepcopy(network).to(torch.bfloat16 if stored == torch.bfloat16 else torch.float32)
+    if stored == "both":
+        source[0].bfloat16()
+    model, data = copy.deepcopy(network).to(dtype), blobs.to(dtype=dtype)
+    made = tune(quantized_of(source), model, data, epochs=2, validation=data)
+    found = nq.evaluate(made.quantized.apply(model), data, progress=False)
+    last = made.history[-1]
+    assert (last.validation_loss, last.validation_accuracy) == (found.loss, found.accuracy)
+    assert made.quantized.codebook.dtype == source[4].weight.dtype
 
 
 def test_bfloat16_moves_further_than_its_own_rounding_would_let_it(network, blobs):
