@@ -1,7 +1,6 @@
 """What the explorer knows and does, without a browser: inputs, their bounds, and the results that follow from them."""
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,14 @@ from nbquant.quantization.quantizer import CODINGS
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.storage.write import save
-from nbquant.widgets.aim import Aim
 from nbquant.widgets.background import Report
+from nbquant.widgets.exact import Aim, ExactPass
 from nbquant.widgets.jobs import Jobs, message_of
 from nbquant.widgets.network import Network
 from nbquant.widgets.results import Measurement, Saved
 from nbquant.widgets.weights import Weights
 
 SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save")
-SETTLED = 0.15  # s without a tick, before weights are quantized
-QUIET = 0.5  # s that the exact pass takes before a word is said about it
 
 Curves = dict[tuple[str, bool], list[OperatingPoint]]
 
@@ -135,7 +132,7 @@ class ExplorerState(traitlets.HasTraits):
         self._network = Network.of(self._weights.origin, data, loss)
         self._jobs = Jobs(SLOTS, self._show_activity, lambda message: self.set_trait("error", message))
         self._original = self._weights.origin
-        self._aim: Aim | None = None  # what ``exact`` is or will be of
+        self._exact = ExactPass(self._jobs, lambda quantized: self.set_trait("exact", quantized))
         self.available_layers = self._weights.layers
         self.selection: Selection = self._weights.first
         self.statistics: Statistics | None = None
@@ -144,10 +141,10 @@ class ExplorerState(traitlets.HasTraits):
         self.set_trait("ratio_bounds", (min(1.0, self.ratio), max(32.0, 1.1 * self.ratio)))
         self.set_trait("sensitivity", self._weights.sensitivity)
         self._reselect()
-        self.observe(self._on_selection, ["layers", "damping"])
-        self.observe(self._on_curves, ["coding", "per_layer"])
-        self.observe(self._on_point, ["method", "weighted", "ratio"])
-        self.observe(self._on_estimator, ["estimator"])
+        self.observe(lambda change: self._reselect(), ["layers", "damping"])
+        self.observe(lambda change: self._recompute(), ["coding", "per_layer"])
+        self.observe(lambda change: self._choose(), ["method", "weighted", "ratio"])
+        self.observe(lambda change: self.estimate(), ["estimator"])
         if sensitivity is None and self._network is not None:
             self.estimate()
 
@@ -181,7 +178,7 @@ class ExplorerState(traitlets.HasTraits):
 
     def finetune(self) -> None:
         """Fine-tune what the weights give at the target, in the background; from there, not from the last time."""
-        network, epochs, aim = self._network, self.epochs, self._aim
+        network, epochs, aim = self._network, self.epochs, self._exact.aim
         if network is None:
             self._jobs.tell("finetune", f"there is nothing to fine-tune with: {self.lacking}")
             return
@@ -190,7 +187,7 @@ class ExplorerState(traitlets.HasTraits):
             return
 
         def done(found: FineTuned) -> None:
-            if aim.is_at(self._aim):
+            if aim.is_at(self._exact.aim):
                 self.set_trait("finetuned", found)
                 self.set_trait("training", found)
                 self.set_trait("measurement", None)
@@ -201,7 +198,7 @@ class ExplorerState(traitlets.HasTraits):
 
     def measure(self) -> None:
         """Measure the accuracy of what would be saved, in the background."""
-        network, aim = self._network, self._aim
+        network, aim = self._network, self._exact.aim
         if network is None:
             self._jobs.tell("accuracy", f"accuracy cannot be measured: {self.lacking}")
             return
@@ -219,7 +216,7 @@ class ExplorerState(traitlets.HasTraits):
                 return
             self.set_trait("measured", (*self.measured, measurement))
             finetuned = self.finetuned is not None and self.finetuned.quantized is measurement.quantized
-            if aim.is_at(self._aim) and (finetuned or self.finetuned is None):
+            if aim.is_at(self._exact.aim) and (finetuned or self.finetuned is None):
                 self.set_trait("measurement", measurement)
 
         self._jobs.start("accuracy", "Measuring accuracy", work, done)
@@ -239,9 +236,9 @@ class ExplorerState(traitlets.HasTraits):
 
         def done(found: Pruned) -> None:
             self._jobs.cancel("finetune", "accuracy")
-            self._aim = None  # what it was of is no more
-            for name in ("exact", "finetuned", "measurement"):
-                self.set_trait(name, None)
+            self._exact.follow(None)  # what it was of is no more
+            self.set_trait("finetuned", None)
+            self.set_trait("measurement", None)
             self._weights = Weights(found.model, self.sensitivity, self.selection.layers)
             self.set_trait("pruned", found)
             self._reselect()
@@ -314,19 +311,6 @@ class ExplorerState(traitlets.HasTraits):
 
     # What follows from an input.
 
-    def _on_selection(self, change: Any) -> None:
-        self._reselect()
-
-    def _on_curves(self, change: Any) -> None:
-        self._recompute()
-
-    def _on_point(self, change: Any) -> None:
-        with self._jobs.lock:
-            self._choose()
-
-    def _on_estimator(self, change: Any) -> None:
-        self.estimate()
-
     def _reselect(self) -> None:
         with self._jobs.lock, self._jobs.reporting("layers"):
             self.selection = self._weights.select(self.layers)
@@ -372,17 +356,18 @@ class ExplorerState(traitlets.HasTraits):
             self._choose()
 
     def _choose(self) -> None:
-        if self.statistics is None or self._key not in self.curves:
-            return
-        with self._jobs.reporting("ratio"):
-            self._show_point(solve(Target("ratio", self.ratio), self.curves[self._key], self.statistics))
+        with self._jobs.lock:
+            if self.statistics is None or self._key not in self.curves:
+                return
+            with self._jobs.reporting("ratio"):
+                self._show_point(solve(Target("ratio", self.ratio), self.curves[self._key], self.statistics))
 
     def _show_point(self, point: OperatingPoint) -> None:
         assert self.statistics is not None
         # The curve of the point that is shown: right after a change of method that method's may not be there yet.
         curve = self.curves[point.quantizer.method, point.quantizer.weighted]
         aim = Aim(point, self.ratio, curve, self.statistics, self.selection)
-        moved = not aim.is_at(self._aim)
+        moved = not aim.is_at(self._exact.aim)
         if moved:
             for job in ("finetune", "save"):
                 self._jobs.tell(job, "")
@@ -393,24 +378,7 @@ class ExplorerState(traitlets.HasTraits):
             self.set_trait("measurement", next(known, None))
         self.set_trait("point", point)
         if moved:
-            self._aim = aim
-            self.set_trait("exact", None)
-            self._follow(aim)
-
-    def _follow(self, aim: Aim) -> None:
-        """Quantize the weights themselves once the target has come to rest."""
-
-        def work(report: Report) -> Quantized:
-            for _ in range(10):  # so that a newer tick need not wait
-                report(0, None)
-                time.sleep(SETTLED / 10)
-            return aim.quantize(report)
-
-        def done(quantized: Quantized) -> None:
-            if self._aim is aim:
-                self.set_trait("exact", quantized)
-
-        self._jobs.start("exact", "Quantizing the weights", work, done, QUIET)
+            self._exact.follow(aim)
 
     def _kept(self, job: str) -> Callable[[Report], Quantized] | None:
         """What is kept at this target, once it is there; None where there is no target, which is told."""
@@ -419,22 +387,10 @@ class ExplorerState(traitlets.HasTraits):
 
     def _awaited(self, job: str) -> Callable[[Report], Quantized] | None:
         """The same before fine-tuning."""
-        aim, exact = self._aim, self.exact
-        if aim is None:
+        found = self._exact.awaited()
+        if found is None:
             self._jobs.tell(job, "there is no operating point yet: choose a target within reach")
-            return None
-
-        def wait(report: Report) -> Quantized:
-            while True:
-                with self._jobs.lock:
-                    mine = self._aim is aim
-                    exact, coming = self.exact if mine else None, mine and self._jobs.busy("exact")
-                if exact is not None or not coming:
-                    return aim.quantize(report) if exact is None else exact
-                report(0, None)
-                time.sleep(SETTLED / 10)
-
-        return wait if exact is None else lambda report: exact
+        return found
 
     @property
     def _key(self) -> tuple[str, bool]:

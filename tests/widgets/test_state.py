@@ -8,7 +8,7 @@ import nbquant as nq
 from nbquant.analysis.solve import Target
 from nbquant.kernels import dispatch
 from nbquant.quantization.kmeans import KMeans
-from nbquant.widgets import aim as module
+from nbquant.widgets import exact as module
 from nbquant.widgets.network import Data
 from nbquant.widgets.state import ExplorerState
 
@@ -159,7 +159,7 @@ def test_ticks_while_the_exact_pass_runs_get_the_newest_only(state, monkeypatch)
 
 
 def test_no_change_of_an_input_looks_at_the_weights_but_in_the_exact_pass(state, monkeypatch):
-    monkeypatch.setattr(ExplorerState, "_follow", lambda self, point: None)  # the exact pass is there to look at them
+    monkeypatch.setattr(module.ExactPass, "follow", lambda self, aim: None)  # the exact pass is there to look at them
     for name in ("assign", "assign_grid", "histogram", "gap_counts"):
         monkeypatch.setattr(dispatch, name, lambda *args: pytest.fail("looked at the weights"))
     for name, value in (
