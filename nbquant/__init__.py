@@ -12,6 +12,7 @@ from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.uniform import Uniform
 from nbquant.sensitivity.estimate import sensitivity
 from nbquant.sensitivity.files import load_sensitivity, save_sensitivity
+from nbquant.storage.decompress import decompress
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.stored import load
 from nbquant.storage.write import save
@@ -25,6 +26,7 @@ __all__ = [
     "KMeans",
     "Uniform",
     "curves",
+    "decompress",
     "evaluate",
     "explore",
     "finetune",
