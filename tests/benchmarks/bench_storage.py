@@ -107,7 +107,7 @@ def compare(title: str, weight: Tensor, rounds: int, coder: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         codecs = {"nbquant file": ours(quantized, Path(folder))}
         if options.installed("zstandard"):
-            codecs |= {f"zstd −{level}": zstd(indices, values, level) for level in (1, 3)}
+            codecs |= {f"zstandard {level}": zstd(indices, values, level) for level in (1, 3)}
         if coder is not None:
             codecs["DeepCABAC"] = deep_cabac(coder, signed, values[order], int(rank[zero]))
         data = {name: encode() for name, (encode, _, _) in codecs.items()}

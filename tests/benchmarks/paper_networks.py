@@ -99,22 +99,22 @@ def bundled(name: str, most: int | None = None) -> Network:
     return Network(name, "LeNet5, MNIST", model, images, pruned=nq.zoo.load("lenet5-fashion-pruned")[0])
 
 
-def on_mnist(folder: Path, weights: Path | None, epochs: int | None, device: str) -> Network:
+def on_mnist(folder: Path, weights: Path | None, epochs: int | None, most: int | None, device: str) -> Network:
     """LeNet5 on MNIST: from a file, or trained here."""
     data = mnist.load(folder)
     model = LeNet5() if weights else train("lenet5-fashion", data, epochs)[0]
-    images = Images4.of(data)
+    images = Images4.of(data, most)
     return Network("lenet5-mnist", "LeNet5, MNIST", _ready(model, weights, device), images, density=0.0855)
 
 
-def on_cifar10(folder: Path, weights: Path | None, epochs: int | None, device: str) -> Network:
+def on_cifar10(folder: Path, weights: Path | None, epochs: int | None, most: int | None, device: str) -> Network:
     """ResNet-32 on CIFAR-10: from a file, or trained here."""
     data = cifar10.load(folder)
     model: nn.Module = ResNet32()
     if not weights:
         model = train_resnet(model.to(device), data.train, *(() if epochs is None else (epochs,)))
     model = _ready(model, weights, device)
-    images, column, estimator = Images4.of(data), "ResNet-32, CIFAR-10", "gauss_newton_sampled"
+    images, column, estimator = Images4.of(data, most), "ResNet-32, CIFAR-10", "gauss_newton_sampled"
     return Network("resnet32-cifar10", column, model, images, RESNET32_LAYERS, estimator, density=0.2)
 
 

@@ -57,7 +57,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--training-epochs", type=int, help="where there is no checkpoint")
     parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning (default 1)")
     parser.add_argument("--lost", type=float, default=0.5, help="points of accuracy that may be lost (default 0.5)")
-    parser.add_argument("--images", type=int, default=5000, help="of ImageNet in each part (default 5000)")
+    parser.add_argument("--images", type=int, help="most images of a part (default: all, of ImageNet 5000)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table too: .md or .csv")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="write figures 1 and 2 of each network too")
@@ -94,16 +94,15 @@ def main(argv: Sequence[str]) -> None:
 def networks(options: argparse.Namespace) -> list[Network]:
     """What was asked for; the bundled ones if nothing was."""
     names = options.networks or (BUNDLED if not options.folders else ())
-    found = [
-        paper_networks.bundled(name, 200 if options.smoke else None) for name in names[: 1 if options.smoke else None]
-    ]
-    rest = options.checkpoint, options.training_epochs, options.device
+    few, most = (1, 200) if options.smoke else (None, options.images)
+    found = [paper_networks.bundled(name, most) for name in names[:few]]
+    rest = options.checkpoint, options.training_epochs, most, options.device
     if "mnist" in options.folders:
         found.append(paper_networks.on_mnist(options.mnist, *rest))
     if "cifar10" in options.folders:
         found.append(paper_networks.on_cifar10(options.cifar10, *rest))
     if "imagenet" in options.folders:
-        found.append(paper_networks.on_imagenet(options.imagenet, options.checkpoint, options.images, options.device))
+        found.append(paper_networks.on_imagenet(options.imagenet, options.checkpoint, most or 5000, options.device))
     return found
 
 
@@ -195,7 +194,7 @@ def show(network: Network, table: pd.DataFrame, options: argparse.Namespace) -> 
         f"\n{network.name}, beside the paper's {network.column} (pruned, fine-tuned, Huffman)\n"
         f"{network.images.note}. One image is {100 / samples:.2f} points, the standard error of an accuracy "
         f"{error:.2f}.\nOperating point: largest ratio with at most {options.lost:g} points lost on the choosing half; "
-        f"h: {network.estimator}, damping {DAMPING}; fine-tuning: {options.epochs} epoch(s) of Adam, mean gradient."
+        f"h: {network.estimator}, damping {DAMPING}; fine-tuning: {options.epochs} epoch(s), nq.finetune's defaults."
     )
     print(presentable(table).to_string(index=False), flush=True)
 

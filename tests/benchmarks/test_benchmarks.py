@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NAMES = sorted(script.stem for script in HERE.glob("bench_*.py"))
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "backpack": "backpack-for-pytorch"}  # whose names differ
-PEERS = ("flash1dkmeans", "ckwrap", "sklearn", "backpack", "constriction")
+PEERS = ("flash1dkmeans", "ckwrap", "sklearn", "backpack", "constriction", "zstandard")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,7 +36,8 @@ def test_benchmark_runs_without_peers(name, monkeypatch, capsys):
     module.main(["--smoke"])
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) >= (1 if name == "bench_slider" else 3)
-    assert ("skipped: " in shown) == (name in ("bench_kmeans", "bench_sensitivity", "bench_huffman", "bench_slider"))
+    with_peers = ("bench_kmeans", "bench_sensitivity", "bench_huffman", "bench_slider", "bench_storage")
+    assert ("skipped: " in shown) == (name in with_peers)
 
 
 @pytest.mark.parametrize("peer", bench_kmeans.PEERS)
@@ -54,7 +55,10 @@ def test_optimum_is_the_least(method):
     assert 1 - 1e-6 <= cost / bench_kmeans.optimum(w, h, 8) < 1.001
 
 
-@pytest.mark.parametrize(("name", "peer"), [("bench_sensitivity", "backpack"), ("bench_huffman", "constriction")])
+@pytest.mark.parametrize(
+    ("name", "peer"),
+    [("bench_sensitivity", "backpack"), ("bench_huffman", "constriction"), ("bench_storage", "zstandard")],
+)
 def test_benchmark_runs_with_its_peer(name, peer, capsys):
     pytest.importorskip(peer)
     importlib.import_module(f"tests.benchmarks.{name}").main(["--smoke"])
