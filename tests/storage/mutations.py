@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from nbquant.coding.code_table import decode_lengths, encode_lengths, table_bits
+from nbquant.coding.huffman import HuffmanCode
 from tests.storage import seeds
 from tests.storage.examine import FindingError, examine
 from tests.storage.parts import SIZES, Parts, SectionKind, column, section_kinds
@@ -30,6 +32,8 @@ MOST = 1 << 16  # bytes of a mutated file
 TRACED = 16  # of so many files the memory of one is measured
 ROOM = 1 << 30  # bytes of address space beside what is taken when all kinds of files have been read once
 HANGS = 60  # seconds for one file
+
+RECODED = ("dense", "double", "skewed", "wide", "tied")  # dense, of one codebook with a code table, a block a tensor
 
 Random = random.Random
 
@@ -422,6 +426,8 @@ def _mutated_content(parts: Parts, rng: Random, origin: str) -> Parts:
         kinds = section_kinds(header, _block(origin))
         at = rng.choice([i for i, kind in enumerate(kinds) if kind.size])
         kind, section = kinds[at], parts.sections[at]
+        if origin in RECODED and rng.random() < 0.2:
+            return _recoded(parts, rng, origin)
         changed = dict(zip(kinds, parts.sections, strict=True))
         if kind.table == "codebooks" and rng.random() < 0.5:
             changed[kind] = _other_values(section, kind, header, rng)
@@ -432,6 +438,39 @@ def _mutated_content(parts: Parts, rng: Random, origin: str) -> Parts:
     except (LookupError, ValueError, TypeError, RecursionError):
         return parts
     return Parts(json.dumps(header, separators=(",", ":")).encode(), tuple(changed.values()))
+
+
+def _recoded(parts: Parts, rng: Random, origin: str) -> Parts:
+    """Indices written anew with codeword lengths that may make no code, and nothing else to object to."""
+    header = json.loads(parts.header)
+    kinds = section_kinds(header, _block(origin))
+    book, (bits,), levels = kinds[0], _as_list(header["codebooks"], "bits", 1), header["codebooks"]["levels"]
+    payload = _as_list(header["blocks"], "payload", _rows(header, "blocks"))
+    lengths = decode_lengths(parts.sections[0][book.values :], levels, bits)
+    code = HuffmanCode(lengths.copy())
+    lengths += rng.choice([0, 1])
+    lengths[rng.randrange(levels)] += rng.choice([0, 1, -1])
+    words, sections = _codewords(lengths), list(parts.sections)
+    for i, kind in enumerate(kinds):
+        if kind.table == "quantized":
+            symbols = code.decode(sections[i], prod(header["quantized"]["shape"][kind.row]))
+            text = "".join(words[symbol] for symbol in symbols)
+            payload[kind.row] = len(text)
+            sections[i] = int(text.ljust(-(-len(text) // 8) * 8, "0"), 2).to_bytes(-(-len(text) // 8), "big")
+    header["codebooks"]["bits"] = table_bits(lengths)
+    sections[0] = sections[0][: book.values] + encode_lengths(lengths)
+    return Parts(json.dumps(header, separators=(",", ":")).encode(), tuple(sections))
+
+
+def _codewords(lengths: Any) -> list[str]:
+    """Canonical codewords, which run over where there are too many."""
+    words, word, last = [""] * len(lengths), 0, 0
+    for symbol in sorted(range(len(lengths)), key=lambda symbol: lengths[symbol]):
+        length = int(lengths[symbol])
+        word <<= length - last
+        words[symbol] = format(word, "b").zfill(length)[-length:] if length else ""
+        word, last = word + 1 if length else 0, length
+    return words
 
 
 def _other_values(section: bytes, kind: SectionKind, header: dict[str, Any], rng: Random) -> bytes:

@@ -13,12 +13,13 @@ ROOT = Path(__file__).parents[2]
 CORPUS = Path(__file__).parent / "corpus"
 EACH = 5000
 PROCESSES = 2
-MOST_SECONDS = 280
+MOST_SECONDS = 840  # for a machine that does other things as well
 
 
 @pytest.mark.parametrize("name", seeds.names())
 def test_what_the_mutations_start_from(tmp_path, name):
     with seeds.block_size(name):
+        examine(seeds.FOLDER / f"{name}.nbq", tmp_path)  # what is imported and compiled on the way takes memory too
         outcome = examine(seeds.FOLDER / f"{name}.nbq", tmp_path, traced=True)
     assert outcome == ("part" if name == "nothing" else "restored")
 
@@ -29,6 +30,7 @@ def test_files_that_the_reader_once_failed_at(tmp_path, name):
         examine(CORPUS / name, tmp_path)
 
 
+@pytest.mark.timeout(900)
 def test_ten_thousand_damaged_files(tmp_path):
     """In processes of their own, so that the end of one is a failure; what it ended at is in the folder."""
     started = []
