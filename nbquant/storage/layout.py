@@ -16,7 +16,7 @@ MAJOR, MINOR = 1, 0
 PREFIX = 16  # bytes: magic, major, minor, length of the header
 CHECKSUM = 4  # bytes behind the header and behind each section
 DIGEST = 16  # bytes at the end
-MOST_HEADER = 1 << 24  # bytes
+MOST_HEADER = 1 << 22  # bytes; enough for 10¹² weights, and parsed in a few hundred megabytes at the worst
 
 
 @dataclass(frozen=True)

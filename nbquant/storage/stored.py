@@ -123,7 +123,7 @@ class Stored:
                 begin += len(part)
             return whole.view(DTYPES[entry.dtype]).reshape(entry.shape)
         out, dtype = np.empty(prod(entry.shape), f"i{entry_bytes(entry.dtype)}"), DTYPES[entry.dtype]
-        for _ in self._decoded(entry, self._book(entry).bits_of(dtype), 0, out):
+        for _ in self._decoded(entry, self._book(entry.codebook).bits_of(dtype), 0, out):
             pass
         return torch.from_numpy(out).view(dtype).reshape(entry.shape)
 
@@ -183,7 +183,7 @@ class Stored:
         counts = [np.zeros(book.levels, np.int64) for book in layout.codebooks]
         tensors = {}
         for entry in layout.quantized:
-            book = self._book(entry)
+            book = self._book(entry.codebook)
             levels = len(book.value)
             dtype = index_dtype(levels)
             out = np.empty(prod(entry.shape), f"i{dtype.itemsize}")
@@ -194,7 +194,7 @@ class Stored:
             tensors[entry.name] = QuantizedTensor(value, torch.from_numpy(out), torch.Size(entry.shape))
         codebooks = {}
         for i, stored in enumerate(layout.codebooks):
-            book = self._book(next(entry for entry in layout.quantized if entry.codebook == i))
+            book = self._book(i)
             codebooks[stored.name] = Codebook(book.value.clone(), torch.from_numpy(counts[i]), book.lengths())
         quantized_bytes = sum(prod(entry.shape) * entry_bytes(entry.dtype) for entry in layout.quantized)
         return Quantized(
@@ -254,7 +254,7 @@ class Stored:
     def _chunks(self, entry: QuantizedEntry | RawEntry) -> Iterator[Tensor]:
         if isinstance(entry, QuantizedEntry):
             dtype = DTYPES[entry.dtype]
-            for block in self._decoded(entry, self._book(entry).bits_of(dtype), 0, None):
+            for block in self._decoded(entry, self._book(entry.codebook).bits_of(dtype), 0, None):
                 yield torch.from_numpy(block).view(dtype)
             return
         with reading(self.path, self._layout.section(entry)) as reader:
@@ -271,7 +271,7 @@ class Stored:
         out: Shaped[np.ndarray, " n"] | None,
     ) -> Iterator[Shaped[np.ndarray, " b"]]:
         """The blocks of a tensor, in their places in ``out`` if there is one."""
-        code = self._book(entry).code
+        code = self._book(entry.codebook).code
         gap_code = self._gap_code(entry.table)
         section = self._layout.section(entry)
 
@@ -291,8 +291,7 @@ class Stored:
         with damage_of(section.label):
             yield from in_order(decoded, items())
 
-    def _book(self, entry: QuantizedEntry) -> "_Book":
-        index = entry.codebook
+    def _book(self, index: int) -> "_Book":
         if index not in self._read:
             stored, section = self._layout.codebooks[index], self._layout.sections[index]
             with reading(self.path, section) as reader:
@@ -334,8 +333,9 @@ class Stored:
                 )
 
     def _require_fitting(self, present: Mapping[str, Any]) -> None:
+        names = set(self.names)
         missing = [name for name in self.names if name not in present]
-        extra = [name for name in present if name not in set(self.names)]
+        extra = [name for name in present if name not in names]
         if missing or extra:
             which = f"lacks {listed(missing, 3)}" if missing else f"has {listed(extra, 3)} besides"
             raise ValueError(
