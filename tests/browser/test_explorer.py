@@ -37,7 +37,7 @@ def stems(page):
 
 def chosen(page):
     """Compression ratio in the read-out."""
-    return float(page.find(".nbquant-readout output").inner_text().rstrip("×"))
+    return float(page.find(".nbquant-readout output").inner_text().strip("≈× "))
 
 
 def settle(page):

@@ -78,7 +78,7 @@ class Page:
     def start(self, panel):
         self.panel = panel
         self.page.set_viewport_size({"width": 1280, "height": 800})
-        state = {k: getattr(panel, k) for k in ("names", "descriptions", "clicked", "_roles")}
+        state = {k: getattr(panel, k) for k in ("names", "late", "descriptions", "clicked", "_roles")}
         self.page.evaluate("(state) => start(state)", state)
         self.view()
 
@@ -201,6 +201,19 @@ def test_figures_follow_the_panel_s_width(page):
     page.page.wait_for_function("document.querySelector('[data-figure=heatmap]')._fullLayout.width < 601")
     page.page.wait_for_function("document.querySelector('[data-figure=histogram]')._fullLayout.width < 601")
     assert page.get(width) == page.get(width, "heatmap") > 500
+
+
+def test_a_late_figure_takes_no_room_before_it_is_shown_and_then_the_width_below_the_others(page):
+    page.show("histogram", line(1, 2, 3))
+    page.show("heatmap", line(1, 2, 3))
+    height = "document.getElementById('one').clientHeight"
+    before = page.page.evaluate(height)
+    assert page.get("node.clientHeight", "finetuning") == 0
+    page.show("finetuning", line(3, 2, 1))
+    assert page.page.evaluate(height) > before + 200
+    assert page.get("node._fullLayout.width", "finetuning") == page.get("node._fullLayout.width")
+    top = "node.getBoundingClientRect().top"
+    assert page.get(top, "finetuning") > page.get(top, "heatmap")
 
 
 def test_a_hidden_panel_draws_its_newest_state_when_it_appears(page, panel):
