@@ -67,18 +67,17 @@ def evaluate(
     device = device_of(model)
     with _undisturbed(model):
         for number, batch in enumerate(track(batches, "Evaluating", progress)):
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
-                length = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
-                raise TypeError(
-                    f"batches must be pairs (inputs, targets), but batch {number} is a {type(batch).__name__}{length}: "
-                    "yield for example ((ids, mask), target) where there are several inputs."
-                )
-            inputs, target = to_device(batch[0], device), to_device(batch[1], device)
-            count = _samples(target) or _samples(inputs)
+            inputs, target, count = parts_of(batch, number, device)
             if count == 0:
                 continue
             output = call(model, inputs)
-            total += count * _loss_value(loss, output, target, number)
+            value = float(loss_of(loss, output, target))
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"loss must be finite, but is {value} for batch {number}: look for NaN or infinity in weights and "
+                    "inputs."
+                )
+            total += count * value
             samples += count
             classifies = classifies and _is_classification(output, target)
             if classifies:
@@ -91,7 +90,29 @@ def evaluate(
     return Evaluation(correct / samples if classifies else None, total / samples, samples)
 
 
-def _loss_value(loss: Loss | None, output: Any, target: Any, number: int) -> float:
+def parts_of(batch: Any, number: int, device: torch.device | None) -> tuple[Any, Any, int]:
+    """Inputs and targets of a batch on a device, and the number of its samples.
+
+    Raises:
+        TypeError: Not a pair; names the batch by its number.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        length = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        raise TypeError(
+            f"batches must be pairs (inputs, targets), but batch {number} is a {type(batch).__name__}{length}: "
+            "yield for example ((ids, mask), target) where there are several inputs."
+        )
+    inputs, target = to_device(batch[0], device), to_device(batch[1], device)
+    return inputs, target, _samples(target) or _samples(inputs)
+
+
+def loss_of(loss: Loss | None, output: Any, target: Any) -> Float[Tensor, ""]:
+    """The loss of a batch; cross-entropy if none is given.
+
+    Raises:
+        TypeError: No ``loss`` where the output is not a tensor.
+        ValueError: A loss that is not one number.
+    """
     if loss is None:
         if not isinstance(output, Tensor):
             raise TypeError(
@@ -105,12 +126,7 @@ def _loss_value(loss: Loss | None, output: Any, target: Any, number: int) -> flo
         raise ValueError(
             f"loss must return one number a batch, but returned {came}: reduce it, for example by .mean()."
         )
-    result = float(value.detach() if isinstance(value, Tensor) else value)
-    if not math.isfinite(result):
-        raise ValueError(
-            f"loss must be finite, but is {result} for batch {number}: look for NaN or infinity in weights and inputs."
-        )
-    return result
+    return torch.as_tensor(value)
 
 
 def _samples(part: Any) -> int:

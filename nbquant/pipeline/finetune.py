@@ -14,7 +14,6 @@ from nbquant.models.evaluate import Loss
 from nbquant.pipeline.loop import (
     MakeOptimizer,
     Training,
-    cross_entropy,
     evaluated,
     made,
     require_count,
@@ -155,9 +154,7 @@ def finetune(
             rate = LEARNING_RATE / (1 if gradient == "mean" else shared.mean_members) if lr is None else lr
             optimizer, lr = _default(rate, steps_of((batches, epochs))), None
         made_optimizer, schedule = made(optimizer, lr, shared.trained)
-        training = Training(
-            network, batches, made_optimizer, schedule, loss or cross_entropy, shared.write, shared.collect
-        )
+        training = Training(network, batches, made_optimizer, schedule, loss, shared.write, shared.collect)
         values: list[dict[str, Tensor] | None] = [None]
         steps: list[float] = []
         work = steps_of((batches, epochs), (validation, epochs + 1))

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from nbquant.models.batches import Batches, device_of, to_device
-from nbquant.models.evaluate import Evaluation, Loss, evaluate
+from nbquant.models.batches import Batches, device_of
+from nbquant.models.evaluate import Evaluation, Loss, evaluate, loss_of, parts_of
 from nbquant.nested import call
 from nbquant.progress import Progress, track
-from nbquant.sensitivity.batch import first_tensor
 
 MakeOptimizer = Callable[..., Optimizer | tuple[Optimizer, LRScheduler]]
 """From parameters, and ``lr`` where it is given, to an optimizer; or to it and a schedule that steps with it."""
@@ -47,7 +44,7 @@ class Training:
             comes.
         optimizer: Of the parameters that move.
         schedule: Of its learning rate, a step a batch; None keeps it.
-        loss: ``loss(output, target)``, the mean over a batch.
+        loss: ``loss(output, target)``, the mean over a batch; None is cross-entropy.
         prepare: Called before each forward pass and after the last step of an epoch.
         gather: Called after each backward pass.
     """
@@ -56,27 +53,28 @@ class Training:
     batches: Iterable[tuple[Any, Any]]
     optimizer: Optimizer
     schedule: LRScheduler | None
-    loss: Loss
+    loss: Loss | None
     prepare: Callable[[], None] = lambda: None
     gather: Callable[[], None] = lambda: None
 
-    def epochs(self, number: int, ticks: Iterator[object]) -> Iterator[Losses]:
+    def epochs(self, times: int, ticks: Iterator[object]) -> Iterator[Losses]:
         """Train for some epochs; yields after each.
 
         Args:
-            number: How many.
+            times: How many.
             ticks: Advanced before each step; may raise to cancel.
 
         Raises:
             ValueError: No samples, or a loss that is not one finite number.
             TypeError: A batch that is not a pair, or no ``loss`` where the output is not a tensor.
         """
-        for epoch in range(1, number + 1):
+        device = device_of(self.model)
+        for epoch in range(1, times + 1):
             steps: list[float] = []
             total, samples = 0.0, 0
-            for number_, batch in enumerate(_shuffled(self.batches)):
+            for number, batch in enumerate(_shuffled(self.batches)):
                 next(ticks, None)
-                inputs, target, count = _parts(batch, number_, device_of(self.model))
+                inputs, target, count = parts_of(batch, number, device)
                 if count == 0:
                     continue
                 value = self._step(inputs, target)
@@ -103,7 +101,12 @@ class Training:
         def closure() -> Tensor:
             self.optimizer.zero_grad()
             self.prepare()
-            value = _loss(self.loss, call(self.model, inputs), target)
+            value = loss_of(self.loss, call(self.model, inputs), target)
+            if not value.requires_grad:
+                raise ValueError(
+                    "loss must return one number a batch that depends on the output by torch's operations, but "
+                    f"returned {float(value):g} without a gradient: leave it a tensor."
+                )
             value.backward()
             self.gather()
             seen.append(float(value.detach()))
@@ -213,39 +216,3 @@ def _shuffled(batches: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
         return
     for chosen in torch.randperm(batches.samples).split(batches.batch_size):
         yield batches.inputs[chosen], batches.targets[chosen]
-
-
-def _parts(batch: Any, number: int, device: torch.device | None) -> tuple[Any, Any, int]:
-    """Inputs and target on the device, and the number of samples."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise TypeError(
-            f"batches must be pairs (inputs, targets), but batch {number} is a {type(batch).__name__}: yield for "
-            "example ((ids, mask), target) where there are several inputs."
-        )
-    counted = first_tensor(batch[1])
-    counted = first_tensor(batch[0]) if counted is None else counted
-    return to_device(batch[0], device), to_device(batch[1], device), 0 if counted is None else len(counted)
-
-
-def cross_entropy(output: Any, target: Any) -> Float[Tensor, ""]:
-    """The loss where none is given.
-
-    Raises:
-        TypeError: An output that is not a tensor.
-    """
-    if not isinstance(output, Tensor):
-        raise TypeError(
-            f"without loss=… the model must return a tensor of class logits, but it returned a "
-            f"{type(output).__name__}: pass loss=lambda output, target: … that picks what it needs."
-        )
-    return functional.cross_entropy(output, target)
-
-
-def _loss(loss: Loss, output: Any, target: Any) -> Float[Tensor, ""]:
-    value = loss(output, target)
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise ValueError(
-            f"loss must return one number a batch, as a tensor, but returned {came}: reduce it, for example by .mean()."
-        )
-    return value

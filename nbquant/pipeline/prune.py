@@ -15,7 +15,6 @@ from nbquant.models.layers import Layers, listed, owner, resolve
 from nbquant.pipeline.loop import (
     MakeOptimizer,
     Training,
-    cross_entropy,
     evaluated,
     made,
     require_count,
@@ -236,7 +235,7 @@ def _training(
         raise ValueError("at least one parameter that requires a gradient is required, but none does: unfreeze some")
     make, rate = (optimizer, lr) if optimizer is not None else (torch.optim.Adam, LEARNING_RATE if lr is None else lr)
     made_optimizer, schedule = made(make, rate, trained)
-    return Training(network, batches, made_optimizer, schedule, loss or cross_entropy, lambda: _apply(network, masks))
+    return Training(network, batches, made_optimizer, schedule, loss, lambda: _apply(network, masks))
 
 
 @torch.no_grad()

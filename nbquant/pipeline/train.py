@@ -19,7 +19,7 @@ from nbquant.models.batches import Batches
 from nbquant.models.dataset import Dataset
 from nbquant.models.evaluate import evaluate
 from nbquant.models.zoo import NETWORKS
-from nbquant.pipeline.loop import Training, cross_entropy, seeded, ticking
+from nbquant.pipeline.loop import Training, seeded, ticking
 from nbquant.pipeline.prune import prune
 from nbquant.progress import Progress
 
@@ -123,7 +123,7 @@ def _one_cycle(
 def _fit(model: nn.Module, samples: Batches, epochs: int, progress: Progress) -> list[float]:
     """Mean loss of each epoch."""
     work = epochs * len(samples)
-    training = Training(model.train(), samples, *_one_cycle(model.parameters(), work), cross_entropy)
+    training = Training(model.train(), samples, *_one_cycle(model.parameters(), work), None)
     with ticking(work, "Training", progress) as ticks:
         return [losses.mean for losses in training.epochs(epochs, ticks)]
 

@@ -400,7 +400,7 @@ def test_progress_counts_all_batches_and_can_cancel(network, blobs, known):
         ({"batches": 3}, TypeError, r"batches must yield pairs \(inputs, targets\), but is a int"),
         ({"batches": [torch.zeros(3, 10)]}, TypeError, "batches must be pairs .*, but batch 0 is a Tensor"),
         ({"loss": lambda output, target: output}, ValueError, r"loss must return one number .* shape \(24, 3\)"),
-        ({"loss": lambda output, target: 1.0}, ValueError, "loss must return one number .* a float"),
+        ({"loss": lambda output, target: 1.0}, ValueError, "loss must return one number .* without a gradient"),
         ({"optimizer": lambda p, lr: None}, TypeError, "optimizer must make a torch optimizer .* made a NoneType"),
         ({"optimizer": SGD, "lr": 1e9}, ValueError, r"loss must stay finite, but is .* lower lr \(it is 1e\+09\)"),
     ],
