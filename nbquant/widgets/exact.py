@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.solve import Target, fit_to_target
 from nbquant.analysis.statistics import Statistics
+from nbquant.coding.ledger import Ledger
 from nbquant.progress import Progress
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
@@ -59,9 +60,22 @@ class ExactPass:
         result: What the weights give there; None while it is not there yet.
     """
 
-    def __init__(self, jobs: Jobs, show: Callable[[Quantized | None], None]) -> None:
-        """Run in the slot "exact" of ``jobs``; ``show`` gets each new result."""
-        self._jobs, self._show = jobs, show
+    def __init__(
+        self,
+        jobs: Jobs,
+        show: Callable[[Quantized | None], None],
+        price: Callable[[Quantized], Ledger | None],
+        show_price: Callable[[Ledger | None], None],
+    ) -> None:
+        """Run in the slot "exact" of ``jobs``.
+
+        Args:
+            jobs: Where to run.
+            show: Gets each new result.
+            price: Finds the ledger of its file, after the result was shown.
+            show_price: Gets that.
+        """
+        self._jobs, self._show, self._price, self._show_price = jobs, show, price, show_price
         self.aim: Aim | None = None
         self.result: Quantized | None = None
 
@@ -72,15 +86,20 @@ class ExactPass:
         if aim is None:
             return
 
-        def work(report: Report) -> Quantized:
+        def work(report: Report) -> Ledger | None:
             for _ in range(10):  # so that a newer tick need not wait
                 report(0, None)
                 time.sleep(SETTLED / 10)
-            return aim.quantize(report)
+            quantized = aim.quantize(report)
+            with self._jobs.lock:
+                report(0, None)
+                if self.aim is aim:
+                    self._take(quantized)
+            return self._price(quantized)
 
-        def done(quantized: Quantized) -> None:
+        def done(ledger: Ledger | None) -> None:
             if self.aim is aim:
-                self._take(quantized)
+                self._show_price(ledger)
 
         self._jobs.start(SLOT, "Quantizing the weights", work, done, QUIET)
 

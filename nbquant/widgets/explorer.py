@@ -146,6 +146,7 @@ class Explorer(w.VBox):
             "sensitivity": self._draw_heatmap,
             "measurement": self._show_readout,
             "exact": self._show_readout,
+            "ledger": self._show_readout,
             "finetuned": self._show_readout,
             "saved": self._show_readout,
             "training": self._draw_finetuning,

@@ -78,7 +78,7 @@ class Keep(w.VBox):
         for names, show in (
             (["activity", "progress"], self._show_work),
             (["saved", "pruned"], self._show_outcome),
-            (["point", "exact", "saved", "finetuned"], self._show_ledger),
+            (["point", "exact", "ledger", "finetuned"], self._show_ledger),
         ):
             state.observe(lambda change, show=show: show(), names)
             show()
@@ -106,10 +106,10 @@ class Keep(w.VBox):
             self._ledger.value = ledger_table(ledger)
 
     def _newest(self) -> Ledger | None:
-        """Of the file, if it was written; else of what would be in it."""
+        """Of the file that would be saved; until it is known, of what would be in it beside names and checksums."""
         state = self.state
-        if state.file is not None:
-            return state.file.ledger
+        if state.ledger is not None:
+            return state.ledger
         costs: Any = state.point if state.kept is None else state.kept
         return None if costs is None else costs.ledger + Ledger(unquantized=state.selection.unselected_bits)
 

@@ -126,8 +126,10 @@ def _said(evaluation: Evaluation) -> str:
 
 
 def _file(state: ExplorerState) -> tuple[str, str]:
-    if state.file is not None:
-        return size_text(state.file.size), f"{state.file.compression_ratio:.1f}×, saved"
-    # Names and checksums come on top, which are known when it is written.
-    about, costs = ("≈", state.point) if state.kept is None else (">", state.kept)
-    return f"{about} {size_text((costs.ledger.total + state.selection.unselected_bits) / 8)}", "not saved"
+    before = state.selection.source_bits + state.selection.unselected_bits
+    if state.ledger is not None:
+        saved = "saved" if state.file is not None else "not saved"
+        return size_text(state.ledger.total / 8), f"{before / state.ledger.total:.1f}×, {saved}"
+    # Names and checksums come on top, which are known a moment later.
+    costs = state.point if state.kept is None else state.kept
+    return f"≈ {size_text((costs.ledger.total + state.selection.unselected_bits) / 8)}", "not saved"

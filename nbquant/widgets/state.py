@@ -12,6 +12,7 @@ from nbquant.analysis.curves import METHODS, QUANTIZERS, Method, curve
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.solve import Target, solve
 from nbquant.analysis.statistics import Statistics
+from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation, Loss
 from nbquant.models.select import Sensitivities
 from nbquant.pipeline.finetune import FineTuned
@@ -20,7 +21,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import CODINGS
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
-from nbquant.storage.write import save
+from nbquant.storage.write import file_ledger, save
 from nbquant.widgets.background import Report
 from nbquant.widgets.exact import Aim, ExactPass
 from nbquant.widgets.jobs import Jobs, message_of
@@ -61,6 +62,7 @@ class ExplorerState(traitlets.HasTraits):
         exact: What the weights themselves give there, computed in the background; None while it is not there yet.
         sensitivity: Sensitivities in use, undamped; None while there are none, then h is 1.
         pruned: The pruned module that all is of, with its history; None while it is of the module that was given.
+        ledger: Every bit of the file that would be saved now, by its part; None while it is not known.
         finetuned: ``exact`` after fine-tuning, which then is measured and saved in its stead; None until it has been
             fine-tuned at this target.
         training: The last fine-tuning that came to its end, whatever the target is by now; None before.
@@ -90,6 +92,7 @@ class ExplorerState(traitlets.HasTraits):
     curves: "traitlets.Dict[tuple[str, bool], list[OperatingPoint]]" = traitlets.Dict(read_only=True)
     point = traitlets.Any(None, allow_none=True, read_only=True)
     exact = traitlets.Any(None, allow_none=True, read_only=True)
+    ledger = traitlets.Any(None, allow_none=True, read_only=True)
     sensitivity = traitlets.Any(None, allow_none=True, read_only=True)
     pruned = traitlets.Any(None, allow_none=True, read_only=True)
     finetuned = traitlets.Any(None, allow_none=True, read_only=True)
@@ -132,7 +135,7 @@ class ExplorerState(traitlets.HasTraits):
         self._network = Network.of(self._weights.origin, data, loss)
         self._jobs = Jobs(SLOTS, self._show_activity, lambda message: self.set_trait("error", message))
         self._original = self._weights.origin
-        self._exact = ExactPass(self._jobs, lambda quantized: self.set_trait("exact", quantized))
+        self._exact = ExactPass(self._jobs, self._show_exact, self._priced, self._show_ledger)
         self.available_layers = self._weights.layers
         self.selection: Selection = self._weights.first
         self.statistics: Statistics | None = None
@@ -186,15 +189,19 @@ class ExplorerState(traitlets.HasTraits):
         if quantize is None or aim is None:
             return
 
-        def done(found: FineTuned) -> None:
+        def work(report: Report) -> tuple[FineTuned, Ledger | None]:
+            found = network.finetune(quantize(report), epochs, report)
+            return found, self._priced(found.quantized)
+
+        def done(result: tuple[FineTuned, Ledger | None]) -> None:
+            found, ledger = result
             if aim.is_at(self._exact.aim):
                 self.set_trait("finetuned", found)
+                self.set_trait("ledger", ledger)
                 self.set_trait("training", found)
                 self.set_trait("measurement", None)
 
-        self._jobs.start(
-            "finetune", "Fine-tuning", lambda report: network.finetune(quantize(report), epochs, report), done
-        )
+        self._jobs.start("finetune", "Fine-tuning", work, done)
 
     def measure(self) -> None:
         """Measure the accuracy of what would be saved, in the background."""
@@ -391,6 +398,21 @@ class ExplorerState(traitlets.HasTraits):
         if found is None:
             self._jobs.tell(job, "there is no operating point yet: choose a target within reach")
         return found
+
+    def _show_exact(self, quantized: Quantized | None) -> None:
+        self.set_trait("ledger", None)
+        self.set_trait("exact", quantized)
+
+    def _show_ledger(self, ledger: Ledger | None) -> None:
+        if self.finetuned is None:
+            self.set_trait("ledger", ledger)
+
+    def _priced(self, quantized: Quantized) -> Ledger | None:
+        """The ledger of its file; None where it cannot be saved, which is told when that is tried."""
+        try:
+            return file_ledger(quantized, self._weights.origin)
+        except (ValueError, OSError):
+            return None
 
     @property
     def _key(self) -> tuple[str, bool]:

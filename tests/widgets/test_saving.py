@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import nbquant as nq
+from nbquant.storage.write import file_ledger
 from nbquant.widgets import state as module
 from nbquant.widgets.explorer import explore
 from nbquant.widgets.network import Data
@@ -156,15 +157,19 @@ def test_jobs_take_the_exact_pass_that_is_under_way(state):
     assert state.error == ""
     assert state.saved.quantized is state.exact
     assert state.finetuned is not None
+    assert state.ledger == file_ledger(state.finetuned.quantized, network())
 
 
 def test_saved_file_is_the_ledger(state):
+    assert state.wait(WAIT)
+    told = state.ledger
     state.save()
     assert state.wait(WAIT)
     assert state.error == ""
     assert state.file is state.saved
     stored = nq.load(state.path)
     assert state.saved.size == stored.size == (state.saved.path).stat().st_size
+    assert told == state.ledger == state.saved.ledger
     assert state.saved.compression_ratio == pytest.approx(stored.compression_ratio)
     for part, bits in state.exact.ledger.items():
         assert state.saved.ledger[part] == bits
@@ -173,6 +178,7 @@ def test_saved_file_is_the_ledger(state):
     for name, value in dense.state_dict().items():
         assert torch.equal(restored.state_dict()[name], value)
     state.ratio = 7.0
+    assert state.ledger is None
     assert state.file is None  # it holds something else
     assert state.saved is not None
 
@@ -260,7 +266,7 @@ def test_view_follows(tmp_path):
     keep = explorer.keep
     assert "not saved" in explorer._readout.value
     assert "payload" in keep._ledger.value
-    assert "container" not in keep._ledger.value
+    assert "container" in keep._ledger.value
     keep._epochs.value = 2
     keep._finetune.click()
     assert explorer.state.wait(WAIT)
