@@ -171,7 +171,7 @@ def _planned(
 ) -> StoredBlock:
     """What a block will take."""
     assignment = _indices(tensor, place)
-    weights = assignment[assignment >= 0]
+    weights = assignment[assignment >= 0] if assignment.min() < 0 else assignment  # no copy of dense blocks
     counts = symbol_counts(weights, max(levels, 1))  # refuses what is outside the codebook
     if code is not None:
         payload = int(counts @ code.lengths[:levels])
