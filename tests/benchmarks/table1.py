@@ -30,6 +30,7 @@ from nbquant.analysis.curves import METHODS
 from nbquant.analysis.reproduction import DEEP_COMPRESSION, ORIGINAL, PAPER, Question, beside_paper, operating_points
 from nbquant.analysis.statistics import Statistics
 from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.rate import position_ledger
 from nbquant.quantization.selection import Selection
 from nbquant.views.accuracy import accuracy_data, plot_accuracy
 from nbquant.views.palette import method_style
@@ -152,7 +153,8 @@ def positions_ratio(asked: Question) -> float:
     """Of a pruned network that stores what is left as it is, and where it is: what the paper's 10.13 must be."""
     statistics = Statistics.of(asked.selection)
     kept = statistics.weights - statistics.zeros
-    return statistics.source_bits / (kept * statistics.bits + statistics.position_ledger.total)
+    positions = position_ledger([t.gaps for t in statistics.tensors]).total
+    return statistics.source_bits / (kept * statistics.bits + positions)
 
 
 def presentable(table: pd.DataFrame) -> pd.DataFrame:

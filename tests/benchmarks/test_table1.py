@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import nbquant as nq
+from nbquant.analysis.reproduction import Question
 from nbquant.models.batches import Batches
 from nbquant.models.dataset import Dataset
 from nbquant.models.lenet import LeNet5
@@ -135,3 +136,13 @@ def test_training_lowers_the_loss_and_leaves_random_numbers_alone():
     assert torch.equal(torch.get_rng_state(), state)
     assert not trained.training
     assert nq.evaluate(trained, data, progress=False).loss < before / 2
+
+
+@pytest.mark.parametrize("kept", [30, 60])
+def test_ratio_of_a_pruned_network_counts_positions_however_many_are_kept(kept):
+    model = nn.Linear(100, 1, bias=False)
+    with torch.no_grad():
+        model.weight[0, kept:] = 0
+    ratio = table1.positions_ratio(Question(model, nq.select(model), [], []))
+    # Gaps are all alike: a bit each at least.
+    assert 0.9 * 100 / kept < ratio <= 32 * 100 / (33 * kept)
