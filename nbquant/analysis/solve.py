@@ -145,7 +145,9 @@ def _share(target: Target, met: OperatingPoint, missed: OperatingPoint) -> float
 def method_of(point: OperatingPoint | Quantized) -> Method:
     """The curve that a point lies on."""
     q = point.quantizer
-    return Method(q.method, q.weighted, q.coding, q.per_layer, getattr(q, "pinned_zero", False))
+    return Method(
+        q.method, q.weighted, q.coding, q.per_layer, getattr(q, "pinned_zero", False), getattr(q, "offset", 0.0)
+    )
 
 
 def fit(

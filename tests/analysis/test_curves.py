@@ -13,6 +13,7 @@ from torch import nn
 import nbquant as nq
 from nbquant.analysis.curves import METHODS, Method, curve, curves, lower_convex_hull
 from nbquant.analysis.operating_point import OperatingPoint, operating_point
+from nbquant.analysis.solve import Target, method_of, solve
 from nbquant.analysis.statistics import Statistics
 from nbquant.coding.ledger import Ledger
 from nbquant.kernels import dispatch
@@ -81,7 +82,24 @@ def test_curves_run_from_coarse_to_fine(method, statistics):
     assert points[0].distortion > 20 * points[-1].distortion
     values = np.array([p.parameter for p in points])
     assert (np.diff(values) > 0).all() if method.method == "kmeans" else (np.diff(values) < 0).all()
-    assert all(p.quantizer == method.quantizer(p.parameter) for p in points)
+    assert all(p.quantizer == method_of(p).quantizer(p.parameter) for p in points)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_grids_of_pruned_selections_lie_where_they_cost_least(weighted):
+    model, data = nq.zoo.load("lenet5-fashion-pruned")
+    h = nq.sensitivity(model, data.calibration.take(100), "gauss_newton_sampled", damping=0.1, progress=False)
+    statistics = Statistics.of(nq.select(model, h))
+    assert statistics.pruned
+    steps = np.geomspace(0.01, 0.3, 150)
+    centred, split = (
+        [operating_point(nq.Uniform(step, offset, weighted), statistics) for step in steps] for offset in (0.0, 0.5)
+    )
+    for ratio in (36, 40, 44, 46, 48, 50):
+        found = solve(Target("ratio", ratio), curve(Method("uniform", weighted), statistics), statistics)
+        least = [min(p.distortion for p in grid if p.compression_ratio >= ratio) for grid in (centred, split)]
+        assert found.distortion < 1.1 * min(least)
+        assert found.compression_ratio >= ratio
 
 
 def test_kmeans_curve_has_every_number_of_levels(statistics):
