@@ -114,7 +114,7 @@ def inspect(file: Path, as_json: bool) -> None:
         click.echo(json.dumps(about, indent=2))
         return
     click.echo(_summary(stored))
-    click.echo("\n".join(f"  {name}: {_told(value)}" for name, value in stored.recipe.items()))
+    click.echo("\n".join(f"  {name}: {_told(value)}" for name, value in stored.recipe.items() if value is not None))
     click.echo(f"\n{stored.ledger}\n")
     click.echo(_table(frame))
 

@@ -134,7 +134,8 @@ def plot_accuracy(data: AccuracyData) -> Figure:
             (lines[c.label],) = ax.plot(
                 c.codeword_length, c.accuracy, c.line, marker=c.marker, markersize=4.5, linewidth=1.6, color=c.colour
             )
-        ax.set_title(f"({'abcdefgh'[number]}) {panel.title}", fontsize=10)
+        letter = f"({'abcdefgh'[number]}) " if len(data.panels) > 1 else ""
+        ax.set_title(letter + panel.title, fontsize=10)
         ax.set_ylim(*data.accuracy_range)
         ax.set_xlim(0, 1.04 * longest)
         ax.grid(color="0.9", linewidth=0.8)
