@@ -9,10 +9,10 @@ from torch import nn
 
 from nbquant.analysis.curves import Method, curve
 from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.analysis.solve import fit_to_point
 from nbquant.analysis.statistics import Statistics
 from nbquant.models.evaluate import Evaluation, evaluate
 from nbquant.progress import Progress, track
-from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 
@@ -180,14 +180,7 @@ def _rows(
     images: Images,
     tune: Tune | None,
 ) -> list[dict[str, Any]]:
-    quantized = fit_quantizer(
-        point.quantizer,
-        selection,
-        start=point.clusters,
-        zeros=statistics.zeros,
-        positions=statistics.position_ledger,
-        histograms=statistics.undamped(point.quantizer.per_layer),
-    )
+    quantized = fit_to_point(selection, point, statistics)
     rows = []
     for finetuned, trial in enumerate(try_out(quantized, model, images, tune)):
         q = trial.quantized

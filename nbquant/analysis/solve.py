@@ -229,6 +229,21 @@ def _fit_file(
     raise ValueError(f"no file of ratio {target.value:g} was found in {EXACT_TRIES} tries: ask for a little less.")
 
 
+def fit_to_point(
+    selection: Selection, point: OperatingPoint, statistics: Statistics, progress: Progress = False
+) -> Quantized:
+    """Quantize the weights themselves as at a point of a curve, going on from what its statistics know."""
+    return fit_quantizer(
+        point.quantizer,
+        selection,
+        start=point.clusters,
+        zeros=statistics.zeros,
+        positions=statistics.position_ledger,
+        histograms=statistics.undamped(point.quantizer.per_layer),
+        progress=progress,
+    )
+
+
 def fit_to_target(
     selection: Selection,
     target: Target,
@@ -243,15 +258,7 @@ def fit_to_target(
         if spare and not any(aim.met(p) for p in points):
             break
         point = solve(aim, points, statistics)
-        quantized = fit_quantizer(
-            point.quantizer,
-            selection,
-            start=point.clusters,
-            zeros=statistics.zeros,
-            positions=statistics.position_ledger,
-            histograms=statistics.undamped(point.quantizer.per_layer),
-            progress=progress,
-        )
+        quantized = fit_to_point(selection, point, statistics, progress)
         if target.met(quantized):
             return quantized
         spare = 2 * spare if spare else 1e-3

@@ -13,6 +13,7 @@ from nbquant.widgets.explorer import explore
 from nbquant.widgets.network import Data
 from nbquant.widgets.readout import size_text
 from nbquant.widgets.state import ExplorerState
+from tests.widgets.samples import batches, sensitivities
 
 WAIT = 60
 
@@ -20,16 +21,6 @@ WAIT = 60
 def network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.BatchNorm1d(40), nn.Linear(40, 5))
-
-
-def batches(samples=64):
-    torch.manual_seed(1)
-    return [(torch.randn(16, 20), torch.randint(5, (16,))) for _ in range(samples // 16)]
-
-
-def sensitivities(model):
-    torch.manual_seed(2)
-    return {name: torch.rand(p.shape) + 0.01 for name, p in model.named_parameters()}
 
 
 @pytest.fixture

@@ -1,0 +1,16 @@
+"""A small data set and sensitivities for tests of the explorer."""
+
+import torch
+from torch import Tensor, nn
+
+
+def batches(samples: int = 64) -> list[tuple[Tensor, Tensor]]:
+    """Batches of 16 samples of 20 numbers, in five classes."""
+    torch.manual_seed(1)
+    return [(torch.randn(16, 20), torch.randint(5, (16,))) for _ in range(samples // 16)]
+
+
+def sensitivities(model: nn.Module) -> dict[str, Tensor]:
+    """Random ones of every parameter."""
+    torch.manual_seed(2)
+    return {name: torch.rand(p.shape) + 0.01 for name, p in model.named_parameters()}
