@@ -171,7 +171,8 @@ def fit(
 
     Args:
         selection: From :func:`nbquant.select`.
-        method: "kmeans", "uniform" or "ecsq".
+        method: "kmeans", "uniform" or "ecsq". The grid of "uniform" has a cell centred on zero, unless zeros are left
+            out as pruned: then its offset is what costs least.
         ratio: Least compression ratio of the selected weights.
         rate: Largest rate [bit/weight], side information included.
         levels: Largest number of reconstruction values.
