@@ -38,7 +38,7 @@ def commands() -> None:
     """Quantize, inspect and restore the weights of neural networks."""
 
 
-@commands.command()
+@commands.command(short_help="Quantize a checkpoint into a .nbq file.")
 @click.argument("checkpoint", type=_EXISTING)
 @click.option("-o", "--out", type=_NEW_FILE, required=True, help="The .nbq file to write, or to replace.")
 @click.option("--sensitivity", type=_EXISTING, help="Safetensors file of sensitivities h, by parameter name.")
@@ -94,7 +94,7 @@ def quantize(
         click.echo(f"{_summary(nq.load(out))}\n{quantized}", err=True)
 
 
-@commands.command()
+@commands.command(short_help="Show what a .nbq file holds.")
 @click.argument("file", type=_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def inspect(file: Path, as_json: bool) -> None:
@@ -119,7 +119,7 @@ def inspect(file: Path, as_json: bool) -> None:
     click.echo(_table(frame))
 
 
-@commands.command()
+@commands.command(short_help="Restore a .nbq file to a safetensors file.")
 @click.argument("file", type=_FILE)
 @click.option("-o", "--out", type=_NEW_FILE, required=True, help="The .safetensors file to write, or to replace.")
 def decompress(file: Path, out: Path) -> None:
@@ -129,7 +129,7 @@ def decompress(file: Path, out: Path) -> None:
         click.echo(f"{out}: {out.stat().st_size:,} bytes", err=True)
 
 
-@commands.command(context_settings={"ignore_unknown_options": True})
+@commands.command(context_settings={"ignore_unknown_options": True}, short_help="Open the explorer in JupyterLab.")
 @click.argument("checkpoint", type=_EXISTING, required=False)
 @click.option("--sensitivity", type=_EXISTING, help="Safetensors file of the checkpoint's sensitivities.")
 @click.argument("jupyter", nargs=-1, type=click.UNPROCESSED)
@@ -167,7 +167,10 @@ def _exit_codes() -> Iterator[None]:
         _fail("interrupted; nothing was written", INTERRUPTED)
     except CorruptFileError as error:
         _fail(str(error), DAMAGED)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        # Ours say it all in words; the system's name the file only beside the number.
+        _fail(error.strerror if error.strerror and error.filename is None else str(error), FAILED)
+    except ValueError as error:
         _fail(str(error), FAILED)
     except MemoryError:
         _fail("there is not enough memory for it: close other programs, or choose fewer layers.", FAILED)
