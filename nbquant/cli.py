@@ -145,8 +145,10 @@ def explore(checkpoint: Path | None, sensitivity: Path | None, jupyter: tuple[st
         click.echo(f"made {notebook}", err=True)
     paths = [str(JUPYTER), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
     environment = os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
+    # As root, as in containers, JupyterLab does not start unless told to.
+    as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook), *jupyter], environment)
+    os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook), *as_root, *jupyter], environment)
 
 
 def main() -> None:

@@ -165,6 +165,7 @@ def test_a_full_disk_and_an_interrupt_keep_the_old_file(capsys, small, monkeypat
 def test_explore_opens_a_notebook_that_it_does_not_overwrite(capsys, small, tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.chdir(tmp_path)
     run(capsys, "explore", small, "--no-browser", "--port=9000")
     notebook = tmp_path / "explore-small.ipynb"
@@ -175,7 +176,9 @@ def test_explore_opens_a_notebook_that_it_does_not_overwrite(capsys, small, tmp_
     assert command[1:] == ["-m", "jupyterlab", "explore-small.ipynb", "--no-browser", "--port=9000"]
     assert (Path(environment["JUPYTER_CONFIG_PATH"].split(os.pathsep)[0]) / "jupyter_server_config.py").is_file()
     notebook.write_text("mine")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     run(capsys, "explore", small)
+    assert started[-1][1][3:] == ["explore-small.ipynb", "--allow-root"]
     assert notebook.read_text() == "mine"
     run(capsys, "explore")
     source = nbformat.read(tmp_path / "explore-lenet5-fashion.ipynb", 4).cells[0].source
