@@ -17,7 +17,6 @@ from nbquant.analysis.curves import QUANTIZERS
 from nbquant.quantization.quantizer import CODINGS
 from nbquant.storage.decompress import decompress as decompress_file
 from nbquant.storage.errors import CorruptFileError
-from nbquant.storage.stored import Stored
 
 FAILED, USAGE, DAMAGED, INTERRUPTED = 1, 2, 3, 130
 JUPYTER = Path(__file__).parent / "jupyter"
@@ -89,9 +88,10 @@ def quantize(
         file_of=checkpoint if ratio is not None else None,
         progress=_on_terminal(),
     )
-    nq.save(quantized, out, checkpoint, progress=_on_terminal())
+    ledger = nq.save(quantized, out, checkpoint, progress=_on_terminal())
     if _on_terminal():
-        click.echo(f"{_summary(nq.load(out))}\n{quantized}", err=True)
+        before = quantized.source_bits + quantized.unselected_bits
+        click.echo(f"{_summary(out, ledger.total, before)}\n{quantized}", err=True)
 
 
 @commands.command(short_help="Show what a .nbq file holds.")
@@ -113,7 +113,7 @@ def inspect(file: Path, as_json: bool) -> None:
         }
         click.echo(json.dumps(about, indent=2))
         return
-    click.echo(_summary(stored))
+    click.echo(_summary(stored.path, stored.ledger.total, stored.source_bits))
     click.echo("\n".join(f"  {name}: {_told(value)}" for name, value in stored.recipe.items() if value is not None))
     click.echo(f"\n{stored.ledger}\n")
     click.echo(_table(frame))
@@ -187,10 +187,10 @@ def _on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def _summary(stored: Stored) -> str:
+def _summary(path: Path, bits: int, source_bits: int) -> str:
     return (
-        f"{stored.path}: {stored.size:,} bytes, {stored.compression_ratio:.2f} times smaller than the "
-        f"{stored.source_bits // 8:,} bytes of its tensors"
+        f"{path}: {bits // 8:,} bytes, {source_bits / bits:.2f} times smaller than the {source_bits // 8:,} bytes of "
+        "its tensors"
     )
 
 

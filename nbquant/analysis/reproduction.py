@@ -175,6 +175,7 @@ class _Search:
     spacing: float
     before: float
     made: dict[tuple[bool, int], Trial] = field(default_factory=dict)
+    fitted: dict[int, Quantized] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -190,10 +191,16 @@ class _Search:
     def trial(self, finetuned: bool, index: int) -> Trial:
         if (finetuned, index) not in self.made:
             q = self.question
-            target = Target("ratio", self.spacing ** (index + 1))
-            quantized = fit_to_target(q.selection, target, self.points, self.statistics)
-            self.made[finetuned, index] = try_out(quantized, q.model, q.choosing, q.tune if finetuned else None)[-1]
+            quantized = self._quantized(index)
+            tuned = q.tune(quantized, q.model) if finetuned and q.tune else quantized
+            self.made[finetuned, index] = try_out(tuned, q.model, q.choosing)[0]
         return self.made[finetuned, index]
+
+    def _quantized(self, index: int) -> Quantized:
+        if index not in self.fitted:
+            target = Target("ratio", self.spacing ** (index + 1))
+            self.fitted[index] = fit_to_target(self.question.selection, target, self.points, self.statistics)
+        return self.fitted[index]
 
 
 def _of_file(quantized: Quantized, question: Question, original: float) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from nbquant.coding.code_table import encode_lengths
 from nbquant.coding.huffman import HuffmanCode, symbol_counts
 from nbquant.coding.ledger import Ledger, fixed_length
 from nbquant.coding.positions import GapCode, GapHistogram, gap_code, group_tables
-from nbquant.models.layers import owner
 from nbquant.progress import Progress, track
 from nbquant.quantization.quantized import Codebook, Quantized, QuantizedTensor
 from nbquant.quantization.rate import block_gaps
@@ -187,15 +186,14 @@ def _planned(
 
 
 def _group(quantized: Quantized, name: str) -> str:
-    """The group whose codebook a tensor has."""
-    if len(quantized.codebooks) == 1:
-        return next(iter(quantized.codebooks))
-    if owner(name) in quantized.codebooks:
-        return owner(name)
-    raise ValueError(
-        f"a codebook for the layer {owner(name)!r} of {name!r} is required, but there are only "
-        f"{', '.join(quantized.codebooks)}: quantize again."
-    )
+    """The group whose codebook a tensor has, which must be there."""
+    group = quantized.group_of(name)
+    if group not in quantized.codebooks:
+        raise ValueError(
+            f"a codebook for the layer {group!r} of {name!r} is required, but there are only "
+            f"{', '.join(quantized.codebooks)}: quantize again."
+        )
+    return group
 
 
 def _code(book: Codebook, group: str, fixed: bool) -> HuffmanCode | None:

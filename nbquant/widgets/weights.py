@@ -76,7 +76,6 @@ class Weights:
             missing = [t for t in selection if t.name not in found]
             if missing:
                 found |= {t.name: t for t in tensor_statistics(missing, progress)}
-            if missing:
                 # In the order of all that is known; sums over tensors are shared by all parts.
                 seen = Statistics(tuple(found[t.name] for t in known if t.name in found))
                 if given is self._given:
