@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nbquant.analysis.operating_point import OperatingPoint, point_of_clusters
+from nbquant.analysis.operating_point import OperatingPoint, operating_point, point_of_clusters
 from nbquant.analysis.statistics import Statistics
 from nbquant.progress import Progress, track
 from nbquant.quantization.clusters import Clusters
@@ -93,11 +93,26 @@ def curve(method: Method, statistics: Statistics) -> list[OperatingPoint]:
     return statistics.curves[method]
 
 
+def point_at(
+    method: Method, parameter: float, statistics: Statistics, near: OperatingPoint | None = None
+) -> OperatingPoint:
+    """The operating point of one parameter, on the curve or between its points.
+
+    Args:
+        method: Method with its options; the offset of uniform grids on a pruned selection is what costs least.
+        parameter: Levels, step [weight] or λ [loss/bit].
+        statistics: Of the selection.
+        near: Point of the same method close by, from which a search may set out.
+    """
+    methods = [replace(method, offset=offset) for offset in OFFSETS] if _is_shifted(method, statistics) else [method]
+    return min((operating_point(m.quantizer(parameter), statistics, near) for m in methods), key=_price)
+
+
 def _points(method: Method, statistics: Statistics) -> list[OperatingPoint]:
     cells = statistics.cells(method.weighted, QUANTIZERS[method.method].needs_rows, method.per_layer)
     if not cells:
         return []
-    if method.method == "uniform" and statistics.pruned:
+    if _is_shifted(method, statistics):
         shifted = [_points_of(replace(method, offset=offset), cells, statistics) for offset in OFFSETS]
         return [min(points, key=_price) for points in zip(*shifted, strict=True)]
     return _points_of(method, cells, statistics)
@@ -109,6 +124,10 @@ def _points_of(method: Method, cells: dict[str, Cells], statistics: Statistics) 
         point_of_clusters(method.quantizer(value), groups, statistics)
         for value, groups in zip(values, clusters, strict=True)
     ]
+
+
+def _is_shifted(method: Method, statistics: Statistics) -> bool:
+    return method.method == "uniform" and statistics.pruned
 
 
 def _price(point: OperatingPoint) -> float:

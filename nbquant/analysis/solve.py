@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from nbquant.analysis.curves import Method, curve
+from nbquant.analysis.curves import Method, curve, point_at
 from nbquant.analysis.operating_point import OperatingPoint, operating_point
 from nbquant.analysis.statistics import Statistics
 from nbquant.progress import Progress
@@ -23,12 +23,17 @@ CLOSE = 0.005  # of the target: near enough
 FAR = 0.02  # so far from it, another start is worth a try
 EXACT_TRIES = 8
 
-TargetName = Literal["ratio", "rate", "levels"]
+TargetName = Literal["ratio", "rate", "levels", "lmbda", "step"]
+PARAMETERS = {"lmbda": "ecsq", "step": "uniform"}
+"""Targets that are a method's own parameter, and of which method."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked for: a compression ratio or more, a rate [bit/weight] or less, or so many levels or fewer.
+    """What is asked for.
+
+    A compression ratio or more, a rate [bit/weight] or less, so many levels or fewer; or the very quantizer with this λ
+    [loss/bit] or this step [weight].
 
     Raises:
         ValueError: A value that is not a finite number above zero.
@@ -43,13 +48,37 @@ class Target:
         if not np.isfinite(self.value) or self.value <= 0:
             raise ValueError(f"{self.name} must be finite and above 0, but got {self.value!r}")
 
+    @staticmethod
+    def of_point(point: OperatingPoint) -> "Target":
+        """What leads to a point of a curve again: its λ or step, or all its levels."""
+        name = point.quantizer.parameter
+        return Target("levels", point.levels) if name == "levels" else Target(name, point.parameter)  # type: ignore[arg-type]
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it names one quantizer, so that there is nothing to search."""
+        return self.name in PARAMETERS
+
     def met(self, point: OperatingPoint | Quantized) -> bool:
         """Whether the point is at the target or on its good side."""
         reached = self.quantity(point)
+        if self.is_parameter:
+            return reached == self.value
         return reached >= self.value if self.name == "ratio" else reached <= self.value
 
     def quantity(self, point: OperatingPoint | Quantized) -> float:
-        """The targeted quantity at a point."""
+        """The targeted quantity at a point.
+
+        Raises:
+            ValueError: The parameter of another method.
+        """
+        if self.is_parameter:
+            if point.quantizer.method != PARAMETERS[self.name]:
+                raise ValueError(
+                    f"{self.name} is a parameter of {PARAMETERS[self.name]}, but the method is "
+                    f"{point.quantizer.method!r}: ask for {', '.join(targets_of(point.quantizer.method))}"
+                )
+            return float(getattr(point.quantizer, self.name))
         return point.compression_ratio if self.name == "ratio" else getattr(point, self.name)
 
     def is_close(self, point: OperatingPoint, share: float = CLOSE) -> bool:
@@ -61,8 +90,14 @@ class Target:
         return Target(self.name, self.value * (1 + share) if self.name == "ratio" else self.value / (1 + share))
 
 
+def targets_of(method: str) -> tuple[TargetName, ...]:
+    """Names of the targets that a method can be given."""
+    own: tuple[TargetName, ...] = tuple(n for n, m in PARAMETERS.items() if m == method)  # type: ignore[misc]
+    return ("ratio", "rate", "levels", *own)
+
+
 def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statistics) -> OperatingPoint:
-    """The point of least distortion that meets the target.
+    """The point of least distortion that meets the target; that of the very quantizer, if λ or step is the target.
 
     Args:
         target: What to reach.
@@ -70,10 +105,12 @@ def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statisti
         statistics: What the curve was computed from.
 
     Raises:
-        ValueError: Out of reach; names the range that is within.
+        ValueError: Out of reach (names the range that is within); the parameter of another method, or a step too small.
     """
     if not points:
         raise ValueError("nothing to quantize: every selected weight is exactly zero")
+    if target.is_parameter:
+        return _at_parameter(target, points, statistics)
     reached = [i for i, p in enumerate(points) if target.met(p)]
     if not reached:
         low, high = min(map(target.quantity, points)), max(map(target.quantity, points))
@@ -91,6 +128,21 @@ def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statisti
         if any(target.is_close(p, FAR) for p in found):
             break
     return min(found, key=lambda p: (p.distortion, p.rate))
+
+
+def _at_parameter(target: Target, points: Sequence[OperatingPoint], statistics: Statistics) -> OperatingPoint:
+    """The curve's own point where it has one; else, for ECSQ, what sets out from the nearest point of the curve.
+
+    Beyond the ends of the curve, and where all h are taken for one, a search from nowhere does better.
+    """
+    values = [target.quantity(p) for p in points]
+    if target.value in values:
+        return points[values.index(target.value)]
+    within = min(values) < target.value < max(values)
+    near = None
+    if within and points[0].quantizer.method == "ecsq" and points[0].quantizer.weighted:
+        near = points[int(np.argmin(np.abs(np.log(values) - np.log(target.value))))]
+    return point_at(method_of(points[0]), float(target.value), statistics, near)
 
 
 def _starts(points: Sequence[OperatingPoint], best: int) -> Sequence[OperatingPoint | None]:
@@ -157,6 +209,8 @@ def fit(
     ratio: float | None = None,
     rate: float | None = None,
     levels: int | None = None,
+    lmbda: float | None = None,
+    step: float | None = None,
     weighted: bool = True,
     coding: Coding = "huffman",
     per_layer: bool = False,
@@ -167,7 +221,7 @@ def fit(
     """Quantize a selection to a target.
 
     The point of least distortion on the method's curve at or beyond the target; what is returned is computed from the
-    weights themselves and meets the target too.
+    weights themselves and meets the target too. With ``lmbda`` or ``step`` it is that very quantizer.
 
     Args:
         selection: From :func:`nbquant.select`.
@@ -176,6 +230,8 @@ def fit(
         ratio: Least compression ratio of the selected weights.
         rate: Largest rate [bit/weight], side information included.
         levels: Largest number of reconstruction values.
+        lmbda: For ECSQ: its λ [loss/bit].
+        step: For uniform: the width of a cell [weight].
         weighted: Weigh by sensitivity.
         coding: "huffman" or "fixed" codeword lengths.
         per_layer: A codebook for each layer, or one for the whole selection.
@@ -186,9 +242,10 @@ def fit(
 
     Raises:
         Cancelled: By ``progress``.
-        ValueError: Not exactly one target; one out of reach (names the reachable range); an unknown method.
+        ValueError: Not exactly one target; one out of reach (names the reachable range); the parameter of another
+            method; an unknown method.
     """
-    target = target_of(ratio=ratio, rate=rate, levels=levels)
+    target = target_of(ratio=ratio, rate=rate, levels=levels, lmbda=lmbda, step=step)
     if file_of is not None and target.name != "ratio":
         raise ValueError(f"file_of goes with the target ratio, but {target.name} came: leave one of them out.")
     statistics = Statistics.of(selection, progress)
@@ -253,6 +310,8 @@ def fit_to_target(
     progress: Progress = False,
 ) -> Quantized:
     """Solve on the curve, then quantize the weights themselves, a little stricter where bins had rounded."""
+    if target.is_parameter:
+        return fit_to_point(selection, solve(target, points, statistics), statistics, progress)
     spare = 0.0
     for _ in range(EXACT_TRIES):
         aim = target.stricter(spare)

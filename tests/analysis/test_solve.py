@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nbquant as nq
-from nbquant.analysis.curves import Method, curve
+from nbquant.analysis.curves import OFFSETS, Method, curve
+from nbquant.analysis.operating_point import operating_point
 from nbquant.analysis.solve import Target, fit_to_target, method_of, solve, target_of
 from nbquant.analysis.statistics import Statistics
 from nbquant.storage.write import file_ledger
@@ -138,7 +139,9 @@ def test_edges_of_the_reach(method, keep):
     ("targets", "came"), [({}, "none"), ({"ratio": 3, "levels": 4}, "ratio=3, levels=4"), ({"rate": None}, "none")]
 )
 def test_exactly_one_target(targets, came):
-    with pytest.raises(ValueError, match=f"exactly one of ratio, rate, levels is required, but got {came}"):
+    with pytest.raises(
+        ValueError, match=f"exactly one of ratio, rate, levels, lmbda, step is required, but got {came}"
+    ):
         nq.fit(SELECTIONS[1.0], "kmeans", **targets)
     assert target_of(ratio=None, rate=2.0) == Target("rate", 2.0)
 
@@ -214,3 +217,79 @@ def test_a_ratio_of_the_file_counts_all_that_is_in_it(tmp_path):
         nq.fit(nq.select(model, layers=["fc"]), "uniform", ratio=3, file_of=model, progress=False)
     with pytest.raises(ValueError, match="goes with the target ratio, but rate came"):
         nq.fit(selection, "uniform", rate=3, file_of=model, progress=False)
+
+
+@pytest.mark.parametrize("method", ["uniform", "ecsq"])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("keep", [1.0, 0.2])
+@pytest.mark.parametrize("share", [0.2, 0.37, 0.61])
+def test_parameters_are_targets(method, weighted, keep, share):
+    points = curve_of(keep, Method(method, weighted))
+    name = points[0].quantizer.parameter
+    value = float(points[0].parameter ** (1 - share) * points[-1].parameter ** share)
+    found = solve(Target(name, value), points, STATISTICS[keep])
+    assert getattr(found.quantizer, name) == value
+    assert Target(name, value).met(found)
+    assert found.quantizer.weighted == weighted
+    beside = [p for p in points if 0.5 < p.parameter / value < 2]
+    assert min(p.rate for p in beside) * 0.99 <= found.rate <= max(p.rate for p in beside) * 1.01
+    exact = nq.fit(SELECTIONS[keep], method, weighted=weighted, progress=False, **{name: value})
+    assert exact.quantizer == found.quantizer
+    assert exact.rate == pytest.approx(found.rate, rel=0.01)
+    assert exact.distortion == pytest.approx(found.distortion, rel=0.06)
+    if method == "ecsq":
+        cost = [q.distortion + value * entropy(q) for q in (exact, found.quantizer.fit(SELECTIONS[keep]))]
+        assert cost[0] == pytest.approx(cost[1], rel=0.03)
+
+
+def entropy(quantized):
+    """Ideal bits a weight, without side information: what λ is the price of."""
+    n = quantized.counts.double()
+    return float(-(n * (n / n.sum()).log2()).sum()) / len(quantized)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_step_on_a_pruned_selection_has_the_best_offset(weighted):
+    points = curve_of(0.2, Method("uniform", weighted))
+    for step in np.geomspace(points[20].parameter, points[40].parameter, 7):
+        found = solve(Target("step", step), points, STATISTICS[0.2])
+        grids = [operating_point(nq.Uniform(float(step), o, weighted), STATISTICS[0.2]) for o in OFFSETS]
+        # Half a bit buys what halves the distortion.
+        prices = [p.ledger["payload"] / STATISTICS[0.2].weights / 0.2 + 0.5 * np.log2(p.distortion) for p in grids]
+        assert found.quantizer.offset in OFFSETS
+        best = prices[OFFSETS.index(found.quantizer.offset)]
+        assert best <= min(prices) + 0.02
+
+
+@pytest.mark.parametrize("method", ["kmeans", "uniform", "ecsq"])
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("keep", [1.0, 0.2])
+def test_points_of_the_curve_are_found_again(method, per_layer, keep):
+    points = curve_of(keep, Method(method, per_layer=per_layer))
+    for point in points[5::20]:
+        assert solve(Target.of_point(point), points, STATISTICS[keep]) is point
+
+
+def test_parameters_beyond_the_curve_have_a_point_too():
+    points = curve_of(1.0, Method("ecsq"))
+    coarse = solve(Target("lmbda", 3 * points[0].parameter), points, STATISTICS[1.0])
+    assert (coarse.levels, coarse.parameter) == (1, 3 * points[0].parameter)
+    steps = curve_of(1.0, Method("uniform"))
+    fine = solve(Target("step", steps[-1].parameter / 2), steps, STATISTICS[1.0])
+    assert fine.rate > steps[-1].rate
+    assert fine.distortion < steps[-1].distortion / 3
+    with pytest.raises(ValueError, match="step must be at least"):
+        solve(Target("step", 1e-12), steps, STATISTICS[1.0])
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "others"),
+    [
+        ("kmeans", "lmbda", "ratio, rate, levels"),
+        ("uniform", "lmbda", "ratio, rate, levels, step"),
+        ("ecsq", "step", "ratio, rate, levels, lmbda"),
+    ],
+)
+def test_the_parameter_of_another_method_is_refused(method, name, others):
+    with pytest.raises(ValueError, match=f"{name} is a parameter of .* the method is '{method}': ask for {others}$"):
+        nq.fit(SELECTIONS[1.0], method, **{name: 0.1})

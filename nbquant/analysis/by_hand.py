@@ -1,0 +1,76 @@
+"""Operating points with a centre where the user put it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from nbquant.analysis.operating_point import OperatingPoint, point_of_clusters
+from nbquant.analysis.statistics import Statistics
+from nbquant.kernels.cpu.ecsq import ecsq_sums
+from nbquant.quantization.clusters import Clusters
+from nbquant.quantization.histogram import Cells
+from nbquant.quantization.optimal_ecsq import ideal_length
+
+
+def moved(point: OperatingPoint, statistics: Statistics, group: str, index: int, value: float) -> OperatingPoint:
+    """The same codebook with one centre elsewhere.
+
+    The other centres stay. Weights are assigned anew: to the nearest centre; with ECSQ to that of least
+    ½ h (w − c)² + λ ℓ, with the ideal lengths ℓ that the clusters had before. Counts, code and ledger follow. A cluster
+    that loses all its weights is dropped.
+
+    Args:
+        point: Where to set out from.
+        statistics: What it was computed from.
+        group: Group of the centre.
+        index: Which of its centres, from 0.
+        value: Where to.
+
+    Returns:
+        A point whose quantizer is as before, though that would not give this codebook.
+
+    Raises:
+        ValueError: No such group or centre, or a value that is not finite.
+    """
+    _check(point.clusters, group, index, value)
+    quantizer, before = point.quantizer, point.clusters[group]
+    cells = statistics.cells(quantizer.weighted, quantizer.needs_rows, quantizer.per_layer)[group]
+    codebook = before.codebook.astype(np.float64)
+    codebook[index] = value
+    is_ecsq = quantizer.method == "ecsq"
+    price = point.parameter * ideal_length(before.counts) if is_ecsq else np.zeros(len(codebook))
+    mass = cells.row_sensitivity if is_ecsq else np.ones(1)
+    found = _assigned(cells, mass, *_distinct(codebook, price))
+    return point_of_clusters(quantizer, {**point.clusters, group: found}, statistics)
+
+
+def _check(clusters: Mapping[str, Clusters], group: str, index: int, value: float) -> None:
+    if group not in clusters:
+        raise ValueError(f"group must be one of {', '.join(map(repr, clusters))}, but is {group!r}")
+    levels = len(clusters[group].codebook)
+    if not 0 <= index < levels:
+        raise ValueError(f"index must be 0 to {levels - 1}, but is {index}")
+    if not np.isfinite(value):
+        raise ValueError(f"a centre must be finite, but is put at {value!r}")
+
+
+def _distinct(
+    codebook: Float[np.ndarray, " k"], price: Float[np.ndarray, " k"]
+) -> tuple[Float[np.ndarray, " j"], Float[np.ndarray, " j"]]:
+    """Ascending codewords, of equal ones the cheapest: boundaries are between two that differ."""
+    order = np.lexsort([price, codebook])
+    kept = order[np.diff(codebook[order], prepend=-np.inf) > 0]
+    return codebook[kept], price[kept]
+
+
+def _assigned(
+    cells: Cells, mass: Float[np.ndarray, " r"], codebook: Float[np.ndarray, " k"], price: Float[np.ndarray, " k"]
+) -> Clusters:
+    """Clusters of least cost, with what stands for h in each row of cells; what they lose is of h itself."""
+    true = ecsq_sums(cells.row_start, mass, cells.position, cells.true_prefix, codebook, price)
+    threshold = None
+    if len(mass) == 1:
+        c, paid = codebook[true[:, 0] > 0], price[true[:, 0] > 0]
+        threshold = 0.5 * (c[:-1] + c[1:]) + np.diff(paid) / (mass[0] * np.diff(c))
+    return Clusters.of_sums(codebook, true, threshold)
