@@ -1,7 +1,9 @@
-"""Heat map of a layer's Hessian diagonal."""
+"""Maps of one tensor: its Hessian diagonal, its error, and what the error costs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,22 +13,35 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
+from nbquant.kernels import dispatch
+from nbquant.quantization.quantized import QuantizedTensor
 from nbquant.views import theme
+from nbquant.views.grid import Grid, grid_of
+
+Pooling = Literal["max", "mean"]
+Quantity = Literal["sensitivity", "error", "weighted_error"]
 
 _DECADES = 8.0  # colours span at most this many: one stray 1e-30 would turn all the rest yellow
 _MOST_READ = 1 << 24  # weights; of a larger tensor, which may be on disk, each cell shows a few neighbours
 _ZERO_COLOUR = "#9a9a9a"  # no colour of viridis is grey
 _MUTED = {"color": theme.MUTED}
+_CALLED: dict[str, tuple[str, str, str]] = {  # title, symbol, unit
+    "sensitivity": ("Hessian diagonal", "h", "loss/weight²"),
+    "error": ("Error", "|w − c|", "weight"),
+    "weighted_error": ("Predicted loss", "½h(w − c)²", "loss"),
+}
 
 
 @dataclass(frozen=True)
 class HeatmapData:
-    """Numbers behind the heat map.
+    """Numbers behind a map.
 
     Attributes:
-        log_sensitivity: log₁₀ of the pooled h; NaN where it is zero.
-        low: log₁₀ of the least h that has a colour of its own; what lies below shares it.
-        high: log₁₀ of the greatest h.
+        quantity: What is shown: "sensitivity" h, "error" |w − c| or "weighted_error" ½h(w − c)².
+        unit: Its unit.
+        log_value: log₁₀ of the pooled values; NaN where they are zero.
+        low: log₁₀ of the least value that has a colour of its own; what lies below shares it.
+        high: log₁₀ of the greatest value.
         row_start: Index at the upper edge of the first row, in units of ``row_title``.
         row_step: Indices a row covers: above 1 where rows were pooled, below 1 for the rows of one kernel.
         column_start: Likewise for columns.
@@ -34,15 +49,17 @@ class HeatmapData:
         row_title: What counts down.
         column_title: What counts across.
         wrapped: Where one index runs on from row to row, how many make a row; else 0.
-        zero_share: Share of the weights looked at whose h is exactly zero.
+        zero_share: Share of the weights looked at whose value is exactly zero.
         pooling: What a cell shows of the weights in it: "max" or "mean".
         weights_per_cell: How many weights a cell covers; 1 if nothing was pooled.
         weights_read: How many of them were looked at: all, but for very large tensors.
         name: Name of the layer or parameter.
-        shape: Shape of h.
+        shape: Shape of the tensor.
     """
 
-    log_sensitivity: Float[ndarray, "rows columns"]
+    quantity: Quantity
+    unit: str
+    log_value: Float[ndarray, "rows columns"]
     low: float
     high: float
     row_start: float
@@ -53,22 +70,36 @@ class HeatmapData:
     column_title: str
     wrapped: int
     zero_share: float
-    pooling: Literal["max", "mean"]
+    pooling: Pooling
     weights_per_cell: int
     weights_read: int
     name: str
     shape: tuple[int, ...]
 
+    @property
+    def symbol(self) -> str:
+        """What is shown, in letters: "h", "|w − c|", "½h(w − c)²", or "½(w − c)²" if every h is 1."""
+        symbol = _CALLED[self.quantity][1]
+        return symbol.replace("h", "") if self.unit == "weight²" else symbol
+
+    @property
+    def title(self) -> str:
+        """What is shown, in words, and of what."""
+        words = "Squared error" if self.unit == "weight²" else _CALLED[self.quantity][0]
+        shape = "×".join(map(str, self.shape)) or "scalar"
+        return f"{words} – {self.name} {shape}" if self.name else f"{words} – {shape}"
+
 
 def heatmap_data(
-    sensitivity: Float[Tensor, "..."],
+    values: Float[Tensor, "..."],
     *,
     name: str = "",
-    pooling: Literal["max", "mean"] = "max",
+    pooling: Pooling = "max",
+    quantity: Quantity = "sensitivity",
     max_rows: int = 250,
     max_columns: int = 400,
 ) -> HeatmapData:
-    """Lay out a Hessian diagonal as an image, and pool it until it is small enough to send.
+    """Lay out values of a parameter as an image, and pool it until it is small enough to send.
 
     Matrices stay as they are; convolution filters become a grid of kernels, output channels down and input channels
     across, in which a kernel shrinks to one cell if the whole grid would be too large; a vector, or the kernels of
@@ -76,9 +107,11 @@ def heatmap_data(
     may be on disk, only some neighbouring weights of each cell are read.
 
     Args:
-        sensitivity: Hessian diagonal h [loss/weight²] of one parameter, non-negative, of any shape.
+        values: Hessian diagonal h [loss/weight²] of one parameter, or what ``quantity`` says, of any shape; not
+            negative.
         name: Name of the layer or parameter.
         pooling: What a cell shows of the weights in it.
+        quantity: What the values are.
         max_rows: Most rows sent.
         max_columns: Most columns sent.
 
@@ -86,29 +119,97 @@ def heatmap_data(
         The numbers to draw.
 
     Raises:
-        ValueError: An empty h, negative or non-finite entries, or an unknown pooling.
+        ValueError: Empty values, negative or non-finite entries, an unknown pooling or quantity.
     """
-    h = sensitivity.detach()
-    if h.numel() == 0:
-        raise ValueError(f"sensitivity must not be empty, but its shape is {tuple(h.shape)}.")
+    if quantity not in get_args(Quantity):
+        raise ValueError(f"quantity must be one of {get_args(Quantity)}, but {quantity!r} was given.")
+    return _data(
+        values.shape,
+        lambda part: part(values.detach()),
+        (max_rows, max_columns),
+        name=name,
+        pooling=pooling,
+        quantity=quantity,
+        unit=_CALLED[quantity][2],
+    )
+
+
+def error_data(
+    weight: Float[Tensor, "..."],
+    tensor: QuantizedTensor,
+    sensitivity: Float[Tensor, "..."] | None,
+    *,
+    name: str = "",
+    pooling: Pooling = "max",
+    weighted: bool = False,
+    max_rows: int = 250,
+    max_columns: int = 400,
+) -> HeatmapData:
+    """Lay out the error of a quantized parameter as :func:`heatmap_data` lays out its h, place by place.
+
+    Args:
+        weight: The weights w before.
+        tensor: What they were quantized to, c for each.
+        sensitivity: Hessian diagonal h [loss/weight²]; None is 1, and ½(w − c)² is then in weight².
+        name: Name of the layer or parameter.
+        pooling: What a cell shows of the weights in it.
+        weighted: ½h(w − c)² [loss] rather than |w − c| [weight].
+        max_rows: Most rows sent.
+        max_columns: Most columns sent.
+
+    Raises:
+        ValueError: Shapes that differ, or what :func:`heatmap_data` refuses.
+    """
+    shapes = {tuple(weight.shape), tuple(tensor.shape)} | (set() if sensitivity is None else {tuple(sensitivity.shape)})
+    if len(shapes) > 1:
+        raise ValueError(f"weight, tensor and sensitivity must have one shape, but came with {sorted(shapes)}.")
+
+    def read(part: Callable[[Tensor], Tensor]) -> Tensor:
+        before, index = part(weight.detach()), part(tensor.assignment.reshape(tensor.shape))
+        after = dispatch.gather(tensor.codebook.to(index.device), index.reshape(-1)).reshape(index.shape)
+        error = before.to(torch.float64, copy=True).sub_(after.to(before.device))
+        if not weighted:
+            return error.abs_()
+        squared = error.square_().mul_(0.5)
+        return squared if sensitivity is None else squared.mul_(part(sensitivity.detach()).to(before.device))
+
+    return _data(
+        weight.shape,
+        read,
+        (max_rows, max_columns),
+        name=name,
+        pooling=pooling,
+        quantity="weighted_error" if weighted else "error",
+        unit="weight²" if weighted and sensitivity is None else _CALLED["weighted_error" if weighted else "error"][2],
+    )
+
+
+def _data(
+    shape: torch.Size,
+    read: Callable[[Callable[[Tensor], Tensor]], Tensor],
+    most: tuple[int, int],
+    *,
+    name: str,
+    pooling: Pooling,
+    quantity: Quantity,
+    unit: str,
+) -> HeatmapData:
+    """Pool what ``read`` gives when it is told which part of a tensor to look at."""
     if pooling not in ("max", "mean"):
         raise ValueError(f'pooling must be "max" or "mean", but {pooling!r} was given.')
-    if h.numel() > _MOST_READ:
-        seen, pool_row, pool_column = _sample(h, max_rows, max_columns)
-        image, unit_row, unit_column = seen.amax(2) if pooling == "max" else seen.mean(2), 1, 1
+    grid = grid_of(shape)
+    if shape.numel() > _MOST_READ:
+        step = _steps((grid.rows, grid.columns), most)
+        seen = read(partial(_sample, grid=grid, step=step, some=max(1, _MOST_READ // (most[0] * most[1]))))
+        image, unit_step = seen.amax(2) if pooling == "max" else seen.mean(2), (1, 1)
     else:
-        seen = h
-        image, kernel = _as_image(h)
-        unit_row, unit_column = kernel
-        pool_row, pool_column = 1, 1
-        if image.shape[0] > max_rows or image.shape[1] > max_columns:
-            if kernel != (1, 1):
-                image, unit_row, unit_column = _pool(image, kernel, pooling), 1, 1
-            pool_row, pool_column = -(-image.shape[0] // max_rows), -(-image.shape[1] // max_columns)
-            image = _pool(image, (pool_row, pool_column), pooling)
-    greatest = _require_valid(seen)
-    zero_share = 1 - int(torch.count_nonzero(seen)) / seen.numel()
-    row_title, column_title, wrapped = _titles(h.shape)
+        seen = read(lambda tensor: tensor)
+        image, unit_step, step = grid.image(seen), grid.kernel, (1, 1)
+        if image.shape[0] > most[0] or image.shape[1] > most[1]:
+            image, unit_step = _pool(image, grid.kernel, pooling), (1, 1)
+            step = _steps(image.shape, most)
+            image = _pool(image, step, pooling)
+    greatest = _require_valid(seen, quantity)
 
     value = image.to(torch.float64).cpu().numpy()
     with np.errstate(divide="ignore"):
@@ -118,86 +219,53 @@ def heatmap_data(
     positive = log[np.isfinite(log)]
     low = max(high - _DECADES, float(np.quantile(positive, 0.001))) if positive.size else high - 1
     return HeatmapData(
-        log_sensitivity=log.astype(np.float32),
+        quantity=quantity,
+        unit=unit,
+        log_value=log.astype(np.float32),
         low=min(low, high - 0.1),
         high=high,
         row_start=-0.5,
-        row_step=pool_row / unit_row,
+        row_step=step[0] / unit_step[0],
         column_start=-0.5,
-        column_step=pool_column / unit_column,
-        row_title=row_title,
-        column_title=column_title,
-        wrapped=wrapped,
-        zero_share=zero_share,
+        column_step=step[1] / unit_step[1],
+        row_title=grid.row_title,
+        column_title=grid.column_title,
+        wrapped=grid.wrapped,
+        zero_share=1 - int(torch.count_nonzero(seen)) / seen.numel(),
         pooling=pooling,
-        weights_per_cell=max(1, round(h.numel() / image.numel())),
+        weights_per_cell=max(1, round(shape.numel() / image.numel())),
         weights_read=max(1, round(seen.numel() / image.numel())),
         name=name,
-        shape=tuple(h.shape),
+        shape=tuple(shape),
     )
 
 
-def _require_valid(h: Tensor) -> float:
+def _require_valid(values: Tensor, quantity: Quantity) -> float:
     """The greatest of the entries; refuses those that are negative or not finite."""
-    least, greatest = (float(x) for x in torch.aminmax(h))
+    least, greatest = (float(x) for x in torch.aminmax(values))
     if not (least >= 0 and np.isfinite(greatest)):
-        bad = int((~((h >= 0) & torch.isfinite(h))).sum())
+        bad = int((~((values >= 0) & torch.isfinite(values))).sum())
         raise ValueError(
-            f"sensitivity must be finite and non-negative, but {bad} of {h.numel()} entries are not "
-            f"(min {least:g}, max {greatest:g})."
+            f"{quantity.replace('_', ' ')} must be finite and non-negative, but {bad} of {values.numel()} entries are "
+            f"not (min {least:g}, max {greatest:g})."
         )
     return greatest
 
 
-def _as_image(h: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """The image, and the size of a kernel in it."""
-    if h.ndim <= 1:
-        return h.reshape(-1, _row_length(h.numel())), (1, 1)
-    if h.ndim == 2:
-        return h, (1, 1)
-    output, input_ = h.shape[:2]
-    kernel = h.reshape(output, input_, -1, h.shape[-1])  # a 3-D kernel is a stack of its slices
-    height, width = kernel.shape[2:]
-    across = _row_length(output) if input_ == 1 else input_
-    grid = kernel.reshape(-1, across, height, width)
-    return grid.permute(0, 2, 1, 3).reshape(-1, across * width), (height, width)
+def _steps(size: tuple[int, int] | torch.Size, most: tuple[int, int]) -> tuple[int, int]:
+    """How many rows and columns become one."""
+    return -(-size[0] // most[0]), -(-size[1] // most[1])
 
 
-def _sample(h: Tensor, max_rows: int, max_columns: int) -> tuple[Float[Tensor, "rows columns some"], int, int]:
-    """Some neighbouring weights of each cell, and how many rows and columns of the tensor a cell covers."""
-    if h.ndim <= 2:
-        whole = h.reshape(-1, _row_length(h.numel())) if h.ndim <= 1 else h
-    else:
-        across = _row_length(len(h)) if h.shape[1] == 1 else h.shape[1]
-        whole = h.reshape(len(h) * h.shape[1] // across, across, -1)
-    pool_row, pool_column = -(-whole.shape[0] // max_rows), -(-whole.shape[1] // max_columns)
-    some = max(1, _MOST_READ // (max_rows * max_columns))
-    if h.ndim <= 2:
-        return whole[::pool_row].unfold(1, min(some, pool_column), pool_column), pool_row, pool_column
-    return whole[::pool_row, ::pool_column, :some], pool_row, pool_column
+def _sample(tensor: Tensor, grid: Grid, step: tuple[int, int], some: int) -> Float[Tensor, "rows columns some"]:
+    """Some neighbouring weights of each cell."""
+    places = grid.view(tensor)
+    if tensor.ndim > 2:
+        return places[:: step[0], :: step[1], :some]
+    return places[:: step[0], :, 0].unfold(1, min(some, step[1]), step[1])
 
 
-def _titles(shape: torch.Size) -> tuple[str, str, int]:
-    """What counts down and across, and the length of wrapped rows or 0."""
-    if len(shape) <= 1:
-        across = _row_length(shape.numel())
-        return ("index", "index", across) if across < shape.numel() else ("", "index", 0)
-    if len(shape) == 2:
-        return "output index", "input index", 0
-    if shape[1] > 1:
-        return "output channel", "input channel", 0
-    return "output channel", "output channel", _row_length(shape[0])
-
-
-def _row_length(count: int) -> int:
-    """The divisor of ``count`` for an image about twice as wide as high; ``count`` itself if none is near."""
-    ideal = (2 * count) ** 0.5
-    divisors = [d for i in range(1, int(count**0.5) + 1) if count % i == 0 for d in (i, count // i)]
-    best = min(divisors, key=lambda d: abs(np.log(d / ideal)))
-    return best if 0.25 < best / ideal < 4 else count
-
-
-def _pool(image: Tensor, block: tuple[int, int], pooling: str) -> Tensor:
+def _pool(image: Tensor, block: tuple[int, int], pooling: Pooling) -> Tensor:
     """Pool blocks; those that stick out at the edges cover what is there."""
     if block == (1, 1):
         return image
@@ -214,15 +282,15 @@ def plot_heatmap(data: HeatmapData) -> go.Figure:
 
 
 def draw_heatmap(data: HeatmapData) -> theme.Figure:
-    """Draw the heat map; zeros are grey.
+    """Draw the map; zeros are grey.
 
     Args:
-        data: What :func:`heatmap_data` gives.
+        data: What :func:`heatmap_data` or :func:`error_data` gives.
 
     Returns:
         The figure as plotly's JSON has it, unvalidated: what the explorer sends.
     """
-    z = data.log_sensitivity
+    z = data.log_value
     rows, columns = z.shape
     where = {
         "x0": data.column_start + data.column_step / 2,
@@ -246,7 +314,7 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
                 z=np.where(zero, np.float32(0), np.float32(np.nan)),
                 colorscale=[[0, _ZERO_COLOUR], [1, _ZERO_COLOUR]],
                 showscale=False,
-                hovertemplate=f"{place}<br>h = 0<extra></extra>",
+                hovertemplate=f"{place}<br>{data.symbol} = 0<extra></extra>",
                 hoverongaps=False,
                 **where,
             )
@@ -259,7 +327,11 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
             zmax=data.high,
             colorscale="Viridis",
             colorbar={
-                "title": {"text": f"{what}h [loss/weight²]", "side": "right", "font": {"size": theme.FONT_SIZE}},
+                "title": {
+                    "text": f"{what}{data.symbol} [{data.unit}]",
+                    "side": "right",
+                    "font": {"size": theme.FONT_SIZE},
+                },
                 "tickvals": decade,
                 "ticktext": [_power(float(d)) for d in decade],
                 "thickness": 12,
@@ -269,18 +341,17 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
                 "tickcolor": theme.MUTED,
                 "xpad": 6,
             },
-            hovertemplate=f"{place}<br>{what}h = 10^%{{z:.2f}} loss/weight²<extra></extra>",
+            hovertemplate=f"{place}<br>{what}{data.symbol} = 10^%{{z:.2f}} {data.unit}<extra></extra>",
             hoverongaps=False,
             **where,
         )
     )
-    shape = "×".join(map(str, data.shape)) or "scalar"
     notes = []
     if data.weights_per_cell > 1:
         some = f"{data.weights_read:,} of the " if data.weights_read < data.weights_per_cell else ""
         notes.append(f"{data.pooling} of {some}{data.weights_per_cell:,} weights a cell")
     if data.zero_share > 0:
-        notes.append(f"{data.zero_share:.1%} of h is zero" + (" (grey)" if zero.any() else ""))
+        notes.append(f"{data.zero_share:.1%} of {data.symbol} is zero" + (" (grey)" if zero.any() else ""))
     bottom, right = data.row_start + rows * data.row_step, data.column_start + columns * data.column_step
     whole: dict[str, Any] = {"tickformat": "d", "showgrid": False, "minallowed": -0.5, "nticks": 8}
     down: dict[str, Any] = {"title": data.row_title, "showticklabels": bool(data.row_title)}
@@ -290,12 +361,12 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
         down |= {"title": f"{data.row_title} (first of row)", "tickvals": line, "ticktext": line * data.wrapped}
         title = "position in row"
     return theme.figure(
-        f"Hessian diagonal – {data.name} {shape}" if data.name else f"Hessian diagonal – {shape}",
+        data.title,
         " · ".join(notes) or "one weight a cell",
         traces,
         xaxis=theme.axis(title, range=[data.column_start, right], maxallowed=right, **whole),
         yaxis=theme.axis(range=[bottom, data.row_start], maxallowed=bottom, **(whole | down)),
-        uirevision=f"{data.name} {shape}",
+        uirevision=f"{data.name} {data.shape}",
     )
 
 

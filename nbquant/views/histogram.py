@@ -1,6 +1,7 @@
 """Weight histogram with the clusters' centres and cells."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -79,7 +80,7 @@ def histogram_data(
     Args:
         bin_weight: Position of each bin [weight], ascending.
         bin_count: Number of weights in each bin.
-        codebook: Centres [weight].
+        codebook: Centres [weight]; none for bars alone, over which a front end draws the centres.
         counts: Weights a centre stands for.
         codeword_length: Codeword length of each centre [bit].
         thresholds: Boundaries between neighbouring cells [weight], ascending; None if cells are not intervals, as with
@@ -110,7 +111,7 @@ def histogram_data(
         raise ValueError(
             f"bin_weight must ascend, but {int((np.diff(position) <= 0).sum())} steps do not: sort the bins."
         )
-    if not len(centre) == len(count) == len(length) >= 1:
+    if not len(centre) == len(count) == len(length):
         raise ValueError(
             f"codebook, counts and codeword_length must have one entry a centre, but have {len(centre)}, {len(count)} "
             f"and {len(length)}."
@@ -120,9 +121,9 @@ def histogram_data(
             bad = int((~np.isfinite(values)).sum())
             raise ValueError(f"{name} must be finite, but {bad} of {len(values)} entries are not: leave them out.")
     boundary = None if thresholds is None else np.asarray(thresholds, dtype=np.float64)
-    if boundary is not None and (len(boundary) != len(centre) - 1 or not (np.diff(boundary) >= 0).all()):
+    if boundary is not None and (len(boundary) != max(0, len(centre) - 1) or not (np.diff(boundary) >= 0).all()):
         raise ValueError(
-            f"thresholds must be the {len(centre) - 1} ascending boundaries between {len(centre)} cells, but "
+            f"thresholds must be the {max(0, len(centre) - 1)} ascending boundaries between {len(centre)} cells, but "
             f"{len(boundary)} came: pass None if cells are not intervals."
         )
 
@@ -192,6 +193,8 @@ def plot_histogram(data: HistogramData, *, log_count: bool = False) -> go.Figure
 def draw_histogram(data: HistogramData, *, log_count: bool = False) -> theme.Figure:
     """Draw the weight histogram: bars tinted by cell, and a stem as high as each centre's codeword is long.
 
+    Without centres there are the bars, as one trace, and their two axes; the margins are the same.
+
     Args:
         data: What :func:`histogram_data` gives.
         log_count: Whether the count axis is logarithmic.
@@ -201,11 +204,10 @@ def draw_histogram(data: HistogramData, *, log_count: bool = False) -> theme.Fig
     """
     edge, height = data.bar_edge, data.bar_height
     top = float(height.max())
-    tallest = max(1.0, float(data.codeword_length.max()))
-    few = len(data.codebook) <= _MOST_LINES
+    tallest = max(1.0, float(data.codeword_length.max(initial=0)))
     middle, width = (edge[1:] + edge[:-1]) / 2, np.diff(edge)
     traces: list[theme.Trace] = []
-    for parity, tint in enumerate((SKY, BLUE)):
+    for parity, tint in enumerate((SKY, BLUE) if len(data.codebook) else (SKY,)):
         here = (data.bar_cell % 2 == parity) & (height > 0)
         traces.append(
             {
@@ -218,6 +220,33 @@ def draw_histogram(data: HistogramData, *, log_count: bool = False) -> theme.Fig
                 "name": "weights",
             }
         )
+    if len(data.codebook):
+        traces += _cells_and_centres(data, tallest)
+    rounded = float(np.log10(max(top, 1.0)))
+    count_axis = (
+        {"type": "log", "range": [-0.3, rounded + 0.1], "dtick": 1} if log_count else {"range": [0, 1.08 * top]}
+    )
+    return theme.figure(
+        "Weights and clusters" + (f" – {data.label}" if data.label else ""),
+        _subtitle(data),
+        traces,
+        # Fixed margins: plotly lays a figure out anew after it has measured labels, at twice the time.
+        margin={"l": 64, "r": 64, "t": 56, "b": 44, "autoexpand": False},
+        xaxis=theme.axis("weight", automargin=False, range=[float(edge[0]), float(edge[-1])], showgrid=False),
+        yaxis=theme.axis(
+            f"weights per bar ({data.bar_width:.2g} wide)", automargin=False, uirevision=str(log_count), **count_axis
+        ),
+        **(_centre_axes(tallest) if len(data.codebook) else {}),
+        bargap=0,
+        barmode="overlay",
+        showlegend=False,
+        uirevision=data.label,
+    )
+
+
+def _cells_and_centres(data: HistogramData, tallest: float) -> list[theme.Trace]:
+    traces = []
+    few = len(data.codebook) <= _MOST_LINES
     if data.thresholds is not None and len(data.thresholds) <= _MOST_LINES:
         traces.append(
             _vertical_lines(data.thresholds, 1.0, theme.MUTED, 1, "solid" if data.thresholds_exact else "dash")
@@ -239,21 +268,12 @@ def draw_histogram(data: HistogramData, *, log_count: bool = False) -> theme.Fig
             "name": "centres",
         }
     )
-    rounded = float(np.log10(max(top, 1.0)))
-    count_axis = (
-        {"type": "log", "range": [-0.3, rounded + 0.1], "dtick": 1} if log_count else {"range": [0, 1.08 * top]}
-    )
-    return theme.figure(
-        "Weights and clusters" + (f" – {data.label}" if data.label else ""),
-        _subtitle(data),
-        traces,
-        # Fixed margins: plotly lays a figure out anew after it has measured labels, at twice the time.
-        margin={"l": 64, "r": 64, "t": 56, "b": 44, "autoexpand": False},
-        xaxis=theme.axis("weight", automargin=False, range=[float(edge[0]), float(edge[-1])], showgrid=False),
-        yaxis=theme.axis(
-            f"weights per bar ({data.bar_width:.2g} wide)", automargin=False, uirevision=str(log_count), **count_axis
-        ),
-        yaxis2=theme.axis(
+    return traces
+
+
+def _centre_axes(tallest: float) -> dict[str, Any]:
+    return {
+        "yaxis2": theme.axis(
             "codeword length [bit]",
             automargin=False,
             overlaying="y",
@@ -268,12 +288,8 @@ def draw_histogram(data: HistogramData, *, log_count: bool = False) -> theme.Fig
             linecolor=VERMILION,
         ),
         # Boundaries and stems run in fractions of the height, whatever the count axis is.
-        yaxis3={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
-        bargap=0,
-        barmode="overlay",
-        showlegend=False,
-        uirevision=data.label,
-    )
+        "yaxis3": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
+    }
 
 
 def _vertical_lines(position: ndarray, height: float | ndarray, colour: str, width: float, dash: str) -> theme.Trace:
@@ -292,15 +308,15 @@ def _vertical_lines(position: ndarray, height: float | ndarray, colour: str, wid
 
 def _subtitle(data: HistogramData) -> str:
     centres = len(data.codebook)
-    parts = [f"{data.total:,.0f} weights, {centres} centre{'s' * (centres != 1)}"]
+    parts = [f"{data.total:,.0f} weights" + f", {centres} centre{'s' * (centres != 1)}" * bool(centres)]
     if data.pruned_zeros:
         parts.append(f"{data.pruned_zeros:,} pruned zeros not drawn")
     if data.outside >= 0.5:
         parts.append(f"{data.outside:,.0f} weights ({100 * data.outside / data.total:.2g} %) outside the range")
     if data.centres_outside:
         parts.append(f"{data.centres_outside} centre{'s' * (data.centres_outside != 1)} outside")
-    if data.thresholds is None:
+    if centres and data.thresholds is None:
         parts.append("cells depend on h")
-    elif not data.thresholds_exact:
+    elif centres and not data.thresholds_exact:
         parts.append("dashed: boundaries at mean h")
     return " · ".join(parts)

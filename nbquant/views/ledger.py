@@ -6,19 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nbquant.coding.ledger import Ledger
-from nbquant.views.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from nbquant.views.palette import LEDGER_COLOURS, OTHER_PART
 
-_COLOURS = {
-    "payload": BLUE,
-    "code_table": SKY,
-    "codebook": GREEN,
-    "position_payload": VERMILION,
-    "position_table": ORANGE,
-    "unquantized": PURPLE,
-    "header": "0.35",
-    "container": "0.55",
-    "padding": "0.75",
-}
 _NARROW = 0.06  # of the longest bar: what is narrower has its number in the legend only
 
 
@@ -79,7 +68,9 @@ def plot_ledger(data: LedgerData) -> Figure:
     for row, bar in enumerate(data.bars):
         left = 0.0
         for name, size in bar.parts:
-            patch = ax.barh(row, size, left=left, color=_COLOURS.get(name, "0.5"), edgecolor="white", linewidth=0.8)
+            patch = ax.barh(
+                row, size, left=left, color=LEDGER_COLOURS.get(name, OTHER_PART), edgecolor="white", linewidth=0.8
+            )
             handles.setdefault(name, patch)
             if size >= _NARROW * longest:
                 ax.text(left + size / 2, row, f"{size:,.0f}", ha="center", va="center", fontsize=9, color="white")

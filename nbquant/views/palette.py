@@ -1,4 +1,4 @@
-"""One colour, line and name a quantization method, the same in every figure.
+"""One colour, line and name a quantization method, and a colour a part of a file, the same in every figure.
 
 Colours are Okabe and Ito's (2008), which readers with any common colour vision tell apart; the weighting shows in the
 dash as well, so that no figure rests on colour alone.
@@ -12,6 +12,21 @@ GREEN = "#009E73"
 VERMILION = "#D55E00"
 ORANGE = "#E69F00"
 PURPLE = "#CC79A7"
+
+LEDGER_COLOURS = {
+    "payload": BLUE,
+    "code_table": SKY,
+    "codebook": GREEN,
+    "position_payload": VERMILION,
+    "position_table": ORANGE,
+    "unquantized": PURPLE,
+    "header": "#595959",
+    "container": "#8C8C8C",
+    "padding": "#BFBFBF",
+}
+"""Colour of each part of a ledger; parts of other names are ``OTHER_PART``."""
+
+OTHER_PART = "#808080"
 
 
 @dataclass(frozen=True)

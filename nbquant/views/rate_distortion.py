@@ -1,6 +1,6 @@
 """Rate-distortion curves of the quantization methods, with the point that is chosen."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from nbquant.views import theme
 from nbquant.views.palette import method_style
+from nbquant.views.single_points import ChosenPoint, MeasuredPoint, PinnedPoint, draw_chosen, draw_points
 
 _DECADES = 7.0  # of predicted loss; what lies further below the greatest is nil beside it
 _MOST_POINTS = 400  # a curve is no wider than so many pixels
@@ -40,17 +41,6 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class ChosenPoint:
-    """The operating point in use; attributes as in :class:`Curve`, each a number."""
-
-    method: str
-    weighted: bool
-    rate: float
-    compression_ratio: float
-    predicted_loss: float
-
-
-@dataclass(frozen=True)
 class RateDistortionData:
     """Numbers behind the rate-distortion figure.
 
@@ -58,6 +48,8 @@ class RateDistortionData:
         curves: The curves, points by rising compression ratio, without those a logarithmic axis cannot show.
         chosen: The point in use, if any.
         target_ratio: The compression ratio asked for, if any.
+        pins: Points kept for comparison.
+        measured: Points that were evaluated.
         ratio_range: Least and greatest compression ratio to show.
         loss_range: Least and greatest predicted loss to show [loss].
         left_out: Number of points without a positive finite ratio and loss.
@@ -66,13 +58,20 @@ class RateDistortionData:
     curves: tuple[Curve, ...]
     chosen: ChosenPoint | None
     target_ratio: float | None
+    pins: tuple[PinnedPoint, ...]
+    measured: tuple[MeasuredPoint, ...]
     ratio_range: tuple[float, float]
     loss_range: tuple[float, float]
     left_out: int
 
 
 def rate_distortion_data(
-    curves: Iterable[Curve], *, chosen: ChosenPoint | None = None, target_ratio: float | None = None
+    curves: Iterable[Curve],
+    *,
+    chosen: ChosenPoint | None = None,
+    target_ratio: float | None = None,
+    pins: Sequence[PinnedPoint] = (),
+    measured: Sequence[MeasuredPoint] = (),
 ) -> RateDistortionData:
     """Sort and thin curves, and find the range that shows them.
 
@@ -80,6 +79,8 @@ def rate_distortion_data(
         curves: One for each method; a curve may be empty.
         chosen: The point in use.
         target_ratio: The compression ratio asked for.
+        pins: Points kept for comparison.
+        measured: Points that were evaluated.
 
     Returns:
         The numbers to draw.
@@ -95,14 +96,13 @@ def rate_distortion_data(
         clean, missing = _clean(curve)
         cleaned.append(clean)
         left_out += missing
-    if chosen is not None:
-        method_style(chosen.method, chosen.weighted)
+    single: list[ChosenPoint | PinnedPoint | MeasuredPoint] = [*([] if chosen is None else [chosen]), *pins, *measured]
+    for point in single:
+        method_style(point.method, point.weighted)
 
-    ratio = [c.compression_ratio for c in cleaned]
-    loss = [c.predicted_loss for c in cleaned]
-    if chosen is not None:
-        ratio.append(np.array([chosen.compression_ratio]))
-        loss.append(np.array([chosen.predicted_loss] if chosen.predicted_loss > 0 else []))
+    losses = [*(p.predicted_loss for p in single), *(m.loss for m in measured)]
+    ratio = [*(c.compression_ratio for c in cleaned), _positive(p.compression_ratio for p in single)]
+    loss = [*(c.predicted_loss for c in cleaned), _positive(losses)]
     if target_ratio is not None:
         ratio.append(np.array([target_ratio]))
     all_ratio, all_loss = np.concatenate([*ratio, []]), np.concatenate([*loss, []])
@@ -113,10 +113,18 @@ def rate_distortion_data(
         curves=tuple(cleaned),
         chosen=chosen,
         target_ratio=target_ratio,
+        pins=tuple(pins),
+        measured=tuple(measured),
         ratio_range=ratio_range,
         loss_range=(max(least, greatest * 10**-_DECADES), greatest),
         left_out=left_out,
     )
+
+
+def _positive(values: Iterable[float]) -> Float[ndarray, " n"]:
+    """Those that a logarithmic axis can show."""
+    array = np.fromiter(values, np.float64)
+    return array[np.isfinite(array) & (array > 0)]
 
 
 def _clean(curve: Curve) -> tuple[Curve, int]:
@@ -172,8 +180,9 @@ def draw_rate_distortion(data: RateDistortionData) -> theme.Figure:
                 "name": "target",
             }
         )
+    traces += draw_points(data.pins, data.measured, (left, right), (low, high))
     if data.chosen is not None:
-        traces.append(_marker(data.chosen))
+        traces.append(draw_chosen(data.chosen))
     annotations = []
     if data.target_ratio is not None:
         near_right = np.log10(data.target_ratio) > (left + right) / 2
@@ -233,27 +242,6 @@ def _line(curve: Curve) -> theme.Trace:
     }
 
 
-def _marker(chosen: ChosenPoint) -> theme.Trace:
-    style = method_style(chosen.method, chosen.weighted)
-    return {
-        "type": "scatter",
-        "x": [chosen.compression_ratio],
-        "y": [chosen.predicted_loss],
-        "mode": "markers",
-        "marker": {
-            "color": style.colour,
-            "symbol": style.symbol,
-            "size": 13,
-            "line": {"color": theme.FOREGROUND, "width": 2},
-        },
-        "customdata": [[chosen.rate]],
-        "name": "chosen",
-        "showlegend": False,
-        "hovertemplate": f"<b>chosen: {style.label}</b><br>%{{x:.2f}}×, %{{customdata[0]:.3f}} bit/weight<br>predicted "
-        "loss +%{y:.3g}<extra></extra>",
-    }
-
-
 def _widened(limits: tuple[float, float], by: float) -> tuple[float, float]:
     """The log₁₀ of limits, apart by half a decade at least, with a margin of a fraction of their distance."""
     low, high = np.log10(limits[0]), np.log10(limits[1])
@@ -271,7 +259,14 @@ def _ratio_ticks(left: float, right: float) -> dict[str, list[float] | list[str]
 
 
 def _subtitle(data: RateDistortionData) -> str:
-    if data.chosen is None:
-        return ""
-    c = data.chosen
-    return f"chosen: {c.compression_ratio:.1f}×, {c.rate:.2f} bit/weight, predicted loss +{c.predicted_loss:.2g}"
+    parts = []
+    if data.chosen is not None:
+        c = data.chosen
+        parts.append(
+            f"chosen: {c.compression_ratio:.1f}×, {c.rate:.2f} bit/weight, predicted loss +{c.predicted_loss:.2g}"
+        )
+    if data.pins:
+        parts.append("hollow: pinned")
+    if data.measured:
+        parts.append("✕ measured" + ", ▼ no loss" * any(m.loss <= 0 for m in data.measured))
+    return " · ".join(parts)

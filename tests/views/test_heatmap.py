@@ -5,12 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nbquant.quantization.quantized import QuantizedTensor
 from nbquant.views import heatmap as module
-from nbquant.views.heatmap import draw_equal_sensitivities, heatmap_data, plot_heatmap
+from nbquant.views.grid import grid_of
+from nbquant.views.heatmap import draw_equal_sensitivities, draw_heatmap, error_data, heatmap_data, plot_heatmap
 
 
 def values(data):
-    return np.nan_to_num(10.0 ** data.log_sensitivity.astype(np.float64), nan=0.0)
+    return np.nan_to_num(10.0 ** data.log_value.astype(np.float64), nan=0.0)
 
 
 def rand(*shape):
@@ -46,9 +48,9 @@ def test_vector_runs_on_in_rows_and_a_prime_one_in_a_single_row():
     h = rand(500)
     data = heatmap_data(h)
     np.testing.assert_allclose(values(data).reshape(-1), h.numpy(), rtol=1e-5)
-    assert data.log_sensitivity.shape == (20, 25)
-    assert heatmap_data(rand(101)).log_sensitivity.shape == (1, 101)
-    assert heatmap_data(torch.tensor(2.0)).log_sensitivity.shape == (1, 1)
+    assert data.log_value.shape == (20, 25)
+    assert heatmap_data(rand(101)).log_value.shape == (1, 101)
+    assert heatmap_data(torch.tensor(2.0)).log_value.shape == (1, 1)
 
 
 @settings(deadline=None)
@@ -60,8 +62,8 @@ def test_pooling_matches_a_plain_loop(rows, columns, max_rows, max_columns, pool
     reduce = np.max if pooling == "max" else np.mean
     expected = [[reduce(h.numpy()[i : i + r, j : j + c]) for j in range(0, columns, c)] for i in range(0, rows, r)]
     np.testing.assert_allclose(values(data), expected, rtol=1e-5)
-    assert data.log_sensitivity.shape[0] <= max_rows
-    assert data.log_sensitivity.shape[1] <= max_columns
+    assert data.log_value.shape[0] <= max_rows
+    assert data.log_value.shape[1] <= max_columns
     assert (data.row_step, data.column_step) == (r, c)
 
 
@@ -74,7 +76,7 @@ def test_kernels_shrink_to_a_cell_before_channels_are_pooled():
 
 def test_never_sends_large_arrays():
     for shape in [(3000, 5000), (300, 200, 3, 3), (1_000_000,), (999_983,)]:
-        rows, columns = heatmap_data(torch.ones(shape)).log_sensitivity.shape
+        rows, columns = heatmap_data(torch.ones(shape)).log_value.shape
         assert rows <= 250
         assert columns <= 400
 
@@ -83,7 +85,7 @@ def test_zeros_are_told_apart_and_their_share_is_that_of_the_weights():
     h = torch.tensor([[0.0, 1e-3], [0.0, 0.0], [1e-2, 1.0], [0.5, 0.5]])
     data = heatmap_data(h, max_rows=2)
     assert data.zero_share == 0.375
-    assert np.isnan(data.log_sensitivity).tolist() == [[True, False], [False, False]]
+    assert np.isnan(data.log_value).tolist() == [[True, False], [False, False]]
     zero, positive = plot_heatmap(data).data
     assert np.isnan(zero.z).tolist() == [[False, True], [True, True]]
     assert zero.hovertemplate.split("<br>")[1].startswith("h = 0")
@@ -101,7 +103,7 @@ def test_one_stray_value_does_not_stretch_the_colours():
     h[0, 0] = 1e-30
     data = heatmap_data(h)
     assert data.low > -3
-    assert data.log_sensitivity.min() == pytest.approx(-30)
+    assert data.log_value.min() == pytest.approx(-30)
 
 
 def test_values_below_float32_are_not_zero():
@@ -163,7 +165,9 @@ def test_of_a_large_tensor_only_what_is_drawn_is_read(monkeypatch, shape, poolin
     h, rows, columns = rand(*shape), 8, 10
     unread = torch.full(shape, float("nan"), dtype=torch.float64)
     for seen in (h, unread):  # a view of what is read, into both
-        sample, row_step, column_step = module._sample(seen, rows, columns)
+        grid = grid_of(shape)
+        step = module._steps((grid.rows, grid.columns), (rows, columns))
+        sample = module._sample(seen, grid, step, 240 // (rows * columns))
         if seen is h:
             kept = sample.clone()
         else:
@@ -174,7 +178,7 @@ def test_of_a_large_tensor_only_what_is_drawn_is_read(monkeypatch, shape, poolin
     assert image.shape[0] <= rows
     assert image.shape[1] <= columns
     assert kept.numel() <= max(240, image.numel())
-    assert (data.row_step, data.column_step) == (row_step, column_step)
+    assert (data.row_step, data.column_step) == step
     assert data.weights_read == kept.shape[2] < data.weights_per_cell
     text = plot_heatmap(data).layout.title.text
     assert f"{pooling} of {data.weights_read:,} of the {data.weights_per_cell:,} weights a cell" in text
@@ -190,6 +194,72 @@ def test_sampled_cells_are_where_their_weights_are(monkeypatch):
     columns = shown[:, 1] * data.column_step + data.column_start + 0.5
     assert set(rows) == {40}
     assert set(columns) == {120}
+
+
+def quantized(shape, dtype=torch.float32, seed=0):
+    """A weight, what it became, h, and the error by definition; a fifth of the weights is pruned."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(shape, generator=generator).to(dtype)
+    book = torch.tensor([-1.5, -0.4, 0.3, 1.2], dtype=dtype)
+    assignment = torch.randint(-1, 4, (weight.numel(),), generator=generator, dtype=torch.int16)
+    weight.view(-1)[assignment < 0] = 0
+    restored = [0.0 if a < 0 else book[a].item() for a in assignment]
+    error = np.abs(weight.double().numpy().reshape(-1) - restored)
+    return weight, QuantizedTensor(book, assignment, weight.shape), rand(*shape).float(), error.reshape(shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(7, 11), (4, 3, 2, 5), (20, 1, 5, 5), (60,), (6, 5, 3)])
+def test_errors_lie_where_their_sensitivities_do(shape, dtype):
+    weight, tensor, h, error = quantized(shape, dtype)
+    lain = heatmap_data(h)
+    for weighted, expected in [(False, error), (True, 0.5 * h.double().numpy() * error**2)]:
+        data = error_data(weight, tensor, h, name="a", weighted=weighted)
+        same = heatmap_data(torch.from_numpy(expected), quantity=data.quantity)
+        np.testing.assert_allclose(values(data), values(same), rtol=1e-5)
+        for field in ("row_start", "row_step", "column_start", "column_step", "row_title", "column_title", "wrapped"):
+            assert getattr(data, field) == getattr(lain, field)
+        assert data.zero_share == pytest.approx(float((tensor.assignment < 0).double().mean()))
+
+
+def test_errors_are_pooled_over_the_same_weights_as_their_sensitivities(monkeypatch):
+    weight, tensor, h, error = quantized((90, 160))
+    settings = {"max_rows": 9, "max_columns": 8, "pooling": "mean"}
+    expected = 0.5 * h.double().numpy() * error**2
+    pooled = expected.reshape(9, 10, 8, 20).mean((1, 3))
+    np.testing.assert_allclose(values(error_data(weight, tensor, h, weighted=True, **settings)), pooled, rtol=1e-5)
+    monkeypatch.setattr(module, "_MOST_READ", 500)
+    sampled = error_data(weight, tensor, h, weighted=True, **settings)
+    read = expected[::10].reshape(9, 8, 20)[:, :, : 500 // 72].mean(2)
+    np.testing.assert_allclose(values(sampled), read, rtol=1e-5)
+    assert sampled.weights_read == 500 // 72
+
+
+def test_titles_and_units_follow_the_quantity():
+    weight, tensor, h, error = quantized((5, 6))
+    bars = [
+        draw_heatmap(error_data(weight, tensor, given, weighted=weighted, name="fc"))
+        for given, weighted in [(h, False), (h, True), (None, True)]
+    ]
+    assert [b["data"][-1]["colorbar"]["title"]["text"] for b in bars] == [
+        "|w − c| [weight]",
+        "½h(w − c)² [loss]",
+        "½(w − c)² [weight²]",
+    ]
+    assert [b["layout"]["title"]["text"].split(" – ")[0] for b in bars] == [
+        "<b>Error",
+        "<b>Predicted loss",
+        "<b>Squared error",
+    ]
+    np.testing.assert_allclose(values(error_data(weight, tensor, None, weighted=True)), 0.5 * error**2, rtol=1e-5)
+
+
+def test_other_shapes_and_quantities_are_refused():
+    weight, tensor, h, _ = quantized((5, 6))
+    with pytest.raises(ValueError, match=r"one shape, but came with \[\(5, 6\), \(6, 5\)\]"):
+        error_data(weight, tensor, h.T)
+    with pytest.raises(ValueError, match="'loss' was given"):
+        heatmap_data(h, quantity="loss")
 
 
 def test_without_sensitivities_that_is_said():

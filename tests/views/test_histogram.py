@@ -162,3 +162,18 @@ def test_axes_have_units_and_the_count_axis_may_be_logarithmic():
     assert "weights per bar" in linear.layout.yaxis.title.text
     assert (linear.layout.yaxis.type, log.layout.yaxis.type) == (None, "log")
     assert linear.layout.yaxis.uirevision != log.layout.yaxis.uirevision
+
+
+@pytest.mark.parametrize("log_count", [False, True])
+def test_without_centres_there_are_bars_alone(log_count):
+    position = np.linspace(-1, 1, 2001)
+    data = histogram_data(position, np.ones(2001), [], [], [], pruned_zeros=7, label="fc1")
+    figure = plot_histogram(data, log_count=log_count)
+    (bars,) = figure.data
+    assert (bars.type, bars.name) == ("bar", "weights")
+    assert mass(data).sum() + data.outside == pytest.approx(2001)
+    assert "2,001 weights · 7 pruned" in figure.layout.title.text
+    assert "yaxis2" not in figure.layout
+    assert figure.layout.margin == plot_histogram(example()).layout.margin
+    with pytest.raises(ValueError, match="the 0 ascending boundaries between 0 cells, but 1"):
+        histogram_data(position, np.ones(2001), [], [], [], thresholds=[0.0])

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from nbquant.views.rate_distortion import ChosenPoint, Curve, plot_rate_distortion, rate_distortion_data
+from nbquant.views.rate_distortion import Curve, plot_rate_distortion, rate_distortion_data
+from nbquant.views.single_points import ChosenPoint, MeasuredPoint, PinnedPoint
 
 
 def curve(method="kmeans", weighted=True, ratio=(8.0, 4.0, 16.0), loss=(0.01, 0.001, 0.1)):
@@ -93,3 +94,35 @@ def test_axes_are_logarithmic_and_ticks_are_ratios():
     assert (layout.xaxis.type, layout.yaxis.type) == ("log", "log")
     assert (layout.xaxis.title.text, layout.yaxis.title.text) == ("compression ratio", "predicted loss increase")
     assert "8×" in layout.xaxis.ticktext
+
+
+PIN = PinnedPoint("first try", "kmeans", True, 3.0, 10.0, 0.02)
+MEASURED = MeasuredPoint("uniform", False, 2.5, 12.0, 0.1, 0.9731, 3.0)
+
+
+def test_range_holds_pins_and_measured_losses():
+    data = rate_distortion_data([curve()], pins=[PIN], measured=[MEASURED])
+    assert data.loss_range == (0.001, 3.0)
+    assert rate_distortion_data([], pins=[PIN], measured=[MEASURED]).ratio_range == (10, 12)
+    with pytest.raises(ValueError, match="'lloyd' was given"):
+        rate_distortion_data([], pins=[PinnedPoint("a", "lloyd", True, 1, 2, 3)])
+
+
+def test_pins_are_hollow_and_measured_points_join_what_was_predicted():
+    figure = plot_rate_distortion(rate_distortion_data([curve()], pins=[PIN], measured=[MEASURED], chosen=CHOSEN))
+    _, line, measured, pinned, chosen = figure.data
+    assert (pinned.name, pinned.marker.symbol, pinned.text) == ("pinned", ("circle-open",), ("first try",))
+    assert (measured.x, measured.y, measured.text, measured.marker.symbol) == ((12.0,), (3.0,), ("97.31%",), ("x",))
+    assert tuple(line.y[:2]) == (0.1, 3.0)
+    assert chosen.name == "chosen"
+    assert "hollow: pinned · ✕ measured" in figure.layout.title.text
+
+
+def test_a_loss_that_did_not_rise_stands_at_the_lower_edge_and_is_told():
+    better = MeasuredPoint("ecsq", True, 2.5, 12.0, 0.1, None, -0.01)
+    figure = plot_rate_distortion(rate_distortion_data([curve()], measured=[better]))
+    measured = figure.data[-1]
+    assert measured.marker.symbol == ("triangle-down",)
+    assert np.log10(measured.y[0]) == pytest.approx(figure.layout.yaxis.range[0])
+    assert "loss -0.01" in measured.customdata[0]
+    assert "▼ no loss" in figure.layout.title.text

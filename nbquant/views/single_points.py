@@ -1,0 +1,251 @@
+"""Single operating points in the rate-distortion figure: chosen, pinned and measured ones, with labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nbquant.views import theme
+from nbquant.views.palette import MethodStyle, method_style
+
+_LONGEST = 22  # letters of a label; the whole of it shows on hover
+_LETTER, _LINE = 0.014, 0.075  # size of a letter, of a plot as small as it gets
+_MARKER = (0.012, 0.03)  # half of a marker's size, of such a plot
+# Loss rises with the ratio, so curves leave these corners free, the first ones most.
+_PLACES = {
+    "bottom right": (1, -1),
+    "top left": (-1, 1),
+    "middle right": (1, 0),
+    "middle left": (-1, 0),
+    "bottom center": (0, -1),
+    "top center": (0, 1),
+    "top right": (1, 1),
+    "bottom left": (-1, -1),
+}
+
+Box = tuple[float, float, float, float]
+"""Left, bottom, right and top."""
+
+
+@dataclass(frozen=True)
+class ChosenPoint:
+    """The operating point in use.
+
+    Attributes:
+        method: "kmeans", "uniform" or "ecsq".
+        weighted: Whether it uses the Hessian.
+        rate: R, side information included [bit/weight].
+        compression_ratio: Source bits over all stored bits.
+        predicted_loss: N·D, the loss increase that the diagonal predicts [loss].
+    """
+
+    method: str
+    weighted: bool
+    rate: float
+    compression_ratio: float
+    predicted_loss: float
+
+
+@dataclass(frozen=True)
+class PinnedPoint:
+    """A point kept for comparison; attributes as in :class:`ChosenPoint`, and what it is called."""
+
+    label: str
+    method: str
+    weighted: bool
+    rate: float
+    compression_ratio: float
+    predicted_loss: float
+
+
+@dataclass(frozen=True)
+class MeasuredPoint:
+    """A point that was evaluated; attributes as in :class:`ChosenPoint`, and what came of it.
+
+    Attributes:
+        accuracy: Accuracy then, in [0, 1]; None if the network does not classify.
+        loss: By how much the loss rose, or, if negative, fell [loss].
+    """
+
+    method: str
+    weighted: bool
+    rate: float
+    compression_ratio: float
+    predicted_loss: float
+    accuracy: float | None
+    loss: float
+
+
+def draw_points(
+    pins: Sequence[PinnedPoint],
+    measured: Sequence[MeasuredPoint],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+) -> list[theme.Trace]:
+    """Draw pins as hollow symbols of their method, and measured losses as crosses over or under what was predicted.
+
+    A measured loss that did not rise, which a logarithmic axis cannot show, is a triangle at the lower edge, as is a
+    pin without loss.
+
+    Args:
+        pins: Points kept for comparison.
+        measured: Points that were evaluated.
+        x_range: log₁₀ of the compression ratios that are shown.
+        y_range: log₁₀ of the losses that are shown.
+    """
+    bottom = 10 ** y_range[0]
+    pins = [p for p in pins if np.isfinite(p.compression_ratio)]
+    measured = [m for m in measured if np.isfinite(m.compression_ratio)]
+    x = [*(p.compression_ratio for p in pins), *(m.compression_ratio for m in measured)]
+    y = [max(bottom, loss) for loss in (*(p.predicted_loss for p in pins), *(m.loss for m in measured))]
+    labels = [_short(p.label) for p in pins] + ["" if m.accuracy is None else f"{m.accuracy:.2%}" for m in measured]
+    places = place_labels(
+        [_fraction(np.log10(a), x_range) for a in x], [_fraction(np.log10(b), y_range) for b in y], labels
+    )
+    split = len(pins)
+    traces = []
+    if measured:
+        traces.append(_connectors(measured, y[split:], bottom))
+        traces.append(
+            _marks(measured, x[split:], y[split:], labels[split:], places[split:])
+            | {
+                "name": "measured",
+                "customdata": [_measured_words(m) for m in measured],
+                "hovertemplate": "<b>measured</b> %{customdata}<br>%{x:.2f}×<extra></extra>",
+            }
+        )
+        traces[-1]["marker"]["symbol"] = ["x" if m.loss > bottom else "triangle-down" for m in measured]
+    if pins:
+        traces.append(
+            _marks(pins, x[:split], y[:split], labels[:split], places[:split])
+            | {
+                "name": "pinned",
+                "customdata": [[p.label, p.rate, p.predicted_loss] for p in pins],
+                "hovertemplate": "<b>%{customdata[0]}</b><br>%{x:.2f}×, %{customdata[1]:.3f} bit/weight<br>predicted "
+                "loss +%{customdata[2]:.3g}<extra></extra>",
+            }
+        )
+        traces[-1]["marker"]["symbol"] = [
+            (style(p).symbol if p.predicted_loss > bottom else "triangle-down") + "-open" for p in pins
+        ]
+    return traces
+
+
+def draw_chosen(chosen: ChosenPoint) -> theme.Trace:
+    """Draw the point in use, larger than all others."""
+    drawn = style(chosen)
+    return {
+        "type": "scatter",
+        "x": [chosen.compression_ratio],
+        "y": [chosen.predicted_loss],
+        "mode": "markers",
+        "marker": {
+            "color": drawn.colour,
+            "symbol": drawn.symbol,
+            "size": 13,
+            "line": {"color": theme.FOREGROUND, "width": 2},
+        },
+        "customdata": [[chosen.rate]],
+        "name": "chosen",
+        "showlegend": False,
+        "hovertemplate": f"<b>chosen: {drawn.label}</b><br>%{{x:.2f}}×, %{{customdata[0]:.3f}} bit/weight<br>predicted "
+        "loss +%{y:.3g}<extra></extra>",
+    }
+
+
+def place_labels(x: Sequence[float], y: Sequence[float], labels: Sequence[str]) -> list[str]:
+    """Find a side of each point for its label, so that labels hide each other and other points as little as may be.
+
+    Points are taken in turn, each given the best place that is left.
+
+    Args:
+        x: Positions, as fractions of the plot's width.
+        y: The same of its height.
+        labels: What stands there; may be empty.
+
+    Returns:
+        Plotly's ``textposition`` of each.
+    """
+    points = [(a - _MARKER[0], b - _MARKER[1], a + _MARKER[0], b + _MARKER[1]) for a, b in zip(x, y, strict=True)]
+    placed: list[Box] = []
+    chosen = []
+    for number, label in enumerate(labels):
+        taken = placed + points[:number] + points[number + 1 :]
+        boxes = {place: _label_box(x[number], y[number], label, side) for place, side in _PLACES.items()}
+        costs = {p: sum(_overlap(box, other) for other in taken) + 3 * _outside(box) for p, box in boxes.items()}
+        best = min(costs, key=lambda place: costs[place])
+        chosen.append(best)
+        if label:
+            placed.append(boxes[best])
+    return chosen
+
+
+def style(point: ChosenPoint | PinnedPoint | MeasuredPoint) -> MethodStyle:
+    """How a point's method is drawn."""
+    return method_style(point.method, point.weighted)
+
+
+def _marks(
+    points: Sequence[PinnedPoint] | Sequence[MeasuredPoint],
+    x: list[float],
+    y: list[float],
+    labels: list[str],
+    places: list[str],
+) -> theme.Trace:
+    return {
+        "type": "scatter",
+        "x": x,
+        "y": y,
+        "mode": "markers+text",
+        "marker": {"color": [style(p).colour for p in points], "size": 9, "line": {"width": 2}},
+        "text": labels,
+        "textposition": places,
+        "textfont": {"size": theme.FONT_SIZE - 1, "color": theme.FOREGROUND},
+        "cliponaxis": False,
+        "showlegend": False,
+    }
+
+
+def _connectors(measured: Sequence[MeasuredPoint], shown: Sequence[float], bottom: float) -> theme.Trace:
+    """Lines from what was predicted to what was measured."""
+    x = [v for m in measured for v in (m.compression_ratio, m.compression_ratio, np.nan)]
+    y = [v for m, at in zip(measured, shown, strict=True) for v in (max(bottom, m.predicted_loss), at, np.nan)]
+    return {
+        "type": "scatter",
+        "x": np.array(x),
+        "y": np.array(y),
+        "mode": "lines",
+        "line": {"color": theme.MUTED, "width": 1, "dash": "dot"},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "name": "predicted to measured",
+    }
+
+
+def _measured_words(point: MeasuredPoint) -> str:
+    accuracy = "" if point.accuracy is None else f", accuracy {point.accuracy:.2%}"
+    return f"loss {point.loss:+.3g}{accuracy}<br>predicted {point.predicted_loss:+.3g}"
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LONGEST else label[: _LONGEST - 1].rstrip() + "…"
+
+
+def _fraction(value: float, limits: tuple[float, float]) -> float:
+    return float((value - limits[0]) / (limits[1] - limits[0]))
+
+
+def _label_box(x: float, y: float, label: str, side: tuple[int, int]) -> Box:
+    width, height = _LETTER * len(label), _LINE * bool(label)
+    left = x + side[0] * _MARKER[0] + (side[0] - 1) * width / 2
+    bottom = y + side[1] * _MARKER[1] + (side[1] - 1) * height / 2
+    return left, bottom, left + width, bottom + height
+
+
+def _overlap(a: Box, b: Box) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _outside(box: Box) -> float:
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return area - _overlap(box, (0.0, 0.0, 1.0, 1.0))
