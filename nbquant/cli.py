@@ -46,6 +46,8 @@ def commands() -> None:
 @click.option("--ratio", type=float, help="Target: least compression ratio, that of the whole file.")
 @click.option("--rate", type=float, help="Target: most bits a weight, side information included.")
 @click.option("--levels", type=int, help="Target: most reconstruction values.")
+@click.option("--lmbda", type=float, help="Target: λ of ecsq, loss per bit.")
+@click.option("--step", type=float, help="Target: width of a cell of uniform, in units of the weights.")
 @click.option("--layers", metavar="GLOB", multiple=True, help="What to quantize: names or globs; again for more.")
 @click.option("--coding", type=click.Choice(CODINGS), default="huffman", show_default=True)
 @click.option("--per-layer", is_flag=True, help="A codebook for each layer.")
@@ -60,6 +62,8 @@ def quantize(
     ratio: float | None,
     rate: float | None,
     levels: int | None,
+    lmbda: float | None,
+    step: float | None,
     layers: tuple[str, ...],
     coding: Any,
     per_layer: bool,
@@ -68,10 +72,11 @@ def quantize(
 ) -> None:
     """Quantize CHECKPOINT, a safetensors file or a folder with an index and shards, into a .nbq file.
 
-    Name one target: --ratio, --rate or --levels. What is not chosen by --layers is stored as it is.
+    Name one target: --ratio, --rate or --levels, or the method's own --lmbda or --step. What is not chosen by --layers
+    is stored as it is.
     """
-    if sum(target is not None for target in (ratio, rate, levels)) != 1:
-        raise click.UsageError("Exactly one of --ratio, --rate and --levels is required.")
+    if sum(target is not None for target in (ratio, rate, levels, lmbda, step)) != 1:
+        raise click.UsageError("Exactly one of --ratio, --rate, --levels, --lmbda and --step is required.")
     if damping and sensitivity is None:
         raise click.UsageError("--damping is added to sensitivities: name their file with --sensitivity.")
     h = nq.load_sensitivity(sensitivity).damped(damping) if sensitivity and damping else sensitivity
@@ -81,6 +86,8 @@ def quantize(
         ratio=ratio,
         rate=rate,
         levels=levels,
+        lmbda=lmbda,
+        step=step,
         weighted=not plain,
         coding=coding,
         per_layer=per_layer,

@@ -112,10 +112,27 @@ def test_options_reach_the_fit(capsys, small, tmp_path):
     assert torch.equal(nq.load(out).tensor("0.weight"), expected.dequantize()["0.weight"])
 
 
+@pytest.mark.parametrize(("method", "parameter", "value"), [("uniform", "step", 0.03), ("ecsq", "lmbda", 1e-5)])
+def test_a_methods_own_parameter_is_a_target(capsys, small, tmp_path, method, parameter, value):
+    out, back = tmp_path / "m.nbq", tmp_path / "back.safetensors"
+    assert run(capsys, "quantize", small, "--method", method, f"--{parameter}", value, "-o", out) == (0, "", "")
+    assert run(capsys, "decompress", out, "-o", back)[0] == 0
+    assert getattr(nq.load(out).quantized().quantizer, parameter) == value
+    expected = nq.fit(nq.select(small), method, progress=False, **{parameter: value}).dequantize()
+    restored = load_file(back)
+    assert all(torch.equal(restored[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["quantize", "{small}", "-o", "{dir}/m.nbq"], 2, "Exactly one of --ratio, --rate and --levels"),
+        (["quantize", "{small}", "-o", "{dir}/m.nbq"], 2, "Exactly one of --ratio, --rate, --levels, --lmbda and"),
+        (["quantize", "{small}", "--lmbda", 1e-6, "--step", 0.1, "-o", "{dir}/m.nbq"], 2, "Exactly one of"),
+        (
+            ["quantize", "{small}", "--step", 0.1, "-o", "{dir}/m.nbq"],
+            1,
+            "step is a parameter of uniform, but the method is",
+        ),
         (["quantize", "{small}", "--ratio", 4, "--rate", 3, "-o", "{dir}/m.nbq"], 2, "Exactly one of"),
         (["quantize", "{small}", "--ratio", 4], 2, "Missing option '-o'"),
         (["quantize", "{small}", "--ratio", 4, "--damping", 1, "-o", "{dir}/m.nbq"], 2, "--sensitivity"),
