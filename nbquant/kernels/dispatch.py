@@ -18,6 +18,7 @@ from nbquant.kernels import compiled, cuda, reference
 from nbquant.kernels.cpu import assign as cpu_assign
 from nbquant.kernels.cpu import gaps as cpu_gaps
 from nbquant.kernels.cpu import histogram as cpu_histogram
+from nbquant.kernels.cpu import losses as cpu_losses
 from nbquant.progress import Progress, track
 
 THREADS = os.cpu_count() or 1
@@ -253,6 +254,37 @@ def gather(codebook: Float[Tensor, " k"], assignment: Int[Tensor, " n"]) -> Floa
     indices, moved = assignment.numpy(), out.view(bits).numpy()
     _over_threads(lambda part: cpu_assign.gather(values, indices[part], moved[part]), len(assignment))
     return out
+
+
+def cluster_losses(
+    weight: Float[Tensor, " n"],
+    sensitivity: Float[Tensor, " n"] | None,
+    codebook: Float[Tensor, " k"],
+    assignment: Int[Tensor, " n"],
+) -> np.ndarray:
+    """See :func:`nbquant.kernels.reference.cluster_losses`; a numpy array."""
+    weight, codebook = weight.detach(), codebook.detach().to(weight.device)
+    h, assignment = None if sensitivity is None else sensitivity.detach(), assignment.to(weight.device)
+    if weight.device.type != "cpu" or _kernels(weight, h) == "reference":  # Triton has no such kernel
+        size = CHUNK if weight.device.type == "cpu" else PIECE
+        total = torch.zeros(len(codebook) + 1, 3, dtype=torch.float64, device=weight.device)
+        for part in _slices(len(weight), size):
+            h_part = None if h is None else h[part]
+            total += reference.cluster_losses(weight[part], h_part, codebook, assignment[part])
+        return total.cpu().numpy()
+    values = np.append(codebook.double().numpy(), 0.0)
+
+    def work(share: slice) -> np.ndarray:
+        sums = np.zeros((len(values), 3))
+        for part in _slices(share.stop - share.start, CHUNK):
+            part = slice(share.start + part.start, share.start + part.stop)
+            w = _array(weight[part])
+            h_part = np.ones_like(w) if h is None else _array(h[part])
+            cpu_losses.add_losses(w, h_part, values, assignment[part].numpy(), sums)
+        return sums
+
+    parts = _over_threads(work, len(weight), 1 if len(values) > MANY_LEVELS else None)
+    return np.sum(parts, axis=0) if parts else np.zeros((len(values), 3))
 
 
 def _over_threads(work: Callable[[slice], T], n: int, threads: int | None = None) -> list[T]:

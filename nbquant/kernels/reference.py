@@ -176,6 +176,30 @@ def gather(codebook: Float[Tensor, " k"], assignment: Int64[Tensor, " n"]) -> Fl
     return torch.cat([codebook, codebook.new_zeros(1)])[assignment.long()]
 
 
+def cluster_losses(
+    weight: Float[Tensor, " n"],
+    sensitivity: Float[Tensor, " n"] | None,
+    codebook: Float[Tensor, " k"],
+    assignment: Int64[Tensor, " n"],
+) -> Float[Tensor, "k+1 3"]:
+    """What the members of each cluster are and lose.
+
+    Args:
+        weight: Weights w.
+        sensitivity: Sensitivities h; None is h = 1.
+        codebook: Reconstruction values c.
+        assignment: Index of each weight's codeword; −1 is zero.
+
+    Returns:
+        n, Σh, ½ Σ h (w − c)² of each codeword's members in float64, and in a last row of those assigned −1.
+    """
+    w, c = weight.double(), torch.cat([codebook, codebook.new_zeros(1)]).double()
+    h = torch.ones_like(w) if sensitivity is None else sensitivity.double()
+    index = torch.where(assignment < 0, len(codebook), assignment.long())
+    terms = torch.stack([torch.ones_like(w), h, 0.5 * h * (w - c[index]) ** 2], dim=1)
+    return torch.zeros(len(c), 3, dtype=torch.float64, device=w.device).index_add_(0, index, terms)
+
+
 def interval_costs(prefix: Float[Tensor, "m+1 3"]) -> Float[Tensor, "m+1 m+1"]:
     """Cost[i, j] of one cluster for the bins i … j−1: Σhw² − (Σhw)²/Σh; infinite for i ≥ j."""
     s0, s1, s2 = (prefix[None, :, c] - prefix[:, None, c] for c in range(3))

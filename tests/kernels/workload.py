@@ -30,6 +30,7 @@ def results():
             found[f"assign {dtype} {lmbda}"] = out.numpy().copy(), sums
         sums = dispatch.assign_grid(w, None, 0.25, 0.0, -30, 61, out, skip_zeros=True)
         found[f"grid {dtype}"] = out.numpy().copy(), sums
+        found[f"losses {dtype}"] = (dispatch.cluster_losses(w, h, w[:61], out),)
         found[f"gather {dtype}"] = (dispatch.gather(w[:61], out).float().numpy(),)
     w, h = draw(3000, torch.float32)
     for quantizer in (nq.KMeans(9), nq.KMeans(6, pinned_zero=True), nq.Uniform(0.3), nq.ECSQ(0.02)):

@@ -1,0 +1,191 @@
+"""Where bits and predicted loss come from: by layer and by codeword."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+
+from nbquant.coding.huffman import HuffmanCode
+from nbquant.coding.ledger import Ledger, fixed_length
+from nbquant.coding.positions import gap_code, group_tables
+from nbquant.kernels import dispatch
+from nbquant.progress import Progress, track
+from nbquant.quantization.quantized import Codebook, Quantized
+from nbquant.quantization.quantizer import Coding
+from nbquant.quantization.rate import code_ledger, tensor_gaps
+from nbquant.quantization.selection import SelectedTensor, Selection
+
+BLOCK = 1 << 24  # weights between two chances to cancel
+
+
+@dataclass(frozen=True, eq=False)
+class Breakdown:
+    """Shares of rate and predicted loss; both are of the whole selection's.
+
+    Attributes:
+        layers: One row a layer, in the model's order: ``layer``, ``weights``, ``pruned`` (how many of them are zeros
+            that are left out), ``bits`` (payload and positions, and those tables and codebooks that serve this layer
+            alone), ``share_of_rate`` (what all layers share is in none), ``predicted_loss`` [loss], ``share_of_loss``,
+            ``mean_sensitivity`` [loss/weight²].
+        codewords: For each group one row a codeword: ``centre``, ``count``, ``share`` of the group's coded weights,
+            ``codeword`` (0 and 1, as in the file; empty where the code has one word of no bits), ``codeword_length``
+            [bit], ``bits`` (count · length), ``share_of_rate``, ``predicted_loss`` ½Σh(w − c)² of its members [loss],
+            ``share_of_loss``.
+    """
+
+    layers: pd.DataFrame
+    codewords: dict[str, pd.DataFrame]
+
+
+def breakdown(quantized: Quantized, selection: Selection, progress: Progress = False) -> Breakdown:
+    """Break rate and predicted loss down, in one pass over the weights.
+
+    The layers' bits and what they share add up to the ledger, their losses to ``predicted_loss_increase``, as those of
+    the codewords do. Fine-tuned values are compared with the weights of the selection.
+
+    Args:
+        quantized: What :func:`nbquant.fit` returned.
+        selection: What it was made of.
+        progress: See :data:`nbquant.progress.Progress`; counts blocks.
+
+    Raises:
+        ValueError: A selection of other tensors.
+        Cancelled: By ``progress``.
+    """
+    _check(quantized, selection)
+    sums = _sums(quantized, selection, progress)
+    total = float(sum(s[:, LOSS].sum() for s in sums.values()))
+    return Breakdown(
+        _layers(quantized, selection, sums, total),
+        {group: _codewords(quantized, group, sums, total) for group in quantized.codebooks},
+    )
+
+
+def codeword_strings(lengths: Int64[np.ndarray, " k"], coding: Coding) -> tuple[str, ...]:
+    """The codewords of a code with these lengths, as they are written: strings of 0 and 1.
+
+    Args:
+        lengths: Codeword lengths ℓ [bit], all of one length for a fixed-length code.
+        coding: "huffman" or "fixed".
+    """
+    if not len(lengths):
+        return ()
+    if coding == "huffman":
+        return HuffmanCode.from_lengths(lengths).codewords
+    width = fixed_length(len(lengths))
+    return tuple(f"{j:0{width}b}" if width else "" for j in range(len(lengths)))
+
+
+N, MASS, LOSS = range(3)  # columns of the sums
+Sums = dict[str, Float[np.ndarray, "k+1 3"]]
+"""For each tensor n, Σh, ½Σh(w − c)² of each codeword's members, and last of the pruned weights."""
+
+
+def _check(quantized: Quantized, selection: Selection) -> None:
+    shapes = {t.name: t.weight.shape for t in selection}
+    if shapes != {name: t.shape for name, t in quantized.tensors.items()}:
+        other = sorted(n for n in shapes.keys() | quantized.tensors.keys() if shapes.get(n) != _shape(quantized, n))
+        raise ValueError(
+            f"the selection must hold the {len(quantized.tensors)} tensors that were quantized, but {len(other)} "
+            f"differ, {other[0]!r} for one: pass the selection that was given to fit"
+        )
+
+
+def _shape(quantized: Quantized, name: str) -> torch.Size | None:
+    return quantized.tensors[name].shape if name in quantized.tensors else None
+
+
+def _sums(quantized: Quantized, selection: Selection, progress: Progress) -> Sums:
+    blocks = [(t, i) for t in selection for i in range(0, max(t.weight.numel(), 1), BLOCK)]
+    found: Sums = {}
+    for tensor, begin in track(blocks, "breakdown", progress):
+        part = slice(begin, begin + BLOCK)
+        own = quantized.tensors[tensor.name]
+        w, h = tensor.weight.reshape(-1)[part], tensor.sensitivity
+        h = None if h is None else h.reshape(-1)[part]
+        sums = dispatch.cluster_losses(w, h, own.codebook, own.assignment[part])
+        found[tensor.name] = found[tensor.name] + sums if tensor.name in found else sums
+    return found
+
+
+def _layers(quantized: Quantized, selection: Selection, sums: Sums, total: float) -> pd.DataFrame:
+    bits = _bits(quantized, selection, sums)
+    rows = []
+    for layer in selection.layers:
+        parts = [sums[t.name] for t in selection if t.layer == layer]
+        n, mass, loss = np.sum([p.sum(axis=0) for p in parts], axis=0)
+        rows.append(
+            {
+                "layer": layer,
+                "weights": int(n),
+                "pruned": int(sum(p[-1, N] for p in parts)),
+                "bits": bits[layer],
+                "share_of_rate": _share(bits[layer], quantized.ledger.total),
+                "predicted_loss": float(loss),
+                "share_of_loss": _share(loss, total),
+                "mean_sensitivity": float(mass / n) if n else 0.0,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _bits(quantized: Quantized, selection: Selection, sums: Sums) -> dict[str, int]:
+    """Bits that each layer takes alone."""
+    bits = dict.fromkeys(selection.layers, 0)
+    for group, book in quantized.codebooks.items():
+        members = [t for t in selection if quantized.group_of(t.name) == group]
+        lengths = book.codeword_length.cpu().numpy()
+        for t in members:
+            bits[t.layer] += int(sums[t.name][:-1, N].astype(np.int64) @ lengths)
+        _charge(bits, members, _side_information(book, quantized.quantizer.coding).total)
+    if "position_payload" in quantized.ledger:
+        gaps = [tensor_gaps(t.weight) for t in selection]
+        for table in group_tables(gaps, progress=False):
+            code = gap_code(reduce(add, (gaps[i] for i in table)))
+            for i in table:
+                bits[selection.tensors[i].layer] += code.payload_bits(gaps[i])
+            _charge(bits, [selection.tensors[i] for i in table], code.table_bits)
+    return bits
+
+
+def _charge(bits: dict[str, int], members: Sequence[SelectedTensor], cost: int) -> None:
+    """Add what these tensors have in common, if they are of one layer."""
+    layers = {t.layer for t in members}
+    if len(layers) == 1:
+        bits[layers.pop()] += cost
+
+
+def _side_information(book: Codebook, coding: Coding) -> Ledger:
+    counts, lengths = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
+    ledger = code_ledger(counts, lengths, coding, torch.finfo(book.value.dtype).bits)
+    return Ledger({part: bits for part, bits in ledger.items() if part != "payload"})
+
+
+def _codewords(quantized: Quantized, group: str, sums: Sums, total: float) -> pd.DataFrame:
+    book = quantized.codebooks[group]
+    value, lengths = book.value.detach().cpu().double().numpy(), book.codeword_length.cpu().numpy()
+    count = book.counts.cpu().numpy()
+    members = [s[:-1, LOSS] for name, s in sums.items() if quantized.group_of(name) == group]
+    loss = np.sum(members, axis=0)
+    return pd.DataFrame(
+        {
+            "centre": value,
+            "count": count,
+            "share": count / max(int(count.sum()), 1),
+            "codeword": pd.Series(codeword_strings(lengths, quantized.quantizer.coding), dtype=object),
+            "codeword_length": lengths,
+            "bits": count * lengths,
+            "share_of_rate": [_share(b, quantized.ledger.total) for b in count * lengths],
+            "predicted_loss": loss,
+            "share_of_loss": [_share(x, total) for x in loss],
+        }
+    )
+
+
+def _share(part: float, total: float) -> float:
+    return float(part / total) if total else 0.0
