@@ -1,0 +1,131 @@
+"""How far the loss's Taylor series foresees what quantizing does to it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nbquant.kernels import dispatch
+from nbquant.nested import call
+from nbquant.progress import Progress, track
+from nbquant.quantization.quantized import Quantized
+from nbquant.sensitivity.batch import Batch
+from nbquant.sensitivity.problem import Loss, Problem, undisturbed, wide
+from nbquant.sensitivity.second_order import loss_gradient, second_order
+
+
+@dataclass(frozen=True)
+class LossPrediction:
+    """Change of the mean loss by δ, what is quantized less what it was; all [loss].
+
+    Attributes:
+        gradient: gᵀδ, with the gradient g of the loss before.
+        diagonal: ½ Σ h δ², what quantizers minimise.
+        quadratic: ½ δᵀHδ, with the full Hessian H of the loss before.
+        measured: The loss after, less the loss before.
+        samples: Number of samples that all but ``diagonal`` are the mean over.
+    """
+
+    gradient: float
+    diagonal: float
+    quadratic: float
+    measured: float
+    samples: int
+
+    @property
+    def second_order(self) -> float:
+        """gᵀδ + ½ δᵀHδ."""
+        return self.gradient + self.quadratic
+
+
+def predict_loss(
+    model: nn.Module,
+    quantized: Quantized,
+    batches: Iterable[Any],
+    sensitivity: Mapping[str, Tensor] | None,
+    loss: Loss | None = None,
+    progress: Progress = True,
+) -> LossPrediction:
+    """Predict the change of the loss by its derivatives, and measure it on the same batches.
+
+    Each batch is gone through twice forward and twice backward, with the graph of one batch in memory at a time. The
+    model is evaluated in eval mode and left as it was found: modes, gradients, random state.
+
+    Args:
+        model: The model selected from.
+        quantized: What :func:`nbquant.fit` returned.
+        batches: Pairs (inputs, target), as for :func:`nbquant.sensitivity`.
+        sensitivity: Parameter name -> h [loss/weight²], taken as they are; None is h = 1.
+        loss: Loss of a batch from (output, target), the mean over its samples; cross-entropy if None.
+        progress: See :data:`nbquant.progress.Progress`; counts batches.
+
+    Raises:
+        TypeError: A loss that gives no tensor.
+        ValueError: Another model; sensitivities that lack a tensor or have another shape; no batches; a loss that is
+            not one finite number, or a sum over the batch.
+        RuntimeError: Of torch, where the model has no second derivative.
+        Cancelled: By ``progress``.
+    """
+    parameters = quantized.parameters_of(model)
+    diagonal = _diagonal(quantized, parameters, sensitivity)
+    after = quantized.apply(model).eval()
+    change = {name: after.get_parameter(name).detach() - p.detach() for name, p in parameters.items()}
+    counted = track(batches, "prediction", progress)
+    problem = Problem(model, parameters, counted, loss or functional.cross_entropy, progress=False)
+    totals, samples = np.zeros(3), 0
+    with undisturbed(model, parameters.values()), second_order():
+        for batch in problem:
+            gradient, quadratic = _derivatives(problem, batch, change, first=samples == 0)
+            measured = _loss(problem, after, batch) - _loss(problem, model, batch)
+            totals += batch.size * np.array([gradient, quadratic, measured])
+            samples += batch.size
+    gradient, quadratic, measured = (totals / samples).tolist()
+    return LossPrediction(gradient, diagonal, quadratic, measured, samples)
+
+
+def _diagonal(
+    quantized: Quantized, parameters: Mapping[str, nn.Parameter], sensitivity: Mapping[str, Tensor] | None
+) -> float:
+    total = 0.0
+    for name, parameter in parameters.items():
+        tensor, h = quantized.tensors[name], None
+        if sensitivity is not None:
+            if name not in sensitivity or sensitivity[name].shape != parameter.shape:
+                came = f"has the shape {tuple(sensitivity[name].shape)}" if name in sensitivity else "is missing"
+                raise ValueError(
+                    f"sensitivities must hold the shape {tuple(parameter.shape)} for {name!r}, but it {came}: estimate "
+                    "them for this model, or pass None"
+                )
+            h = sensitivity[name].reshape(-1).to(parameter.device)
+        losses = dispatch.cluster_losses(parameter.reshape(-1), h, tensor.codebook, tensor.assignment)
+        total += float(losses[:, 2].sum())
+    return total
+
+
+def _derivatives(problem: Problem, batch: Batch, change: Mapping[str, Tensor], first: bool) -> tuple[float, float]:
+    """gᵀδ and ½δᵀHδ of one batch; on return its graph is gone."""
+    parameters, steps = list(problem.parameters.values()), list(change.values())
+    gradient = loss_gradient(problem, batch, first)
+    slope = _dot(gradient, steps)
+    curved = [(g, d) for g, d in zip(gradient, steps, strict=True) if g.requires_grad]
+    if not curved:
+        return slope, 0.0
+    products = torch.autograd.grad(
+        [g for g, _ in curved], parameters, [d for _, d in curved], allow_unused=True, materialize_grads=True
+    )
+    return slope, 0.5 * _dot(products, steps)
+
+
+def _dot(left: Iterable[Float[Tensor, "..."]], right: Iterable[Float[Tensor, "..."]]) -> float:
+    pairs = ((a.detach().reshape(-1), b.reshape(-1)) for a, b in zip(left, right, strict=True))
+    return sum(float(torch.dot(a.to(wide(a.dtype)), b.to(wide(b.dtype)))) for a, b in pairs)
+
+
+def _loss(problem: Problem, model: nn.Module, batch: Batch) -> float:
+    with torch.no_grad():
+        return float(problem.mean_loss(call(model, batch.inputs), batch))
