@@ -1,41 +1,17 @@
-// Draws the figures of a FigurePanel. `loadPlotly` comes from figure_panel.py, which puts it before this text.
+// Draws a FigurePanel. figure_panel.py puts `loadPlotly` and the parts in front/ before this text.
 
 const CONFIG = {
   displaylogo: false,
   responsive: false, // our ResizeObserver sees the panel, not only the window
   doubleClick: "reset",
   typesetMath: false, // else plotly meets the notebook's MathJax
-  // Named one by one: a later plotly.js may bring buttons that send the chart somewhere, as 4.1 does.
-  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   showSendToCloud: false,
   plotlyServerURL: "",
 };
-
-/** Resolve the theme's colours to rgba(): plotly parses neither var() nor the newer CSS colour functions. */
-function themeColours(probe, roles) {
-  const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const colours = {};
-  for (const [neutral, role] of Object.entries(roles)) {
-    probe.style.color = `var(--nbquant-${role})`;
-    pixel.clearRect(0, 0, 1, 1);
-    pixel.fillStyle = getComputedStyle(probe).color;
-    pixel.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = pixel.getImageData(0, 0, 1, 1).data;
-    colours[neutral] = `rgba(${r}, ${g}, ${b}, ${a / 255})`;
-  }
-  return colours;
-}
-
-/** Copy a figure, with neutral colours replaced and buffers as plotly takes them. Plotly writes into what it draws. */
-function dressed(value, colours) {
-  if (typeof value === "string") return colours[value] ?? value;
-  if (value === null || typeof value !== "object") return value;
-  if (value instanceof DataView) {
-    return value.buffer.slice(value.byteOffset, value.byteOffset + value.byteLength);
-  }
-  if (Array.isArray(value)) return value.map((item) => dressed(item, colours));
-  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, dressed(item, colours)]));
-}
+// Named one by one: a later plotly.js may bring buttons that send the chart somewhere, as 4.1 does.
+const BUTTONS = ["zoom2d", "pan2d", "resetScale2d"];
+const OVERLAID = ["histogram", "rate_distortion", ...MAPS];
+const REST = 400; // ms without a change
 
 function clickedPoint(name, event, serial) {
   const { curveNumber, pointNumber, x, y } = event.points[0];
@@ -43,58 +19,269 @@ function clickedPoint(name, event, serial) {
   return { figure: name, curve: curveNumber, point: pointNumber, x: plain(x), y: plain(y), serial };
 }
 
+/** Keep legends in the figure: a share of the plot's width left of it is more than the margin where the plot is wide. */
+function keepLegends(layout) {
+  const { width, margin } = layout;
+  const least = (8 - (margin?.l ?? 80)) / (width - (margin?.l ?? 80) - (margin?.r ?? 80));
+  for (const [key, legend] of Object.entries(layout)) {
+    if (/^legend\d*$/.test(key) && legend.x < least) legend.x = least;
+  }
+}
+
+const titleOf = (name) => name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
+
 function render({ model, el }) {
   const Plotly = loadPlotly();
   const names = model.get("names");
-  const panel = document.createElement("div");
-  panel.className = "nbquant-panel";
-  const grid = document.createElement("div");
-  grid.className = "nbquant-panel-grid";
-  const probe = document.createElement("span");
-  probe.className = "nbquant-figure-colour";
-  panel.append(grid, probe);
+  const palette = model.get("_palette");
+  const ask = (message) => model.send(message);
+  const tools = new Map([...names, "ledger"].map((name) => [name, toolRow(name, titleOf(name), ask)]));
+
+  const probe = element("span", { className: "nbquant-figure-colour" });
+  const said = element("div", { className: "nbquant-said", role: "status", "aria-live": "polite" });
+  const grid = element("div", { className: "nbquant-panel-grid" });
+  const drive = driveSection(wish);
+  const readout = readoutSection();
+  const ledger = ledgerBar(palette, tools.get("ledger"));
+  const parts = [drive.section, readout.section, ledger.section, grid, said, probe];
+  const panel = element("div", { className: "nbquant-panel", "data-ticks": "0" }, ...parts);
 
   const nodes = new Map();
+  const boxes = new Map();
+  const canvases = new Map();
   for (const name of names) {
-    const node = document.createElement("div");
-    node.className = "nbquant-figure";
-    node.dataset.figure = name;
-    node.dataset.draws = "0";
-    node.setAttribute("role", "figure");
+    const settings = { className: "nbquant-figure", role: "figure", "data-figure": name, "data-draws": "0" };
+    const node = element("div", settings);
+    const frame = element("div", { className: "nbquant-frame" }, node);
+    if (OVERLAID.includes(name)) {
+      canvases.set(name, element("canvas", { className: "nbquant-overlay" }));
+      frame.append(canvases.get(name));
+    }
+    const { row, holder } = tools.get(name);
     nodes.set(name, node);
-    grid.append(node);
+    boxes.set(name, element("div", { className: "nbquant-box", "data-box": name }, frame, row, holder));
+    grid.append(boxes.get(name));
   }
   el.append(panel);
 
   let colours = {};
   let frame = 0;
+  let ticking = 0;
+  let resting = 0;
   let drawing = false;
   let disposed = false;
   const stale = new Set(names);
   const resized = new Set();
   const listening = new Set();
 
+  // The live point.
+
+  let table = decoded(model.get("table") ?? {});
+  let now = decoded(model.get("now") ?? {});
+  let preview = null; // of a drive that the kernel has not answered
+  let inHand = null; // {index, value, serial} of a centre that the kernel has not moved yet
+  let shown = null;
+  let wished = null; // not sent yet
+  let moving = null;
+  let telling = false;
+
+  const hasTable = () => table.value?.length > 0;
+  const serialOf = (name) => model.get(name)?.serial ?? 0;
+  // One count for all that is asked of the kernel, so that `now.serial` tells which of it has been handled.
+  const nextSerial = () => Math.max(serialOf("drive"), serialOf("moved"), now.serial ?? 0) + 1;
+
+  function wish(driver, value) {
+    wished = { driver, value };
+    inHand = moving = null;
+    tickSoon();
+  }
+
+  function look(asked) {
+    const i = hasTable() && asked?.driver ? findPoint(table, asked.driver, asked.value) : -1;
+    preview = i < 0 ? null : pointAt(table, i, asked);
+  }
+
+  function settle() {
+    if (serialOf("drive") > (now.serial ?? 0)) look(model.get("drive"));
+    else preview = null;
+    if (inHand && !clusters?.isDragging && (now.serial ?? 0) >= inHand.serial) inHand = null;
+  }
+
+  function tick() {
+    ticking = 0;
+    if (disposed) return;
+    const started = performance.now();
+    let isChange = false;
+    if (wished) {
+      const asked = { ...wished, serial: nextSerial() };
+      wished = null;
+      look(asked);
+      isChange = true;
+      set("drive", asked);
+    }
+    if (moving) {
+      const asked = { ...moving, serial: nextSerial() };
+      inHand = moving.index === undefined ? null : asked;
+      moving = null;
+      isChange = true;
+      set("moved", asked);
+    }
+    if (isChange) {
+      model.save_changes();
+      panel.dataset.ticks = String(Number(panel.dataset.ticks) + 1);
+    }
+    show();
+    panel.dataset.tickMilliseconds = (performance.now() - started).toFixed(2);
+  }
+
+  /** Set a trait of ours, which is no news. */
+  function set(name, value) {
+    telling = true;
+    model.set(name, value);
+    telling = false;
+  }
+
+  function show() {
+    const base = preview ?? (now.ratio > 0 ? now : null);
+    shown = base && inHand && inHand.index < base.centre.length ? movedPoint(base, inHand.index, inHand.value) : base;
+    if (!shown) return overlay();
+    drive.show(shown);
+    readout.show(shown);
+    ledger.show(shown.ledger ?? {});
+    overlay();
+    panel.dataset.shown = preview ? "preview" : "now";
+    panel.dataset.shownSerial = String(shown.serial ?? 0);
+    panel.dataset.shownExact = String(Boolean(shown.exact));
+    clearTimeout(resting);
+    resting = setTimeout(rest, REST);
+  }
+
+  function rest() {
+    tools.get("ledger").refresh();
+    if (shown && !canvases.get("histogram")?.matches(":focus")) put(said, "textContent", inWords(shown));
+  }
+
+  function tickSoon() {
+    if (!ticking && !disposed) ticking = requestAnimationFrame(tick);
+  }
+
+  const live = {
+    point: () => shown,
+    colours: () => overlayColours,
+    factor: () => SIZES[model.get("size")] ?? 1,
+    family: () => family,
+    ghosts: () => ghosts,
+    brushed: () => brushed,
+    region: () => model.get("region"),
+    say: (text) => put(said, "textContent", text),
+    move(index, value) {
+      moving = { index, value };
+      tickSoon();
+    },
+    release() {
+      moving = {};
+      tickSoon();
+    },
+  };
+  let overlayColours = {};
+  let family = "sans-serif";
+  let ghosts = decoded(model.get("ghosts") ?? []);
+  let brushed = decoded(model.get("brushed") ?? {});
+  const clusters = canvases.has("histogram")
+    ? clusterOverlay(nodes.get("histogram"), canvases.get("histogram"), tools.get("histogram").told, palette, live)
+    : null;
+
+  const overlays = {
+    histogram: () => clusters.draw(),
+    rate_distortion: (node, canvas) => drawChosen(node, canvas, palette, live),
+  };
+  for (const name of MAPS) overlays[name] = (node, canvas) => drawRegion(name, node, canvas, live);
+
+  /** Draw what lies over a figure, by default over those that move with the point. */
+  function overlay(which = ["histogram", "rate_distortion"]) {
+    for (const name of which) {
+      if (canvases.has(name) && nodes.get(name).clientWidth) overlays[name](nodes.get(name), canvases.get(name));
+    }
+  }
+
+  // The region.
+
+  function select(region) {
+    model.set("region", { ...(region ?? {}), serial: serialOf("region") + 1 });
+    model.save_changes();
+  }
+
+  function onSelected(name, event) {
+    const region = selectedRegion(name, event);
+    if (region) select(region);
+    if (nodes.get(name).layout?.selections?.length) Plotly.relayout(nodes.get(name), { selections: [] });
+  }
+
+  const unselect = (event) => {
+    if (event.key !== "Escape" || !isRegion(model.get("region"))) return;
+    event.stopPropagation();
+    select(null);
+  };
+
+  function showRegion() {
+    overlay(MAPS);
+    for (const button of clearers) button.hidden = !isRegion(model.get("region"));
+  }
+
+  const clearers = [];
+  for (const name of names.filter((each) => MAPS.includes(each))) {
+    const button = element("button", { type: "button", textContent: "Clear region", hidden: true });
+    button.addEventListener("click", () => select(null));
+    tools.get(name).told.after(button);
+    clearers.push(button);
+    canvases.get(name).tabIndex = -1;
+    boxes.get(name).addEventListener("keydown", unselect);
+    const focus = () => canvases.get(name).focus({ preventScroll: true });
+    nodes.get(name).addEventListener("pointerup", focus);
+  }
+
+  // The figures.
+
   // Plotly throws where its margins leave no room for axes, as in a panel that is just being opened.
   const visible = (node) => node.clientWidth >= 150 && node.clientHeight >= 150;
+
+  function listen(name, node) {
+    listening.add(name);
+    node.on("plotly_click", (event) => {
+      model.set("clicked", clickedPoint(name, event, serialOf("clicked") + 1));
+      model.save_changes();
+    });
+    if (!canvases.has(name)) return;
+    for (const event of ["plotly_afterplot", "plotly_relayout", "plotly_relayouting"]) {
+      node.on(event, () => overlay([name]));
+    }
+    if (!MAPS.includes(name)) return;
+    node.on("plotly_selected", (event) => onSelected(name, event));
+    node.on("plotly_deselect", () => isRegion(model.get("region")) && select(null));
+  }
 
   async function draw(name) {
     const node = nodes.get(name);
     const state = model.get(name);
     if (!state?.data) return;
-    const { data, layout } = dressed({ data: state.data, layout: state.layout }, colours);
+    const isMap = MAPS.includes(name);
+    const figure = dressed({ data: state.data, layout: { font: { size: 12 }, ...state.layout } }, colours);
+    const { data, layout } = scaled(figure, live.factor());
     layout.width = node.clientWidth;
     layout.height = node.clientHeight;
-    layout.font = { ...layout.font, family: getComputedStyle(panel).fontFamily };
+    layout.font = { ...layout.font, family };
+    keepLegends(layout);
+    if (isMap) {
+      layout.dragmode = "select";
+      layout.newselection = { line: { color: overlayColours.foreground, width: 2, dash: "solid" } };
+    }
     const started = performance.now();
-    const png = { filename: `nbquant_${name}`, scale: 2 };
-    await Plotly.react(node, data, layout, { ...CONFIG, toImageButtonOptions: png });
+    const modeBarButtons = [isMap ? ["select2d", ...BUTTONS] : BUTTONS];
+    await Plotly.react(node, data, layout, { ...CONFIG, modeBarButtons });
     if (disposed) return;
     if (!listening.has(name)) {
-      listening.add(name);
-      node.on("plotly_click", (event) => {
-        model.set("clicked", clickedPoint(name, event, (model.get("clicked")?.serial ?? 0) + 1));
-        model.save_changes();
-      });
+      listen(name, node);
+      overlay([name]);
     }
     node.dataset.milliseconds = (performance.now() - started).toFixed(1);
     node.dataset.draws = String(Number(node.dataset.draws) + 1);
@@ -134,7 +321,7 @@ function render({ model, el }) {
 
   // A late figure takes no room before it has something to show.
   function reveal() {
-    for (const name of model.get("late")) nodes.get(name).hidden = !model.get(name)?.data;
+    for (const name of model.get("late")) boxes.get(name).hidden = !model.get(name)?.data;
   }
 
   function schedule() {
@@ -143,10 +330,15 @@ function render({ model, el }) {
 
   function restyle() {
     if (disposed || !panel.isConnected) return;
-    const now = themeColours(probe, model.get("_roles"));
-    if (JSON.stringify(now) !== JSON.stringify(colours)) {
-      colours = now;
+    const roles = model.get("_roles");
+    const fresh = themeColours(probe, { ...roles, _length: "length" });
+    if (JSON.stringify(fresh) !== JSON.stringify(colours)) {
+      colours = fresh;
+      overlayColours = { length: fresh._length };
+      for (const [neutral, role] of Object.entries(roles)) overlayColours[role] = fresh[neutral];
+      family = getComputedStyle(panel).fontFamily;
       names.forEach((name) => stale.add(name));
+      overlay([...canvases.keys()]);
     }
     // Between two themes the page has no layout for a moment, too short for the ResizeObserver to tell: whatever found
     // its figure without a size then is drawn now.
@@ -158,17 +350,67 @@ function render({ model, el }) {
     for (const [name, node] of nodes) node.setAttribute("aria-label", descriptions[name] ?? name.replaceAll("_", " "));
   }
 
-  const listeners = [["change:descriptions", describe]];
-  for (const name of names) {
-    listeners.push([
-      `change:${name}`,
-      () => {
-        stale.add(name);
-        reveal();
-        schedule();
-      },
-    ]);
+  function resize() {
+    panel.dataset.size = model.get("size") ?? "standard";
+    names.forEach((name) => stale.add(name));
+    schedule();
   }
+
+  function bound() {
+    if (hasTable()) drive.bound(table);
+    else drive.hide();
+    // What an answered drive asked of one method says nothing about another.
+    settle();
+    tickSoon();
+  }
+
+  const changes = {
+    descriptions: describe,
+    size: resize,
+    region: showRegion,
+    table: () => {
+      table = decoded(model.get("table") ?? {});
+      bound();
+    },
+    now: () => {
+      const answer = decoded(model.get("now") ?? {});
+      if ((answer.serial ?? 0) < serialOf("drive") && answer.ratio > 0) return; // older than what is asked by now
+      now = answer;
+      settle();
+      tickSoon();
+    },
+    drive: () => {
+      if (telling) return; // else another view of this panel drives
+      settle();
+      tickSoon();
+    },
+    facts: () => readout.facts(model.get("facts") ?? []),
+    ghosts: () => {
+      ghosts = decoded(model.get("ghosts") ?? []);
+      overlay(["histogram"]);
+    },
+    brushed: () => {
+      brushed = decoded(model.get("brushed") ?? {});
+      overlay(["histogram"]);
+    },
+  };
+  for (const name of names) {
+    changes[name] = () => {
+      stale.add(name);
+      tools.get(name).refresh();
+      reveal();
+      schedule();
+    };
+  }
+
+  function hear(message, buffers) {
+    if (message.kind === "table") tools.get(message.figure)?.show(message);
+    else if (message.kind === "file" && takes(message)) download(message, buffers);
+    else if (message.kind === "copy" && takes(message)) copyText(message.text, panel, live.say);
+  }
+
+  const listeners = Object.entries(changes).map(([name, listener]) => [`change:${name}`, listener]);
+  listeners.push(["msg:custom", hear]);
   listeners.forEach(([event, listener]) => model.on(event, listener));
 
   const sizes = new ResizeObserver((entries) => {
@@ -197,17 +439,24 @@ function render({ model, el }) {
 
   describe();
   reveal();
+  resize();
+  readout.facts(model.get("facts") ?? []);
+  bound();
+  showRegion();
   restyle();
   schedule();
 
   return () => {
     disposed = true;
     cancelAnimationFrame(frame);
+    cancelAnimationFrame(ticking);
+    clearTimeout(resting);
     later.forEach(clearTimeout);
     sizes.disconnect();
     themes.disconnect();
     scheme.removeEventListener("change", restyle);
     listeners.forEach(([event, listener]) => model.off(event, listener));
+    tools.forEach((tool) => tool.dispose());
     nodes.forEach((node) => Plotly.purge(node));
     panel.remove();
   };

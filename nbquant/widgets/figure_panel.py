@@ -1,6 +1,7 @@
 """One widget that holds several plotly figures and draws them in place."""
 
 import base64
+import math
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -8,14 +9,35 @@ from typing import Any
 
 import anywidget
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import traitlets
 from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from nbquant.views import theme
+from nbquant.views.palette import BLUE, GREEN, LEDGER_COLOURS, ORANGE, OTHER_PART, PURPLE, VERMILION, method_style
 
-FIGURES = ("histogram", "heatmap", "rate_distortion", "finetuning")
-LATE = ("finetuning",)
+FIGURES = ("histogram", "heatmap", "error", "weighted_error", "rate_distortion", "prediction", "finetuning")
+LATE = ("prediction", "finetuning")
+LEDGER = "ledger"  # the bar of bytes, which has tools as the figures have
+MOST_ROWS = 500
+SIZES = ("standard", "compact", "projection")
+
+# The front end, in the order that it is put together.
+_PARTS = (
+    "arrays",
+    "theme",
+    "numbers",
+    "live",
+    "drive",
+    "readout",
+    "ledger_bar",
+    "surface",
+    "clusters",
+    "chosen",
+    "brush",
+    "tools",
+)
 
 # plotly.js is a UMD script: it looks for CommonJS, then for a global object. As the body of a function with a
 # `module` of its own it takes the first, so RequireJS never sees it; the global it sets all the same is put back. It is
@@ -41,15 +63,31 @@ function loadPlotly() {
 def _bundle() -> str:
     """The front end with plotly.js in it, as one ES module that fetches nothing."""
     wrapper = _WRAPPER % {"version": get_plotlyjs_version(), "plotly": get_plotlyjs()}
-    return wrapper + _beside("figure_panel.js")
+    return "\n".join([wrapper, *(_beside(f"front/{part}.js") for part in _PARTS), _beside("figure_panel.js")])
 
 
 def _beside(name: str) -> str:
     return (files("nbquant.widgets") / name).read_text(encoding="utf-8")
 
 
+def _palette() -> dict[str, Any]:
+    """Colours of what the front end draws itself."""
+    styles = {method: method_style(method, True) for method in ("kmeans", "uniform", "ecsq")}
+    return {
+        "methods": {method: {"colour": s.colour, "symbol": s.symbol} for method, s in styles.items()},
+        "parts": LEDGER_COLOURS,
+        "other": OTHER_PART,
+        "cell": BLUE,
+        "centre": VERMILION,
+        "ghosts": [GREEN, ORANGE, PURPLE],
+    }
+
+
 class FigurePanel(anywidget.AnyWidget):
-    """Several plotly figures in one widget.
+    """Several plotly figures in one widget, with the sliders, numbers and marks that go along with a drag.
+
+    A drag does not wait for the kernel: the front end holds the ``table`` of the chosen method's curve, and draws what
+    moves from it at once; the kernel's ``now`` takes its place when it comes. Plotly draws only what rests.
 
     Each figure is a trait of its own name, so that a change sends that figure alone, and each trait holds the figure as
     it is now, so that a view opened late, after a reload, or without a kernel shows what the others show. (plotly's
@@ -62,6 +100,25 @@ class FigurePanel(anywidget.AnyWidget):
         descriptions: Figure name -> text read out in its stead.
         clicked: The last point clicked: "figure", "curve", "point", "x", "y", and "serial", which counts clicks; empty
             before the first.
+        table: The curve that the sliders run along, or empty: "method", "weighted", "coding", "parameter", "mean_h",
+            "source_bits", "weights"; by point "ratio", "rate", "loss", "value" (of the parameter), "levels", and
+            "ledger", part -> bits; "start", where a point's entries begin in "centre", "count", "length" and
+            "threshold" (one less is used than there are centres; None where cells are not intervals).
+        now: The chosen point, or empty: "serial", "driver", "target", "exact", "by_hand", "note"; as in ``table``, but
+            of this point, "method", "weighted", "parameter", "value", "ratio", "rate", "loss", "levels", "ledger",
+            "centre", "count", "length", "threshold", "mean_h"; "lmbda", and "codeword", texts or None.
+        facts: Further numbers after those of the point: "label", "value" and "note" of each, texts.
+        ghosts: Codebooks to compare with: "label" and "centre" of each.
+        brushed: Outline of some weights in the histogram: "edge", "height", "label"; or empty.
+        size: "standard", "compact" for half a screen, or "projection" for a room.
+        drive: What was asked for last: "driver", "value" and "serial".
+        moved: The centre that was moved by hand last: "index", "value" and "serial"; "serial" alone if it was released.
+            One count runs through ``drive`` and ``moved``, and ``now["serial"]`` is the last of both that was handled.
+        region: The box selected on a map of weights, in units of its axes: "figure", "x0", "x1", "y0", "y1" and
+            "serial"; "serial" alone if none is.
+
+    ``on_msg`` hears what the tools ask for: {"kind": "download", "figure", "format"}, the format "png", "svg" or "csv",
+    and {"kind": "table", "figure"}, to be answered by :meth:`offer` and :meth:`show_table`.
     """
 
     _esm = traitlets.Unicode().tag(sync=True)
@@ -71,6 +128,16 @@ class FigurePanel(anywidget.AnyWidget):
     late = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
     descriptions = traitlets.Dict().tag(sync=True)
     clicked = traitlets.Dict().tag(sync=True)
+    _palette = traitlets.Dict().tag(sync=True)
+    table = traitlets.Dict().tag(sync=True)
+    now = traitlets.Dict().tag(sync=True)
+    facts = traitlets.List().tag(sync=True)
+    ghosts = traitlets.List().tag(sync=True)
+    brushed = traitlets.Dict().tag(sync=True)
+    size = traitlets.Enum(SIZES, default_value="standard").tag(sync=True)
+    drive = traitlets.Dict().tag(sync=True)
+    moved = traitlets.Dict().tag(sync=True)
+    region = traitlets.Dict().tag(sync=True)
 
     def __init__(self, names: Iterable[str] = FIGURES, late: Iterable[str] = LATE, **kwargs: Any) -> None:
         """Make a panel of empty figures.
@@ -102,6 +169,14 @@ class FigurePanel(anywidget.AnyWidget):
     def _default_css(self) -> str:
         return _beside("figure_panel.css")
 
+    @traitlets.default("_palette")
+    def _default_palette(self) -> dict[str, Any]:
+        return _palette()
+
+    @traitlets.validate("table", "now", "ghosts", "brushed")
+    def _with_bytes(self, proposal: Any) -> Any:
+        return _binary(proposal["value"])
+
     def show(self, name: str, figure: go.Figure | theme.Figure) -> None:
         """Show a figure in place of the one of that name; one equal to it changes and sends nothing.
 
@@ -114,8 +189,7 @@ class FigurePanel(anywidget.AnyWidget):
         Raises:
             ValueError: An unknown name.
         """
-        if name not in self.names:
-            raise ValueError(f"name must be one of {', '.join(map(repr, self.names))}, but {name!r} was given.")
+        self._check(name, self.names)
         now, old = _binary(figure.to_plotly_json() if isinstance(figure, go.Figure) else figure), getattr(self, name)
         if old and now["data"] == old["data"] and now["layout"] == old["layout"]:
             return
@@ -126,8 +200,50 @@ class FigurePanel(anywidget.AnyWidget):
         """Count the changes of a figure; views carry the one they have drawn as ``data-revision``."""
         return int(getattr(self, name).get("revision", 0))
 
+    def offer(self, name: str, mime: str, content: bytes) -> None:
+        """Let the browser download a file.
+
+        Args:
+            name: Name of the file.
+            mime: Its type, for instance "image/png".
+            content: What is in it.
+        """
+        self.send({"kind": "file", "name": name, "mime": mime}, [content])
+
+    def show_table(self, figure: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> None:
+        """Show the numbers behind a figure below it, where a view has its table open.
+
+        Args:
+            figure: One of ``names``, or "ledger".
+            frame: The numbers; what is not finite is left empty.
+            most: Rows that are sent.
+
+        Raises:
+            ValueError: An unknown figure.
+        """
+        self._check(figure, [*self.names, LEDGER])
+        rows = [[_plain(value) for value in row] for row in frame.head(most).itertuples(index=False, name=None)]
+        columns = [str(column) for column in frame.columns]
+        self.send({"kind": "table", "figure": figure, "columns": columns, "rows": rows, "total": len(frame)})
+
+    def copy(self, text: str) -> None:
+        """Put text on the clipboard; a view that may not shows it selected instead."""
+        self.send({"kind": "copy", "text": text})
+
+    def _check(self, name: str, names: Iterable[str]) -> None:
+        if name not in names:
+            raise ValueError(f"name must be one of {', '.join(map(repr, names))}, but {name!r} was given.")
+
 
 TYPED = {"i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8"}  # what plotly.js takes
+
+
+def _plain(value: Any) -> Any:
+    """A table's entry as JSON has it."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def _typed(array: np.ndarray) -> Any:

@@ -4,6 +4,7 @@ import base64
 
 import numpy as np
 import pytest
+from anywidget import AnyWidget
 from ipywidgets.widgets.widget import _remove_buffers
 
 from nbquant.views import theme
@@ -28,15 +29,17 @@ PAGE = """<!doctype html><meta charset="utf-8">
 <body>
 <script>
 class Model {
-  constructor(state) { this.state = state; this.listeners = {}; this.saved = 0; }
+  constructor(state) { this.state = state; this.listeners = {}; this.saved = 0; this.sent = []; }
   get(key) { return this.state[key]; }
   set(key, value) { this.state[key] = value; for (const f of this.listeners["change:" + key] ?? []) f(); }
   on(event, f) { (this.listeners[event] ??= new Set()).add(f); }
   off(event, f) { this.listeners[event]?.delete(f); }
   save_changes() { this.saved += 1; }
+  send(message) { this.sent.push(message); }
+  hear(message, buffers = []) { for (const f of this.listeners["msg:custom"] ?? []) f(message, buffers); }
   get listening() { return Object.values(this.listeners).reduce((n, set) => n + set.size, 0); }
 }
-function put(key, state, paths, buffers) {
+function withBytes(state, paths, buffers) {
   paths.forEach((path, i) => {
     const bytes = Uint8Array.from(atob(buffers[i]), (c) => c.charCodeAt(0));
     const shifted = new Uint8Array(bytes.length + 3);  // as in a message, at an offset no typed array could start at
@@ -45,19 +48,22 @@ function put(key, state, paths, buffers) {
     for (const step of path.slice(0, -1)) at = at[step];
     at[path.at(-1)] = new DataView(shifted.buffer, 3);
   });
-  model.set(key, state);
+  return state;
 }
+const put = (state, paths, buffers) => {
+  for (const [key, value] of Object.entries(withBytes(state, paths, buffers))) model.set(key, value);
+};
 async function load(esm, css) {
   document.head.append(Object.assign(document.createElement("style"), { textContent: css }));
   window.define = Object.assign(() => { window.metRequireJS = true; }, { amd: {} });
   window.Plotly = "someone else's";
   window.widget = (await import(URL.createObjectURL(new Blob([esm], { type: "text/javascript" })))).default;
 }
-function start(state) {
+function start(state, paths, buffers) {
   document.body.innerHTML = '<div id="one"></div><div id="two"></div>';
   document.body.style = "--jp-ui-font-color1: rgb(1, 2, 3)";
   document.body.dataset.jpThemeLight = "true";
-  window.model = new Model(state);
+  window.model = new Model(withBytes(state, paths, buffers));
 }
 const view = (id) => { window["close_" + id] = widget.render({ model, el: document.getElementById(id) }); };
 </script>"""
@@ -78,19 +84,19 @@ class Page:
     def start(self, panel):
         self.panel = panel
         self.page.set_viewport_size({"width": 1280, "height": 800})
-        state = {k: getattr(panel, k) for k in ("names", "late", "descriptions", "clicked", "_roles")}
-        self.page.evaluate("(state) => start(state)", state)
+        own = {k for k in panel.keys if not k.startswith("_")} - {*AnyWidget.class_trait_names()}
+        self.page.evaluate("(all) => start(...all)", self.encoded(*own, "_roles", "_palette"))
         self.view()
 
     def view(self, element="one"):
         self.page.evaluate("(id) => view(id)", element)
 
-    def encoded(self, name):
-        state, paths, buffers = _remove_buffers({"x": getattr(self.panel, name)})
-        return [name, state["x"], [p[1:] for p in paths], [base64.b64encode(b).decode() for b in buffers]]
+    def encoded(self, *names):
+        state, paths, buffers = _remove_buffers({name: getattr(self.panel, name) for name in names})
+        return [state, paths, [base64.b64encode(b).decode() for b in buffers]]
 
-    def send(self, name):
-        self.page.evaluate("(a) => put(...a)", self.encoded(name))
+    def send(self, *names):
+        self.page.evaluate("(all) => put(...all)", self.encoded(*names))
 
     def show(self, name, figure):
         self.panel.show(name, figure)
@@ -149,7 +155,7 @@ def test_page_s_own_globals_are_left_alone(page):
 def test_no_button_sends_the_figure_anywhere(page):
     page.show("histogram", line(1, 2, 3))
     titles = page.get("Array.from(node.querySelectorAll('.modebar-btn'), (button) => button.dataset.title)")
-    assert sorted(titles) == ["Download plot as a PNG", "Pan", "Reset axes", "Zoom"]
+    assert sorted(titles) == ["Pan", "Reset axes", "Zoom"]
 
 
 def test_states_faster_than_frames_are_drawn_once_the_newest_last(page, panel):
@@ -157,10 +163,7 @@ def test_states_faster_than_frames_are_drawn_once_the_newest_last(page, panel):
     encoded = []
     for y in range(1, 31):
         panel.show("histogram", line(y))
-        state, paths, buffers = _remove_buffers({"x": panel.histogram})
-        encoded.append(
-            ["histogram", state["x"], [p[1:] for p in paths], [base64.b64encode(b).decode() for b in buffers]]
-        )
+        encoded.append(page.encoded("histogram"))
     page.page.evaluate("(all) => all.forEach((a) => put(...a))", encoded)
     page.drawn("histogram")
     assert page.get("Array.from(node._fullData[0].y)") == [30]

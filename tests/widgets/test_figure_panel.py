@@ -1,9 +1,14 @@
+import json
+
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
+import traitlets
 from plotly.offline import get_plotlyjs
 
 from nbquant.views import theme
+from nbquant.views.palette import LEDGER_COLOURS, method_style
 from nbquant.widgets.figure_panel import FigurePanel
 
 
@@ -76,10 +81,10 @@ def test_empty_and_text_arrays_are_sent_as_lists(panel):
 
 
 def test_unknown_names_are_refused_with_the_known_ones(panel):
-    with pytest.raises(
-        ValueError, match="'histogram', 'heatmap', 'rate_distortion', 'finetuning', but 'heat_map' was given"
-    ):
+    with pytest.raises(ValueError, match=r"'histogram', 'heatmap', .*, 'finetuning', but 'heat_map' was given"):
         panel.show("heat_map", line(1))
+    with pytest.raises(ValueError, match=r"'histogram', .*, 'ledger', but 'heat_map' was given"):
+        panel.show_table("heat_map", pd.DataFrame())
 
 
 @pytest.mark.parametrize("names", [[], ["one", "one"], ["layout"], ["two words"]])
@@ -101,6 +106,7 @@ def test_front_end_holds_plotly_once_and_imports_nothing(panel):
     assert "http:" not in own
     assert "https:" not in own
     assert "import" not in own.replace("important", "")
+    assert own.count("export ") == 1
     assert "url(" not in panel._css
 
 
@@ -114,3 +120,77 @@ def test_arrays_in_plain_json_arrive_as_plotly_would_send_them(dtype, shape):
     read = np.frombuffer(sent["bdata"], sent["dtype"]).reshape(shape)
     np.testing.assert_array_equal(read, array)
     assert sent.get("shape") == (None if len(shape) == 1 else "2, 3")
+
+
+def test_live_traits_send_their_arrays_as_bytes(panel, sent):
+    panel.now = {"serial": 3, "centre": np.array([0.5, 1.5], np.float32), "threshold": None, "ledger": {"payload": 8}}
+    (message, buffers), *_ = sent
+    assert message["state"]["now"]["ledger"] == {"payload": 8}
+    assert b"".join(bytes(b) for b in buffers) == np.array([0.5, 1.5], np.float32).tobytes()
+    panel.ghosts = [{"label": "pin", "centre": np.arange(3.0)}]
+    np.testing.assert_array_equal(decoded(panel.ghosts[0]["centre"]), [0, 1, 2])
+
+
+def test_equal_live_traits_send_nothing(panel, sent):
+    for _ in range(2):
+        panel.table = {"value": np.arange(4.0), "ledger": {"payload": np.arange(4.0)}}
+    assert len(sent) == 1
+
+
+def test_a_view_opened_late_has_all_that_is_live(panel):
+    panel.now = {"serial": 1}
+    panel.region = {"figure": "heatmap", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "serial": 1}
+    panel.size = "compact"
+    state = panel.get_state()
+    live = {"table", "now", "facts", "ghosts", "brushed", "size", "drive", "moved", "region", "clicked"}
+    assert live <= state.keys()
+    assert (state["now"], state["size"], state["region"]["figure"]) == ({"serial": 1}, "compact", "heatmap")
+
+
+def test_only_sizes_that_there_are(panel):
+    with pytest.raises(traitlets.TraitError, match="compact"):
+        panel.size = "huge"
+
+
+def test_files_are_offered_as_bytes(panel, sent):
+    panel.offer("map.png", "image/png", b"\x89PNG")
+    ((message, buffers),) = sent
+    assert message == {"method": "custom", "content": {"kind": "file", "name": "map.png", "mime": "image/png"}}
+    assert buffers == [b"\x89PNG"]
+
+
+def test_tables_are_cut_at_most_and_are_plain_json(panel, sent):
+    frame = pd.DataFrame(
+        {
+            "part": ["a", None, "c", "d"],
+            "n": np.arange(4),
+            "loss": [0.5, np.nan, np.inf, 1],
+            "on": [True, False, True, True],
+            "at": pd.to_datetime(["2020-01-01"] * 4),
+        }
+    )
+    panel.show_table("ledger", frame, most=3)
+    content = sent[0][0]["content"]
+    assert content["columns"] == ["part", "n", "loss", "on", "at"]
+    assert content["total"] == 4
+    at = "2020-01-01 00:00:00"
+    assert content["rows"] == [["a", 0, 0.5, True, at], [None, 1, None, False, at], ["c", 2, None, True, at]]
+    json.dumps(content, allow_nan=False)
+
+
+def test_text_is_copied(panel, sent):
+    panel.copy("nq.fit(selection)")
+    assert sent[0][0]["content"] == {"kind": "copy", "text": "nq.fit(selection)"}
+
+
+def test_what_the_tools_ask_for_is_heard(panel):
+    heard = []
+    panel.on_msg(lambda widget, content, buffers: heard.append(content))
+    panel._handle_custom_msg({"kind": "table", "figure": "heatmap"}, [])
+    assert heard == [{"kind": "table", "figure": "heatmap"}]
+
+
+def test_colours_are_those_of_the_views(panel):
+    palette = panel.get_state()["_palette"]
+    assert palette["methods"]["ecsq"] == {"colour": method_style("ecsq", True).colour, "symbol": "diamond"}
+    assert palette["parts"] == LEDGER_COLOURS

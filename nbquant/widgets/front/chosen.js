@@ -1,0 +1,60 @@
+// The chosen point and the target over the rate-distortion curves.
+
+const SHAPES = {
+  circle: (path, x, y, r) => path.arc(x, y, r, 0, 2 * Math.PI),
+  square: (path, x, y, r) => path.rect(x - 0.9 * r, y - 0.9 * r, 1.8 * r, 1.8 * r),
+  diamond: (path, x, y, r) => {
+    path.moveTo(x, y - 1.3 * r);
+    path.lineTo(x + 1.3 * r, y);
+    path.lineTo(x, y + 1.3 * r);
+    path.lineTo(x - 1.3 * r, y);
+    path.closePath();
+  },
+};
+
+/** The compression ratio that a target asks for; null where it asks for something else. */
+function targetRatio(point) {
+  if (!(point.target > 0)) return null;
+  if (point.driver === "ratio") return point.target;
+  return point.driver === "rate" ? (point.ratio * point.rate) / point.target : null;
+}
+
+function drawChosen(node, canvas, palette, live) {
+  const place = surface(canvas, node);
+  const point = live.point();
+  if (!place || !(point?.ratio > 0)) return;
+  const { context, x, y, left, right, top, bottom } = place;
+  const colours = live.colours();
+  const factor = live.factor();
+  const target = targetRatio(point);
+  clipped(place, () => {
+    if (target) {
+      const across = pixelOf(x, target);
+      context.strokeStyle = colours.foreground;
+      context.lineWidth = 1.5 * factor;
+      context.setLineDash([2 * factor, 3 * factor]);
+      context.beginPath();
+      context.moveTo(across, bottom);
+      context.lineTo(across, top);
+      context.stroke();
+      context.setLineDash([]);
+      const isRight = across > (left + right) / 2;
+      context.font = `${12 * factor}px ${live.family()}`;
+      context.textBaseline = "middle";
+      context.textAlign = isRight ? "right" : "left";
+      const text = `target ${point.driver === "rate" ? `${significant(point.target)} bit/weight` : `${significant(target)}×`}`;
+      const style = { colour: colours.foreground, background: colours.background, size: 12 * factor };
+      plate(context, text, across + (isRight ? -6 : 6) * factor, bottom - 10 * factor, style);
+    }
+    // No loss at all lies below every logarithmic axis: at its foot, then.
+    const down = point.loss > 0 ? pixelOf(y, point.loss, true) : bottom - 2;
+    const { colour, symbol } = palette.methods[point.method] ?? { colour: colours.foreground, symbol: "circle" };
+    context.fillStyle = colour;
+    context.strokeStyle = colours.foreground;
+    context.lineWidth = 2 * factor;
+    context.beginPath();
+    SHAPES[symbol](context, pixelOf(x, point.ratio), down, 6.5 * factor);
+    context.fill();
+    context.stroke();
+  });
+}
