@@ -31,7 +31,7 @@ class Breakdown:
         layers: One row a layer, in the model's order: ``layer``, ``weights``, ``pruned`` (how many of them are zeros
             that are left out), ``bits`` (payload and positions, and those tables and codebooks that serve this layer
             alone), ``share_of_rate`` (what all layers share is in none), ``predicted_loss`` [loss], ``share_of_loss``,
-            ``mean_sensitivity`` [loss/weight²].
+            ``mean_sensitivity`` [loss/weight²] of all its weights.
         codewords: For each group one row a codeword: ``centre``, ``count``, ``share`` of the group's coded weights,
             ``codeword`` (0 and 1, as in the file; empty where the code has one word of no bits), ``codeword_length``
             [bit], ``bits`` (count · length), ``share_of_rate``, ``predicted_loss`` ½Σh(w − c)² of its members [loss],
