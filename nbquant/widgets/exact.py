@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from nbquant.analysis.breakdown import Breakdown, breakdown
 from nbquant.analysis.operating_point import OperatingPoint
-from nbquant.analysis.solve import Target, fit_to_target
+from nbquant.analysis.solve import fit_to_target
 from nbquant.analysis.statistics import Statistics
 from nbquant.coding.ledger import Ledger
 from nbquant.progress import Progress
@@ -13,6 +15,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.widgets.background import Report
 from nbquant.widgets.jobs import Jobs
+from nbquant.widgets.settings import Settings
 
 SLOT = "exact"
 SETTLED = 0.15  # s without a newer aim, before weights are quantized
@@ -25,14 +28,15 @@ class Aim:
 
     Attributes:
         point: The operating point found there.
-        ratio: Compression ratio that was asked for: levels reach several, but what the weights give must meet this one.
+        settings: What it follows from; their target is reached by several levels, but what the weights give must meet
+            this one.
         curve: Operating points of the same method.
         statistics: Of the selection, damped.
         selection: The weights, with their sensitivities undamped.
     """
 
     point: OperatingPoint
-    ratio: float
+    settings: Settings
     curve: Sequence[OperatingPoint]
     statistics: Statistics
     selection: Selection
@@ -42,14 +46,18 @@ class Aim:
         return (
             other is not None
             and self.statistics is other.statistics
-            and self.ratio == other.ratio
+            and self.settings.target == other.settings.target
             and self.point.quantizer == other.point.quantizer
         )
 
-    def quantize(self, progress: Progress) -> Quantized:
-        """Quantize the weights themselves."""
-        selection = self.selection.damped(self.statistics.offset)
-        return fit_to_target(selection, Target("ratio", self.ratio), self.curve, self.statistics, progress)
+    def damped(self) -> Selection:
+        """The weights with the sensitivities that are counted with."""
+        return self.selection.damped(self.statistics.offset)
+
+    def quantize(self, progress: Progress, damped: Selection | None = None) -> Quantized:
+        """Quantize the weights themselves; ``damped`` are they, if they are at hand."""
+        selection = self.damped() if damped is None else damped
+        return fit_to_target(selection, self.settings.target, self.curve, self.statistics, progress)
 
 
 class ExactPass:
@@ -61,47 +69,53 @@ class ExactPass:
     """
 
     def __init__(
-        self,
-        jobs: Jobs,
-        show: Callable[[Quantized | None], None],
-        price: Callable[[Quantized], Ledger | None],
-        show_price: Callable[[Ledger | None], None],
+        self, jobs: Jobs, show: Callable[[str, Any], None], price: Callable[[Quantized], Ledger | None]
     ) -> None:
         """Run in the slot "exact" of ``jobs``.
 
         Args:
             jobs: Where to run.
-            show: Gets each new result.
-            price: Finds the ledger of its file, after the result was shown.
-            show_price: Gets that.
+            show: Gets "exact", "ledger" and "breakdown", each with what was found; None takes it back.
+            price: Finds the ledger of the file.
         """
-        self._jobs, self._show, self._price, self._show_price = jobs, show, price, show_price
+        self._jobs, self._show, self._price = jobs, show, price
         self.aim: Aim | None = None
         self.result: Quantized | None = None
 
     def follow(self, aim: Aim | None) -> None:
         """Drop the result, and go for that of another aim; None is none."""
         self.aim = aim
-        self._take(None)
+        self.result = None
+        for name in ("breakdown", "ledger", "exact"):
+            self._show(name, None)
         if aim is None:
+            self._jobs.cancel(SLOT)
             return
 
-        def work(report: Report) -> Ledger | None:
+        def work(report: Report) -> Breakdown:
             for _ in range(10):  # so that a newer tick need not wait
                 report(0, None)
                 time.sleep(SETTLED / 10)
-            quantized = aim.quantize(report)
+            selection = aim.damped()
+            quantized = aim.quantize(report, selection)
             with self._jobs.lock:
                 report(0, None)
-                if self.aim is aim:
-                    self._take(quantized)
-            return self._price(quantized)
+                self.result = quantized
+                self._show("exact", quantized)
+            ledger = self._price(quantized)
+            with self._jobs.lock:
+                report(0, None)
+                self._show("ledger", ledger)
+            return breakdown(quantized, selection, report)
 
-        def done(ledger: Ledger | None) -> None:
-            if self.aim is aim:
-                self._show_price(ledger)
+        self._jobs.start(
+            SLOT, "Quantizing the weights", work, lambda found: self._show("breakdown", found), quiet=QUIET
+        )
 
-        self._jobs.start(SLOT, "Quantizing the weights", work, done, QUIET)
+    def follow_again(self) -> None:
+        """Go for the result of the same aim, if it is neither there nor coming: it was cancelled."""
+        if self.aim is not None and self.result is None and not self._jobs.wanted(SLOT):
+            self.follow(self.aim)
 
     def awaited(self) -> Callable[[Report], Quantized] | None:
         """What waits for the result of this aim, or finds it once the aim is another; None without an aim."""
@@ -113,14 +127,10 @@ class ExactPass:
             while True:
                 with self._jobs.lock:
                     mine = self.aim is aim
-                    found, coming = self.result if mine else None, mine and self._jobs.busy(SLOT)
+                    found, coming = self.result if mine else None, mine and self._jobs.wanted(SLOT)
                 if found is not None or not coming:
                     return aim.quantize(report) if found is None else found
                 report(0, None)
                 time.sleep(SETTLED / 10)
 
         return wait if result is None else lambda report: result
-
-    def _take(self, result: Quantized | None) -> None:
-        self.result = result
-        self._show(result)

@@ -9,6 +9,9 @@ from typing import Any
 import traitlets
 
 from nbquant.widgets.background import Job, Report, Slot
+from nbquant.widgets.pace import Pace
+
+APART = 0.1  # s between two words about one job
 
 
 class Jobs:
@@ -21,18 +24,20 @@ class Jobs:
     """
 
     def __init__(
-        self, slots: Sequence[str], show: Callable[[str, float], None], show_error: Callable[[str], None]
+        self, slots: Sequence[str], show: Callable[[str, float, str], None], show_error: Callable[[str], None]
     ) -> None:
         """Make the slots.
 
         Args:
             slots: Their names; of several under way, the first is told of.
-            show: Gets what is under way in words, "" for nothing, and the part that is done, negative if unknown.
+            show: Gets what is under way in words, "" for nothing, the part that is done, negative if unknown, and how
+                fast it goes, in words.
             show_error: Gets all messages of errors, "" if there are none.
         """
         self.lock = threading.RLock()
         self._slots = {name: Slot(name) for name in slots}
-        self._under_way: dict[str, tuple[str, float]] = {}
+        self._newest: dict[str, object] = {}  # what stands for the job that is wanted in each slot
+        self._under_way: dict[str, tuple[str, float, str]] = {}
         self._errors: dict[str, str] = {}
         self._show, self._show_error = show, show_error
 
@@ -53,27 +58,42 @@ class Jobs:
             done: Takes over the result, under the lock.
             quiet: How long it runs before it is told of [s].
         """
-        begun = time.monotonic()
+        begun, shown = time.monotonic(), 0.0
+        pace, job = Pace(), object()
 
         def finished(result: Any) -> None:
-            with self.lock, self.reporting(slot):
-                done(result)
-            self._settle(slot)
+            with self.lock:
+                if self._newest.get(slot) is job:  # it may have been cancelled a moment ago
+                    with self.reporting(slot):
+                        done(result)
+            self._settle(slot, job)
 
         def failed(error: Exception) -> None:
             with self.lock:
-                self.tell(slot, message_of(error))
-            self._settle(slot)
+                if self._newest.get(slot) is job:
+                    self.tell(slot, message_of(error))
+            self._settle(slot, job)
 
         def reported(done: int, total: int | None) -> None:
-            if time.monotonic() - begun < quiet:
+            nonlocal shown
+            now, words = time.monotonic(), pace.told(done, total)
+            if now - begun < quiet or (now - shown < APART and slot in self._under_way):
                 return
             with self.lock:
-                self._under_way[slot] = activity, done / total if total else -1.0
-                self._show_activity()
+                if self._newest.get(slot) is job:
+                    shown = now
+                    self._under_way[slot] = activity, done / total if total else -1.0, words
+                    self._show_activity()
 
-        reported(0, None)
-        self._slots[slot].start(Job(work, finished, failed, lambda: self._settle(slot), reported))
+        with self.lock:
+            self._newest[slot] = job
+            self._under_way.pop(slot, None)
+            reported(0, None)
+            self._slots[slot].start(Job(work, finished, failed, lambda: self._settle(slot, job), reported))
+
+    def wanted(self, slot: str) -> bool:
+        """Whether a result of this slot is still to come."""
+        return self.busy(slot) and slot in self._newest
 
     def busy(self, slot: str) -> bool:
         """Whether a job of this slot is under way or waiting."""
@@ -81,8 +101,10 @@ class Jobs:
 
     def cancel(self, *slots: str) -> None:
         """Stop what is under way in these slots, or in all."""
-        for slot in slots or self._slots:
-            self._slots[slot].cancel()
+        with self.lock:
+            for slot in slots or self._slots:
+                self._newest.pop(slot, None)
+                self._slots[slot].cancel()
 
     def wait(self, timeout: float = 60.0, slots: Sequence[str] = ()) -> bool:
         """Wait until nothing is under way in these slots, or in any, the first first; False after ``timeout`` [s]."""
@@ -103,13 +125,14 @@ class Jobs:
         self._errors[source] = message
         self._show_error("; ".join(m for m in self._errors.values() if m))
 
-    def _settle(self, slot: str) -> None:
+    def _settle(self, slot: str, job: object) -> None:
         with self.lock:
-            self._under_way.pop(slot, None)
-            self._show_activity()
+            if self._newest.get(slot) in (job, None):
+                self._under_way.pop(slot, None)
+                self._show_activity()
 
     def _show_activity(self) -> None:
-        self._show(*next((self._under_way[s] for s in self._slots if s in self._under_way), ("", -1.0)))
+        self._show(*next((self._under_way[s] for s in self._slots if s in self._under_way), ("", -1.0, "")))
 
 
 def message_of(error: Exception) -> str:

@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nbquant.analysis.prediction import LossPrediction, predict_loss
 from nbquant.models.evaluate import Evaluation, Loss, evaluate
 from nbquant.pipeline.finetune import FineTuned, finetune
 from nbquant.pipeline.prune import Pruned, prune
 from nbquant.quantization.quantized import Quantized
 from nbquant.sensitivity.estimate import sensitivity
 from nbquant.widgets.background import Report
+from nbquant.widgets.calibration import first_samples
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,16 @@ class Network:
         other.model = model
         return other
 
-    def estimate(self, estimator: str, report: Report) -> Mapping[str, Tensor]:
-        """Sensitivities of all parameters."""
+    def estimate(self, estimator: str, samples: int, report: Report) -> Mapping[str, Tensor]:
+        """Sensitivities of all parameters, from so many calibration samples; 0 is all."""
         with self._exclusive(report):
-            return sensitivity(self.model, self.data.calibration, estimator, loss=self.loss, progress=report)
+            batches = first_samples(self.data.calibration, samples)
+            return sensitivity(self.model, batches, estimator, loss=self.loss, progress=report)
+
+    def predict(self, quantized: Quantized, h: Mapping[str, Tensor] | None, report: Report) -> LossPrediction:
+        """What is predicted of the loss on the calibration batches, beside what is measured there."""
+        with self._exclusive(report):
+            return predict_loss(self.model, quantized, self.data.calibration, h, self.loss, report)
 
     def evaluate(self, quantized: Quantized, report: Report) -> tuple[Evaluation, Evaluation]:
         """How good the quantized model is, and how good the original."""

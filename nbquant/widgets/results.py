@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.analysis.prediction import LossPrediction
 from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
 from nbquant.quantization.quantized import Quantized
@@ -18,12 +19,15 @@ class Measurement:
         quantized: What was applied: computed from the weights themselves, and fine-tuned if it had been then.
         evaluation: Of the quantized model.
         original: Of the original model.
+        prediction: What was predicted of the loss, on the calibration batches; None until it is there, or where the
+            model does not allow for it.
     """
 
     point: OperatingPoint
     quantized: Quantized
     evaluation: Evaluation
     original: Evaluation
+    prediction: LossPrediction | None = None
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,43 @@
 """What the explorer knows and does, without a browser: inputs, their bounds, and the results that follow from them."""
 
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from threading import get_ident
 from typing import Any
 
 import traitlets
-from torch import Tensor, nn
+from torch import nn
 
-from nbquant.analysis.curves import METHODS, QUANTIZERS, Method, curve
+from nbquant.analysis.by_hand import moved
+from nbquant.analysis.curves import QUANTIZERS
+from nbquant.analysis.live import live_table, mean_sensitivity
 from nbquant.analysis.operating_point import OperatingPoint
-from nbquant.analysis.solve import Target, solve
+from nbquant.analysis.solve import solve, targets_of
 from nbquant.analysis.statistics import Statistics
-from nbquant.coding.ledger import Ledger
-from nbquant.models.evaluate import Evaluation, Loss
+from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
-from nbquant.pipeline.finetune import FineTuned
-from nbquant.pipeline.prune import Pruned, prune
+from nbquant.pipeline.prune import Pruned
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import CODINGS
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
-from nbquant.storage.write import file_ledger, save
-from nbquant.widgets.background import Report
+from nbquant.views.region import Region
+from nbquant.widgets import code, session, work
+from nbquant.widgets.brush import Brush
+from nbquant.widgets.curve_pass import Basis, CurvePass, Curves
 from nbquant.widgets.exact import Aim, ExactPass
+from nbquant.widgets.history import History
 from nbquant.widgets.jobs import Jobs, message_of
 from nbquant.widgets.network import Network
-from nbquant.widgets.results import Measurement, Saved
+from nbquant.widgets.pins import Pin, Pins
+from nbquant.widgets.results import Saved
+from nbquant.widgets.settings import DRIVERS, Settings
 from nbquant.widgets.weights import Weights
 
-SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save")
-
-Curves = dict[tuple[str, bool], list[OperatingPoint]]
+SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save", "brush")
+ESTIMATES_KEPT = 3  # of which sensitivities are at hand when they are chosen again, beside the first
 
 
 class ExplorerState(traitlets.HasTraits):
@@ -39,7 +45,9 @@ class ExplorerState(traitlets.HasTraits):
 
     Setting an input updates the results: the target at once from ready curves; selection, coding and damping in the
     background, where the newest setting wins, from histograms that are made once. The exact pass over the weights
-    follows when the target has come to rest. What fails is told in ``error`` and leaves the last results standing.
+    follows when the target has come to rest. What fails is told in ``error`` and leaves the last results standing; an
+    input that cannot be meant at all goes back to what it was. One of ``ratio``, ``rate``, ``levels``, ``lmbda`` and
+    ``step`` is asked for, the one that was set last; the others follow the point.
 
     Attributes:
         layers: Names of the selected layers.
@@ -47,19 +55,33 @@ class ExplorerState(traitlets.HasTraits):
         weighted: Weigh by sensitivity.
         coding: "huffman" or "fixed".
         per_layer: A codebook for each layer, or one for all.
-        ratio: Target compression ratio of the selection.
+        pinned_zero: For k-means: one of the levels is exactly zero.
+        ratio: Compression ratio of the selection; asked for, it is the least.
+        rate: R [bit/weight]; asked for, it is the largest.
+        levels: Number of reconstruction values; asked for, it is the largest.
+        lmbda: λ of ECSQ [loss/bit]; 0 for other methods.
+        step: Δ of uniform quantization [weight]; 0 for other methods.
         estimator: Name of the sensitivity estimator.
+        samples: Calibration samples that it sees; 0 is all.
         damping: ε of h + ε·mean(h). Without it ECSQ sets many weights of small h to zero at high ratios, whose errors
             point the same way, so that far more accuracy is lost than the diagonal predicts.
         focus: Parameter whose sensitivities are shown.
         density: Part of the weights that pruning keeps.
         epochs: Passes over the training batches that fine-tuning makes.
         path: File that is saved to, ending in ``.nbq``.
+        log_count: Whether the histogram's axis of counts is logarithmic.
+        pooling: "max" or "mean" of the entries that share a pixel of a map.
+        size: "standard", "compact" (half a screen) or "projection" (for a class).
+        compared: Place of the pin to be compared with; −1 for none.
+        driver: Which of ``ratio``, ``rate``, ``levels``, ``lmbda`` and ``step`` is asked for.
         parameters: Names of the selected parameters.
         ratio_bounds: Least and largest ratio that any method reaches.
         curves: (method, weighted) to operating points, coarse to fine, for the current selection; filled one by one.
+        table: The chosen method's curve as arrays, with the clusters of the group in focus; None before the first.
         point: Operating point at the target; None before the first.
+        by_hand: The point with centres that were moved by hand; None if none were.
         exact: What the weights themselves give there, computed in the background; None while it is not there yet.
+        breakdown: Where bits and loss of ``exact`` come from, a little later; None while it is not there yet.
         sensitivity: Sensitivities in use, undamped; None while there are none, then h is 1.
         pruned: The pruned module that all is of, with its history; None while it is of the module that was given.
         ledger: Every bit of the file that would be saved now, by its part; None while it is not known.
@@ -68,9 +90,14 @@ class ExplorerState(traitlets.HasTraits):
         training: The last fine-tuning that came to its end, whatever the target is by now; None before.
         measurement: Accuracy at ``point``; None if it has not been measured there.
         measured: All measurements of this selection so far.
+        brushed: Weights of a region of the parameter in focus; None if none was brushed.
+        pins: Operating points that were pinned.
         saved: The last file that was written; None before.
+        can_undo: Whether there is a step to undo.
+        can_redo: Whether there is one to do again.
         activity: What is under way, in words; "" if nothing is.
         progress: Part of it that is done, from 0 to 1; negative if unknown.
+        pace: How much of it is done, how fast, and how long it will take, in words.
         error: What the last input could not do; "" if all is well.
     """
 
@@ -79,19 +106,33 @@ class ExplorerState(traitlets.HasTraits):
     weighted = traitlets.Bool(True)
     coding = traitlets.Enum(CODINGS, "huffman")
     per_layer = traitlets.Bool(False)
+    pinned_zero = traitlets.Bool(False)
     ratio = traitlets.Float(14.0)
+    rate = traitlets.Float(0.0)
+    levels = traitlets.Int(0)
+    lmbda = traitlets.Float(0.0)
+    step = traitlets.Float(0.0)
     estimator = traitlets.Enum(tuple(ESTIMATORS), "gauss_newton_sampled")
+    samples = traitlets.Int(0, min=0)
     damping = traitlets.Float(0.1, min=0.0)
     focus = traitlets.Unicode()
     epochs = traitlets.Int(1, min=1)
     density = traitlets.Float(0.1, min=0.0, max=1.0)
     path = traitlets.Unicode("model.nbq")
+    log_count = traitlets.Bool(False)
+    pooling = traitlets.Enum(("max", "mean"), "max")
+    size = traitlets.Enum(("standard", "compact", "projection"), "standard")
+    compared = traitlets.Int(-1)
 
+    driver = traitlets.Enum(DRIVERS, "ratio", read_only=True)
     parameters = traitlets.Tuple((), read_only=True)
     ratio_bounds = traitlets.Tuple((1.0, 32.0), read_only=True)
     curves: "traitlets.Dict[tuple[str, bool], list[OperatingPoint]]" = traitlets.Dict(read_only=True)
+    table = traitlets.Any(None, allow_none=True, read_only=True)
     point = traitlets.Any(None, allow_none=True, read_only=True)
+    by_hand = traitlets.Any(None, allow_none=True, read_only=True)
     exact = traitlets.Any(None, allow_none=True, read_only=True)
+    breakdown = traitlets.Any(None, allow_none=True, read_only=True)
     ledger = traitlets.Any(None, allow_none=True, read_only=True)
     sensitivity = traitlets.Any(None, allow_none=True, read_only=True)
     pruned = traitlets.Any(None, allow_none=True, read_only=True)
@@ -99,9 +140,14 @@ class ExplorerState(traitlets.HasTraits):
     training = traitlets.Any(None, allow_none=True, read_only=True)
     measurement = traitlets.Any(None, allow_none=True, read_only=True)
     measured = traitlets.Tuple((), read_only=True)
+    brushed = traitlets.Any(None, allow_none=True, read_only=True)
+    pins = traitlets.Tuple((), read_only=True)
     saved = traitlets.Any(None, allow_none=True, read_only=True)
+    can_undo = traitlets.Bool(False, read_only=True)
+    can_redo = traitlets.Bool(False, read_only=True)
     activity = traitlets.Unicode(read_only=True)
     progress = traitlets.Float(-1.0, read_only=True)
+    pace = traitlets.Unicode(read_only=True)
     error = traitlets.Unicode(read_only=True)
 
     def __init__(
@@ -121,37 +167,50 @@ class ExplorerState(traitlets.HasTraits):
             sensitivity: Sensitivities to use, or the path of a file of them; None estimates them in the background,
                 with h = 1 until they are there, or for good without a module or data.
             loss: loss(output, target), the mean over a batch; None is cross-entropy.
-            **inputs: First values of the inputs; ``layers`` as for :func:`nbquant.select`.
+            **inputs: First values of the inputs; ``layers`` as for :func:`nbquant.select`; of ``ratio``, ``rate``,
+                ``levels``, ``lmbda`` and ``step`` at most one.
 
         Raises:
             TypeError: What is no module, path or data, or an input of a name or type that there is not.
-            ValueError: Layers that cannot be selected, an input out of its range, data that can be read only once or
-                come with a checkpoint.
+            ValueError: Layers that cannot be selected, an input out of its range, several targets, data that can be
+                read only once or come with a checkpoint.
             OSError: Files that are not there or cannot be read.
         """
         super().__init__()
+        self._quiet: int | None = None  # thread in which inputs follow, so that their changes are nobody's wish
         self._weights = Weights(model, sensitivity, inputs.pop("layers", None))
-        self._take(inputs)
-        self._network = Network.of(self._weights.origin, data, loss)
-        self._jobs = Jobs(SLOTS, self._show_activity, lambda message: self.set_trait("error", message))
-        self._original = self._weights.origin
-        self._exact = ExactPass(self._jobs, self._show_exact, self._priced, self._show_ledger)
-        self.available_layers = self._weights.layers
         self.selection: Selection = self._weights.first
-        self.statistics: Statistics | None = None
-        self.layers = self.selection.layers
+        self.settings: Settings = self._first_settings(inputs)
+        self._network = Network.of(self._weights.origin, data, loss)
+        self._given = code.Given(model, data, sensitivity, loss is not None)
+        self._original = self._weights.origin
+        self._jobs = Jobs(SLOTS, self._show_activity, lambda message: self.set_trait("error", message))
+        self._curves = CurvePass(self._jobs, self._show, lambda: self.settings.key)
+        self._exact = ExactPass(self._jobs, self._show_exact, lambda found: work.priced(self._weights, found))
+        self._brush = Brush(self._jobs, lambda brushed: self.set_trait("brushed", brushed))
+        self._pins = Pins(lambda pins: self.set_trait("pins", pins))
+        self._history = History()
+        self._basis: Basis | None = None
+        self._tabled: tuple[list[OperatingPoint], str, int] | None = None  # what the table is of
+        self._cancelled = False
+        self._pruned_to: float | None = None
+        self.available_layers = self._weights.layers
+        # Sensitivities that were in use, by estimator and samples; given ones stand for the first.
+        self._weighed: tuple[str, int] | None = None
+        self._estimates: dict[tuple[str, int], Weights] = {}
+        self._given_weights = None if sensitivity is None else self._weights
+        self._put(self.settings)
         # Until the curves are there; a control must not cut the ratio that was asked for.
         self.set_trait("ratio_bounds", (min(1.0, self.ratio), max(32.0, 1.1 * self.ratio)))
-        self.set_trait("sensitivity", self._weights.sensitivity)
+        if sensitivity is not None:
+            self._weigh((self.estimator, self.samples), self._weights)
         self._reselect()
-        self.observe(lambda change: self._reselect(), ["layers", "damping"])
-        self.observe(lambda change: self._recompute(), ["coding", "per_layer"])
-        self.observe(lambda change: self._choose(), ["method", "weighted", "ratio"])
-        self.observe(lambda change: self.estimate(), ["estimator"])
+        self.observe(self._on_input, [name for name in _INPUTS if name != "focus"])
+        self.observe(lambda change: self._on_focus(), ["focus"])
         if sensitivity is None and self._network is not None:
             self.estimate()
 
-    def _take(self, inputs: Mapping[str, Any]) -> None:
+    def _first_settings(self, inputs: Mapping[str, Any]) -> Settings:
         known = [name for name, trait in self.traits().items() if not trait.read_only]
         for name, value in inputs.items():
             if name not in known:
@@ -160,101 +219,152 @@ class ExplorerState(traitlets.HasTraits):
                 self.set_trait(name, value)
             except traitlets.TraitError as error:
                 raise ValueError(f"{name} cannot be {value!r}: {message_of(error)}") from None
+        asked = [name for name in DRIVERS if name in inputs] or ["ratio"]
+        if len(asked) > 1:
+            raise ValueError(f"at most one of {', '.join(DRIVERS)} can be asked for, but {' and '.join(asked)} came")
+        own = {f.name: getattr(self, f.name) for f in fields(Settings) if f.name not in ("layers", "driver", "value")}
+        layers = self.selection.layers
+        return Settings(**own, layers=layers, driver=asked[0], value=getattr(self, asked[0])).checked()
 
     # What the user can ask for beside setting inputs.
 
+    def drive(self, name: str, value: float) -> None:
+        """Ask for a ratio, rate, number of levels, λ or step; what cannot be is told in ``error``."""
+        with self._deciding():
+            self._accept(self.settings.at(name, value), name)  # type: ignore[arg-type]
+
+    def choose_point(self, method: str, weighted: bool, driver: str, value: float) -> None:
+        """Go to a point of any curve, as one step."""
+        with self._deciding():
+            chosen = replace(self.settings, method=method, weighted=weighted)
+            self._accept(chosen.at(driver, value))  # type: ignore[arg-type]
+
+    def undo(self) -> None:
+        """Go back by one step, if there is one."""
+        with self._deciding():
+            self._go(self._history.undo(self.settings))
+
+    def redo(self) -> None:
+        """Do again what was undone last, if nothing was done since."""
+        with self._deciding():
+            self._go(self._history.redo(self.settings))
+
+    def pin(self, label: str = "") -> None:
+        """Pin the operating point that is shown, under a label or the next letter."""
+        with self._deciding():
+            aim = self._exact.aim
+            if aim is None:
+                raise ValueError("there is no operating point to pin yet: choose a target within reach")
+            exact = self.point if self.exact is None else self.exact
+            costs = self.kept or exact
+            pin = Pin(label or self._pins.name(), aim.settings, pruned=self.pruned_to).costing(costs, self._bits(costs))
+            if self.finetuned is not None:
+                pin = replace(pin, finetuned=True, predicted_loss=exact.predicted_loss_increase)
+            if self.measurement is not None:
+                found = self.measurement.evaluation
+                pin = replace(pin, accuracy=found.accuracy, loss=found.loss)
+            self._pins.add([pin])
+
+    def unpin(self, index: int) -> None:
+        """Remove a pin."""
+        with self._deciding():
+            self._pins.remove(index)
+            self.compared = -1
+
+    def go_to(self, index: int) -> None:
+        """Take up all settings of a pin."""
+        with self._deciding():
+            settings = self._pins[index].inputs
+            self._weights.select(settings.layers)
+            self._accept(settings)
+
+    def move_centre(self, index: int, value: float) -> None:
+        """Put a centre of the group in focus elsewhere, the others staying; what it costs is ``by_hand``."""
+        with self._deciding():
+            aim = self._exact.aim
+            if aim is None:
+                raise ValueError("there is no operating point yet: choose a target within reach")
+            if isinstance(index, bool) or not isinstance(index, int):
+                raise ValueError(f"the index of a centre must be a whole number, but is {index!r}")
+            self.set_trait("by_hand", moved(self.by_hand or aim.point, aim.statistics, self.group, index, value))
+
+    def release(self) -> None:
+        """Put all centres back that were moved by hand."""
+        with self._deciding():
+            self.set_trait("by_hand", None)
+
+    def brush(self, x: tuple[float, float], y: tuple[float, float]) -> None:
+        """Brush the places of the map of the parameter in focus that a box touches, in units of its axes."""
+        self._brush.take(self._focused(), lambda shape: Region.of(shape, x, y))
+
+    def brush_text(self, text: str) -> None:
+        """Brush rows and columns given as in "0:10, 5:20"; an empty text is none."""
+        if not text.strip():
+            self.unbrush()
+        else:
+            self._brush.take(self._focused(), lambda shape: Region.parse(text, shape))
+
+    def unbrush(self) -> None:
+        """Forget the brushed region."""
+        self._brush.clear()
+
+    def session(self) -> dict[str, Any]:
+        """All inputs, pins and the view, as plain values for JSON."""
+        with self._jobs.lock:
+            return session.session(self)
+
+    def save_session(self, path: str | os.PathLike[str]) -> None:
+        """Write the session to a file, or replace it as a whole."""
+        with self._deciding():
+            session.write_session(self.session(), path)
+
+    def restore(self, source: Mapping[str, Any] | str | os.PathLike[str]) -> None:
+        """Take up a session, or the file of one; unless all of it fits, nothing changes and ``error`` says why."""
+        with self._deciding():
+            found = session.read_session(source, self, self._weights.select)
+            for name, value in found.alongside.items():
+                if name != "focus":
+                    self.set_trait(name, value)
+            self._accept(found.settings)
+            if found.alongside.get("focus") in self.parameters:
+                self.focus = found.alongside["focus"]
+            if found.pins is not None:
+                self.compared = -1
+                self._pins.replace_all(found.pins)
+
+    def code(self) -> str:
+        """Lines of Python that give what is shown here."""
+        with self._jobs.lock:
+            return code.lines(
+                self._given,
+                self.settings,
+                every_layer=self.selection.layers == self.available_layers,
+                estimated=self._weights is not self._given_weights,
+                weighs=self.sensitivity is not None,
+                offset=self.damping * self.sensitivity.mean if self.sensitivity is not None else 0.0,
+                density=self.pruned_to,
+                epochs=None if self.finetuned is None else len(self.finetuned.history) - 1,
+                path=None if self.file is None else str(self.file.path),
+            )
+
     def estimate(self) -> None:
         """Estimate the sensitivities with the chosen estimator, in the background."""
-        network, estimator = self._network, self.estimator
-        if network is None:
-            self._jobs.tell("sensitivity", f"sensitivities cannot be estimated: {self.lacking}")
-            return
-
-        def done(found: Mapping[str, Tensor]) -> None:
-            self._weights.weigh(found, self.layers)
-            self.set_trait("sensitivity", self._weights.sensitivity)
-            self._reselect()
-
-        self._jobs.start(
-            "sensitivity", "Estimating sensitivities", lambda report: network.estimate(estimator, report), done
-        )
+        work.estimate(self)
 
     def finetune(self) -> None:
         """Fine-tune what the weights give at the target, in the background; from there, not from the last time."""
-        network, epochs, aim = self._network, self.epochs, self._exact.aim
-        if network is None:
-            self._jobs.tell("finetune", f"there is nothing to fine-tune with: {self.lacking}")
-            return
-        quantize = self._awaited("finetune")
-        if quantize is None or aim is None:
-            return
-
-        def work(report: Report) -> tuple[FineTuned, Ledger | None]:
-            found = network.finetune(quantize(report), epochs, report)
-            return found, self._priced(found.quantized)
-
-        def done(result: tuple[FineTuned, Ledger | None]) -> None:
-            found, ledger = result
-            if aim.is_at(self._exact.aim):
-                self.set_trait("finetuned", found)
-                self.set_trait("ledger", ledger)
-                self.set_trait("training", found)
-                self.set_trait("measurement", None)
-
-        self._jobs.start("finetune", "Fine-tuning", work, done)
+        work.finetune(self)
 
     def measure(self) -> None:
-        """Measure the accuracy of what would be saved, in the background."""
-        network, aim = self._network, self._exact.aim
-        if network is None:
-            self._jobs.tell("accuracy", f"accuracy cannot be measured: {self.lacking}")
-            return
-        keep = self._kept("accuracy")
-        if keep is None or aim is None:
-            return
-
-        def work(report: Report) -> tuple[Quantized, Evaluation, Evaluation]:
-            quantized = keep(report)
-            return quantized, *network.evaluate(quantized, report)
-
-        def done(found: tuple[Quantized, Evaluation, Evaluation]) -> None:
-            measurement = Measurement(aim.point, *found)
-            if self.statistics is not aim.statistics:
-                return
-            self.set_trait("measured", (*self.measured, measurement))
-            finetuned = self.finetuned is not None and self.finetuned.quantized is measurement.quantized
-            if aim.is_at(self._exact.aim) and (finetuned or self.finetuned is None):
-                self.set_trait("measurement", measurement)
-
-        self._jobs.start("accuracy", "Measuring accuracy", work, done)
+        """Measure the accuracy of what would be saved, in the background, and what was predicted of the loss."""
+        work.measure(self)
 
     def prune(self) -> None:
         """Prune the module that was given to the chosen density, in the background; all then starts from the result.
 
         With data what is left is trained in between, and sensitivities are estimated again; without, they stay.
         """
-        network, original, density = self._network, self._original, self.density
-        if not isinstance(original, nn.Module):
-            self._jobs.tell("prune", f"there is nothing to prune: {self.lacking}")
-            return
-
-        def work(report: Report) -> Pruned:
-            return prune(original, density, progress=report) if network is None else network.prune(density, report)
-
-        def done(found: Pruned) -> None:
-            self._jobs.cancel("finetune", "accuracy")
-            self._exact.follow(None)  # what it was of is no more
-            self.set_trait("finetuned", None)
-            self.set_trait("measurement", None)
-            self._weights = Weights(found.model, self.sensitivity, self.selection.layers)
-            self.set_trait("pruned", found)
-            self._reselect()
-            if network is not None:
-                assert isinstance(self._weights.origin, nn.Module)
-                self._network = network.with_model(self._weights.origin)
-                self.estimate()
-
-        self._jobs.start("prune", "Pruning", work, done)
+        work.prune_module(self)
 
     def save(self, path: str | os.PathLike[str] | None = None) -> None:
         """Write what the weights give at the target, fine-tuned if they were, to a file, in the background.
@@ -264,19 +374,13 @@ class ExplorerState(traitlets.HasTraits):
         """
         if path is not None:
             self.path = os.fspath(path)
-        target, origin, keep = Path(self.path), self._weights.origin, self._kept("save")
-        if keep is None:
-            return
-
-        def work(report: Report) -> Saved:
-            quantized = keep(report)
-            return Saved(target, quantized, save(quantized, target, origin, progress=report))
-
-        self._jobs.start("save", "Saving", work, lambda saved: self.set_trait("saved", saved))
+        work.save_file(self)
 
     def cancel(self) -> None:
         """Stop all that is under way in the background; what is shown stays."""
-        self._jobs.cancel()
+        with self._jobs.lock:
+            self._cancelled = True
+            self._jobs.cancel()
 
     def wait(self, timeout: float = 60.0) -> bool:
         """Wait until nothing is under way in the background; False if ``timeout`` [s] ran out."""
@@ -299,6 +403,11 @@ class ExplorerState(traitlets.HasTraits):
         return isinstance(self._original, nn.Module)
 
     @property
+    def pruned_to(self) -> float | None:
+        """Density that the module was pruned to; None if it was not."""
+        return self._pruned_to
+
+    @property
     def kept(self) -> Quantized | None:
         """What is measured and saved at this target; None while it is not there yet."""
         return self.exact if self.finetuned is None else self.finetuned.quantized
@@ -311,69 +420,200 @@ class ExplorerState(traitlets.HasTraits):
     @property
     def group(self) -> str:
         """Group of clusters that is shown: that of the layer in focus, or the only one."""
-        if self.point is None or len(self.point.clusters) == 1:
-            return next(iter(self.point.clusters)) if self.point is not None else ""
-        layer = next((t.layer for t in self.selection if t.name == self.focus), "")
-        return layer if layer in self.point.clusters else next(iter(self.point.clusters))
+        return "" if self.point is None else self._group_of(self.point)
 
     # What follows from an input.
 
-    def _reselect(self) -> None:
+    def _on_input(self, change: Any) -> None:
+        if self._quiet == get_ident():
+            return
+        name, value = change["name"], change["new"]
+        with self._deciding():
+            now = self.settings
+            if name in DRIVERS:
+                self._accept(now.at(name, value), name)
+                return
+            wanted = replace(now, **{name: value})
+            if wanted.driver not in targets_of(wanted.method):
+                wanted = replace(wanted, driver="ratio", value=self.ratio)
+            self._accept(wanted.checked(), name)
+
+    def _on_focus(self) -> None:
+        with self._jobs.lock:
+            self.set_trait("by_hand", None)
+            self._brush.clear()
+            self._show_table()
+
+    @contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """Do what the user asks as a whole, or tell why not, when all inputs are as they were."""
+        with self._jobs.lock:
+            try:
+                yield
+            except (ValueError, TypeError, OSError) as error:
+                self._jobs.tell("inputs", message_of(error))
+                self._put(self.settings)
+            else:
+                self._jobs.tell("inputs", "")
+
+    def _accept(self, settings: Settings, step: str = "") -> None:
+        """Let new settings be a step of their own, or part of the last change of the same input."""
+        if settings != self.settings:
+            self._history.record(self.settings, step)
+        self._go(settings)
+
+    def _go(self, settings: Settings | None) -> None:
+        """Set all inputs at once, and then what follows from them."""
+        if settings is None:
+            return
+        before, self.settings = self.settings, settings
+        self._put(settings)
+        self.set_trait("can_undo", self._history.can_undo)
+        self.set_trait("can_redo", self._history.can_redo)
+        self.set_trait("by_hand", None)
+        changed = {f.name for f in fields(Settings) if getattr(before, f.name) != getattr(settings, f.name)}
+        again, self._cancelled = self._cancelled, False
+        if changed & {"estimator", "samples"}:
+            again |= self._reweigh()
+        if again or changed & {"layers", "damping"}:
+            coming = self._reselect()
+        else:
+            coming = bool(changed & {"coding", "per_layer", "pinned_zero"})
+            if coming:
+                self._recompute()
+        if not coming:
+            self._choose()
+
+    def _put(self, settings: Settings) -> None:
+        """Let the inputs have these values, which is no wish of the user's."""
+        with self._following():
+            self.set_trait("driver", settings.driver)
+            for name in _INPUTS:
+                if name not in DRIVERS:
+                    self.set_trait(name, getattr(settings, name))
+            self.set_trait(settings.driver, settings.value)
+            self._follow_point()
+
+    @contextmanager
+    def _following(self) -> Iterator[None]:
+        outer, self._quiet = self._quiet, get_ident()
+        try:
+            yield
+        finally:
+            self._quiet = outer
+
+    def _follow_point(self) -> None:
+        """Let the quantities that are not asked for be those of the point."""
+        point = self.point
+        if point is None:
+            return
+        own = {"levels": point.levels, "rate": point.rate, "ratio": point.compression_ratio, "lmbda": 0.0, "step": 0.0}
+        own |= {point.quantizer.parameter: point.parameter} if point.quantizer.parameter != "levels" else {}
+        with self._following():
+            for name in DRIVERS:
+                if name != self.driver:
+                    self.set_trait(name, own[name])
+
+    def _weigh(self, key: tuple[str, int], weights: Weights) -> None:
+        """Have other sensitivities, and keep them for when they are chosen again."""
+        self._estimates.pop(key, None)
+        self._estimates[key] = weights
+        others = [k for k, w in self._estimates.items() if w is not self._given_weights]
+        for old in others[:-ESTIMATES_KEPT]:
+            del self._estimates[old]
+        self._weights, self._weighed = weights, key
+        self.set_trait("sensitivity", weights.sensitivity)
+
+    def _reweigh(self) -> bool:
+        """Have the sensitivities of the chosen estimator, at once if they are at hand."""
+        key = self.settings.estimator, self.settings.samples
+        if key not in self._estimates:
+            self.estimate()
+            return False
+        self._jobs.cancel("sensitivity")
+        self._jobs.tell("sensitivity", "")
+        swapped = self._weights is not self._estimates[key]
+        self._weigh(key, self._estimates[key])
+        return swapped
+
+    def _start_from(self, weights: Weights, pruned: Pruned, asked: float, network: Network | None) -> None:
+        """Go on with other weights; what was of the old ones is no more."""
+        self._exact.follow(None)
+        self._brush.clear()
+        for name in ("by_hand", "finetuned", "measurement"):
+            self.set_trait(name, None)
+        if self._weights is self._given_weights:
+            self._given_weights = weights
+        self._estimates = {}
+        self._weights = weights
+        if self.sensitivity is not None and network is None:
+            self._weigh((self.settings.estimator, self.settings.samples), weights)
+        self._pruned_to = asked
+        self.set_trait("pruned", pruned)
+        self._reselect()
+        if network is not None:
+            self._network = network
+            self.estimate()
+
+    def _reselect(self) -> bool:
+        """Select the layers anew; whether they can be."""
         with self._jobs.lock, self._jobs.reporting("layers"):
-            self.selection = self._weights.select(self.layers)
+            self.selection = self._weights.select(self.settings.layers)
             self.set_trait("parameters", tuple(t.name for t in self.selection))
             if self.focus not in self.parameters:
                 largest = max(self.selection, key=lambda t: t.weight.numel())
                 self.focus = largest.name
             self._recompute()
+            return True
+        return False
 
     def _recompute(self) -> None:
         """All curves of the selection, the chosen method's first, so that the picture follows at once."""
-        selection, look = self.selection, self._weights.looking_at(self.selection)
-        h, damping = self.sensitivity, self.damping
-        chosen, coding, per_layer = self._key, self.coding, self.per_layer
+        estimator, samples = self._weighed or (self.settings.estimator, self.settings.samples)
+        settings = replace(
+            self.settings, layers=self.selection.layers, estimator=estimator, samples=samples
+        )  # those that are in effect
+        self._curves.start(settings, self._weights, self.selection, self._basis)
 
-        def work(report: Report) -> tuple[Statistics, Curves]:
-            statistics = look(report).damped(damping * h.mean if h is not None and damping else 0.0)
-            found: Curves = {}
-            for i, key in enumerate(sorted(METHODS, key=lambda k: k != chosen)):
-                found[key] = curve(Method(*key, coding, per_layer), statistics)
-                report(i + 1, len(METHODS))
-                if i == 0:
-                    self._show(selection, statistics, dict(found))
-            return statistics, found
+    def _show(self, basis: Basis, curves: Curves) -> None:
+        if basis.statistics is not self.statistics:
+            self.set_trait("measured", ())
+        self._basis = basis
+        ratios = [p.compression_ratio for points in curves.values() for p in points]
+        self.set_trait("curves", curves)
+        if ratios:
+            self.set_trait("ratio_bounds", (min(ratios), max(ratios)))
+        self._choose()
 
-        def done(result: tuple[Statistics, Curves]) -> None:
-            self._show(selection, *result)
-
-        self._jobs.start("curves", "Computing curves", work, done)
-
-    def _show(self, selection: Selection, statistics: Statistics, curves: Curves) -> None:
-        with self._jobs.lock:
-            if selection is not self.selection:
-                return
-            if statistics is not self.statistics:
-                self.statistics = statistics
-                self.set_trait("measured", ())
-            ratios = [p.compression_ratio for points in curves.values() for p in points]
-            with self.hold_trait_notifications():
-                self.set_trait("curves", curves)
-                if ratios:
-                    self.set_trait("ratio_bounds", (min(ratios), max(ratios)))
-            self._choose()
+    @property
+    def statistics(self) -> Statistics | None:
+        """What the curves are computed from; None before the first."""
+        return None if self._basis is None else self._basis.statistics
 
     def _choose(self) -> None:
-        with self._jobs.lock:
-            if self.statistics is None or self._key not in self.curves:
-                return
-            with self._jobs.reporting("ratio"):
-                self._show_point(solve(Target("ratio", self.ratio), self.curves[self._key], self.statistics))
+        basis, now = self._basis, self.settings
+        if basis is None or now.key not in self.curves:
+            return
+        self._show_table()
+        with self._jobs.reporting("target"):
+            curve = self.curves[now.key]
+            point = solve(now.target, curve, basis.statistics)
+            of = replace(basis.settings, method=now.method, weighted=now.weighted, driver=now.driver, value=now.value)
+            self._show_point(Aim(point, of, curve, basis.statistics, basis.selection))
 
-    def _show_point(self, point: OperatingPoint) -> None:
-        assert self.statistics is not None
-        # The curve of the point that is shown: right after a change of method that method's may not be there yet.
-        curve = self.curves[point.quantizer.method, point.quantizer.weighted]
-        aim = Aim(point, self.ratio, curve, self.statistics, self.selection)
+    def _show_table(self) -> None:
+        basis, points = self._basis, self.curves.get(self.settings.key)
+        if basis is None or points is None:
+            return
+        group = self._group_of(points[0]) if points else ""
+        bits = basis.selection.unselected_bits
+        if self._tabled is not None and self._tabled[0] is points and self._tabled[1:] == (group, bits):
+            return
+        self._tabled = points, group, bits
+        mean = mean_sensitivity(basis.statistics, group) if points else 1.0
+        self.set_trait("table", live_table(points, group, bits, mean) if points else None)
+
+    def _show_point(self, aim: Aim) -> None:
         moved = not aim.is_at(self._exact.aim)
         if moved:
             for job in ("finetune", "save"):
@@ -381,43 +621,52 @@ class ExplorerState(traitlets.HasTraits):
             self._jobs.cancel("finetune")
             self.set_trait("finetuned", None)
         if self.finetuned is None:
-            known = (m for m in self.measured if m.point.quantizer == point.quantizer and not m.quantized.finetuned)
+            quantizer = aim.point.quantizer
+            known = (m for m in self.measured if m.point.quantizer == quantizer and not m.quantized.finetuned)
             self.set_trait("measurement", next(known, None))
-        self.set_trait("point", point)
         if moved:
+            self.set_trait("by_hand", None)
+            self.set_trait("point", aim.point)
+            self._follow_point()
             self._exact.follow(aim)
+            self._price_pins(aim.point)
+        else:
+            self._exact.follow_again()
 
-    def _kept(self, job: str) -> Callable[[Report], Quantized] | None:
-        """What is kept at this target, once it is there; None where there is no target, which is told."""
-        finetuned = self.finetuned
-        return self._awaited(job) if finetuned is None else lambda report: finetuned.quantized
+    def _show_exact(self, name: str, value: Any) -> None:
+        if name == "ledger" and self.finetuned is not None:
+            return
+        self.set_trait(name, value)
+        if name in ("exact", "ledger") and self._exact.result is not None:
+            self._price_pins(self._exact.result)
 
-    def _awaited(self, job: str) -> Callable[[Report], Quantized] | None:
-        """The same before fine-tuning."""
-        found = self._exact.awaited()
-        if found is None:
-            self._jobs.tell(job, "there is no operating point yet: choose a target within reach")
-        return found
+    def _price_pins(self, costs: OperatingPoint | Quantized) -> None:
+        aim = self._exact.aim
+        if aim is not None:
+            self._pins.costing(aim.settings, self.pruned_to, costs, self._bits(costs))
 
-    def _show_exact(self, quantized: Quantized | None) -> None:
-        self.set_trait("ledger", None)
-        self.set_trait("exact", quantized)
+    def _bits(self, costs: OperatingPoint | Quantized) -> int:
+        """Of the whole file; without names and checksums while they are not known."""
+        aim = self._exact.aim
+        assert aim is not None
+        known = costs is self.kept
+        return (
+            self.ledger.total
+            if self.ledger is not None and known
+            else costs.ledger.total + aim.selection.unselected_bits
+        )
 
-    def _show_ledger(self, ledger: Ledger | None) -> None:
-        if self.finetuned is None:
-            self.set_trait("ledger", ledger)
+    def _group_of(self, point: OperatingPoint) -> str:
+        layer = next((t.layer for t in self.selection if t.name == self.focus), "")
+        return layer if layer in point.clusters else next(iter(point.clusters), "")
 
-    def _priced(self, quantized: Quantized) -> Ledger | None:
-        """The ledger of its file; None where it cannot be saved, which is told when that is tried."""
-        try:
-            return file_ledger(quantized, self._weights.origin)
-        except (ValueError, OSError):
-            return None
+    def _focused(self) -> Any:
+        return next((t for t in self.selection if t.name == self.focus), None)
 
-    @property
-    def _key(self) -> tuple[str, bool]:
-        return self.method, self.weighted
-
-    def _show_activity(self, activity: str, progress: float) -> None:
+    def _show_activity(self, activity: str, progress: float, pace: str) -> None:
         self.set_trait("activity", activity)
         self.set_trait("progress", progress)
+        self.set_trait("pace", pace)
+
+
+_INPUTS = (*(f.name for f in fields(Settings) if f.name not in ("driver", "value")), *DRIVERS)

@@ -47,13 +47,14 @@ class Weights:
         # By its path the selection knows that it is on disk, and need not be read to be known again.
         self._given: Sensitivities | None = self.sensitivity if isinstance(sensitivity, Mapping) else sensitivity
         self._known = select(self.origin, self._given, self.first.layers)  # all that was ever selected
-        # Of those of them that were looked at; what belongs to other sensitivities is known by that.
-        self._seen: tuple[Sensitivities | None, Statistics] = self._given, Statistics(())
+        self._seen = Statistics(())  # of those of them that were looked at
 
-    def weigh(self, sensitivity: Mapping[str, Tensor], layers: Sequence[str]) -> None:
-        """Use other sensitivities from now on; ``layers`` are selected with them."""
-        self._known = select(self.origin, sensitivity, layers or [])
-        self.sensitivity, self._given = _opened(sensitivity), sensitivity
+    def weighed(self, sensitivity: Mapping[str, Tensor], layers: Sequence[str]) -> "Weights":
+        """The same with other sensitivities; ``layers`` are selected with them."""
+        other = copy.copy(self)
+        other._known = select(self.origin, sensitivity, layers)
+        other.sensitivity, other._given, other._seen = _opened(sensitivity), sensitivity, Statistics(())
+        return other
 
     def select(self, layers: Sequence[str]) -> Selection:
         """Some of the layers.
@@ -68,18 +69,16 @@ class Weights:
 
     def looking_at(self, selection: Selection) -> Callable[[Progress], Statistics]:
         """What finds the statistics of a selection of these, undamped; tensors that were seen are not looked at."""
-        known, given = self._known, self._given
+        known = self._known
 
         def look(progress: Progress) -> Statistics:
-            of, seen = self._seen
-            found = {t.name: t for t in seen.tensors} if of is given else {}
+            seen = self._seen
+            found = {t.name: t for t in seen.tensors}
             missing = [t for t in selection if t.name not in found]
             if missing:
                 found |= {t.name: t for t in tensor_statistics(missing, progress)}
                 # In the order of all that is known; sums over tensors are shared by all parts.
-                seen = Statistics(tuple(found[t.name] for t in known if t.name in found))
-                if given is self._given:
-                    self._seen = given, seen
+                seen = self._seen = Statistics(tuple(found[t.name] for t in known if t.name in found))
             return seen.part(selection.layers)
 
         return look

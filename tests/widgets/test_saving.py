@@ -8,7 +8,7 @@ from torch import nn
 
 import nbquant as nq
 from nbquant.storage.write import file_ledger
-from nbquant.widgets import state as module
+from nbquant.widgets import work as module
 from nbquant.widgets.explorer import explore
 from nbquant.widgets.network import Data
 from nbquant.widgets.readout import size_text

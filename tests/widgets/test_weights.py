@@ -112,7 +112,7 @@ def test_what_was_seen_is_not_looked_at_again(monkeypatch):
     assert looked == ["1.weight", "1.bias"]
     weights.looking_at(weights.select(("1",)))(False)
     assert looked == ["1.weight", "1.bias"]
-    weights.weigh({name: torch.ones_like(p) for name, p in model.named_parameters()}, ("0",))
+    weights = weights.weighed({name: torch.ones_like(p) for name, p in model.named_parameters()}, ("0",))
     weights.looking_at(weights.select(("0",)))(False)
     assert looked[2:] == ["0.weight", "0.bias"]
 
@@ -122,7 +122,7 @@ def test_statistics_of_other_sensitivities_are_not_kept_for_the_new_ones():
     model = nn.Linear(20, 30)
     weights = Weights(model)
     look = weights.looking_at(weights.select(("",)))
-    weights.weigh({name: torch.full_like(p, 5.0) for name, p in model.named_parameters()}, ("",))
+    weights = weights.weighed({name: torch.full_like(p, 5.0) for name, p in model.named_parameters()}, ("",))
     old = look(False)
     new = weights.looking_at(weights.select(("",)))(False)
     assert sum(t.histogram.mass for t in old.tensors) == pytest.approx(630)

@@ -1,0 +1,129 @@
+"""The explorer's settings: all inputs that its results follow from, in one piece to be kept and taken up again."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, get_args
+
+import numpy as np
+
+from nbquant.analysis.curves import QUANTIZERS, Method
+from nbquant.analysis.solve import PARAMETERS, Target, TargetName, targets_of
+from nbquant.quantization.quantizer import CODINGS, Coding
+from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
+
+DRIVERS: tuple[TargetName, ...] = get_args(TargetName)
+"""Quantities of which any one is asked for and the others follow."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all results follow from.
+
+    Attributes:
+        layers: Names of the selected layers.
+        method: "kmeans", "uniform" or "ecsq".
+        weighted: Weigh by sensitivity.
+        coding: "huffman" or "fixed".
+        per_layer: A codebook for each layer, or one for all.
+        pinned_zero: For k-means: one of the levels is exactly zero.
+        estimator: Name of the sensitivity estimator.
+        samples: Calibration samples that it sees; 0 is all.
+        damping: ε of h + ε·mean(h).
+        driver: Quantity that is asked for, one of :data:`DRIVERS`.
+        value: Its value.
+    """
+
+    layers: tuple[str, ...]
+    method: str
+    weighted: bool
+    coding: Coding
+    per_layer: bool
+    pinned_zero: bool
+    estimator: str
+    samples: int
+    damping: float
+    driver: TargetName
+    value: float
+
+    @property
+    def target(self) -> Target:
+        """What is asked for."""
+        return Target(self.driver, self.value)
+
+    @property
+    def key(self) -> tuple[str, bool]:
+        """The chosen curve among those of all methods."""
+        return self.method, self.weighted
+
+    def curve_of(self, method: str, weighted: bool) -> Method:
+        """The curve of any method with these options."""
+        return Method(method, weighted, self.coding, self.per_layer, self.pinned_zero and method == "kmeans")
+
+    def at(self, driver: TargetName, value: float) -> "Settings":
+        """The same with another target.
+
+        Raises:
+            ValueError: A value that is no number above zero, no whole number of levels, a quantity that the method
+                does not have.
+        """
+        if _is_number(value):
+            value = float(value)
+            value = int(value) if driver == "levels" and value.is_integer() else value
+        return replace(self, driver=driver, value=value).checked()
+
+    def checked(self) -> "Settings":
+        """These, if they can be meant.
+
+        Raises:
+            ValueError: Names what cannot.
+        """
+        for name, known in (("method", QUANTIZERS), ("coding", CODINGS), ("estimator", ESTIMATORS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, but is {getattr(self, name)!r}")
+        for name in ("weighted", "per_layer", "pinned_zero"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, but is {getattr(self, name)!r}")
+        if not isinstance(self.layers, tuple) or not all(isinstance(name, str) for name in self.layers):
+            raise ValueError(f"layers must be names of layers, but are {self.layers!r}")
+        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 0:
+            raise ValueError(f"samples must be a whole number, 0 for all, but is {self.samples!r}")
+        if not _is_number(self.damping) or not 0 <= self.damping < 1e300:
+            raise ValueError(f"damping must be finite and at least 0, but is {self.damping!r}")
+        if self.driver not in DRIVERS:
+            raise ValueError(f"the target must be one of {', '.join(DRIVERS)}, but is {self.driver!r}")
+        if self.driver not in targets_of(self.method):
+            raise ValueError(
+                f"{self.driver} is a parameter of {PARAMETERS[self.driver]!r}, but the method is {self.method!r}: "
+                f"choose that method, or one of {', '.join(targets_of(self.method))}"
+            )
+        try:
+            _ = self.target
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        if self.driver == "levels" and not isinstance(self.value, int):
+            raise ValueError(f"levels must be a whole number, but is {self.value!r}")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self) | {"layers": list(self.layers)}
+
+    def updated(self, values: dict[str, Any]) -> "Settings":
+        """The same with some settings as :meth:`to_json` gives them.
+
+        Raises:
+            ValueError: A name that there is not, or a value that cannot be meant.
+        """
+        known = [field.name for field in fields(self)]
+        for name in values:
+            if name not in known:
+                raise ValueError(f"settings must be among {', '.join(known)}, but {name!r} came")
+        if ("driver" in values) != ("value" in values):
+            raise ValueError("driver and value must come together, but only one of them did")
+        layers = values.get("layers", self.layers)
+        if not isinstance(layers, list | tuple):
+            raise ValueError(f"layers must be a list of names, but are {layers!r}")
+        return replace(self, **{**values, "layers": tuple(layers)}).checked()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
