@@ -237,7 +237,7 @@ function render({ model, el }) {
     canvases.get(name).tabIndex = -1;
     boxes.get(name).addEventListener("keydown", unselect);
     const focus = () => canvases.get(name).focus({ preventScroll: true });
-    nodes.get(name).addEventListener("pointerup", focus);
+    nodes.get(name).addEventListener("pointerdown", focus);
   }
 
   // The figures.
