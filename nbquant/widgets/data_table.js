@@ -3,9 +3,9 @@
 const MOST = 500; // rows drawn; the CSV file has all
 const DASH = "–";
 
-/** A number as Python's format() would write it, as far as [,][.digits][dfge%] goes, halves away from zero. */
+/** A number as Python's format() would write it, as far as [+][,][.digits][dfge%] goes, halves away from zero. */
 function numeral(value, format) {
-  const [, comma, digits, type] = /^(,?)(?:\.(\d+))?([dfge%])$/.exec(format);
+  const [, plus, comma, digits, type] = /^(\+?)(,?)(?:\.(\d+))?([dfge%])$/.exec(format);
   const grouped = (x, places) =>
     x.toLocaleString("en-US", {
       minimumFractionDigits: places,
@@ -27,7 +27,8 @@ function numeral(value, format) {
     const trimmed = (t) => (t.includes(".") ? t.replace(/\.?0+$/, "") : t);
     text = plain ? trimmed(value.toFixed(precision - 1 - Number(exponent))) : `${trimmed(mantissa)}e${exponent}`;
   }
-  return text.replace("e+", "e").replaceAll("-", "−");
+  const signed = plus && !text.startsWith("-") ? `+${text}` : text;
+  return signed.replace("e+", "e").replaceAll("-", "−");
 }
 
 const isNumeric = (column) => column.kind === "number" || column.kind === "bar";

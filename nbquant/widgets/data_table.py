@@ -15,8 +15,8 @@ import traitlets
 Kind = Literal["text", "number", "bar", "check", "action"]
 FORMATS: dict[str, tuple[str, str]] = {  # kind -> what its format must match, and the one it has by itself
     "text": ("(code)?", ""),
-    "number": (r",?(\.\d+)?[dfge%]", ".4g"),
-    "bar": (r",?(\.\d+)?[dfge%]", ".1%"),
+    "number": (r"\+?,?(\.\d+)?[dfge%]", ".4g"),
+    "bar": (r"\+?,?(\.\d+)?[dfge%]", ".1%"),
     "check": ("", ""),
     "action": ("", ""),
 }
@@ -31,7 +31,7 @@ class Column:
         label: Header; of an "action", the text of its buttons as well.
         kind: "text"; "number"; "bar", a number with a bar of its length behind it, full at 1; "check", boxes that show
             and change :attr:`DataTable.checked`; "action", a button in rows whose value is true, or is its text.
-        format: Of numbers, Python's format specification as far as [,][.digits] and one of d, f, g, e and % go, and ""
+        format: Of numbers, Python's format specification as far as [+][,][.digits] and one of d, f, g, e and % go, and ""
             is ".4g" of a number and ".1%" of a bar; of text, "code" for a fixed width.
         tooltip: What it means, in a sentence.
         unit: Unit, shown with the header.

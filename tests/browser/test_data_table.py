@@ -143,7 +143,7 @@ def twelve(page):
 
 def test_values_are_formatted_as_python_does(page):
     numbers = [0.0, 1.0, -1.26, 12345.678, 1e-5, 0.00012345, 123456789.0, 3.7e-300, -20.03]
-    formats = ["d", ",d", ".2f", ",.1f", ".1%", ".3e", ".3g", "g", ".1g", ".6g"]
+    formats = ["d", ",d", ".2f", ",.1f", ".1%", ".3e", ".3g", "g", ".1g", ".6g", "+.1%", "+,.2f"]
     columns = [Column(f"c{i}", f, "number", format=f) for i, f in enumerate(formats)]
     page.start(columns, [{"name": str(x)} | {column.name: x for column in columns} for x in numbers])
     for column in columns:
