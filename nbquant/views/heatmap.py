@@ -351,7 +351,8 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
         some = f"{data.weights_read:,} of the " if data.weights_read < data.weights_per_cell else ""
         notes.append(f"{data.pooling} of {some}{data.weights_per_cell:,} weights a cell")
     if data.zero_share > 0:
-        notes.append(f"{data.zero_share:.1%} of {data.symbol} is zero" + (" (grey)" if zero.any() else ""))
+        share = f"{data.zero_share:.1%}" if data.zero_share >= 0.0005 else "under 0.1%"
+        notes.append(f"{share} of {data.symbol} is zero" + (" (grey)" if zero.any() else ""))
     bottom, right = data.row_start + rows * data.row_step, data.column_start + columns * data.column_step
     whole: dict[str, Any] = {"tickformat": "d", "showgrid": False, "minallowed": -0.5, "nticks": 8}
     down: dict[str, Any] = {"title": data.row_title, "showticklabels": bool(data.row_title)}

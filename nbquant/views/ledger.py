@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 from nbquant.coding.ledger import Ledger
 from nbquant.views.palette import LEDGER_COLOURS, OTHER_PART
@@ -62,6 +62,12 @@ def ledger_data(ledgers: dict[str, Ledger]) -> LedgerData:
 def plot_ledger(data: LedgerData) -> Figure:
     """Draw the bars; the figure is returned, not shown, and belongs to no pyplot session."""
     figure = Figure(figsize=(9.2, 1.5 + 0.5 * len(data.bars)), layout="constrained")
+    draw_ledger(figure, data)
+    return figure
+
+
+def draw_ledger(figure: FigureBase, data: LedgerData) -> None:
+    """Draw the bars in a figure, or a part of one, that is empty and has a constrained layout."""
     ax = figure.subplots()
     longest = max(bar.total for bar in data.bars)
     handles: dict[str, Any] = {}
@@ -79,9 +85,10 @@ def plot_ledger(data: LedgerData) -> Figure:
     ax.set_yticks(range(len(data.bars)), [bar.label for bar in data.bars])
     ax.invert_yaxis()
     ax.set_xlim(0, 1.14 * longest)
-    ax.set_xlabel("bytes in the file")
+    ax.set_xlabel("bytes in the file", fontsize=9)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(left=False)
+    ax.tick_params(left=False, labelsize=9)
     figure.legend(
         list(handles.values()),
         [name.replace("_", " ") for name in handles],
@@ -90,4 +97,3 @@ def plot_ledger(data: LedgerData) -> Figure:
         frameon=False,
         fontsize=9,
     )
-    return figure

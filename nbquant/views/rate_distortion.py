@@ -180,7 +180,7 @@ def draw_rate_distortion(data: RateDistortionData) -> theme.Figure:
                 "name": "target",
             }
         )
-    traces += draw_points(data.pins, data.measured, (left, right), (low, high))
+    traces += draw_points(data.pins, data.measured, (left, right), (low, high), data.chosen)
     if data.chosen is not None:
         traces.append(draw_chosen(data.chosen))
     annotations = []

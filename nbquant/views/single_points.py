@@ -81,6 +81,7 @@ def draw_points(
     measured: Sequence[MeasuredPoint],
     x_range: tuple[float, float],
     y_range: tuple[float, float],
+    chosen: ChosenPoint | None = None,
 ) -> list[theme.Trace]:
     """Draw pins as hollow symbols of their method, and measured losses as crosses over or under what was predicted.
 
@@ -92,6 +93,7 @@ def draw_points(
         measured: Points that were evaluated.
         x_range: log₁₀ of the compression ratios that are shown.
         y_range: log₁₀ of the losses that are shown.
+        chosen: The point in use, which labels leave free.
     """
     bottom = 10 ** y_range[0]
     pins = [p for p in pins if np.isfinite(p.compression_ratio)]
@@ -99,9 +101,12 @@ def draw_points(
     x = [*(p.compression_ratio for p in pins), *(m.compression_ratio for m in measured)]
     y = [max(bottom, loss) for loss in (*(p.predicted_loss for p in pins), *(m.loss for m in measured))]
     labels = [_short(p.label) for p in pins] + ["" if m.accuracy is None else f"{m.accuracy:.2%}" for m in measured]
+    free = [] if chosen is None else [chosen]
     places = place_labels(
-        [_fraction(np.log10(a), x_range) for a in x], [_fraction(np.log10(b), y_range) for b in y], labels
-    )
+        [_fraction(np.log10(a), x_range) for a in (*x, *(c.compression_ratio for c in free))],
+        [_fraction(np.log10(max(bottom, b)), y_range) for b in (*y, *(c.predicted_loss for c in free))],
+        [*labels, *("" for _ in free)],
+    )[: len(labels)]
     split = len(pins)
     traces = []
     if measured:
