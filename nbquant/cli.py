@@ -1,5 +1,6 @@
-"""The command line: nbquant quantize | inspect | decompress | explore."""
+"""The command line: nbquant quantize | inspect | decompress | explore | app."""
 
+import importlib.util
 import json
 import os
 import sys
@@ -150,12 +151,47 @@ def explore(checkpoint: Path | None, sensitivity: Path | None, jupyter: tuple[st
     if not notebook.exists():
         nbformat.write(_notebook(checkpoint, sensitivity), notebook)
         click.echo(f"made {notebook}", err=True)
-    paths = [str(JUPYTER), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
-    environment = os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
+    environment = os.environ | _ours_first("JUPYTER_CONFIG_PATH")
     # As root, as in containers, JupyterLab does not start unless told to.
     as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook), *as_root, *jupyter], environment)
+
+
+@commands.command(short_help="Serve the explorer as a page without code.")
+@click.argument("checkpoint", type=_EXISTING, required=False)
+@click.option("--sensitivity", type=_EXISTING, help="Safetensors file of the checkpoint's sensitivities.")
+@click.option("--model", type=click.Choice(nq.zoo.names()), help="The bundled network, where there is no CHECKPOINT.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8866, show_default=True, help="Or the next free one.")
+@click.option("--theme", type=click.Choice(("light", "dark")), default="light", show_default=True)
+@click.option("--browser/--no-browser", default=True, help="Whether to open the page.", show_default=True)
+def app(
+    checkpoint: Path | None, sensitivity: Path | None, model: str | None, port: int, theme: str, browser: bool
+) -> None:
+    """Serve the explorer as a page without code, on CHECKPOINT or on a bundled network.
+
+    The page is for this machine only, and for who has its address: that has a token. Files are saved into the current
+    folder. Each window that opens the page has a process of its own; closing it ends that.
+    """
+    if checkpoint and model:
+        raise click.UsageError("Either CHECKPOINT or --model can be explored, not both.")
+    if sensitivity and not checkpoint:
+        raise click.UsageError("--sensitivity is of a CHECKPOINT, which must be named too.")
+    if importlib.util.find_spec("voila") is None:
+        raise click.ClickException("the app needs Voilà, which is not installed: pip install 'nbquant[app]'")
+    asked = {
+        "checkpoint": checkpoint and str(checkpoint.resolve()),
+        "sensitivity": sensitivity and str(sensitivity.resolve()),
+        "model": model or "lenet5-fashion",
+        "folder": str(Path.cwd()),
+    }
+    command = [
+        *(sys.executable, "-P", str(JUPYTER / "app.py"), str(JUPYTER / "app.ipynb"), "--show_tracebacks=True"),
+        *("--token", "--Voila.ip=127.0.0.1", f"--port={port}", "--template=nbquant", f"--theme={theme}"),
+        *([] if browser else ["--no-browser"]),
+    ]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, os.environ | _ours_first("JUPYTER_PATH") | {"NBQUANT_APP": json.dumps(asked)})
 
 
 def main() -> None:
@@ -213,6 +249,11 @@ def _table(frame: pd.DataFrame) -> str:
         elif pd.api.types.is_float_dtype(shown[name]):
             shown[name] = shown[name].map("{:.3g}".format, na_action="ignore")
     return shown.fillna("").to_string(index=False)
+
+
+def _ours_first(variable: str) -> dict[str, str]:
+    """One of Jupyter's search paths, with our folder before what is there."""
+    return {variable: os.pathsep.join([str(JUPYTER), *filter(None, [os.environ.get(variable)])])}
 
 
 def _notebook(checkpoint: Path | None, sensitivity: Path | None) -> nbformat.NotebookNode:

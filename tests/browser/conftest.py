@@ -52,7 +52,7 @@ def notebook(lab: JupyterLab, browser: Browser) -> Iterator[Callable[..., Notebo
     try:
         yield open_
         for each in opened:
-            each.assert_clean()
+            each.complaints.assert_none()
     finally:
         for context in list(browser.contexts):
             context.close()

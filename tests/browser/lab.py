@@ -1,7 +1,8 @@
-"""A real JupyterLab and a real Chromium, for tests that use the notebook as a person does."""
+"""Real servers and a real Chromium, for tests that use the notebook as a person does."""
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -43,17 +44,58 @@ def chromium_arguments() -> list[str]:
     return [*arguments, "--no-sandbox"] if os.geteuid() == 0 else arguments
 
 
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def own_environment(directory: Path) -> dict[str, str]:
+    """Environment of a server whose home, settings and caches are below ``directory``, and nobody else's."""
+    home = directory / "home"
+    home.mkdir()
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "IPYTHON"))}
+    return outside | {
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(home / ".cache"),
+        "XDG_CONFIG_HOME": str(home / ".config"),
+        "XDG_DATA_HOME": str(home / ".local" / "share"),
+        "JUPYTER_CONFIG_DIR": str(directory / "config"),
+        "JUPYTER_DATA_DIR": str(directory / "data"),
+        "JUPYTER_RUNTIME_DIR": str(directory / "runtime"),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def start(command: list[str], environment: dict[str, str], directory: Path, log: Path) -> subprocess.Popen:
+    """Start a server that writes what it says to ``log``."""
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            command, env=environment, cwd=directory, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a server and its kernels."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class JupyterLab:
-    """A JupyterLab server of its own: free port, own home and settings, a copy of the notebooks as its root."""
+    """A JupyterLab server of its own, on a copy of the notebooks; under /notebooks/ it is Notebook 7 as well."""
 
     def __init__(self, directory: Path) -> None:
         self.root = directory / "notebooks"
         shutil.copytree(ROOT / "notebooks", self.root, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
         self.settings = directory / "settings"
         self.log = directory / "jupyterlab.log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.token = secrets.token_hex(16)
         self.url = f"http://127.0.0.1:{port}"
         config = directory / "config"
@@ -62,30 +104,17 @@ class JupyterLab:
         (config / "labconfig" / "page_config.json").write_text(
             json.dumps({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}})
         )
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "IPYTHON"))}
-        environment |= {
-            "HOME": str(directory / "home"),
-            "XDG_CACHE_HOME": str(directory / "home" / ".cache"),
-            "XDG_CONFIG_HOME": str(directory / "home" / ".config"),
-            "XDG_DATA_HOME": str(directory / "home" / ".local" / "share"),
-            "JUPYTER_CONFIG_DIR": str(config),
+        environment = own_environment(directory) | {
             "JUPYTER_CONFIG_PATH": str(ROOT / "nbquant" / "jupyter"),
-            "JUPYTER_DATA_DIR": str(directory / "data"),
-            "JUPYTER_RUNTIME_DIR": str(directory / "runtime"),
             "JUPYTERLAB_SETTINGS_DIR": str(self.settings),
             "JUPYTERLAB_WORKSPACES_DIR": str(directory / "workspaces"),
-            "PYTHONUNBUFFERED": "1",
         }
-        (directory / "home").mkdir()
         command = [
             *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"),
             *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
             *(f"--ServerApp.root_dir={self.root}", f"--IdentityProvider.token={self.token}"),
         ]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, env=environment, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        self.process = start(command, environment, directory, self.log)
 
     def wait_until_ready(self, timeout: float = 90) -> None:
         """Return when the server answers; raise with the end of its log when it does not within ``timeout`` s."""
@@ -124,39 +153,84 @@ class JupyterLab:
 
     def stop(self) -> None:
         """End the server and its kernels."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        stop(self.process)
+
+
+class App:
+    """``nbquant app`` on a bundled network, in a folder of its own."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.folder = directory / "folder"
+        self.folder.mkdir()
+        self.log = directory / "app.log"
+        program = [sys.executable, "-c", "from nbquant.cli import main; main()"]
+        command = [*program, "app", "--no-browser", f"--port={free_port()}", *options]
+        self.process = start(command, own_environment(directory), self.folder, self.log)
+
+    def wait_for_address(self, timeout: float = 90) -> str:
+        """Address that it tells once it listens, token and all."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and self.process.poll() is None:
+            found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\w+\n", self.log.read_text(errors="replace"))
+            if found:
+                return found[0].strip()
+            time.sleep(0.1)
+        raise RuntimeError(f"the app told no address within {timeout} s; its log ends:\n{self.log.read_text()[-4000:]}")
+
+    def stop(self) -> None:
+        """End the server and its kernels."""
+        stop(self.process)
+
+
+@dataclass
+class Complaints:
+    """What a browser complained about.
+
+    Attributes:
+        console_errors: What was logged with console.error, and exceptions that no script caught.
+        outside_requests: Addresses asked for that are not on this machine.
+    """
+
+    console_errors: list[str] = field(default_factory=list)
+    outside_requests: list[str] = field(default_factory=list)
+
+    def listen(self, page: Page) -> None:
+        """Note what happens in ``page`` from now on."""
+        page.on("console", lambda m: m.type == "error" and self.console_errors.append(f"{m.text} ({m.location})"))
+        page.on("pageerror", lambda error: self.console_errors.append(f"uncaught: {error}"))
+        page.on("request", lambda request: self._note(request.url))
+        page.on("websocket", lambda socket: self._note(socket.url))
+
+    def _note(self, url: str) -> None:
+        host = urlsplit(url).hostname  # none for data: and blob:
+        if host is not None and host not in HERE:
+            self.outside_requests.append(url)
+
+    def assert_none(self) -> None:
+        """Fail if the console has an error or anything outside this machine was asked for."""
+        assert not self.console_errors, "\n".join(["the browser's console has errors:", *self.console_errors])
+        assert not self.outside_requests, "\n".join(["requests to the outside:", *self.outside_requests])
 
 
 @dataclass
 class Notebook:
-    """One notebook, open in JupyterLab, and what the browser complained about meanwhile.
+    """One notebook, open in JupyterLab.
 
     Attributes:
         page: Playwright's page, for all that has no method here.
         lab: The server.
         name: File name within the server's root.
-        console_errors: What was logged with console.error, and exceptions that no script caught.
-        outside_requests: Addresses asked for that are not on this machine.
+        complaints: What the browser complained about meanwhile.
     """
 
     page: Page
     lab: JupyterLab
     name: str
-    console_errors: list[str] = field(default_factory=list)
-    outside_requests: list[str] = field(default_factory=list)
+    complaints: Complaints = field(default_factory=Complaints)
 
     def open(self) -> None:
         """Open the notebook and wait for its kernel."""
-        self.page.on("console", lambda m: m.type == "error" and self.console_errors.append(f"{m.text} ({m.location})"))
-        self.page.on("pageerror", lambda error: self.console_errors.append(f"uncaught: {error}"))
-        self.page.on("request", lambda request: self._note(request.url))
-        self.page.on("websocket", lambda socket: self._note(socket.url))
+        self.complaints.listen(self.page)
         self.page.goto(f"{self.lab.url}/lab/tree/{quote(self.name)}?reset&token={self.lab.token}")
         self.page.wait_for_function(
             """name => {
@@ -167,11 +241,6 @@ class Notebook:
             arg=self.name,
             timeout=90_000,
         )
-
-    def _note(self, url: str) -> None:
-        host = urlsplit(url).hostname  # none for data: and blob:
-        if host is not None and host not in HERE:
-            self.outside_requests.append(url)
 
     def command(self, name: str, arguments: dict | None = None, timeout: float = 240) -> None:
         """Run one of JupyterLab's commands and wait until it is done, at most ``timeout`` s."""
@@ -249,11 +318,6 @@ class Notebook:
         """Write a PNG of the page, or of one element."""
         (of or self.page).screenshot(path=path)
         return path
-
-    def assert_clean(self) -> None:
-        """Fail if the console has an error or anything outside this machine was asked for."""
-        assert not self.console_errors, "\n".join(["the browser's console has errors:", *self.console_errors])
-        assert not self.outside_requests, "\n".join(["requests to the outside:", *self.outside_requests])
 
 
 def open_notebook(browser: Browser, lab: JupyterLab, name: str, viewport: tuple[int, int] = (1280, 900)) -> Notebook:

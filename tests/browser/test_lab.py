@@ -59,8 +59,8 @@ def test_console_errors_are_seen(notebook):
     page = notebook(cells=["from IPython.display import Javascript", "Javascript('console.error(\"loud\")')"])
     page.run_all()
     with pytest.raises(AssertionError, match="loud"):
-        page.assert_clean()
-    page.console_errors.clear()
+        page.complaints.assert_none()
+    page.complaints.console_errors.clear()
 
 
 def test_outside_requests_are_seen(notebook):
@@ -68,9 +68,9 @@ def test_outside_requests_are_seen(notebook):
     page.run_all()
     page.find("img", timeout=20)
     with pytest.raises(AssertionError, match=r"example\.org"):
-        page.assert_clean()
-    page.console_errors.clear()
-    page.outside_requests.clear()
+        page.complaints.assert_none()
+    page.complaints.console_errors.clear()
+    page.complaints.outside_requests.clear()
 
 
 def test_raising_cell_is_seen(notebook):

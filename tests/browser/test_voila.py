@@ -1,0 +1,83 @@
+"""`nbquant app` as who opens its address sees it: the explorer, and no code."""
+
+import urllib.error
+import urllib.request
+
+import pytest
+
+from .lab import App, Complaints
+
+pytestmark = pytest.mark.browser
+
+SLIDER = ".nbquant-explorer input[type=range], .nbquant-explorer .noUi-handle"
+DRAWN = "[data-figure=histogram][data-revision], [data-figure=histogram][data-drawn]"
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory, browser):
+    """The app (asks for ``browser`` so that nothing starts where that is missing)."""
+    app = App(tmp_path_factory.mktemp("app"))
+    try:
+        app.wait_for_address()
+        yield app
+    finally:
+        app.stop()
+
+
+@pytest.fixture
+def opened(app, browser):
+    """Function that opens the app; afterwards, console errors and requests to the outside are failures."""
+    contexts, complaints = [], Complaints()
+
+    def open_(query=""):
+        contexts.append(browser.new_context(viewport={"width": 1280, "height": 900}))
+        page = contexts[-1].new_page()
+        complaints.listen(page)
+        page.goto(app.wait_for_address() + query, timeout=90_000)
+        page.wait_for_selector(DRAWN, timeout=90_000)
+        return page
+
+    try:
+        yield open_
+        complaints.assert_none()
+    finally:
+        for context in contexts:
+            context.close()
+
+
+def shown(page):
+    """What the explorer tells, less the figures' own texts."""
+    return page.locator(".nbquant-explorer").inner_text()
+
+
+def test_page_shows_the_explorer_without_code_and_a_key_changes_it(app, opened, tmp_path):
+    page = opened()
+    assert page.title() == "nbquant"
+    assert "nq.explore" not in page.content()
+    bars = page.locator("[data-figure=histogram] .main-svg").first
+    assert bars.is_visible()
+    slider = page.locator(SLIDER).first
+    slider.focus()
+    before = shown(page)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "before => document.querySelector('.nbquant-explorer').innerText !== before", arg=before, timeout=30_000
+    )
+    page.screenshot(path=tmp_path / "voila.png", full_page=True)
+
+
+def test_page_is_dark_when_asked_and_its_figures_too(opened, tmp_path):
+    page = opened("&theme=dark")
+    text = page.locator("[data-figure=histogram] .xtick text").first
+    colour = text.evaluate("node => getComputedStyle(node).fill")
+    brightness = sum(map(float, colour[colour.index("(") + 1 : -1].split(",")[:3]))
+    assert brightness > 3 * 128, colour
+    page.screenshot(path=tmp_path / "voila-dark.png", full_page=True)
+
+
+def test_without_its_token_the_page_is_not_given(app):
+    address = app.wait_for_address().partition("?")[0]
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        assert answer.url.startswith(f"{address}login")
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(f"{address}api/kernels/00000000-0000-0000-0000-000000000000", timeout=30)
