@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
@@ -85,6 +86,21 @@ def finetuning_data(
         kept=kept,
         validation=validation,
         label=label,
+    )
+
+
+def finetuning_table(data: FinetuningData) -> pd.DataFrame:
+    """One row a validation, then one a point of the training line."""
+    seen, trained = len(data.epoch), len(data.step)
+    return pd.DataFrame(
+        {
+            "batches": [data.validation] * seen + ["training"] * trained,
+            "step": np.concatenate([data.epoch_step, data.step]),
+            "epoch": np.concatenate([data.epoch, np.full(trained, np.nan)]),
+            "loss [loss/sample]": np.concatenate([data.validation_loss, data.train_loss]),
+            "accuracy": np.concatenate([data.validation_accuracy, np.full(trained, np.nan)]),
+            "kept": [bool(e == data.kept) for e in data.epoch] + [False] * trained,
+        }
     )
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
@@ -81,6 +82,11 @@ class HeatmapData:
         """What is shown, in letters: "h", "|w − c|", "½h(w − c)²", or "½(w − c)²" if every h is 1."""
         symbol = _CALLED[self.quantity][1]
         return symbol.replace("h", "") if self.unit == "weight²" else symbol
+
+    @property
+    def called(self) -> str:
+        """The symbol, and how it is pooled."""
+        return {"max": "greatest ", "mean": "mean "}[self.pooling] * (self.weights_per_cell > 1) + self.symbol
 
     @property
     def title(self) -> str:
@@ -273,6 +279,25 @@ def _pool(image: Tensor, block: tuple[int, int], pooling: Pooling) -> Tensor:
     return pool(image[None, None], block, stride=block, ceil_mode=True)[0, 0]
 
 
+def heatmap_table(data: HeatmapData) -> pd.DataFrame:
+    """One row a cell as it is drawn: its first row and column, within a kernel too, and its value; zeros are 0."""
+    rows, columns = data.log_value.shape
+    row, column = (i.reshape(-1) for i in np.indices((rows, columns)))
+    # Steps are whole numbers, or one over the size of a kernel.
+    down, across = (max(1, round(1 / step)) for step in (data.row_step, data.column_step))
+    first_row = row // down * max(1, round(data.row_step))
+    first_column = column // across * max(1, round(data.column_step))
+    if data.wrapped or not data.row_title:
+        table = pd.DataFrame({data.column_title: first_row * data.wrapped + first_column})
+    else:
+        table = pd.DataFrame({data.row_title: first_row, data.column_title: first_column})
+    if max(down, across) > 1:
+        table["kernel row"], table["kernel column"] = row % down, column % across
+    value = 10.0 ** data.log_value.reshape(-1).astype(np.float64)
+    table[f"{data.called} [{data.unit}]"] = np.nan_to_num(value, nan=0.0)
+    return table
+
+
 def plot_heatmap(data: HeatmapData) -> go.Figure:
     """Make a plotly figure of :func:`draw_heatmap`, to be shown or saved by itself.
 
@@ -301,7 +326,6 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
     place = f"{data.row_title} %{{y:.0f}}, " * bool(data.row_title) + f"{data.column_title} %{{x:.0f}}"
     if data.wrapped:
         place = f"{data.row_title} %{{y:.0f}} × {data.wrapped} + %{{x:.0f}}"
-    what = {"max": "greatest ", "mean": "mean "}[data.pooling] if data.weights_per_cell > 1 else ""
     decade = np.arange(np.ceil(data.low), np.floor(data.high) + 1)
     if len(decade) < 2:
         decade = np.array([data.low, data.high])
@@ -328,7 +352,7 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
             colorscale="Viridis",
             colorbar={
                 "title": {
-                    "text": f"{what}{data.symbol} [{data.unit}]",
+                    "text": f"{data.called} [{data.unit}]",
                     "side": "right",
                     "font": {"size": theme.FONT_SIZE},
                 },
@@ -341,7 +365,7 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
                 "tickcolor": theme.MUTED,
                 "xpad": 6,
             },
-            hovertemplate=f"{place}<br>{what}{data.symbol} = 10^%{{z:.2f}} {data.unit}<extra></extra>",
+            hovertemplate=f"{place}<br>{data.called} = 10^%{{z:.2f}} {data.unit}<extra></extra>",
             hoverongaps=False,
             **where,
         )

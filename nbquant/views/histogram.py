@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -180,6 +181,22 @@ def _robust_range(knot: ndarray, below: ndarray, centre: ndarray) -> tuple[float
         low, high = min(low, float(reached.min())), max(high, float(reached.max()))
     margin = 0.02 * (high - low)
     return low - margin, high + margin
+
+
+def histogram_table(data: HistogramData) -> pd.DataFrame:
+    """One row a bar, and, where cells are intervals, the centre that its weights go to."""
+    table = pd.DataFrame(
+        {
+            "from [weight]": data.bar_edge[:-1],
+            "to [weight]": data.bar_edge[1:],
+            "weights": data.bar_height * np.diff(data.bar_edge) / data.bar_width,
+            f"weights per {data.bar_width:.2g}": data.bar_height,
+        }
+    )
+    if len(data.codebook) and data.thresholds is not None:
+        table["centre [weight]"] = data.codebook[data.bar_cell]
+        table["codeword length [bit]"] = data.codeword_length[data.bar_cell]
+    return table
 
 
 def plot_histogram(data: HistogramData, *, log_count: bool = False) -> go.Figure:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
@@ -14,6 +15,17 @@ from nbquant.views.single_points import ChosenPoint, MeasuredPoint, PinnedPoint,
 
 _DECADES = 7.0  # of predicted loss; what lies further below the greatest is nil beside it
 _MOST_POINTS = 400  # a curve is no wider than so many pixels
+_COLUMNS = [
+    "point",
+    "method",
+    "parameter",
+    "value",
+    "rate [bit/weight]",
+    "compression ratio",
+    "predicted loss increase [loss]",
+    "measured loss increase [loss]",
+    "accuracy",
+]
 _LEGEND = {"bgcolor": "rgba(0,0,0,0)", "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
 
 
@@ -145,6 +157,42 @@ def _clean(curve: Curve) -> tuple[Curve, int]:
         curve, rate=rate[order], compression_ratio=ratio[order], predicted_loss=loss[order], parameter=parameter[order]
     )
     return clean, missing
+
+
+def rate_distortion_table(data: RateDistortionData) -> pd.DataFrame:
+    """One row a point: the chosen one, the pins, those that were measured, then the curves, as they are drawn."""
+    single: list[tuple[str, ChosenPoint | PinnedPoint | MeasuredPoint]] = []
+    single += [("chosen", data.chosen)] if data.chosen is not None else []
+    single += [(f"pinned: {p.label}", p) for p in data.pins]
+    single += [("measured", m) for m in data.measured]
+    rows = [
+        {
+            "point": what,
+            "method": method_style(p.method, p.weighted).label,
+            "rate [bit/weight]": p.rate,
+            "compression ratio": p.compression_ratio,
+            "predicted loss increase [loss]": p.predicted_loss,
+            "measured loss increase [loss]": p.loss if isinstance(p, MeasuredPoint) else None,
+            "accuracy": p.accuracy if isinstance(p, MeasuredPoint) else None,
+        }
+        for what, p in single
+    ]
+    for curve in data.curves:
+        method = method_style(curve.method, curve.weighted).label
+        numbers = zip(curve.rate, curve.compression_ratio, curve.predicted_loss, curve.parameter, strict=True)
+        rows += [
+            {
+                "point": "curve",
+                "method": method,
+                "rate [bit/weight]": rate,
+                "compression ratio": ratio,
+                "predicted loss increase [loss]": loss,
+                "parameter": curve.parameter_name,
+                "value": value,
+            }
+            for rate, ratio, loss, value in numbers
+        ]
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def plot_rate_distortion(data: RateDistortionData) -> go.Figure:

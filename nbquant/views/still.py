@@ -1,13 +1,14 @@
 """Still pictures of the figures, drawn by matplotlib: what a page without JavaScript and a saved PNG or SVG show."""
 
 import io
-import textwrap
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 
 from nbquant.views import theme
 from nbquant.views.ledger import LedgerData, draw_ledger
@@ -17,9 +18,9 @@ from nbquant.views.still_traces import draw_annotation, draw_trace
 WIDTH = 7.0  # of a single figure [in]
 PICTURE_WIDTH = 9.0  # of several in one [in]
 _HEIGHT = 0.53  # of a figure, over its width
-_ROW, _LEDGER, _BAR, _LEGEND, _CAPTION_LINE = 2.1, 0.75, 0.3, 0.75, 0.19  # heights in a picture [in]
+_ROW, _LEDGER, _BAR, _LEGEND, _CAPTION_LINE = 2.1, 0.75, 0.3, 0.9, 0.19  # heights in a picture [in]
 _TITLE, _SUBTITLE, _CAPTION = 10, 8.5, 9.5  # [pt]
-_LETTER = 0.5  # mean width of a letter, over the size of the font
+_HINTED = 1.05  # letters on whole pixels are wider by that at most
 
 # Matplotlib's fonts, mathtext and caches are shared by all figures.
 _LOCK = threading.RLock()
@@ -64,7 +65,8 @@ def picture(figures: Sequence[theme.Figure], caption: str, ledger: LedgerData | 
     if not figures and ledger is None:
         raise ValueError("a figure or a ledger is required, but neither came.")
     rows = [figures[:1], *(figures[i : i + 2] for i in range(1, len(figures), 2))] if figures else []
-    lines = _wrapped(caption, PICTURE_WIDTH - 0.3, _CAPTION)
+    with _LOCK:
+        lines = _wrapped(caption, PICTURE_WIDTH - 0.3, _CAPTION)
     heights = [_CAPTION_LINE * (lines.count("\n") + 1) + 0.12] * bool(caption) + [
         _ROW + _LEGEND * any(map(_has_legend_below, row)) for row in rows
     ]
@@ -176,5 +178,15 @@ def _has_legend_below(figure: theme.Figure) -> bool:
 
 
 def _wrapped(text: str, width: float, size: float) -> str:
-    """The text in lines no longer than a width [in], about."""
-    return "\n".join(textwrap.wrap(text, max(20, int(72 * width / (_LETTER * size)))))
+    """The text in lines no longer than a width [in], but for words that are longer themselves."""
+    font = FontProperties(size=size)
+    measure = TextToPath()
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        reach, _, _ = measure.get_text_width_height_descent(longer, font, ismath=False)
+        if lines and reach <= 72 * width / _HINTED:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nbquant.pipeline.finetune import Epoch
-from nbquant.views.finetuning import finetuning_data, plot_finetuning
+from nbquant.views.finetuning import finetuning_data, finetuning_table, plot_finetuning
 
 HISTORY = [Epoch(0, None, 0.5, 0.90), Epoch(1, 0.45, 0.4, 0.92), Epoch(2, 0.35, 0.42, 0.91)]
 STEPS = [0.5, 0.4, 0.4, 0.3]
@@ -63,3 +63,12 @@ def test_nothing_to_draw_is_refused():
         finetuning_data([], HISTORY, 1)
     with pytest.raises(ValueError, match="4 steps and 1 records"):
         finetuning_data(STEPS, HISTORY[:1], 0)
+
+
+def test_table_has_both_series():
+    table = finetuning_table(finetuning_data(STEPS, HISTORY, 2, validation="test"))
+    assert table["batches"].tolist() == ["test"] * 3 + ["training"] * 4
+    assert table["step"].tolist() == [0, 2, 4, 1, 2, 3, 4]
+    assert table["loss [loss/sample]"].tolist() == [0.5, 0.4, 0.42, *STEPS]
+    assert table["kept"].tolist() == [False, False, True] + [False] * 4
+    assert table["accuracy"].tolist()[:3] == [0.9, 0.92, 0.91]

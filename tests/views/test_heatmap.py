@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from nbquant.quantization.quantized import QuantizedTensor
 from nbquant.views import heatmap as module
 from nbquant.views.grid import grid_of
-from nbquant.views.heatmap import draw_equal_sensitivities, draw_heatmap, error_data, heatmap_data, plot_heatmap
+from nbquant.views.heatmap import (
+    draw_equal_sensitivities,
+    draw_heatmap,
+    error_data,
+    heatmap_data,
+    heatmap_table,
+    plot_heatmap,
+)
 
 
 def values(data):
@@ -266,3 +273,29 @@ def test_without_sensitivities_that_is_said():
     figure = go.Figure(draw_equal_sensitivities("fc.weight"))
     assert "fc.weight" in figure.layout.title.text
     assert "counts alike" in figure.layout.annotations[0].text
+
+
+@pytest.mark.parametrize("shape", [(7, 11), (4, 3, 2, 5), (20, 1, 5, 5), (60,), (101,)])
+def test_table_has_each_weight_at_its_index(shape):
+    h = rand(*shape)
+    table = heatmap_table(heatmap_data(h))
+    assert table.columns[-1] == "h [loss/weight²]"
+    index = [table[c].to_numpy() for c in table.columns[:-1]]
+    if len(shape) == 4:
+        places = (*index[:-2], *([np.zeros(len(table), int)] if shape[1] == 1 else []), *index[-2:])
+    else:
+        places = tuple(index)
+    np.testing.assert_allclose(table.iloc[:, -1], h.numpy()[places], rtol=1e-5)
+    assert len(table) == h.numel()
+
+
+def test_table_of_pooled_cells_has_their_first_index_and_zeros():
+    h = torch.zeros(20, 30)
+    h[5, 7] = 2.0
+    table = heatmap_table(heatmap_data(h, max_rows=10, max_columns=10))
+    assert len(table) == 100
+    hit = table[table["greatest h [loss/weight²]"] > 0]
+    np.testing.assert_allclose(hit.to_numpy(), [[4, 6, 2.0]], rtol=1e-6)
+    kernels = heatmap_table(heatmap_data(rand(60, 40, 3, 3), max_rows=30, max_columns=40))
+    assert kernels["output channel"].tolist()[::40] == list(range(0, 60, 2))
+    assert "kernel row" not in kernels

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbquant.views.histogram import histogram_data, plot_histogram
+from nbquant.views.histogram import histogram_data, histogram_table, plot_histogram
 
 
 def one_cluster(bin_weight, bin_count, **kwargs):
@@ -177,3 +177,15 @@ def test_without_centres_there_are_bars_alone(log_count):
     assert figure.layout.margin == plot_histogram(example()).layout.margin
     with pytest.raises(ValueError, match="the 0 ascending boundaries between 0 cells, but 1"):
         histogram_data(position, np.ones(2001), [], [], [], thresholds=[0.0])
+
+
+def test_table_holds_the_bars_and_their_centres():
+    data = example()
+    table = histogram_table(data)
+    assert table["weights"].sum() + data.outside == pytest.approx(2001)
+    np.testing.assert_array_equal(table["weights per 0.013"], data.bar_height)
+    inner = table[(table["from [weight]"] >= -0.25) & (table["to [weight]"] <= 0.25)]
+    assert set(inner["centre [weight]"]) == {0}
+    assert set(table["codeword length [bit]"][table["from [weight]"] >= 0.25]) == {1}
+    assert "centre [weight]" not in histogram_table(example(thresholds=None))
+    assert "centre [weight]" not in histogram_table(histogram_data([0.0], [1], [], [], []))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nbquant.views.rate_distortion import Curve, plot_rate_distortion, rate_distortion_data
+from nbquant.views.rate_distortion import Curve, plot_rate_distortion, rate_distortion_data, rate_distortion_table
 from nbquant.views.single_points import ChosenPoint, MeasuredPoint, PinnedPoint
 
 
@@ -126,3 +126,12 @@ def test_a_loss_that_did_not_rise_stands_at_the_lower_edge_and_is_told():
     assert np.log10(measured.y[0]) == pytest.approx(figure.layout.yaxis.range[0])
     assert "loss -0.01" in measured.customdata[0]
     assert "▼ no loss" in figure.layout.title.text
+
+
+def test_table_has_all_points():
+    table = rate_distortion_table(rate_distortion_data([curve()], chosen=CHOSEN, pins=[PIN], measured=[MEASURED]))
+    assert table["point"].tolist() == ["chosen", "pinned: first try", "measured", "curve", "curve", "curve"]
+    assert table["compression ratio"].tolist() == [16, 10, 12, 4, 8, 16]
+    assert table["value"].tolist()[3:] == [3, 2, 4]
+    assert table.loc[2, ["measured loss increase [loss]", "accuracy"]].tolist() == [3.0, 0.9731]
+    assert len(rate_distortion_table(rate_distortion_data([]))) == 0
