@@ -12,6 +12,7 @@ const CONFIG = {
 const BUTTONS = ["zoom2d", "pan2d", "resetScale2d"];
 const OVERLAID = ["histogram", "rate_distortion", ...MAPS];
 const REST = 400; // ms without a change
+const PATIENCE = 1000; // ms, after which a move counts as answered
 
 function clickedPoint(name, event, serial) {
   const { curveNumber, pointNumber, x, y } = event.points[0];
@@ -68,6 +69,7 @@ function render({ model, el }) {
   let frame = 0;
   let ticking = 0;
   let resting = 0;
+  let waiting = 0;
   let drawing = false;
   let disposed = false;
   const stale = new Set(names);
@@ -79,10 +81,11 @@ function render({ model, el }) {
   let table = decoded(model.get("table") ?? {});
   let now = decoded(model.get("now") ?? {});
   let preview = null; // of a drive that the kernel has not answered
-  let inHand = null; // {index, value, serial} of a centre that the kernel has not moved yet
+  let inHand = null; // {index, value} of a centre that the kernel has not moved yet
+  let inFlight = null; // the move that it has been asked for
   let shown = null;
   let wished = null; // not sent yet
-  let moving = null;
+  let moving = null; // likewise
   let telling = false;
 
   const hasTable = () => table.value?.length > 0;
@@ -92,7 +95,7 @@ function render({ model, el }) {
 
   function wish(driver, value) {
     wished = { driver, value };
-    inHand = moving = null;
+    inHand = inFlight = moving = null;
     tickSoon();
   }
 
@@ -104,7 +107,20 @@ function render({ model, el }) {
   function settle() {
     if (serialOf("drive") > (now.serial ?? 0)) look(model.get("drive"));
     else preview = null;
-    if (inHand && !clusters?.isDragging && (now.serial ?? 0) >= inHand.serial) inHand = null;
+    if (!clusters?.isDragging && !moving && (!inFlight || isOverdue())) inHand = inFlight = null;
+  }
+
+  const isOverdue = () => inFlight && performance.now() - inFlight.at > PATIENCE;
+
+  // A centre's number holds until clusters fall away: so one move at a time, and the next by the number it then has.
+  function land() {
+    if (!inFlight || (now.serial ?? 0) < inFlight.serial) return;
+    const { index, value } = inFlight;
+    inFlight = null;
+    if (value === undefined || !now.centre?.length) return;
+    const number = nearestCentre(now.centre, value);
+    clusters.renumber(index, number);
+    for (const each of [inHand, moving]) if (each?.index === index) each.index = number;
   }
 
   function tick() {
@@ -119,13 +135,16 @@ function render({ model, el }) {
       isChange = true;
       set("drive", asked);
     }
-    if (moving) {
+    if (moving) inHand = moving.index === undefined ? null : { ...moving };
+    if (moving && (!inFlight || !inHand || isOverdue())) {
       const asked = { ...moving, serial: nextSerial() };
-      inHand = moving.index === undefined ? null : asked;
+      inFlight = { ...asked, at: started };
       moving = null;
       isChange = true;
       set("moved", asked);
     }
+    clearTimeout(waiting);
+    if (moving) waiting = setTimeout(tickSoon, PATIENCE);
     if (isChange) {
       model.save_changes();
       panel.dataset.ticks = String(Number(panel.dataset.ticks) + 1);
@@ -169,13 +188,14 @@ function render({ model, el }) {
     point: () => shown,
     colours: () => overlayColours,
     factor: () => SIZES[model.get("size")] ?? 1,
+    font: (size) => font(size, live.factor()),
     family: () => family,
     ghosts: () => ghosts,
     brushed: () => brushed,
     region: () => model.get("region"),
     say: (text) => put(said, "textContent", text),
     move(index, value) {
-      moving = { index, value };
+      moving = { index, value: between(shown.centre, index, value) };
       tickSoon();
     },
     release() {
@@ -376,6 +396,7 @@ function render({ model, el }) {
       const answer = decoded(model.get("now") ?? {});
       if ((answer.serial ?? 0) < serialOf("drive") && answer.ratio > 0) return; // older than what is asked by now
       now = answer;
+      land();
       settle();
       tickSoon();
     },
@@ -451,6 +472,7 @@ function render({ model, el }) {
     cancelAnimationFrame(frame);
     cancelAnimationFrame(ticking);
     clearTimeout(resting);
+    clearTimeout(waiting);
     later.forEach(clearTimeout);
     sizes.disconnect();
     themes.disconnect();

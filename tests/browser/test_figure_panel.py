@@ -603,7 +603,7 @@ def test_a_centre_is_dragged_and_released(live):
     start, end = dot(live, 3 / 7, 3), dot(live, 0.5, 3)
     live.page.mouse.move(*start)
     live.page.mouse.down()
-    live.page.mouse.move(*end, steps=3)
+    live.page.mouse.move(*end)
     frames(live)
     moved = get(live, "moved")
     assert (moved["index"], moved["value"]) == (5, pytest.approx(0.5, abs=0.01))
@@ -622,6 +622,29 @@ def test_a_centre_is_dragged_and_released(live):
     frames(live)
     assert get(live, "moved").keys() == {"serial"}
     assert get(live, "moved")["serial"] > serial
+
+
+def test_moves_go_out_one_at_a_time_and_by_the_number_that_the_centre_then_has(live):
+    x, y = dot(live, 3 / 7, 3)
+    live.page.mouse.move(x, y)
+    live.page.mouse.down()
+    live.page.mouse.move(x + 5, y)
+    frames(live)
+    first = get(live, "moved")
+    live.page.mouse.move(x + 10, y)
+    frames(live)
+    assert get(live, "moved") == first
+    arrays = {name: np.delete(table()[name][11:19], 2) for name in ("centre", "count", "length")}
+    arrays["centre"][4] = first["value"]
+    answer(live, serial=first["serial"], threshold=None, by_hand=True, **arrays)  # the third fell away
+    second = get(live, "moved")
+    assert (first["index"], second["index"], second["serial"]) == (5, 4, first["serial"] + 1)
+    assert second["value"] > first["value"]
+    live.page.mouse.move(x + 500, y)  # no further than its neighbour
+    frames(live)
+    answer(live, serial=second["serial"], threshold=None, by_hand=True, **arrays)
+    assert 0.7 < get(live, "moved")["value"] < 5 / 7
+    live.page.mouse.up()
 
 
 def test_off_the_dots_plotly_zooms_and_the_marks_follow(live):
@@ -649,6 +672,7 @@ def test_keys_choose_a_centre_move_and_release_it(live):
     frames(live)
     step = live.get("2.4 / node._fullLayout.xaxis._length")
     assert get(live, "moved") == {"index": 1, "value": pytest.approx(-5 / 7 + step, abs=1e-5), "serial": 1}
+    answer(live, serial=1, centre=np.linspace(-1, 1, 8) + np.eye(8)[1] * step, by_hand=True)
     live.page.keyboard.press("Shift+ArrowRight")
     frames(live)
     assert get(live, "moved") == {"index": 1, "value": pytest.approx(-5 / 7 + 2 * step, abs=1e-5), "serial": 2}

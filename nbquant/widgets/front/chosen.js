@@ -39,11 +39,11 @@ function drawChosen(node, canvas, palette, live) {
       context.stroke();
       context.setLineDash([]);
       const isRight = across > (left + right) / 2;
-      context.font = `${12 * factor}px ${live.family()}`;
+      context.font = `${live.font(12)}px ${live.family()}`;
       context.textBaseline = "middle";
       context.textAlign = isRight ? "right" : "left";
       const text = `target ${point.driver === "rate" ? `${significant(point.target)} bit/weight` : `${significant(target)}×`}`;
-      const style = { colour: colours.foreground, background: colours.background, size: 12 * factor };
+      const style = { colour: colours.foreground, background: colours.background, size: live.font(12) };
       plate(context, text, across + (isRight ? -6 : 6) * factor, bottom - 10 * factor, style);
     }
     // No loss at all lies below every logarithmic axis: at its foot, then.

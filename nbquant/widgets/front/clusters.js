@@ -12,7 +12,7 @@ function lengthTicks(longest) {
 /**
  * Draw over the histogram, and watch the pointer and keys there.
  *
- * `live` has `point()`, `colours()`, `factor()`, `family()`, `ghosts()`, `brushed()`, `move(index, value)`, `release()`
+ * `live` has `point()`, `colours()`, `factor()`, `font(size)`, `family()`, `ghosts()`, `brushed()`, `move(index, value)`, `release()`
  * and `say(text)`.
  */
 function clusterOverlay(node, canvas, told, palette, live) {
@@ -103,8 +103,8 @@ function clusterOverlay(node, canvas, told, palette, live) {
     if (!cells?.exact && cells) {
       context.textAlign = "right";
       context.textBaseline = "middle";
-      context.font = `${11 * factor}px ${live.family()}`;
-      const style = { colour: colours.foreground, background: colours.background, size: 11 * factor };
+      context.font = `${live.font(11)}px ${live.family()}`;
+      const style = { colour: colours.foreground, background: colours.background, size: live.font(11) };
       plate(context, "boundaries at mean h", right - 6, top + 9 * factor, style);
     }
     tell();
@@ -143,7 +143,7 @@ function clusterOverlay(node, canvas, told, palette, live) {
     const ticks = lengthTicks(longest);
     context.fillStyle = context.strokeStyle = live.colours().length;
     context.lineWidth = 1;
-    context.font = `${12 * factor}px ${live.family()}`;
+    context.font = `${live.font(12)}px ${live.family()}`;
     context.textAlign = "left";
     context.textBaseline = "middle";
     context.beginPath();
@@ -167,7 +167,7 @@ function clusterOverlay(node, canvas, told, palette, live) {
   /** Other codebooks, each in a row of its own above the axis. */
   function ghosts(place, colours, factor) {
     const { context, x, left, bottom } = place;
-    context.font = `${11 * factor}px ${live.family()}`;
+    context.font = `${live.font(11)}px ${live.family()}`;
     context.textAlign = "left";
     context.textBaseline = "middle";
     live.ghosts().forEach(({ label, centre }, row) => {
@@ -183,7 +183,7 @@ function clusterOverlay(node, canvas, told, palette, live) {
           context.fill();
           context.stroke();
         }
-        const style = { colour: colours.foreground, background: colours.background, size: 11 * factor };
+        const style = { colour: colours.foreground, background: colours.background, size: live.font(11) };
         plate(context, label, left + 6, y, style);
       });
     });
@@ -212,8 +212,8 @@ function clusterOverlay(node, canvas, told, palette, live) {
       context.stroke();
       context.textAlign = "left";
       context.textBaseline = "middle";
-      context.font = `${11 * factor}px ${live.family()}`;
-      const style = { colour: colours.foreground, background: colours.background, size: 11 * factor };
+      context.font = `${live.font(11)}px ${live.family()}`;
+      const style = { colour: colours.foreground, background: colours.background, size: live.font(11) };
       plate(context, `— ${label || "brushed weights"}, on a scale of its own`, left + 6, top + 9 * factor, style);
     });
   }
@@ -274,6 +274,13 @@ function clusterOverlay(node, canvas, told, palette, live) {
     draw();
   }
 
+  // Else the page scrolls under the dot.
+  function onTouch(event) {
+    if (dragged < 0) return;
+    event.stopPropagation();
+    event.preventDefault();
+  }
+
   function onUp() {
     if (dragged < 0) return;
     dragged = -1;
@@ -312,7 +319,7 @@ function clusterOverlay(node, canvas, told, palette, live) {
     [frame, "pointermove", onMove, true],
     [frame, "pointerdown", onDown, true],
     [frame, "mousedown", onDown, true],
-    [frame, "touchstart", (event) => dragged >= 0 && event.stopPropagation(), true],
+    [frame, "touchstart", onTouch, true],
     [frame, "pointerup", onUp, true],
     [frame, "pointercancel", onUp, true],
     [frame, "pointerleave", () => dragged < 0 && point(NaN), false],
@@ -332,6 +339,11 @@ function clusterOverlay(node, canvas, told, palette, live) {
     draw,
     get isDragging() {
       return dragged >= 0;
+    },
+    /** The centre in hand has another number: clusters that lost all their weights are gone. */
+    renumber(from, to) {
+      if (chosen === from) chosen = to;
+      if (dragged === from) dragged = to;
     },
   };
 }

@@ -71,12 +71,28 @@ function boundsOf(table, driver) {
   return [low, high];
 }
 
-/** A point with one centre elsewhere, between its neighbours, and every weight in the cell of the nearest. */
+/** A value between a centre's neighbours: past them it would be another centre, on them none. */
+function between(centre, index, value) {
+  const [below, above] = [centre[index - 1] ?? -Infinity, centre[index + 1] ?? Infinity];
+  const room = Number.isFinite(above - below) ? 0.001 * (above - below) : 1e-6 * Math.abs(centre[index]);
+  return Math.min(Math.max(value, below + room), above - room);
+}
+
+/** Index of the centre nearest to a value. */
+function nearestCentre(centre, value) {
+  let best = 0;
+  for (let j = 1; j < centre.length; j++) {
+    if (Math.abs(centre[j] - value) < Math.abs(centre[best] - value)) best = j;
+  }
+  return best;
+}
+
+/** A point with one centre elsewhere, and every weight in the cell of the nearest. */
 function movedPoint(point, index, value) {
   const centre = Float64Array.from(point.centre);
-  centre[index] = Math.min(Math.max(value, centre[index - 1] ?? -Infinity), centre[index + 1] ?? Infinity);
+  centre[index] = value;
   const threshold = point.threshold && centre.subarray(1).map((c, i) => (c + centre[i]) / 2);
-  return { ...point, centre, threshold, codeword: point.codeword, by_hand: true, exact: false };
+  return { ...point, centre, threshold, by_hand: true, exact: false };
 }
 
 /**
