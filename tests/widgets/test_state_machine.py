@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from torch import nn
 
 from nbquant.analysis.by_hand import moved
@@ -99,6 +99,7 @@ class Pressing(RuleBasedStateMachine):
         self.pinned: list[Settings] = []
         self.moves: list[tuple[str, int, float]] | None = []  # None: not known
         self.refused = False
+        self.presses = 0
 
     def _took(self, step, soon=False):
         """Note a change that may have been refused."""
@@ -266,7 +267,12 @@ class Pressing(RuleBasedStateMachine):
     def wait(self):
         assert self.state.wait(WAIT)
 
-    @rule()
+    @invariant()
+    def compare_now_and_then(self):
+        self.presses += 1
+        if self.presses % 4 == 0:
+            self.compare()
+
     def compare(self):
         state = self.state
         assert state.wait(WAIT)
@@ -325,8 +331,7 @@ class Pressing(RuleBasedStateMachine):
         np.testing.assert_array_equal(found.ledger["unquantized"], wanted.ledger["unquantized"])
 
     def teardown(self):
-        self.state.cancel()
-        assert self.state.wait(WAIT)
+        self.compare()
 
 
 def _same_point(found, wanted):
@@ -341,8 +346,8 @@ def test_every_control_in_any_order_gives_what_its_inputs_give_from_scratch(monk
     run_state_machine_as_test(
         Pressing,
         settings=settings(
-            max_examples=30,
-            stateful_step_count=25,
+            max_examples=20,
+            stateful_step_count=30,
             derandomize=True,
             database=None,
             suppress_health_check=[HealthCheck.too_slow],
