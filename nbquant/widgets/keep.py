@@ -1,84 +1,95 @@
-"""Controls that measure, fine-tune and save what was chosen, what is under way, and where the bits go."""
+"""Controls that prune, measure, fine-tune and save what was chosen, and what is under way."""
 
 from html import escape
-from typing import Any
 
 import ipywidgets as w
 
-from nbquant.coding.ledger import Ledger
-from nbquant.widgets.readout import ledger_table, size_text
+from nbquant.widgets.readout import size_text
 from nbquant.widgets.state import ExplorerState
 
 MOST_EPOCHS = 1000
 
 
 class Keep(w.VBox):
-    """A row of controls, a line that tells what goes on, and the ledger.
+    """A row of controls, and a line that tells what goes on.
 
     Attributes:
-        state: Whose ``measure``, ``finetune``, ``save`` and ``cancel`` the buttons call.
+        state: Whose ``prune``, ``measure``, ``finetune``, ``save`` and ``cancel`` the buttons call.
     """
 
     def __init__(self, state: ExplorerState) -> None:
         """Link the controls to ``state``."""
         self.state = state
-        self._measure = _button("Measure accuracy", "Run the test set through the quantized network", "140px")
-        self._finetune = _button("Fine-tune", "Train the reconstruction values; which weight has which stays", "96px")
+        self._measure = button("Measure accuracy", "Run the test set through the quantized network")
+        self._finetune = button("Fine-tune", "Train the reconstruction values; which weight has which stays")
         self._epochs = w.BoundedIntText(
             value=state.epochs,
             min=1,
             max=max(MOST_EPOCHS, state.epochs),
             description="Epochs",
-            style={"description_width": "48px"},
-            layout=w.Layout(width="118px"),
+            style={"description_width": "52px"},
+            layout=w.Layout(width="112px"),
+        )
+        self._prune = button(
+            "Prune",
+            "Set the smallest weights of the model that was given to zero; with data, train what is left",
+        )
+        self._density = w.BoundedFloatText(
+            value=state.density,
+            min=0.001,
+            max=1.0,
+            step=0.01,
+            description="Density",
+            style={"description_width": "56px"},
+            layout=w.Layout(width="126px"),
         )
         self._path = w.Text(
             value=state.path,
             description="Path",
             tooltip="Where to save: a file that ends in .nbq",
             continuous_update=False,
-            style={"description_width": "40px"},
-            layout=w.Layout(flex="1 1 180px", max_width="330px"),
+            style={"description_width": "34px"},
+            layout=w.Layout(flex="1 1 160px", max_width="300px"),
         )
-        self._save = _button("Save", "Write the compressed network to this file", "72px")
-        self._cancel = _button("Cancel", "Stop what is under way", "72px")
+        self._save = button("Save", "Write the compressed network to this file")
+        self._cancel = button("Cancel", "Stop what is under way")
         self._bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="160px"))
         self._activity = w.Label()
         self._work = w.HBox([self._bar, self._activity, self._cancel], layout=w.Layout(align_items="center"))
         self._work.add_class("nbquant-work")
         self._outcome = w.HTML()
-        self._ledger = w.HTML()
-        row = [self._measure, self._finetune, self._epochs, self._path, self._save]
+        row = [self._prune, self._density, self._measure, self._finetune, self._epochs, self._path, self._save]
         line = w.Layout(align_items="center", min_height="34px")
         super().__init__(
             [
                 w.HBox(row, layout=w.Layout(flex_flow="row wrap", align_items="center")),
                 w.HBox([self._outcome, self._work], layout=line),
-                self._ledger,
             ]
         )
-        if state.lacking:
-            for control in (self._measure, self._finetune, self._epochs):
-                control.disabled, control.tooltip = True, f"Not here: {state.lacking}"
+        lacking = {self._measure, self._finetune, self._epochs} if state.lacking else set()
+        if not state.is_prunable:
+            lacking |= {self._prune, self._density}
+        for control in lacking:
+            control.disabled, control.tooltip = True, f"Not here: {state.lacking}"
         self._link()
 
     def _link(self) -> None:
         state = self.state
-        for name, control in (("epochs", self._epochs), ("path", self._path)):
+        for name, control in (("epochs", self._epochs), ("density", self._density), ("path", self._path)):
             control.observe(lambda change, name=name: setattr(state, name, change["new"]), "value")
             state.observe(lambda change, control=control: setattr(control, "value", change["new"]), name)
         buttons = {
+            self._prune: state.prune,
             self._measure: state.measure,
             self._finetune: state.finetune,
             self._save: state.save,
             self._cancel: state.cancel,
         }
-        for button, action in buttons.items():
-            button.on_click(lambda _, action=action: action())
+        for pressed, action in buttons.items():
+            pressed.on_click(lambda _, action=action: action())
         for names, show in (
-            (["activity", "progress"], self._show_work),
+            (["activity", "progress", "pace"], self._show_work),
             (["saved", "pruned"], self._show_outcome),
-            (["point", "exact", "ledger", "finetuned"], self._show_ledger),
         ):
             state.observe(lambda change, show=show: show(), names)
             show()
@@ -88,7 +99,7 @@ class Keep(w.VBox):
         # One line for both, so that nothing below it moves.
         self._work.layout.display = "flex" if busy else "none"
         self._outcome.layout.display = "none" if busy else "flex"
-        self._activity.value = self.state.activity
+        self._activity.value = ": ".join(filter(None, (self.state.activity, self.state.pace)))
         self._bar.value = max(self.state.progress, 0.0)
 
     def _show_outcome(self) -> None:
@@ -100,19 +111,7 @@ class Keep(w.VBox):
             said.append(f"Saved {saved.path}: {saved.size:,} bytes ({size_text(saved.size)}).")
         self._outcome.value = f'<div class="nbquant-outcome" aria-live="polite">{escape(" ".join(said))}</div>'
 
-    def _show_ledger(self) -> None:
-        ledger = self._newest()
-        if ledger is not None:
-            self._ledger.value = ledger_table(ledger)
 
-    def _newest(self) -> Ledger | None:
-        """Of the file that would be saved; until it is known, of what would be in it beside names and checksums."""
-        state = self.state
-        if state.ledger is not None:
-            return state.ledger
-        costs: Any = state.point if state.kept is None else state.kept
-        return None if costs is None else costs.ledger + Ledger(unquantized=state.selection.unselected_bits)
-
-
-def _button(description: str, tooltip: str, width: str) -> w.Button:
-    return w.Button(description=description, tooltip=tooltip, layout=w.Layout(width=width))
+def button(description: str, tooltip: str, icon: str = "") -> w.Button:
+    """A button as wide as its text."""
+    return w.Button(description=description, tooltip=tooltip, icon=icon, layout=w.Layout(width="auto"))

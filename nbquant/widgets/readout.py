@@ -1,92 +1,92 @@
-"""The explorer's words and numbers, as HTML, from an :class:`ExplorerState`."""
+"""The explorer's words and numbers from an :class:`ExplorerState`."""
 
-from html import escape
+from collections.abc import Sequence
+from typing import Any
 
 from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
+from nbquant.views.palette import method_style
 from nbquant.widgets.state import ExplorerState
 
-STYLE = """<style>
+STYLE = """
 .nbquant-explorer { color: var(--jp-ui-font-color1, inherit); font-family: var(--jp-ui-font-family, sans-serif); }
-.nbquant-explorer .widget-label { color: var(--jp-ui-font-color1, inherit); }
-.nbquant-readout { display: flex; flex-wrap: wrap; gap: 4px 12px; line-height: 1.35; padding: 2px 4px; }
-.nbquant-readout > span { display: flex; flex-direction: column; flex: 1 1 auto; min-height: 54px;
-  white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.nbquant-readout b { font-size: 12px; font-weight: normal; color: var(--jp-ui-font-color2, inherit); }
-.nbquant-readout output { font-size: 16px; font-variant-numeric: tabular-nums; }
-.nbquant-readout small { font-size: 12px; color: var(--jp-ui-font-color2, inherit); }
-.nbquant-ledger { overflow-x: auto; }
-.nbquant-ledger table { border-collapse: collapse; font-size: 12px; line-height: 1.35;
-  font-variant-numeric: tabular-nums; }
-.nbquant-ledger th, .nbquant-ledger td { padding: 1px 8px; text-align: right; border: none; background: none; }
-.nbquant-ledger th { font-weight: normal; vertical-align: bottom; color: var(--jp-ui-font-color2, inherit); }
-.nbquant-ledger tr > :first-child { text-align: left; padding-left: 4px; }
-.nbquant-ledger thead th { border-bottom: 1px solid var(--jp-border-color2, rgba(127, 127, 127, 0.4)); }
+.nbquant-explorer .widget-label, .nbquant-explorer .widget-label-basic { color: var(--jp-ui-font-color1, inherit); }
+.nbquant-explorer :is(button, select, input, textarea):focus-visible {
+  outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
 .nbquant-error { border-left: 4px solid var(--jp-error-color1, #d32f2f); padding: 4px 10px; line-height: 1.4; }
-</style>"""
+.nbquant-code textarea { font-family: var(--jp-code-font-family, monospace); font-size: 12px; line-height: 1.4; }
+.nbquant-compact { font-size: 12px; }
+.nbquant-projection :is(.widget-label, .widget-label-basic, select, input, button, .widget-html-content) {
+  font-size: 16px !important; }
+.nbquant-projection :is(.widget-dropdown, .widget-text, .widget-checkbox) { width: 360px !important; }
+"""
 
 
-# Room that each takes whatever its number, so that none moves when another grows [px].
-WIDTHS = {
-    "compression ratio": 108,
-    "rate [bit/weight]": 100,
-    "levels": 104,
-    "predicted loss increase": 152,
-    "measured accuracy": 164,
-    "file": 110,
-}
+def facts(state: ExplorerState) -> list[dict[str, str]]:
+    """Read-outs beside those of the operating point: label, value, note."""
+    accuracy, original = _accuracy(state)
+    size, against = _file(state)
+    return [
+        {"label": "measured accuracy", "value": accuracy, "note": original},
+        {"label": "file", "value": size, "note": against},
+    ]
 
 
-def readout(state: ExplorerState) -> str:
-    """What the chosen point costs; by the histograms until the weights themselves were quantized."""
+def newest_ledger(state: ExplorerState) -> Ledger | None:
+    """Of the file that would be saved; until it is known, of what would be in it beside names and checksums."""
+    if state.ledger is not None and state.by_hand is None:
+        return state.ledger
+    costs: Any = state.by_hand or (state.point if state.kept is None else state.kept)
+    return None if costs is None else costs.ledger + Ledger(unquantized=state.selection.unselected_bits)
+
+
+def note(state: ExplorerState) -> str:
+    """What the predicted loss increase rests on."""
+    if state.by_hand is not None and state.point is not None:
+        now, before = state.by_hand.predicted_loss_increase, state.point.predicted_loss_increase
+        return f"by hand: {now / before - 1:+.2%} loss" if before > 0 else "by hand"
+    if state.exact is not None and state.finetuned is not None:
+        return "before fine-tuning"
+    if state.sensitivity is not None:
+        return f"h: {state.sensitivity.method}"
+    return "h = 1: none given" if state.lacking else "with h = 1"
+
+
+def caption(state: ExplorerState, short: bool = False) -> str:
+    """Settings and what came of them, in a line; where ``short`` without what they cost."""
     point = state.point
-    about, costs = ("≈ ", point) if state.exact is None else ("", state.exact)
-    name = {"levels": "", "step": "step Δ = ", "lmbda": "λ = "}[point.quantizer.parameter]
-    value = getattr(costs.quantizer, costs.quantizer.parameter)
-    items = {
-        "compression ratio": (f"{about}{costs.compression_ratio:.2f}×", ""),
-        "rate [bit/weight]": (f"{about}{costs.rate:.3f}", ""),
-        "levels": (str(costs.levels), f"{name}{value:.3g}" if name else ""),
-        "predicted loss increase": (f"{about}{costs.predicted_loss_increase:.3g}", _weighing(state)),
-        "measured accuracy": _accuracy(state),
-        "file": _file(state),
-    }
-    cells = "".join(
-        f'<span style="width: {WIDTHS[k]}px"><b>{escape(k)}</b>'
-        f"<output>{escape(v)}</output><small>{escape(note)}</small></span>"
-        for k, (v, note) in items.items()
-    )
-    return f'<div class="nbquant-readout" aria-live="polite">{cells}</div>'
-
-
-def ledger_table(ledger: Ledger) -> str:
-    """Where the bits go: a column a part."""
-    parts = [*ledger.items(), ("total", ledger.total)]
-    shares = [*ledger.shares.values(), 1.0]
-    rows = {
-        "bytes": [f"{bits / 8:,.0f}" for _, bits in parts],
-        "share": [f"{share:.1%}" for share in shares],
-    }
-    head = "".join(f'<th scope="col">{escape(name).replace("_", " ")}</th>' for name, _ in parts)
-    body = "".join(
-        f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-        for name, cells in rows.items()
-    )
+    if point is None:
+        return ""
+    costs = point if state.kept is None else state.kept
+    q = point.quantizer
+    code = "Huffman code" if q.coding == "huffman" else "fixed-length code"
+    said = f"{method_style(q.method, q.weighted).label}, {costs.levels} levels, {code}"
+    if q.per_layer:
+        said += ", per layer"
+    if short:
+        return said
+    accuracy = _accuracy(state)[0]
+    measured = "" if state.measurement is None else f", {accuracy}"
     return (
-        '<div class="nbquant-ledger" tabindex="0" role="region" aria-label="Where the bits go">'
-        f'<table><thead><tr><th scope="col">part</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f"{said}: {costs.compression_ratio:.2f}×, {costs.rate:.3f} bit/weight, predicted loss "
+        f"+{point.predicted_loss_increase:.3g}{measured}. {listed(state.selection.layers)}"
     )
 
 
 def descriptions(state: ExplorerState) -> dict[str, str]:
     """What each figure shows, in words."""
     point, training = state.point, state.training
+    if point is None:
+        return {}
     heatmap = "Heat map of the Hessian diagonal of" if state.sensitivity is not None else "No sensitivities of"
     found = {
         "histogram": f"Histogram of {point.weights:,} weights with {point.levels} cluster centres.",
         "heatmap": f"{heatmap} {state.focus}.",
+        "error": f"Map of the quantization error of {state.focus}.",
+        "weighted_error": f"Map of the predicted loss that each weight of {state.focus} adds.",
         "rate_distortion": f"Rate-distortion curves of {len(state.curves)} methods; chosen: "
         f"{point.compression_ratio:.2f} times smaller, predicted loss increase {point.predicted_loss_increase:.3g}.",
+        "prediction": f"Measured against predicted loss increase at {len(state.measured)} operating points.",
     }
     if training is not None:
         first, last = training.history[0].validation_loss, training.history[-1].validation_loss
@@ -97,6 +97,12 @@ def descriptions(state: ExplorerState) -> dict[str, str]:
     return found
 
 
+def listed(layers: Sequence[str]) -> str:
+    """Names that fit into a title; else how many there are."""
+    names = ", ".join(layers)
+    return names if len(names) <= 60 else f"{len(layers)} layers"
+
+
 def size_text(size: float) -> str:
     """A number of bytes as people say it; a kB is 1000 of them."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -104,14 +110,6 @@ def size_text(size: float) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-
-
-def _weighing(state: ExplorerState) -> str:
-    if state.exact is not None and state.finetuned is not None:
-        return "before fine-tuning"
-    if state.sensitivity is not None:
-        return f"h: {state.sensitivity.method}"
-    return "h = 1: none given" if state.lacking else "with h = 1"
 
 
 def _accuracy(state: ExplorerState) -> tuple[str, str]:
@@ -126,10 +124,11 @@ def _said(evaluation: Evaluation) -> str:
 
 
 def _file(state: ExplorerState) -> tuple[str, str]:
+    ledger = newest_ledger(state)
+    if ledger is None:
+        return "–", ""
     before = state.selection.source_bits + state.selection.unselected_bits
-    if state.ledger is not None:
-        saved = "saved" if state.file is not None else "not saved"
-        return size_text(state.ledger.total / 8), f"{before / state.ledger.total:.1f}×, {saved}"
-    # Names and checksums come on top, which are known a moment later.
-    costs = state.point if state.kept is None else state.kept
-    return f"≈ {size_text((costs.ledger.total + state.selection.unselected_bits) / 8)}", "not saved"
+    known = state.ledger is not None and state.by_hand is None
+    saved = "saved" if state.file is not None else "not saved"
+    about = "" if known else "≈ "  # names and checksums come on top, which are known a moment later
+    return f"{about}{size_text(ledger.total / 8)}", f"{before / max(ledger.total, 1):.1f}×, {saved}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets
 
+from nbquant.quantization.selection import Selection
 from nbquant.tensorfile import parse_json, replacing
 from nbquant.widgets.jobs import message_of
 from nbquant.widgets.pins import Pin
@@ -64,23 +65,26 @@ def write_session(values: Mapping[str, Any], path: str | os.PathLike[str]) -> No
 
 
 def read_session(
-    source: Mapping[str, Any] | str | os.PathLike[str],
+    source: Mapping[str, Any] | bytes | str | os.PathLike[str],
     state: "ExplorerState",
-    check_layers: Callable[[tuple[str, ...]], object],
+    select: Callable[[tuple[str, ...]], Selection],
 ) -> Session:
     """Read and check a session; nothing is taken over.
 
     Args:
-        source: As :func:`session` gives it, or the path of a file that holds it as JSON. Inputs that are not in it
+        source: As :func:`session` gives it, as JSON, or the path of a file that holds that. Inputs that are not in it
             stay as they are.
         state: What it is for.
-        check_layers: Raises for layers that the state does not have.
+        select: Selects layers, or raises if the state does not have them.
 
     Raises:
         ValueError: What does not fit, and why.
         OSError: A file that is not there or cannot be read.
     """
-    values = dict(source) if isinstance(source, Mapping) else _read(Path(source))
+    if isinstance(source, Mapping):
+        values = dict(source)
+    else:
+        values = _parsed(source, "") if isinstance(source, bytes) else _read(Path(source))
     made_by = values.get("format")
     if isinstance(made_by, bool) or not isinstance(made_by, int) or made_by < 1:
         raise ValueError(f"a session must name its format, a whole number from 1, but has {made_by!r}")
@@ -96,7 +100,9 @@ def read_session(
             raise ValueError(f"the view of a session has {', '.join(VIEW)}, but {name!r} came")
         alongside[name] = _value(state, name, view[name])
     settings = state.settings.updated(inputs)
-    check_layers(settings.layers)
+    parameters = [t.name for t in select(settings.layers)]
+    if alongside.get("focus", parameters[0]) not in parameters:
+        raise ValueError(f"focus must be a parameter of the selected layers, but is {alongside['focus']!r}")
     pins = values.get("pins")
     if pins is not None and not isinstance(pins, list | tuple):
         raise ValueError(f"the pins of a session must be a list, but are a {type(pins).__name__}")
@@ -106,10 +112,13 @@ def read_session(
 
 def _read(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        raw = file.read(MOST_BYTES + 1)
+        return _parsed(file.read(MOST_BYTES + 1), f" ({path.name!r})")
+
+
+def _parsed(raw: bytes, name: str) -> dict[str, Any]:
     if len(raw) > MOST_BYTES:
-        raise ValueError(f"a session has at most {MOST_BYTES:,} bytes, but {path.name!r} has more: name another file")
-    return parse_json(raw, f"a session ({path.name!r})")
+        raise ValueError(f"a session has at most {MOST_BYTES:,} bytes, but this{name} has more: name another file")
+    return parse_json(raw, f"a session{name}")
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the explorer knows and does, without a browser: inputs, their bounds, and the results that follow from them."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from threading import get_ident
@@ -36,7 +36,7 @@ from nbquant.widgets.results import Saved
 from nbquant.widgets.settings import DRIVERS, Settings
 from nbquant.widgets.weights import Weights
 
-SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save", "brush")
+SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save", "deliver", "brush")
 ESTIMATES_KEPT = 3  # of which sensitivities are at hand when they are chosen again, beside the first
 
 
@@ -318,16 +318,13 @@ class ExplorerState(traitlets.HasTraits):
         with self._deciding():
             session.write_session(self.session(), path)
 
-    def restore(self, source: Mapping[str, Any] | str | os.PathLike[str]) -> None:
-        """Take up a session, or the file of one; unless all of it fits, nothing changes and ``error`` says why."""
+    def restore(self, source: Mapping[str, Any] | bytes | str | os.PathLike[str]) -> None:
+        """Take up a session, its JSON, or the path of a file of it; unless all fits only ``error`` changes."""
         with self._deciding():
             found = session.read_session(source, self, self._weights.select)
-            for name, value in found.alongside.items():
-                if name != "focus":
-                    self.set_trait(name, value)
             self._accept(found.settings)
-            if found.alongside.get("focus") in self.parameters:
-                self.focus = found.alongside["focus"]
+            for name, value in found.alongside.items():
+                self.set_trait(name, value)
             if found.pins is not None:
                 self.compared = -1
                 self._pins.replace_all(found.pins)
@@ -376,6 +373,15 @@ class ExplorerState(traitlets.HasTraits):
             self.path = os.fspath(path)
         work.save_file(self)
 
+    def deliver(self, take: Callable[[str, bytes], None]) -> None:
+        """Hand the file that :meth:`save` would write to ``take``, its name first, in the background."""
+        work.deliver_file(self, take)
+
+    def tell(self, source: str, message: str) -> None:
+        """Say in ``error`` what went wrong with something that a view does by itself; "" takes it back."""
+        with self._jobs.lock:
+            self._jobs.tell(source, message)
+
     def cancel(self) -> None:
         """Stop all that is under way in the background; what is shown stays."""
         with self._jobs.lock:
@@ -396,6 +402,11 @@ class ExplorerState(traitlets.HasTraits):
         if isinstance(self._weights.origin, nn.Module):
             return "there are no data; give them with explore(model, data)"
         return "a checkpoint has weights only; load it into its module, and call explore(model, data)"
+
+    @property
+    def layer_sizes(self) -> dict[str, int]:
+        """Number of weights of each layer, selected or not."""
+        return self._weights.sizes
 
     @property
     def is_prunable(self) -> bool:

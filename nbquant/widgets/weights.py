@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -55,6 +56,14 @@ class Weights:
         other._known = select(self.origin, sensitivity, layers)
         other.sensitivity, other._given, other._seen = _opened(sensitivity), sensitivity, Statistics(())
         return other
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Number of weights of each layer."""
+        sizes = dict.fromkeys(self.layers, 0)
+        for tensor in select(self.origin, None, list(self.layers)):
+            sizes[tensor.layer] += tensor.weight.numel()
+        return sizes
 
     def select(self, layers: Sequence[str]) -> Selection:
         """Some of the layers.

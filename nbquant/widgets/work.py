@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -141,6 +142,21 @@ def save_file(state: "ExplorerState") -> None:
         return Saved(target, quantized, save(quantized, target, origin, progress=report))
 
     state._jobs.start("save", "Saving", work, lambda saved: state.set_trait("saved", saved))
+
+
+def deliver_file(state: "ExplorerState", take: Callable[[str, bytes], None]) -> None:
+    """See :meth:`ExplorerState.deliver`."""
+    name, origin, keep = Path(state.path).name, state._weights.origin, _kept(state, "deliver")
+    if keep is None:
+        return
+
+    def work(report: Report) -> bytes:
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / (name or "model.nbq")
+            save(keep(report), file, origin, progress=report)
+            return file.read_bytes()
+
+    state._jobs.start("deliver", "Writing the file", work, lambda content: take(name, content))
 
 
 def priced(weights: Weights, quantized: Quantized) -> Ledger | None:
