@@ -23,8 +23,8 @@ class StillOutput:
     gone. An ordinary picture, the next output of the cell, stands there instead. It has a display id, by which later
     pictures replace it in the notebook, wherever the kernel is by then.
 
-    After the page was reloaded the notebook no longer knows the id, and the picture stays as it was saved until the cell
-    runs again.
+    Once the page is reloaded the notebook no longer knows the id: the picture stays as it was saved until the cell runs
+    again.
     """
 
     def __init__(self, render: Callable[[], bytes], text: str = "") -> None:
@@ -59,11 +59,10 @@ class StillOutput:
                 self._publish(update=True)
 
     def _publish(self, *, update: bool) -> None:
-        data, metadata = {"text/plain": self._text}, {}
+        data = {"text/plain": self._text}
         if self._shown:
             data["image/png"] = base64.b64encode(self._shown).decode()
-            metadata["image/png"] = {"alt": self._text}
-        display(data, raw=True, metadata=metadata, display_id=self._id, update=update)
+        display(data, raw=True, display_id=self._id, update=update)
 
 
 def _in_kernel() -> bool:
