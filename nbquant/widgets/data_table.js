@@ -76,7 +76,8 @@ function render({ model, el }) {
   const note = element("div", { class: "nbquant-table-note" });
   const root = element(
     "div",
-    { class: "nbquant-table" },
+    // Else the notebook takes arrows and Enter for its own before they get here.
+    { class: "nbquant-table", "data-lm-suppress-shortcuts": "true" },
     element("div", { class: "nbquant-table-head" }, caption, download),
     scroll,
     note,
@@ -355,7 +356,6 @@ function render({ model, el }) {
     else if (event.key === " " && !inControl && columns.some((column) => column.kind === "check")) check(key);
     else if (event.key !== " " || inControl) return;
     event.preventDefault();
-    event.stopPropagation(); // the notebook has uses of its own for these keys
   });
 
   download.addEventListener("click", () => {

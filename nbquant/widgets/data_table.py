@@ -31,8 +31,8 @@ class Column:
         label: Header; of an "action", the text of its buttons as well.
         kind: "text"; "number"; "bar", a number with a bar of its length behind it, full at 1; "check", boxes that show
             and change :attr:`DataTable.checked`; "action", a button in rows whose value is true, or is its text.
-        format: Of numbers, Python's format specification as far as [+][,][.digits] and d, f, g, e or % go, and ""
-            is ".4g" of a number and ".1%" of a bar; of text, "code" for a fixed width.
+        format: Of numbers, Python's format specification as far as [+][,][.digits] and one of d, f, g, e and % go; ""
+            is ".4g" of a number and ".1%" of a bar. Of text, "code" for a fixed width.
         tooltip: What it means, in a sentence.
         unit: Unit, shown with the header.
 

@@ -317,3 +317,24 @@ def test_reader_of_the_screen_is_told(twelve):
         'rowheader "layer0"',
     ):
         assert line in tree, tree
+
+
+def test_in_jupyterlab_the_keys_are_the_table_s(notebook):
+    """In command mode, where the notebook has uses of its own for arrows and Enter."""
+    opened = notebook(
+        cells=[
+            "from nbquant.widgets.data_table import Column, DataTable\n"
+            "DataTable([Column('use', 'Use', 'check'), Column('name', 'Name')], [{'name': n} for n in 'abc'])",
+            "1",
+        ]
+    )
+    opened.run_all()
+    page = opened.page
+    opened.find(".nbquant-table tr[data-key=a] th").click()
+    page.keyboard.press("Escape")
+    opened.find(".nbquant-table tr[data-key=a]").focus()
+    for key in ("ArrowDown", "ArrowDown", "Space", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_selector(".nbquant-table tr[data-key=c][aria-selected=true] input:checked")
+    assert page.evaluate("document.activeElement.dataset.key") == "c"
+    assert page.locator(".jp-Notebook.jp-mod-editMode").count() == 0
