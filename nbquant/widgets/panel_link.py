@@ -14,7 +14,7 @@ from nbquant.views.still import png, svg
 from nbquant.widgets.background import Job, Report, Slot
 from nbquant.widgets.figure_panel import FigurePanel
 from nbquant.widgets.pictures import curve_points, figure, histogram_edges, still_figure, table
-from nbquant.widgets.readout import descriptions, facts, newest_ledger, note
+from nbquant.widgets.readout import descriptions, facts, newest_ledger, note, predicted_loss
 from nbquant.widgets.state import ExplorerState
 
 MAPS = ("error", "weighted_error")
@@ -210,8 +210,8 @@ class PanelLink:
             self.state.choose_point(method, weighted, "ratio", clicked["x"] * (1 - 1e-6))
 
     def _take_message(self, content: Mapping[str, Any]) -> None:
-        kind, name = content.get("kind"), content.get("figure")
-        if kind not in ("download", "table") or name not in (*self.panel.names, "ledger"):
+        kind, name, form = (content.get(key) for key in ("kind", "figure", "format"))
+        if name not in (*self.panel.names, "ledger") or not (kind == "table" or (kind == "download" and form in MIME)):
             return
 
         def work(report: Report) -> None:
@@ -221,7 +221,7 @@ class PanelLink:
             elif kind == "table":
                 self.panel.show_table(name, frame, MOST_ROWS)
             else:
-                self._offer(name, content.get("format", "csv"))
+                self._offer(name, str(form))
 
         self._files.start(_job(work))
 
@@ -270,7 +270,7 @@ def now(state: ExplorerState, serial: int) -> dict[str, Any]:
         "value": float(getattr(costs.quantizer, point.quantizer.parameter)),
         "ratio": costs.compression_ratio,
         "rate": costs.rate,
-        "loss": point.predicted_loss_increase if kept is None or kept.finetuned else kept.predicted_loss_increase,
+        "loss": predicted_loss(state),
         "levels": costs.levels,
         "ledger": {} if ledger is None else dict(ledger),
         "centre": centre.astype(np.float32),

@@ -32,6 +32,14 @@ def facts(state: ExplorerState) -> list[dict[str, str]]:
     ]
 
 
+def predicted_loss(state: ExplorerState) -> float:
+    """Predicted loss increase of what is shown [loss]; of fine-tuned values, which it does not hold for, before."""
+    assert state.point is not None
+    if state.by_hand is not None or state.exact is None:
+        return (state.by_hand or state.point).predicted_loss_increase
+    return state.exact.predicted_loss_increase
+
+
 def newest_ledger(state: ExplorerState) -> Ledger | None:
     """Of the file that would be saved; until it is known, of what would be in it beside names and checksums."""
     if state.ledger is not None and state.by_hand is None:
@@ -69,7 +77,7 @@ def caption(state: ExplorerState, short: bool = False) -> str:
     measured = "" if state.measurement is None else f", {accuracy}"
     return (
         f"{said}: {costs.compression_ratio:.2f}×, {costs.rate:.3f} bit/weight, predicted loss "
-        f"+{point.predicted_loss_increase:.3g}{measured}. {listed(state.selection.layers)}"
+        f"+{predicted_loss(state):.3g}{measured}. {listed(state.selection.layers)}"
     )
 
 

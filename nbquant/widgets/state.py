@@ -637,9 +637,9 @@ class ExplorerState(traitlets.HasTraits):
             self.set_trait("measurement", next(known, None))
         if moved:
             self.set_trait("by_hand", None)
+            self._exact.follow(aim)  # first, so that nobody sees the new point beside the old result
             self.set_trait("point", aim.point)
             self._follow_point()
-            self._exact.follow(aim)
             self._price_pins(aim.point)
         else:
             self._exact.follow_again()

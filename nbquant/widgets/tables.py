@@ -4,6 +4,7 @@ from typing import Any
 
 from nbquant.views.palette import method_style
 from nbquant.widgets.data_table import Column, DataTable
+from nbquant.widgets.readout import predicted_loss
 from nbquant.widgets.state import ExplorerState
 
 LAYERS = (
@@ -61,16 +62,20 @@ def layers_table(state: ExplorerState) -> DataTable:
         if inside and _layer_of(state, state.focus) != change["new"]:
             state.focus = max(inside, key=lambda t: t.weight.numel()).name
 
+    def take_checks(change: Any) -> None:
+        # In the model's order, whatever the order that they were checked in; unknown ones are the state's to refuse.
+        checked, known = (
+            [n for n in state.available_layers if n in set(some)] for some in (change["new"], state.layers)
+        )
+        if checked != known:
+            state.layers = tuple(checked)
+
     show_rows()
     show_marks()
     state.observe(lambda change: show_rows(), ["breakdown", "layers", "pruned"])
     state.observe(lambda change: show_marks(), ["layers", "focus"])
     table.observe(take_focus, "focused")
-    # In the model's order, whatever the order that they were checked in.
-    table.observe(
-        lambda change: setattr(state, "layers", tuple(n for n in state.available_layers if n in set(change["new"]))),
-        "checked",
-    )
+    table.observe(take_checks, "checked")
     return table
 
 
@@ -133,7 +138,7 @@ def pin_rows(state: ExplorerState) -> list[dict[str, Any]]:
         costs = point if state.kept is None else state.kept
         now = {
             "ratio": costs.compression_ratio,
-            "loss": point.predicted_loss_increase,
+            "loss": predicted_loss(state),
             "accuracy": None if state.measurement is None else state.measurement.evaluation.accuracy,
             "bytes": None if state.ledger is None else state.ledger.total / 8,
         }
