@@ -77,7 +77,7 @@ class Settings:
             ValueError: Names what cannot.
         """
         for name, known in (("method", QUANTIZERS), ("coding", CODINGS), ("estimator", ESTIMATORS)):
-            if getattr(self, name) not in known:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, but is {getattr(self, name)!r}")
         for name in ("weighted", "per_layer", "pinned_zero"):
             if not isinstance(getattr(self, name), bool):
@@ -88,17 +88,16 @@ class Settings:
             raise ValueError(f"samples must be a whole number, 0 for all, but is {self.samples!r}")
         if not _is_number(self.damping) or not 0 <= self.damping < 1e300:
             raise ValueError(f"damping must be finite and at least 0, but is {self.damping!r}")
-        if self.driver not in DRIVERS:
+        if not isinstance(self.driver, str) or self.driver not in DRIVERS:
             raise ValueError(f"the target must be one of {', '.join(DRIVERS)}, but is {self.driver!r}")
         if self.driver not in targets_of(self.method):
             raise ValueError(
                 f"{self.driver} is a parameter of {PARAMETERS[self.driver]!r}, but the method is {self.method!r}: "
                 f"choose that method, or one of {', '.join(targets_of(self.method))}"
             )
-        try:
-            _ = self.target
-        except TypeError as error:
-            raise ValueError(str(error)) from None
+        if not _is_number(self.value) or not -1e300 < self.value < 1e300:
+            raise ValueError(f"{self.driver} must be a finite number, but is {self.value!r}"[:400])
+        Target(self.driver, self.value)
         if self.driver == "levels" and not isinstance(self.value, int):
             raise ValueError(f"levels must be a whole number, but is {self.value!r}")
         return self

@@ -397,3 +397,179 @@ def test_the_users_model_may_change_while_there_are_no_sensitivities(monkeypatch
     state.ratio = 6.001
     assert state.wait(WAIT)
     assert torch.equal(state.exact.codebook, before)
+
+
+def test_any_of_five_quantities_drives_and_the_others_follow(state):
+    for method, name, value in (
+        ("kmeans", "rate", 4.0),
+        ("kmeans", "levels", 7),
+        ("ecsq", "lmbda", 1e-4),
+        ("uniform", "step", 0.05),
+        ("uniform", "ratio", 7.0),
+    ):
+        state.method = method
+        setattr(state, name, value)
+        assert (state.driver, getattr(state, name), state.error) == (name, value, "")
+        point = state.point
+        assert point.quantizer.method == method
+        followed = {"ratio": point.compression_ratio, "rate": point.rate, "levels": point.levels}
+        followed |= {"lmbda": point.parameter if method == "ecsq" else 0.0}
+        followed |= {"step": point.parameter if method == "uniform" else 0.0}
+        del followed[name]
+        assert {n: getattr(state, n) for n in followed} == followed
+
+
+def test_method_without_the_driving_parameter_keeps_the_ratio(state):
+    state.method = "ecsq"
+    state.drive("lmbda", 1e-4)
+    ratio = state.point.compression_ratio
+    state.method = "kmeans"
+    assert (state.driver, state.ratio, state.lmbda) == ("ratio", ratio, 0.0)
+    assert state.point.compression_ratio >= ratio
+    state.lmbda = 1e-3
+    assert "parameter of 'ecsq'" in state.error
+    assert (state.driver, state.ratio, state.lmbda) == ("ratio", ratio, 0.0)
+    state.undo()
+    assert (state.method, state.driver, state.lmbda, state.error) == ("ecsq", "lmbda", 1e-4, "")
+
+
+def test_table_is_computed_with_the_curve_and_not_on_a_tick(state):
+    table = state.table
+    assert (table.method, table.weighted, len(table.ratio)) == ("kmeans", True, len(state.curves["kmeans", True]))
+    assert table.ledger["unquantized"][0] == state.selection.unselected_bits
+    state.ratio, state.focus = 7.0, "0.weight"
+    assert state.table is table
+    state.method = "ecsq"
+    assert state.table.method == "ecsq"
+    state.per_layer = True
+    assert state.wait(WAIT)
+    first = state.table
+    state.focus = "4.weight"
+    assert state.table is not first
+    assert state.table.mean_h != first.mean_h
+
+
+def test_undo_of_a_drag_and_of_several_inputs_computes_once(state, monkeypatch):
+    started = []
+    real = module.ExactPass.follow
+    monkeypatch.setattr(module.ExactPass, "follow", lambda self, aim: (started.append(aim), real(self, aim))[1])
+    for ratio in (6.5, 7.0, 7.5):
+        state.ratio = ratio
+    state.undo()
+    assert (state.ratio, state.can_undo, state.can_redo) == (6.0, False, True)
+    state.redo()
+    state.choose_point("ecsq", False, "rate", 5.0)
+    started.clear()
+    state.undo()
+    assert (state.method, state.weighted, state.driver, state.ratio) == ("kmeans", True, "ratio", 7.5)
+    assert len(started) == 1
+
+
+def test_several_inputs_of_which_one_is_wrong_change_nothing(state):
+    before, point = state.settings, state.point
+    for method, driver, value in (("ecsq", "step", 0.1), ("kmeanz", "ratio", 5.0), ("ecsq", "rate", float("nan"))):
+        state.choose_point(method, False, driver, value)
+        assert state.error != ""
+        assert state.settings == before
+        assert state.point is point
+    assert (state.method, state.weighted, state.can_undo) == ("kmeans", True, False)
+
+
+def test_several_targets_at_once_are_refused():
+    with pytest.raises(ValueError, match="at most one"):
+        ExplorerState(network(), ratio=5.0, levels=4)
+    with pytest.raises(ValueError, match="'ecsq'"):
+        ExplorerState(network(), lmbda=0.1)
+
+
+def test_pinned_zero_is_for_kmeans(state):
+    state.pinned_zero = True
+    assert state.wait(WAIT)
+    assert 0.0 in state.exact.codebook
+    state.method = "ecsq"
+    assert state.wait(WAIT)
+    assert state.error == ""
+
+
+def test_centre_moved_by_hand_and_released(state):
+    value = 1.1 * float(state.point.clusters["all"].codebook[0])
+    state.move_centre(0, value)
+    by_hand = state.by_hand
+    assert by_hand.clusters["all"].codebook[0] == value
+    assert by_hand.predicted_loss_increase > state.point.predicted_loss_increase
+    for index, value in ((99, 0.0), (0, float("nan")), (0.5, 0.0)):
+        state.move_centre(index, value)
+        assert state.error != ""
+        assert state.by_hand is by_hand
+    state.release()
+    assert (state.by_hand, state.error) == (None, "")
+    state.move_centre(0, value)
+    assert state.by_hand is not None
+    state.ratio = 7.0
+    assert state.by_hand is None
+
+
+def test_brushed_weights_are_those_of_the_region_until_the_focus_changes(state):
+    state.brush((-0.4, 4.2), (1.6, 3.4))
+    assert state.wait(WAIT)
+    weight = dict(network().named_parameters())["2.weight"]
+    assert torch.equal(state.brushed.weight, weight[2:4, 0:5].detach().reshape(-1))
+    assert "2.weight" in state.brushed.label
+    state.brush_text("0:2, 3")
+    assert state.wait(WAIT)
+    assert torch.equal(state.brushed.weight, weight[0:2, 3].detach())
+    kept = state.brushed
+    state.brush_text("nonsense")
+    assert state.error != ""
+    assert state.brushed is kept
+    state.focus = "0.weight"
+    assert (state.brushed, state.error) == (None, "")
+
+
+def test_breakdown_adds_up_to_the_exact_result(state):
+    found = state.breakdown
+    assert found.layers["predicted_loss"].sum() == pytest.approx(state.exact.predicted_loss_increase)
+    state.ratio = 7.0
+    assert state.breakdown is None
+    assert state.wait(WAIT)
+    assert list(state.breakdown.codewords["all"]["count"]) == state.exact.counts.tolist()
+
+
+def test_estimates_that_were_in_use_are_at_hand_again(state, monkeypatch):
+    given, exact = state.sensitivity, state.exact
+    state.samples = 20
+    assert state.wait(WAIT)
+    assert state.sensitivity.samples == 20
+    monkeypatch.setattr("nbquant.widgets.network.sensitivity", lambda *args, **kwargs: pytest.fail("estimated again"))
+    state.undo()
+    assert state.sensitivity is given
+    assert state.wait(WAIT)
+    assert torch.equal(state.exact.codebook, exact.codebook)
+    state.redo()
+    assert state.sensitivity.samples == 20
+    assert state.wait(WAIT)
+    assert state.error == ""
+
+
+def test_measurement_brings_the_prediction(state):
+    state.measure()
+    assert state.wait(WAIT)
+    found = state.measurement.prediction
+    assert found.samples == 64
+    assert len(state.measured) == 1
+    assert found.measured == pytest.approx(
+        state.measurement.evaluation.loss - state.measurement.original.loss, rel=1e-3
+    )
+
+
+def test_tick_while_other_layers_come_is_of_the_old_ones(state):
+    go, real = threading.Event(), state._weights.looking_at
+    state._weights.looking_at = lambda selection: lambda report: (go.wait(WAIT), real(selection)(report))[1]
+    state.layers = ("2",)
+    state.ratio = 7.0
+    aim = state._exact.aim
+    assert [t.name for t in aim.selection] == [t.name for t in aim.statistics.tensors]
+    assert aim.settings.layers == ("0", "2", "4")
+    go.set()
+    assert state.wait(WAIT)
+    assert state._exact.aim.settings == state.settings
