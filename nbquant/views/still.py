@@ -18,7 +18,7 @@ from nbquant.views.still_traces import draw_annotation, draw_trace
 WIDTH = 7.0  # of a single figure [in]
 PICTURE_WIDTH = 9.0  # of several in one [in]
 _HEIGHT = 0.53  # of a figure, over its width
-_ROW, _LEDGER, _BAR, _LEGEND, _CAPTION_LINE = 2.1, 0.75, 0.3, 0.9, 0.19  # heights in a picture [in]
+_ROW, _LEDGER, _BAR, _LEGEND, _CAPTION_LINE = 2.25, 0.75, 0.3, 0.9, 0.19  # heights in a picture [in]
 _TITLE, _SUBTITLE, _CAPTION = 10, 8.5, 9.5  # [pt]
 _HINTED = 1.05  # letters on whole pixels are wider by that at most
 

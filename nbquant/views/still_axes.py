@@ -21,7 +21,7 @@ from nbquant.views import theme
 
 PALE = "#e0e0e0"
 _ON_WHITE = {theme.FOREGROUND: "#222222", theme.MUTED: "#5f6368", theme.GRID: PALE, theme.BACKGROUND: "#ffffff"}
-_TICKS, _LABEL = 8, 9  # [pt]
+_TICKS, _LABEL = 8, 8.5  # [pt]
 
 
 def on_white(colour: Any) -> Any:

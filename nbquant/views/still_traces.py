@@ -169,7 +169,7 @@ def _map(target: FigureBase, axes: Axes, trace: Mapping[str, Any]) -> None:
     about = trace["colorbar"]
     bar.set_ticks(list(about["tickvals"]), labels=list(about["ticktext"]))
     bar.ax.tick_params(labelsize=_TEXT, color=on_white(theme.MUTED), labelcolor=on_white(theme.FOREGROUND))
-    bar.set_label(plain(about["title"]["text"]), fontsize=9, color=on_white(theme.FOREGROUND))
+    bar.set_label(plain(about["title"]["text"]), fontsize=_TEXT, color=on_white(theme.FOREGROUND))
     bar.outline.set_visible(False)
 
 
