@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -114,7 +115,7 @@ def draw_prediction(data: PredictionData) -> theme.Figure:
         The figure as plotly's JSON has it, unvalidated: what the explorer sends.
     """
     low, high = np.log10(data.limits)
-    margin = max(0.06 * (high - low), 0.15)
+    margin = max(0.06 * (high - low), (1 - (high - low)) / 2, 0.1)  # a decade is shown at least
     low, high = float(low - margin), float(high + margin)
     traces: list[theme.Trace] = [
         {
@@ -150,8 +151,7 @@ def draw_prediction(data: PredictionData) -> theme.Figure:
                 "measured %{y:.3g}<extra></extra>",
             }
         )
-    ticks = {"exponentformat": "power", "dtick": 1 if high - low < 6 else 2} if high - low > 1.5 else {"dtick": "D2"}
-    settings = {"type": "log", "range": [low, high], **ticks}
+    settings = {"type": "log", "range": [low, high], **_ticks(low, high)}
     return theme.figure(
         "Predicted and measured loss",
         _subtitle(data),
@@ -162,6 +162,15 @@ def draw_prediction(data: PredictionData) -> theme.Figure:
         showlegend=True,
         uirevision="prediction",
     )
+
+
+def _ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks at decades, of few decades at 1, 2 and 5 of each as well; all with their value."""
+    if high - low > 2.5:
+        return {"exponentformat": "power", "dtick": 1 if high - low < 6 else 2}
+    ticks = [s * 10.0**d for d in range(int(np.floor(low)), int(np.ceil(high)) + 1) for s in (1, 2, 5)]
+    shown = [t for t in ticks if low <= np.log10(t) <= high]
+    return {"tickvals": shown, "ticktext": [f"{t:.3g}" for t in shown]}
 
 
 def _subtitle(data: PredictionData) -> str:

@@ -36,8 +36,9 @@ class Actions(w.VBox):
             layout=w.Layout(width="auto"),
         )
         self._download = button("Download .nbq", "Download the compressed network", "download")
-        self._text = w.Textarea(rows=12, disabled=False, layout=w.Layout(width="100%", display="none"))
+        self._text = w.Textarea(layout=w.Layout(width="100%", display="none"))
         self._text.add_class("nbquant-code")
+        self._restore.add_class("nbquant-restore")
         row = [self._undo, self._redo, self._pin, self._code, self._keep, self._restore, self._download]
         super().__init__([w.HBox(row, layout=w.Layout(flex_flow="row wrap", align_items="center")), self._text])
         self._link()
@@ -70,6 +71,7 @@ class Actions(w.VBox):
     def _refresh_code(self) -> None:
         if self._text.layout.display != "none":
             self._text.value = self.state.code()
+            self._text.rows = self._text.value.count("\n") + 1
 
     def _offer_session(self) -> None:
         content = json.dumps(self.state.session(), indent=1).encode()

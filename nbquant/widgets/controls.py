@@ -12,8 +12,8 @@ from nbquant.widgets.state import ExplorerState
 
 DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 SIZES = {"standard": "standard", "half a screen": "compact", "projection": "projection"}
-WIDTH = "228px"
-STYLE = {"description_width": "76px"}
+WIDTH = "272px"
+STYLE = {"description_width": "84px"}
 
 
 class Controls(w.HBox):
@@ -54,14 +54,23 @@ class Controls(w.HBox):
             "damping": _dropdown("Damping ε", {f"{d:g}": d for d in dampings}, state.damping),
             "focus": _dropdown("Focus", {n: n for n in state.parameters}, state.focus),
             "pooling": _dropdown("Maps show", {"greatest of a cell": "max", "mean of a cell": "mean"}, state.pooling),
+            "region": w.Text(
+                description="Region",
+                placeholder="rows, columns: 0:10, 5:20",
+                tooltip="Part of the maps whose weights the histogram outlines; the mouse brushes it; empty is none",
+                continuous_update=False,
+                style=STYLE,
+                layout=w.Layout(width=WIDTH),
+            ),
             "log_count": w.Checkbox(
                 value=state.log_count, description="logarithmic counts", style=STYLE, layout=w.Layout(width=WIDTH)
             ),
             "size": _dropdown("Size", SIZES, state.size),
         }
         columns = (
-            ("method", "weighted", "coding", "per_layer", "pinned_zero", "size"),
-            ("estimator", "samples", "damping", "focus", "pooling", "log_count"),
+            ("method", "weighted", "coding", "per_layer", "pinned_zero"),
+            ("estimator", "samples", "damping", "size"),
+            ("focus", "region", "pooling", "log_count"),
         )
         super().__init__(
             [w.VBox([self.of[name] for name in names]) for names in columns], layout=w.Layout(flex_flow="row wrap")
@@ -73,16 +82,28 @@ class Controls(w.HBox):
 
     def _link(self) -> None:
         for name, control in self.of.items():
-            if name != "focus":
+            if name not in ("focus", "region"):
                 control.observe(lambda change, name=name: setattr(self.state, name, change["new"]), "value")
                 self.state.observe(lambda change, control=control: _move(control, change["new"]), name)
         self.of["focus"].observe(self._on_focus, "value")
         self.state.observe(lambda change: self._show_focus(), ["parameters", "focus"])
+        self.of["region"].observe(lambda change: self._on_region(change["new"]), "value")
+        self.state.observe(lambda change: self._show_region(), "brushed")
         self.state.observe(lambda change: self._show_pinned_zero(), "method")
         self._show_pinned_zero()
 
     def _show_pinned_zero(self) -> None:
         self.of["pinned_zero"].disabled = self.state.method != "kmeans"
+
+    def _on_region(self, text: str) -> None:
+        if text != self._region_text():
+            self.state.brush_text(text)
+
+    def _show_region(self) -> None:
+        self.of["region"].value = self._region_text()
+
+    def _region_text(self) -> str:
+        return "" if self.state.brushed is None else self.state.brushed.region.text
 
     def _on_focus(self, change: Any) -> None:
         if change["new"]:

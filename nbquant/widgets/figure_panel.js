@@ -101,7 +101,7 @@ function render({ model, el }) {
 
   function look(asked) {
     const i = hasTable() && asked?.driver ? findPoint(table, asked.driver, asked.value) : -1;
-    preview = i < 0 ? null : pointAt(table, i, asked);
+    preview = i < 0 ? null : { ...pointAt(table, i, asked), note: now.by_hand ? "" : now.note };
   }
 
   function settle() {

@@ -139,7 +139,7 @@ class PanelLink:
         brushed = self.state.brushed
         edges = None if brushed is None else histogram_edges(self.state)
         if brushed is None or edges is None:
-            self.panel.brushed = {}
+            self.panel.brushed, self.panel.region = {}, {}
             return
         counts = np.histogram(brushed.weight.float().numpy(), edges)[0]
         edge, height = edges.astype(np.float32), counts.astype(np.float32)
@@ -229,7 +229,7 @@ class PanelLink:
         if form == "csv":
             frame = table(self.state, name)
             assert frame is not None
-            content = frame.to_csv(index=False).encode()
+            content = frame.to_csv(index=False, float_format="%.6g").encode()
         else:
             drawn = still_figure(self.state, name)
             assert drawn is not None

@@ -70,8 +70,10 @@ def picture_of(state: ExplorerState) -> Figure | None:
     """What the explorer shows in one still picture; None while there is no point."""
     if state.point is None:
         return None
-    names = ("histogram", "heatmap", "rate_distortion")
-    return picture([f for f in (figure(state, n) for n in names) if f is not None], caption(state))
+    shown = [figure(state, name) for name in ("histogram", "heatmap", "rate_distortion")]
+    ledger = newest_ledger(state)
+    bar = None if ledger is None else ledger_data({"bytes": ledger})
+    return picture([each for each in shown if each is not None], caption(state), bar)
 
 
 def table(state: ExplorerState, name: str) -> pd.DataFrame | None:

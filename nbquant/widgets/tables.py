@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import ipywidgets as w
+
 from nbquant.views.palette import method_style
 from nbquant.widgets.data_table import Column, DataTable
 from nbquant.widgets.readout import predicted_loss
@@ -10,7 +12,6 @@ from nbquant.widgets.state import ExplorerState
 LAYERS = (
     Column("layer", "layer"),
     Column("weights", "weights", "number", ",.0f", "Parameters of the layer"),
-    Column("share_of_weights", "of all", "bar", ".1%", "Share of the model's weights"),
     Column("share_of_rate", "rate", "bar", ".1%", "Share of the bits that the selection takes"),
     Column("share_of_loss", "predicted loss", "bar", ".1%", "Share of the predicted loss increase"),
     Column("mean_sensitivity", "mean h", "number", ".2e", "Mean of the Hessian diagonal [loss/weight²], undamped"),
@@ -40,6 +41,7 @@ PINS = (
     Column("go", "Go to", "action", tooltip="Take up all its settings"),
     Column("remove", "Remove", "action"),
 )
+HALF = w.Layout(flex="1 1 640px", min_width="0", margin="0 8px 8px 0")
 
 
 def layers_table(state: ExplorerState) -> DataTable:
@@ -48,6 +50,7 @@ def layers_table(state: ExplorerState) -> DataTable:
         columns=[Column("selected", "", "check", tooltip="Quantize this layer"), *LAYERS],
         caption="Layers",
         key="layer",
+        layout=w.Layout(flex="1 1 440px", min_width="0"),
     )
 
     def show_rows() -> None:
@@ -82,19 +85,17 @@ def layers_table(state: ExplorerState) -> DataTable:
 def layer_rows(state: ExplorerState) -> list[dict[str, Any]]:
     """A row a layer; what is known of its part in rate and loss only where it is selected."""
     sizes = state.layer_sizes
-    total = sum(sizes.values())
     known = {} if state.breakdown is None else state.breakdown.layers.set_index("layer").to_dict("index")
     names = ("share_of_rate", "share_of_loss", "mean_sensitivity")
     return [
-        {"layer": name, "weights": size, "share_of_weights": size / max(total, 1)}
-        | {key: known[name][key] if name in known else None for key in names}
+        {"layer": name, "weights": size} | {key: known[name][key] if name in known else None for key in names}
         for name, size in sizes.items()
     ]
 
 
 def codebook_table(state: ExplorerState) -> DataTable:
     """The codewords of the group that is shown, once the weights themselves were quantized."""
-    table = DataTable(columns=list(CODEWORDS), caption="Codebook", key="key")
+    table = DataTable(columns=list(CODEWORDS), caption="Codebook", key="key", layout=HALF)
 
     def show() -> None:
         if state.breakdown is None or state.group not in state.breakdown.codewords:
@@ -111,7 +112,7 @@ def codebook_table(state: ExplorerState) -> DataTable:
 
 def pins_table(state: ExplorerState) -> DataTable:
     """What is chosen now, and the pinned operating points with their differences from it."""
-    table = DataTable(columns=list(PINS), caption="Pinned operating points", key="key")
+    table = DataTable(columns=list(PINS), caption="Pinned operating points", key="key", layout=HALF)
 
     def show() -> None:
         table.rows = pin_rows(state)

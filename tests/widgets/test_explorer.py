@@ -283,6 +283,13 @@ def test_brushed_region_is_outlined(explorer):
     edge = numbers(outline["edge"])
     assert numbers(outline["height"]).tolist() == np.histogram(rows, edge)[0].tolist()
     assert "0.weight" in outline["label"]
+    assert explorer.controls.of["region"].value == "0:4, 0:20"
+    explorer.controls.of["region"].value = "1:3, 2:6"
+    settle(explorer)
+    assert numbers(explorer.panel.brushed["height"]).sum() == 8
+    explorer.controls.of["region"].value = "1:3 and more"
+    settle(explorer)
+    assert "Region" in explorer._error.value or "rows" in explorer._error.value
     explorer.panel.region = {"serial": 2}
     settle(explorer)
     assert explorer.panel.brushed == {}

@@ -100,12 +100,16 @@ function clusterOverlay(node, canvas, told, palette, live) {
     brush(place);
     ghosts(place, colours, factor);
     scale(place, longest, factor);
-    if (!cells?.exact && cells) {
+    const remarks = [];
+    const outside = dots.x.filter((at) => at < left || at > right).length;
+    if (outside) remarks.push(`${outside} ${outside > 1 ? "centres" : "centre"} outside`);
+    if (!cells?.exact && cells) remarks.push("boundaries at mean h");
+    if (remarks.length) {
       context.textAlign = "right";
       context.textBaseline = "middle";
       context.font = `${live.font(11)}px ${live.family()}`;
       const style = { colour: colours.foreground, background: colours.background, size: live.font(11) };
-      plate(context, "boundaries at mean h", right - 6, top + 9 * factor, style);
+      plate(context, remarks.join(", "), right - 6, top + 9 * factor, style);
     }
     tell();
   }

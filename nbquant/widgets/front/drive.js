@@ -155,7 +155,7 @@ function driveSection(ask) {
         control.show(isDriver && point.target > 0 ? point.target : here, isDriver);
       }
       if (controls.has(point.driver)) put(chooser, "value", point.driver);
-      noted = point.note || (point.by_hand ? "A centre was moved by hand; Escape in the histogram releases it." : "");
+      noted = point.by_hand ? "A centre was moved by hand; Escape in the histogram releases it." : "";
       tell();
     },
     hide() {

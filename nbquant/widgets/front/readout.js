@@ -39,7 +39,7 @@ function readoutSection() {
       ratio.show(`${QUANTITIES.ratio.text(point.ratio)}×`, "", point.exact);
       rate.show(QUANTITIES.rate.text(point.rate), "", point.exact);
       levels.show(count(point.levels), parameter && parameter + significant(point.value), true);
-      loss.show(significant(point.loss), point.by_hand ? "by hand" : "", point.exact);
+      loss.show(significant(point.loss), point.note || (point.by_hand ? "by hand" : ""), point.exact);
     },
     facts(facts) {
       const shown = new Map();
