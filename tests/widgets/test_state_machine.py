@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from torch import nn
@@ -127,9 +127,13 @@ class Pressing(RuleBasedStateMachine):
     def choose_method(self, method):
         self._press("method", method)
 
-    @rule(name=st.sampled_from(("weighted", "per_layer", "pinned_zero")), value=st.booleans())
-    def switch(self, name, value):
-        self._press(name, value)
+    @rule(name=st.sampled_from(("weighted", "per_layer")))
+    def switch(self, name):
+        self._press(name, not getattr(self.state, name))
+
+    @rule()
+    def switch_pinned_zero(self):
+        self._press("pinned_zero", not self.state.pinned_zero)
 
     @rule(coding=st.sampled_from(("huffman", "fixed")))
     def code(self, coding):
@@ -177,15 +181,15 @@ class Pressing(RuleBasedStateMachine):
     @rule()
     def undo(self):
         self.clock.now += 5.0
+        self.moves = [] if self.state.can_undo else self.moves
         self.state.undo()
-        self.moves = []
         assert self.state.settings == self.model.move(-1)
 
     @rule()
     def redo(self):
         self.clock.now += 5.0
+        self.moves = [] if self.state.can_redo else self.moves
         self.state.redo()
-        self.moves = []
         assert self.state.settings == self.model.move(1)
 
     @rule()
@@ -270,7 +274,7 @@ class Pressing(RuleBasedStateMachine):
     @invariant()
     def compare_now_and_then(self):
         self.presses += 1
-        if self.presses % 4 == 0:
+        if self.presses % 3 == 0:
             self.compare()
 
     def compare(self):
@@ -346,9 +350,10 @@ def test_every_control_in_any_order_gives_what_its_inputs_give_from_scratch(monk
     run_state_machine_as_test(
         Pressing,
         settings=settings(
-            max_examples=20,
+            max_examples=30,
             stateful_step_count=30,
             derandomize=True,
+            phases=(Phase.generate,),  # shortening a failure takes minutes
             database=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
