@@ -2,6 +2,8 @@
 
 const MOST = 500; // rows drawn; the CSV file has all
 const DASH = "–";
+// Notebook 7 takes arrows and Enter for its own before they get here, unless the very element with the focus says this.
+const KEEPS_KEYS = { "data-lm-suppress-shortcuts": "true" };
 
 /** A number as Python's format() would write it, as far as [+][,][.digits][dfge%] goes, halves away from zero. */
 function numeral(value, format) {
@@ -76,8 +78,7 @@ function render({ model, el }) {
   const note = element("div", { class: "nbquant-table-note" });
   const root = element(
     "div",
-    // Else the notebook takes arrows and Enter for its own before they get here.
-    { class: "nbquant-table", "data-lm-suppress-shortcuts": "true" },
+    { class: "nbquant-table" },
     element("div", { class: "nbquant-table-head" }, caption, download),
     scroll,
     note,
@@ -157,14 +158,15 @@ function render({ model, el }) {
   // Rows.
 
   function newLine(key) {
-    const row = element("tr", { "data-key": key, tabindex: "-1" });
+    const row = element("tr", { ...KEEPS_KEYS, "data-key": key, tabindex: "-1" });
     const title = columns.findIndex((column) => column.kind === "text");
     const cells = columns.map((column, i) => {
       const cell = element(i === title ? "th" : "td", { "data-kind": column.kind, "data-column": column.name });
       if (i === title) cell.scope = "row";
       if (column.format === "code") cell.dataset.format = "code";
       if (column.kind === "check") {
-        const box = element("input", { type: "checkbox", tabindex: "-1", "aria-label": `${column.label} ${key}` });
+        const name = `${column.label} ${key}`;
+        const box = element("input", { ...KEEPS_KEYS, type: "checkbox", tabindex: "-1", "aria-label": name });
         box.addEventListener("change", () => check(key, box.checked));
         cell.append(box);
       }
@@ -180,7 +182,7 @@ function render({ model, el }) {
       cell.replaceChildren();
       if (!value) return;
       const text = typeof value === "string" ? value : column.label;
-      const button = element("button", { type: "button", tabindex: key === active ? "0" : "-1" }, text);
+      const button = element("button", { ...KEEPS_KEYS, type: "button", tabindex: key === active ? "0" : "-1" }, text);
       button.setAttribute("aria-label", `${text} ${key}`);
       if (column.tooltip) button.title = column.tooltip;
       button.addEventListener("click", () => {
