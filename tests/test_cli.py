@@ -1,6 +1,7 @@
 """The command line, in this process; what a shell sees of it in one of its own."""
 
 import errno
+import importlib.util
 import json
 import os
 import pty
@@ -201,6 +202,44 @@ def test_explore_opens_a_notebook_that_it_does_not_overwrite(capsys, small, tmp_
     source = nbformat.read(tmp_path / "explore-lenet5-fashion.ipynb", 4).cells[0].source
     assert 'nq.zoo.load("lenet5-fashion")' in source
     compile(source, "cell", "exec")
+
+
+def test_app_serves_the_explorer_on_this_machine_with_a_token(capsys, small, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.chdir(tmp_path)
+    run(capsys, "app", "small.safetensors", "--no-browser", "--port=9000", "--theme", "dark")
+    (program, command, environment), *_ = started
+    assert (program, *command[:2]) == (sys.executable, sys.executable, "-P")
+    assert all(Path(file).is_file() for file in command[2:4])
+    assert {"--token", "--Voila.ip=127.0.0.1", "--port=9000", "--theme=dark", "--no-browser"} <= set(command)
+    ours = Path(environment["JUPYTER_PATH"].split(os.pathsep)[0])
+    assert (ours / "voila" / "templates" / "nbquant" / "index.html.j2").is_file()
+    asked = {"checkpoint": str(small), "sensitivity": None, "model": "lenet5-fashion", "folder": str(tmp_path)}
+    assert json.loads(environment["NBQUANT_APP"]) == asked
+    run(capsys, "app", "--model", "resnet8-fashion")
+    assert json.loads(started[-1][2]["NBQUANT_APP"]) == asked | {"checkpoint": None, "model": "resnet8-fashion"}
+    assert "--no-browser" not in started[-1][1]
+    assert list(tmp_path.iterdir()) == [small]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["{small}", "--model", "lenet5-fashion"], 2, "not both"),
+        (["--sensitivity", "{small}"], 2, "of a CHECKPOINT"),
+        (["--model", "gpt"], 2, "'lenet5-fashion'"),
+        (["--port", "0"], 2, "1<=x<=65535"),
+        (["{small}"], 1, "pip install 'nbquant[app]'"),
+    ],
+)
+def test_app_refuses_in_words(capsys, small, monkeypatch, arguments, code, message):
+    monkeypatch.setattr(os, "execve", lambda *arguments: pytest.fail("started"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    ended, _, err = run(capsys, "app", *(argument.format(small=small) for argument in arguments))
+    assert ended == code
+    assert message in err
 
 
 def test_on_a_terminal_it_shows_progress_and_completes_names(small, tmp_path):
