@@ -56,6 +56,8 @@ def test_page_shows_the_explorer_without_code_and_a_key_changes_it(app, opened, 
     assert "nq.explore" not in page.content()
     bars = page.locator("[data-figure=histogram] .main-svg").first
     assert bars.is_visible()
+    # The still picture is for where no widget lives.
+    assert not any(image.is_visible() for image in page.locator(".jp-RenderedImage img").all())
     slider = page.locator(SLIDER).first
     slider.focus()
     before = shown(page)
