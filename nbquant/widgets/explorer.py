@@ -40,9 +40,10 @@ class Explorer(w.VBox):
     def __init__(self, state: ExplorerState) -> None:
         """Link all parts to ``state``."""
         self.state = state
+        # Before the panel: a front end makes widgets in this order, and the panel is large.
+        self.layers, self.codebook, self.pins = layers_table(state), codebook_table(state), pins_table(state)
         self.panel = FigurePanel()
         self.controls, self.keep, self.actions = Controls(state), Keep(state), Actions(state, self.panel)
-        self.layers, self.codebook, self.pins = layers_table(state), codebook_table(state), pins_table(state)
         self._error = w.HTML()
         self._still = StillOutput(self._png, "The explorer: histogram, heat map, rate-distortion curves and ledger")
         self._link = PanelLink(state, self.panel, self._still.update)

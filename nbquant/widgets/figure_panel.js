@@ -32,7 +32,7 @@ function keepLegends(layout) {
 const titleOf = (name) => name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
 
 function render({ model, el }) {
-  const Plotly = loadPlotly();
+  let Plotly = null; // evaluated when there is something to draw: it takes a while
   const names = model.get("names");
   const palette = model.get("_palette");
   const ask = (message) => model.send(message);
@@ -297,6 +297,7 @@ function render({ model, el }) {
     }
     const started = performance.now();
     const modeBarButtons = [isMap ? ["select2d", ...BUTTONS] : BUTTONS];
+    Plotly ??= loadPlotly();
     await Plotly.react(node, data, layout, { ...CONFIG, modeBarButtons });
     if (disposed) return;
     if (!listening.has(name)) {
@@ -321,6 +322,9 @@ function render({ model, el }) {
         if (!visible(node)) continue;
         if (stale.delete(name)) {
           resized.delete(name);
+          // The first pictures of all figures together block the page too long for other widgets to be made in time.
+          if (node.dataset.revision === undefined) await new Promise((done) => setTimeout(done));
+          if (disposed) break;
           try {
             await draw(name);
             delete node.dataset.error;
@@ -479,7 +483,7 @@ function render({ model, el }) {
     scheme.removeEventListener("change", restyle);
     listeners.forEach(([event, listener]) => model.off(event, listener));
     tools.forEach((tool) => tool.dispose());
-    nodes.forEach((node) => Plotly.purge(node));
+    nodes.forEach((node) => Plotly?.purge(node));
     panel.remove();
   };
 }

@@ -60,7 +60,7 @@ class PanelLink:
             "measurement": self._show_facts,
             "saved": self._show_facts,
             "brushed": self._show_brushed,
-            "training": lambda: self._draw("finetuning"),
+            "training": self._show_training,
         }
         for name, show in redraw.items():
             state.observe(lambda change, show=show: show(), name)
@@ -122,6 +122,10 @@ class PanelLink:
     def _show_measured(self) -> None:
         self._draw("prediction")
         self._draw("rate_distortion")
+        self._describe()
+
+    def _show_training(self) -> None:
+        self._draw("finetuning")
         self._describe()
 
     def _show_pins(self) -> None:
