@@ -88,8 +88,8 @@ def test_density_out_of_range_is_an_error_and_changes_nothing():
 def test_view_prunes():
     explorer = explore(network(), batches(), ratio=6.0)
     assert explorer.state.wait(WAIT)
-    explorer._density.value = 0.25
-    explorer._prune.click()
+    explorer.keep._density.value = 0.25
+    explorer.keep._prune.click()
     assert explorer.state.wait(WAIT)
     assert explorer.state.pruned.density == pytest.approx(0.25)
     assert "Pruned to a density of 0.25." in explorer.keep._outcome.value

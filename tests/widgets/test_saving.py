@@ -254,16 +254,15 @@ def test_view_follows(tmp_path):
     model = network()
     explorer = explore(model, batches(), sensitivity=sensitivities(model), ratio=6.0)
     assert explorer.state.wait(WAIT)
-    keep = explorer.keep
-    assert "not saved" in explorer._readout.value
-    assert "payload" in keep._ledger.value
-    assert "container" in keep._ledger.value
+    keep, panel = explorer.keep, explorer.panel
+    assert "not saved" in panel.facts[1]["note"]
+    assert {"payload", "container"} <= set(panel.now["ledger"])
     keep._epochs.value = 2
     keep._finetune.click()
     assert explorer.state.wait(WAIT)
     assert explorer.state.epochs == 2
     assert explorer.panel.revision("finetuning") == 1
-    assert "before fine-tuning" in explorer._readout.value
+    assert panel.now["note"] == "before fine-tuning"
     assert "8 steps" in explorer.panel.descriptions["finetuning"]
     keep._path.value = str(tmp_path / "<b>.nbq")
     keep._save.click()
@@ -271,14 +270,14 @@ def test_view_follows(tmp_path):
     saved = explorer.state.saved
     assert f"{saved.size:,} bytes" in keep._outcome.value
     assert "&lt;b&gt;" in keep._outcome.value
-    assert size_text(saved.size) in explorer._readout.value
-    assert "container" in keep._ledger.value
-    assert f"{saved.size:,}" in keep._ledger.value
+    assert panel.facts[1]["value"] == size_text(saved.size)
+    assert ", saved" in panel.facts[1]["note"]
+    assert sum(panel.now["ledger"].values()) == 8 * saved.size
     explorer.state.path = "other.nbq"
     assert keep._path.value == "other.nbq"
     explorer.state.ratio = 7.0
-    assert "not saved" in explorer._readout.value
-    assert "container" not in keep._ledger.value
+    assert "not saved" in panel.facts[1]["note"]
+    assert "container" not in panel.now["ledger"]
     assert explorer.panel.revision("finetuning") == 1
 
 

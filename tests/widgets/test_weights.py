@@ -176,9 +176,9 @@ def test_view_of_a_checkpoint(checkpoint):
     assert explorer.state.wait(WAIT)
     keep = explorer.keep
     for control in (
-        explorer._estimator,
-        explorer._density,
-        explorer._prune,
+        explorer.controls.of["estimator"],
+        keep._density,
+        keep._prune,
         keep._measure,
         keep._finetune,
         keep._epochs,
@@ -186,6 +186,6 @@ def test_view_of_a_checkpoint(checkpoint):
         assert control.disabled
         assert "explore(model, data)" in control.tooltip
     assert not keep._save.disabled
-    assert "h = 1: none given" in explorer._readout.value
+    assert "h = 1: none given" in explorer.panel.now["note"]
     assert "no sensitivities" in str(explorer.panel.heatmap["layout"])
     assert explorer.panel.revision("rate_distortion") > 0
