@@ -21,6 +21,7 @@ from nbquant.widgets.readout import STYLE
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.still_output import HIDING, StillOutput
 from nbquant.widgets.tables import codebook_table, layers_table, pins_table
+from nbquant.widgets.while_busy import answer_while_busy
 
 
 class Explorer(w.VBox):
@@ -59,6 +60,7 @@ class Explorer(w.VBox):
         self._show_size()
 
     def _ipython_display_(self) -> None:
+        answer_while_busy(self)
         display(self._repr_mimebundle_(), raw=True)
         self._still.display()
 

@@ -462,6 +462,14 @@ function render({ model, el }) {
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   scheme.addEventListener("change", restyle);
 
+  // Notebook 7 takes keys for its own unless the very element with the focus says this; so for all of our controls.
+  const keepKeys = (event) => event.target.setAttribute?.("data-lm-suppress-shortcuts", "true");
+  let root = null;
+  const found = requestAnimationFrame(() => {
+    root = panel.closest(".nbquant-explorer");
+    root?.addEventListener("focusin", keepKeys);
+  });
+
   describe();
   reveal();
   resize();
@@ -482,6 +490,8 @@ function render({ model, el }) {
     themes.disconnect();
     scheme.removeEventListener("change", restyle);
     listeners.forEach(([event, listener]) => model.off(event, listener));
+    cancelAnimationFrame(found);
+    root?.removeEventListener("focusin", keepKeys);
     tools.forEach((tool) => tool.dispose());
     nodes.forEach((node) => Plotly?.purge(node));
     panel.remove();

@@ -41,7 +41,6 @@ PINS = (
     Column("go", "Go to", "action", tooltip="Take up all its settings"),
     Column("remove", "Remove", "action"),
 )
-HALF = w.Layout(flex="1 1 640px", min_width="0", margin="0 8px 8px 0")
 
 
 def layers_table(state: ExplorerState) -> DataTable:
@@ -95,7 +94,7 @@ def layer_rows(state: ExplorerState) -> list[dict[str, Any]]:
 
 def codebook_table(state: ExplorerState) -> DataTable:
     """The codewords of the group that is shown, once the weights themselves were quantized."""
-    table = DataTable(columns=list(CODEWORDS), caption="Codebook", key="key", layout=HALF)
+    table = DataTable(columns=list(CODEWORDS), caption="Codebook", key="key", layout=_half())
 
     def show() -> None:
         if state.breakdown is None or state.group not in state.breakdown.codewords:
@@ -112,7 +111,7 @@ def codebook_table(state: ExplorerState) -> DataTable:
 
 def pins_table(state: ExplorerState) -> DataTable:
     """What is chosen now, and the pinned operating points with their differences from it."""
-    table = DataTable(columns=list(PINS), caption="Pinned operating points", key="key", layout=HALF)
+    table = DataTable(columns=list(PINS), caption="Pinned operating points", key="key", layout=_half())
 
     def show() -> None:
         table.rows = pin_rows(state)
@@ -164,6 +163,11 @@ def pin_rows(state: ExplorerState) -> list[dict[str, Any]]:
         row["d_accuracy"] = 100 * (pin.accuracy - now["accuracy"]) if both else None
         rows.append(row)
     return rows
+
+
+def _half() -> w.Layout:
+    """Half of a wide page, the whole of a narrow one."""
+    return w.Layout(flex="1 1 640px", min_width="0", margin="0 8px 8px 0")
 
 
 def _layer_of(state: ExplorerState, parameter: str) -> str:

@@ -85,6 +85,10 @@ function quantityControl(name, ask, complain) {
   number.addEventListener("blur", () => {
     if (typing) onTyped();
   });
+  // Where a notebook takes Enter, no change follows it.
+  number.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && typing) onTyped();
+  });
   range.addEventListener("keydown", onKey);
   number.addEventListener("keydown", onKey);
 
