@@ -1,5 +1,4 @@
-import ipywidgets as w
-import pytest
+from types import SimpleNamespace
 
 from nbquant.widgets.while_busy import answer_while_busy
 
@@ -7,38 +6,24 @@ from nbquant.widgets.while_busy import answer_while_busy
 class Comm:
     """Takes the part of ipykernel 7.4's, which prefers the thread that spoke last."""
 
-    def __init__(self):
-        self.closed = False
-
     def _reply_subshell_for(self, data, default):
         return "that of cells"
 
-    def close(self, **options):
-        self.closed = True
 
-    def send(self, **message):
-        pass
-
-
-@pytest.fixture
-def box():
-    inner = w.Button()
-    box = w.VBox([w.HBox([inner]), w.Label()])
-    yield box, inner
-    box.close_all()
+def tree(comm):
+    """Widgets within widgets, each with a comm of its own."""
+    inner = SimpleNamespace(comm=comm())
+    return SimpleNamespace(comm=comm(), children=(SimpleNamespace(comm=comm(), children=(inner,)),)), inner
 
 
-def test_front_end_chooses_the_thread_of_all_inside(box):
-    box, inner = box
-    for widget in (box, inner):
-        widget.set_trait("comm", Comm())
+def test_front_end_chooses_the_thread_of_all_inside():
+    box, inner = tree(Comm)
     answer_while_busy(box)
     assert box.comm._reply_subshell_for({}, "asked") == "asked"
     assert inner.comm._reply_subshell_for({}, None) is None
 
 
-def test_kernels_without_that_rule_are_left_alone(box):
-    box, inner = box
-    before = dict(vars(inner.comm))
+def test_kernels_without_that_rule_are_left_alone():
+    box, inner = tree(SimpleNamespace)
     answer_while_busy(box)
-    assert vars(inner.comm) == before
+    assert vars(inner.comm) == vars(box.comm) == {}
