@@ -15,7 +15,7 @@ STYLE = """
   outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
 .nbquant-error { border-left: 4px solid var(--jp-error-color1, #d32f2f); padding: 4px 10px; line-height: 1.4; }
 .nbquant-code textarea { font-family: var(--jp-code-font-family, monospace); font-size: 12px; line-height: 1.4; }
-.nbquant-restore { font-size: 0 !important; }
+.nbquant-explorer button.nbquant-restore { font-size: 0 !important; }
 .nbquant-restore::after { content: "Restore session"; font-size: 13px; }  /* without the number of files */
 .nbquant-projection .nbquant-restore::after { font-size: 16px; }
 .nbquant-projection .widget-label { min-width: 100px; }
