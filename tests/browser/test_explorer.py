@@ -8,6 +8,8 @@ import torch
 import nbquant as nq
 from nbquant.models.zoo import CHECKPOINTS
 
+from .lab import open_notebook, write_scratch
+
 pytestmark = pytest.mark.browser
 
 LENET = "nq.explore(*nq.zoo.load('lenet5-fashion'))"
@@ -55,7 +57,7 @@ def until(page, expression, argument=None, timeout=60_000):
 
 
 def button(page, label):
-    return page.find(f".nbquant-explorer button:has-text('{label}')")
+    return page.find(f".nbquant-explorer button:text-is('{label}')")
 
 
 def control(page, label):
@@ -76,6 +78,113 @@ def run_for(page, seconds):
         seconds,
     )
     page.page.wait_for_timeout(300)
+
+
+@pytest.fixture(scope="module")
+def shared(lab, browser):
+    """An explorer that tests take as the one before left it; they come first, as ``notebook`` closes all pages."""
+    write_scratch(lab.root / "shared.ipynb", ["import nbquant as nq", LENET])
+    page = open_notebook(browser, lab, "shared.ipynb")
+    page.run_all()
+    settle(page)
+    yield page
+    page.complaints.assert_none()
+
+
+def test_any_quantity_drives_by_its_number_field(shared):
+    page = shared
+    for driver, value, label in [("rate", "1.8", "rate [bit/weight]"), ("levels", "8", "levels")]:
+        field = page.find(f"[data-driver={driver}] input[type=number]")
+        field.focus()
+        page.page.keyboard.press("Control+a")
+        page.page.keyboard.type(value)
+        page.page.keyboard.press("Enter")
+        settle(page)
+        assert 0.8 * float(value) <= float(fact(page, label)) <= float(value)
+        assert page.page.locator(f"[data-driver={driver}][data-drives]").count() == 1
+
+
+def test_centre_is_moved_by_keys_and_released(shared):
+    page = shared
+    before = fact(page, "predicted loss increase")
+    page.find("[data-box=histogram] canvas.nbquant-overlay").focus()
+    for _ in range(6):
+        page.page.keyboard.press("ArrowRight")
+    for _ in range(25):
+        page.page.keyboard.press("Shift+ArrowRight")
+    until(page, "() => /by hand: [+][0-9.]*[1-9]/.test(document.querySelector('.nbquant-readout').textContent)")
+    assert float(fact(page, "predicted loss increase")) > float(before)
+    page.page.keyboard.press("Escape")
+    settle(page)
+    assert fact(page, "predicted loss increase") == before
+
+
+def test_region_brushed_with_the_mouse_is_outlined(shared):
+    page = shared
+    place = figure(page, "heatmap")
+    box = place.bounding_box()
+    page.page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.page.mouse.down()
+    page.page.mouse.move(box["x"] + 180, box["y"] + 170, steps=6)
+    page.page.mouse.up()
+    until(page, "() => document.querySelector('input[placeholder*=\"0:10\"]').value !== ''")
+    assert "," in page.find("input[placeholder*='0:10']").input_value()
+    assert error(page).count() == 0
+
+
+def test_point_of_a_curve_is_gone_to_by_a_click(shared):
+    page = shared
+    spot = page.page.evaluate(
+        """() => { const node = document.querySelector('[data-figure=rate_distortion]');
+                   node.scrollIntoView({ block: 'center' });
+                   const trace = node._fullData.find(t => t.name === 'uniform');
+                   const { xaxis, yaxis } = node._fullLayout, i = Math.floor(trace.x.length / 2);
+                   const { x, y } = node.getBoundingClientRect();
+                   return [x + xaxis._offset + xaxis.d2p(trace.x[i]), y + yaxis._offset + yaxis.d2p(trace.y[i])]; }"""
+    )
+    page.page.mouse.move(spot[0], spot[1])
+    page.page.wait_for_timeout(300)
+    page.page.mouse.click(*spot)
+    until(
+        page,
+        "() => [...document.querySelectorAll('.widget-dropdown')].find(d => d.textContent.includes('Method'))"
+        ".querySelector('select').value === 'uniform'",
+    )
+
+
+def test_layers_are_chosen_in_their_table(shared):
+    page = shared
+    until(page, "() => document.querySelectorAll('.nbquant-data-table, table').length > 0")
+    page.find("tr:has-text('fc1') input[type=checkbox]").click()
+    until(page, "() => /conv1, conv2, fc2/.test(document.querySelector('[data-figure=histogram]').textContent)")
+    settle(page)
+    page.find("tr:has-text('conv2')").get_by_text("conv2").click()
+    until(page, "() => /conv2.weight/.test(document.querySelector('[data-figure=heatmap]').textContent)")
+
+
+def test_both_themes_reach_the_figures(shared, tmp_path):
+    page = shared
+    colour = """() => getComputedStyle(document.querySelector('[data-figure=histogram] .xtick text')).fill"""
+    light = page.page.evaluate(colour)
+    page.screenshot(tmp_path / "light.png")
+    page.set_theme("dark")
+    until(page, f"light => ({colour})() !== light", light, timeout=20_000)
+    page.screenshot(tmp_path / "dark.png")
+    page.set_theme("light")
+
+
+def test_every_size_fits_without_scrolling_sideways(shared, tmp_path):
+    page = shared
+    for size in ("half a screen", "projection", "standard"):
+        control(page, "Size").select_option(label=size)
+        page.page.wait_for_timeout(800)
+        over = page.page.evaluate(
+            """() => { const panel = document.querySelector('.nbquant-panel');
+                       return [...panel.querySelectorAll('.nbquant-box, .nbquant-drive-row, .nbquant-fact')]
+                           .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.className); }"""
+        )
+        assert over == []
+        page.screenshot(tmp_path / f"{size}.png")
 
 
 @pytest.fixture
@@ -150,77 +259,6 @@ def test_every_control_changes_the_point_and_errors_show_in_the_view(explorer):
     assert button(page, "Undo").is_disabled()
 
 
-def test_any_quantity_drives_by_its_number_field(explorer):
-    page = explorer
-    for driver, value, label in [("rate", "1.8", "rate [bit/weight]"), ("levels", "8", "levels")]:
-        field = page.find(f"[data-driver={driver}] input[type=number]")
-        field.focus()
-        page.page.keyboard.press("Control+a")
-        page.page.keyboard.type(value)
-        page.page.keyboard.press("Enter")
-        settle(page)
-        assert 0.8 * float(value) <= float(fact(page, label)) <= float(value)
-        assert page.page.locator(f"[data-driver={driver}][data-drives]").count() == 1
-
-
-def test_centre_is_moved_by_keys_and_released(explorer):
-    page = explorer
-    before = fact(page, "predicted loss increase")
-    page.find("[data-box=histogram] canvas.nbquant-overlay").focus()
-    for _ in range(6):
-        page.page.keyboard.press("ArrowRight")
-    for _ in range(25):
-        page.page.keyboard.press("Shift+ArrowRight")
-    until(page, "() => /by hand: [+][0-9.]*[1-9]/.test(document.querySelector('.nbquant-readout').textContent)")
-    assert float(fact(page, "predicted loss increase")) > float(before)
-    page.page.keyboard.press("Escape")
-    settle(page)
-    assert fact(page, "predicted loss increase") == before
-
-
-def test_region_brushed_with_the_mouse_is_outlined(explorer):
-    page = explorer
-    place = figure(page, "heatmap")
-    box = place.bounding_box()
-    page.page.mouse.move(box["x"] + 100, box["y"] + 100)
-    page.page.mouse.down()
-    page.page.mouse.move(box["x"] + 180, box["y"] + 170, steps=6)
-    page.page.mouse.up()
-    until(page, "() => document.querySelector('input[placeholder*=\"0:10\"]').value !== ''")
-    assert "," in page.find("input[placeholder*='0:10']").input_value()
-    assert error(page).count() == 0
-
-
-def test_point_of_a_curve_is_gone_to_by_a_click(explorer):
-    page = explorer
-    spot = page.page.evaluate(
-        """() => { const node = document.querySelector('[data-figure=rate_distortion]');
-                   node.scrollIntoView({ block: 'center' });
-                   const trace = node._fullData.find(t => t.name === 'uniform');
-                   const { xaxis, yaxis } = node._fullLayout, i = Math.floor(trace.x.length / 2);
-                   const { x, y } = node.getBoundingClientRect();
-                   return [x + xaxis._offset + xaxis.d2p(trace.x[i]), y + yaxis._offset + yaxis.d2p(trace.y[i])]; }"""
-    )
-    page.page.mouse.move(spot[0], spot[1])
-    page.page.wait_for_timeout(300)
-    page.page.mouse.click(*spot)
-    until(
-        page,
-        "() => [...document.querySelectorAll('.widget-dropdown')].find(d => d.textContent.includes('Method'))"
-        ".querySelector('select').value === 'uniform'",
-    )
-
-
-def test_layers_are_chosen_in_their_table(explorer):
-    page = explorer
-    until(page, "() => document.querySelectorAll('.nbquant-data-table, table').length > 0")
-    page.find("tr:has-text('fc1') input[type=checkbox]").click()
-    until(page, "() => /conv1, conv2, fc2/.test(document.querySelector('[data-figure=histogram]').textContent)")
-    settle(page)
-    page.find("tr:has-text('conv2')").get_by_text("conv2").click()
-    until(page, "() => /conv2.weight/.test(document.querySelector('[data-figure=heatmap]').textContent)")
-
-
 def test_pins_session_code_and_files(explorer, tmp_path):
     page = explorer
     button(page, "Pin").click()
@@ -242,7 +280,7 @@ def test_pins_session_code_and_files(explorer, tmp_path):
     )
     settle(page)
     with page.page.expect_file_chooser() as chooser:
-        button(page, "Restore session").click()
+        page.find("button.nbquant-restore").click()
     chooser.value.set_files(session)
     until(
         page,
@@ -292,31 +330,6 @@ def test_page_reloaded_and_second_view_show_what_is_now(explorer, tmp_path):
     until(page, "() => document.querySelector('.nbquant-panel')?.dataset.shownExact === 'true'")
     assert ratio(page) == here
     page.screenshot(tmp_path / "reloaded.png")
-
-
-def test_both_themes_reach_the_figures(explorer, tmp_path):
-    page = explorer
-    colour = """() => getComputedStyle(document.querySelector('[data-figure=histogram] .xtick text')).fill"""
-    light = page.page.evaluate(colour)
-    page.screenshot(tmp_path / "light.png")
-    page.set_theme("dark")
-    until(page, f"light => ({colour})() !== light", light, timeout=20_000)
-    page.screenshot(tmp_path / "dark.png")
-    page.set_theme("light")
-
-
-def test_every_size_fits_without_scrolling_sideways(explorer, tmp_path):
-    page = explorer
-    for size in ("half a screen", "projection", "standard"):
-        control(page, "Size").select_option(label=size)
-        page.page.wait_for_timeout(800)
-        over = page.page.evaluate(
-            """() => { const panel = document.querySelector('.nbquant-panel');
-                       return [...panel.querySelectorAll('.nbquant-box, .nbquant-drive-row, .nbquant-fact')]
-                           .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.className); }"""
-        )
-        assert over == []
-        page.screenshot(tmp_path / f"{size}.png")
 
 
 def test_cancel_works_while_a_cell_runs(notebook):
