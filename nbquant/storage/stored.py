@@ -2,7 +2,8 @@
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from math import prod
@@ -280,7 +281,7 @@ class Stored:
             decode_block(data, block, code, gap_code, values, pruned, room)
             return room
 
-        def items() -> Iterator[tuple[bytes, StoredBlock, int]]:
+        def items() -> Generator[tuple[bytes, StoredBlock, int], None, None]:
             begin = 0
             with reading(self.path, section) as reader:
                 for block in entry.blocks:
@@ -288,8 +289,9 @@ class Stored:
                     begin += block.entries
                 reader.end()
 
-        with damage_of(section.label):
-            yield from in_order(decoded, items())
+        # A generator left to the collector would close its file at any time, in any thread.
+        with damage_of(section.label), closing(items()) as tasks:
+            yield from in_order(decoded, tasks)
 
     def _book(self, index: int) -> "_Book":
         if index not in self._read:

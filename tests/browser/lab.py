@@ -91,13 +91,13 @@ def stop(process: subprocess.Popen) -> None:
 
 
 class JupyterLab:
-    """A JupyterLab server of its own, on a copy of the notebooks; under /notebooks/ it is Notebook 7 as well."""
+    """A JupyterLab server of its own, on a copy of the notebooks; a Notebook 7 where ``module`` is "notebook"."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, module: str = "jupyterlab") -> None:
         self.root = directory / "notebooks"
         shutil.copytree(ROOT / "notebooks", self.root, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
         self.settings = directory / "settings"
-        self.log = directory / "jupyterlab.log"
+        self.log = directory / "server.log"
         port = free_port()
         self.token = secrets.token_hex(16)
         self.url = f"http://127.0.0.1:{port}"
@@ -113,7 +113,7 @@ class JupyterLab:
             "JUPYTERLAB_WORKSPACES_DIR": str(directory / "workspaces"),
         }
         command = [
-            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"),
+            *(sys.executable, "-m", module, "--no-browser", "--allow-root", "--expose-app-in-browser"),
             *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
             *(f"--ServerApp.root_dir={self.root}", f"--IdentityProvider.token={self.token}"),
         ]
@@ -129,7 +129,7 @@ class JupyterLab:
                 time.sleep(0.2)
             else:
                 return
-        raise RuntimeError(f"JupyterLab did not answer within {timeout} s; its log ends:\n{self.tail()}")
+        raise RuntimeError(f"the server did not answer within {timeout} s; its log ends:\n{self.tail()}")
 
     def request(self, path: str, method: str = "GET") -> bytes:
         """Body of the server's answer."""
