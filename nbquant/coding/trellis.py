@@ -1,0 +1,91 @@
+"""Dependent quantization: two quantizers, and a trellis of 8 states that says which of them is in force.
+
+A weight is m steps. In the states 0 to 3 the integers m = 2k can be had, in 4 to 7 m = 2k − sign(k): the odd ones and
+zero. What is coded is the level k, of which either quantizer has one for about every second integer; its parity picks
+the next state, so that a path through the trellis has the packing of a finer grid's best subsets. A matrix is walked
+down each column, from state 0 at its top.
+
+Source: Marcellin and Fischer 1990 (trellis-coded quantization); Ungerboeck 1982 (the code of 8 states); the union of
+quantizers as in ITU-T H.266 and ISO/IEC 15938-17.
+"""
+
+import numpy as np
+from jaxtyping import Int, Int64, UInt8
+
+from nbquant.kernels.cpu import trellis as kernel
+
+STATES = 8
+TRANSITION: UInt8[np.ndarray, "8 2"] = np.array(
+    [[0, 4], [2, 6], [4, 0], [6, 2], [7, 3], [5, 1], [3, 7], [1, 5]], np.uint8
+)
+"""Next state by state and parity of the level: Ungerboeck's code, 1.11 dB of the 1.53 dB of granular gain that there
+is; of those as good, one that a run of zeros leaves in state 0."""
+TRANSITION.setflags(write=False)
+
+
+def levels_of(
+    integers: Int[np.ndarray, "..."], rows: int, cols: int, state: UInt8[np.ndarray, " cols"] | None = None
+) -> Int64[np.ndarray, "rows cols"]:
+    """Levels k of the integers m on a path through the trellis.
+
+    Args:
+        integers: Integers m, row by row, of any shape with rows · cols entries.
+        rows: Rows of the matrix.
+        cols: Its columns.
+        state: States that the columns begin in, for a matrix that comes in blocks of rows; replaced by those that
+            they end in. None is state 0.
+
+    Raises:
+        ValueError: Integers that no path has: odd ones in the states 0 to 3, even ones but zero in the others; or
+            another number of them.
+    """
+    matrix, state = _matrix(integers, "integers", rows, cols), _begin(state, cols)
+    out = np.empty_like(matrix)
+    wrong = kernel.levels(matrix, TRANSITION, state, out)
+    if wrong:
+        raise ValueError(
+            f"the integers must be on a path through the trellis, but {wrong:,} of {matrix.size:,} are not of the "
+            "quantizer in force: take them from viterbi() for a matrix of the same rows and columns"
+        )
+    return out
+
+
+def integers_of(
+    level: Int[np.ndarray, "..."], rows: int, cols: int, state: UInt8[np.ndarray, " cols"] | None = None
+) -> Int64[np.ndarray, "rows cols"]:
+    """Integers m of the levels k, which may be any: the inverse of :func:`levels_of`, with the same arguments.
+
+    Raises:
+        ValueError: Another number of levels than rows · cols.
+    """
+    matrix, state = _matrix(level, "levels", rows, cols), _begin(state, cols)
+    out = np.empty_like(matrix)
+    kernel.integers(matrix, TRANSITION, state, out)
+    return out
+
+
+def states_of(
+    level: Int[np.ndarray, "..."], rows: int, cols: int, state: UInt8[np.ndarray, " cols"] | None = None
+) -> UInt8[np.ndarray, "rows cols"]:
+    """State before each of the levels k: below 4 the even integers are in force, from 4 on the odd ones and zero.
+
+    Raises:
+        ValueError: Another number of levels than rows · cols.
+    """
+    matrix, state = _matrix(level, "levels", rows, cols), _begin(state, cols)
+    out = np.empty(matrix.shape, np.uint8)
+    kernel.states(matrix, TRANSITION, state, out)
+    return out
+
+
+def _matrix(values: Int[np.ndarray, "..."], name: str, rows: int, cols: int) -> Int64[np.ndarray, "rows cols"]:
+    if values.size != rows * cols:
+        raise ValueError(
+            f"{name} must be {rows} rows of {cols} columns, so {rows * cols:,}, but {values.size:,} came: "
+            "pass the shape of their matrix"
+        )
+    return np.ascontiguousarray(values, np.int64).reshape(rows, cols)
+
+
+def _begin(state: UInt8[np.ndarray, " cols"] | None, cols: int) -> UInt8[np.ndarray, " cols"]:
+    return np.zeros(cols, np.uint8) if state is None else state
