@@ -12,6 +12,8 @@ import anywidget
 import numpy as np
 import traitlets
 
+from nbquant.widgets.settings import SIZES
+
 Kind = Literal["text", "number", "bar", "check", "action"]
 FORMATS: dict[str, tuple[str, str]] = {  # kind -> what its format must match, and the one it has by itself
     "text": ("(code)?", ""),
@@ -93,7 +95,7 @@ class DataTable(anywidget.AnyWidget):
     checked = traitlets.List(traitlets.Unicode()).tag(sync=True)
     hovered = traitlets.Unicode().tag(sync=True)
     pressed = traitlets.Dict().tag(sync=True)
-    size = traitlets.Enum(("standard", "compact", "projection"), "standard").tag(sync=True)
+    size = traitlets.Enum(SIZES, "standard").tag(sync=True)
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ function keepLegends(layout) {
 const titleOf = (name) => name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
 
 function render({ model, el }) {
-  let Plotly = null; // evaluated when there is something to draw: it takes a while
+  let Plotly = null; // unpacked and evaluated when there is something to draw: it takes a while
   const names = model.get("names");
   const palette = model.get("_palette");
   const ask = (message) => model.send(message);
@@ -284,6 +284,8 @@ function render({ model, el }) {
     const node = nodes.get(name);
     const state = model.get(name);
     if (!state?.data) return;
+    Plotly ??= await loadPlotly();
+    if (disposed) return;
     const isMap = MAPS.includes(name);
     const figure = dressed({ data: state.data, layout: { font: { size: 12 }, ...state.layout } }, colours);
     const { data, layout } = scaled(figure, live.factor());
@@ -297,7 +299,6 @@ function render({ model, el }) {
     }
     const started = performance.now();
     const modeBarButtons = [isMap ? ["select2d", ...BUTTONS] : BUTTONS];
-    Plotly ??= loadPlotly();
     await Plotly.react(node, data, layout, { ...CONFIG, modeBarButtons });
     if (disposed) return;
     if (!listening.has(name)) {

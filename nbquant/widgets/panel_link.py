@@ -41,6 +41,7 @@ class PanelLink:
         self.state, self.panel, self._rested = state, panel, rested
         self._drives, self._maps, self._files, self._rest = map(Slot, ("drive", "maps", "files", "rest"))
         self._serial = 0
+        self._answering = False
         redraw: dict[str, Callable[[], None]] = {
             "table": self._show_table,
             "point": self._show_now,
@@ -159,7 +160,7 @@ class PanelLink:
         self.panel.table = {} if self.state.table is None else vars(self.state.table)
 
     def _show_now(self) -> None:
-        if self.state.point is None or self.state.statistics is None:
+        if self._answering or self.state.point is None or self.state.statistics is None:
             return
         with self.panel.hold_sync():
             self.panel.now = now(self.state, self._serial)
@@ -189,11 +190,14 @@ class PanelLink:
             self._answer(moved, self.state.release)
 
     def _answer(self, asked: Mapping[str, Any], change: Callable[[], None]) -> None:
-        """Newest wins; the answer goes out also where the point stays as it was, so that the panel does not wait."""
+        """Newest wins; one answer goes out, also where the point stays as it was, so that the panel does not wait."""
 
         def work(report: Report) -> None:
-            self._serial = int(asked["serial"])
-            change()
+            self._serial, self._answering = int(asked["serial"]), True
+            try:
+                change()
+            finally:
+                self._answering = False
             self._show_now()
 
         self._drives.start(_job(work))

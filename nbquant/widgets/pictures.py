@@ -145,12 +145,13 @@ def _heatmap(state: ExplorerState, whole: bool) -> theme.Figure | None:
 
 
 def _error_data(state: ExplorerState, weighted: bool) -> HeatmapData | None:
-    quantized, focus, h = state.kept, state.focus, state.sensitivity
-    weight = next((t.weight for t in state.selection if t.name == focus), None)
-    if quantized is None or weight is None or focus not in quantized.tensors:
+    quantized, focused, h = state.kept, state.focused, state.sensitivity
+    if quantized is None or focused is None or focused.name not in quantized.tensors:
         return None
-    known = h[focus] if h is not None and focus in h else None
-    return error_data(weight, quantized.tensors[focus], known, name=focus, pooling=_pooling(state), weighted=weighted)
+    name = focused.name
+    known = h[name] if h is not None and name in h else None
+    made = quantized.tensors[name]
+    return error_data(focused.weight, made, known, name=name, pooling=_pooling(state), weighted=weighted)
 
 
 def _error(state: ExplorerState, weighted: bool) -> theme.Figure | None:

@@ -12,6 +12,8 @@ from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 
 DRIVERS: tuple[TargetName, ...] = get_args(TargetName)
 """Quantities of which any one is asked for and the others follow."""
+SIZES = ("standard", "compact", "projection")
+"""Layouts of the explorer: for a page, for half a screen, for a class."""
 
 
 @dataclass(frozen=True)

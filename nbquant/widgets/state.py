@@ -21,7 +21,7 @@ from nbquant.models.select import Sensitivities
 from nbquant.pipeline.prune import Pruned
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import CODINGS
-from nbquant.quantization.selection import Selection
+from nbquant.quantization.selection import SelectedTensor, Selection
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.views.region import Region
 from nbquant.widgets import code, session, work
@@ -33,7 +33,7 @@ from nbquant.widgets.jobs import Jobs, message_of
 from nbquant.widgets.network import Network
 from nbquant.widgets.pins import Pin, Pins
 from nbquant.widgets.results import Saved
-from nbquant.widgets.settings import DRIVERS, Settings
+from nbquant.widgets.settings import DRIVERS, SIZES, Settings
 from nbquant.widgets.weights import Weights
 
 SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save", "deliver", "brush")
@@ -121,7 +121,7 @@ class ExplorerState(traitlets.HasTraits):
     path = traitlets.Unicode("model.nbq")
     log_count = traitlets.Bool(False)
     pooling = traitlets.Enum(("max", "mean"), "max")
-    size = traitlets.Enum(("standard", "compact", "projection"), "standard")
+    size = traitlets.Enum(SIZES, "standard")
     compared = traitlets.Int(-1)
 
     driver = traitlets.Enum(DRIVERS, "ratio", read_only=True)
@@ -295,14 +295,14 @@ class ExplorerState(traitlets.HasTraits):
 
     def brush(self, x: tuple[float, float], y: tuple[float, float]) -> None:
         """Brush the places of the map of the parameter in focus that a box touches, in units of its axes."""
-        self._brush.take(self._focused(), lambda shape: Region.of(shape, x, y))
+        self._brush.take(self.focused, lambda shape: Region.of(shape, x, y))
 
     def brush_text(self, text: str) -> None:
         """Brush rows and columns given as in "0:10, 5:20"; an empty text is none."""
         if not text.strip():
             self.unbrush()
         else:
-            self._brush.take(self._focused(), lambda shape: Region.parse(text, shape))
+            self._brush.take(self.focused, lambda shape: Region.parse(text, shape))
 
     def unbrush(self) -> None:
         """Forget the brushed region."""
@@ -427,6 +427,11 @@ class ExplorerState(traitlets.HasTraits):
     def file(self) -> Saved | None:
         """The file that holds what is kept at this target; None if that was not saved."""
         return self.saved if self.saved is not None and self.saved.quantized is self.kept else None
+
+    @property
+    def focused(self) -> SelectedTensor | None:
+        """The parameter in focus; None for a moment, while the selection changes."""
+        return next((t for t in self.selection if t.name == self.focus), None)
 
     @property
     def group(self) -> str:
@@ -668,11 +673,8 @@ class ExplorerState(traitlets.HasTraits):
         )
 
     def _group_of(self, point: OperatingPoint) -> str:
-        layer = next((t.layer for t in self.selection if t.name == self.focus), "")
+        layer = "" if self.focused is None else self.focused.layer
         return layer if layer in point.clusters else next(iter(point.clusters), "")
-
-    def _focused(self) -> Any:
-        return next((t for t in self.selection if t.name == self.focus), None)
 
     def _show_activity(self, activity: str, progress: float, pace: str) -> None:
         self.set_trait("activity", activity)

@@ -57,11 +57,11 @@ def layers_table(state: ExplorerState) -> DataTable:
 
     def show_marks() -> None:
         table.checked = list(state.layers)
-        table.focused = _layer_of(state, state.focus)
+        table.focused = _layer_in_focus(state)
 
     def take_focus(change: Any) -> None:
         inside = [t for t in state.selection if t.layer == change["new"]]
-        if inside and _layer_of(state, state.focus) != change["new"]:
+        if inside and _layer_in_focus(state) != change["new"]:
             state.focus = max(inside, key=lambda t: t.weight.numel()).name
 
     def take_checks(change: Any) -> None:
@@ -170,5 +170,5 @@ def _half() -> w.Layout:
     return w.Layout(flex="1 1 640px", min_width="0", margin="0 8px 8px 0")
 
 
-def _layer_of(state: ExplorerState, parameter: str) -> str:
-    return next((t.layer for t in state.selection if t.name == parameter), "")
+def _layer_in_focus(state: ExplorerState) -> str:
+    return "" if state.focused is None else state.focused.layer

@@ -9,8 +9,7 @@ import nbquant as nq
 from nbquant.models.batches import Batches
 from nbquant.models.dataset import Dataset
 from nbquant.widgets.state import ExplorerState
-from tests.widgets.samples import batches, sensitivities
-from tests.widgets.test_state import WAIT, network
+from tests.widgets.samples import WAIT, batches, network, sensitivities
 
 
 def ready(*args, **inputs):

@@ -1,4 +1,7 @@
+import base64
+import gzip
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -100,12 +103,14 @@ def test_panels_may_hold_other_figures():
     assert two.get_state()["names"] == ["second", "third"]
 
 
-def test_front_end_holds_plotly_once_and_imports_nothing(panel):
-    assert panel._esm.count(get_plotlyjs()) == 1
-    own = panel._esm.replace(get_plotlyjs(), "")
+def test_front_end_holds_plotly_packed_once_and_fetches_nothing(panel):
+    (packed,) = re.findall('const PACKED = "([^"]+)";', panel._esm)
+    assert gzip.decompress(base64.b64decode(packed)).decode().count(get_plotlyjs()) == 1
+    assert len(panel._esm) < 0.5 * len(get_plotlyjs())
+    own = panel._esm.replace(packed, "")
     assert "http:" not in own
     assert "https:" not in own
-    assert "import" not in own.replace("important", "")
+    assert re.findall(r"\bimport\b.*", own) == ["import(address)).default;"]  # of a blob
     assert own.count("export ") == 1
     assert "url(" not in panel._css
 

@@ -7,16 +7,7 @@ import torch
 
 from nbquant.widgets.session import MOST_BYTES
 from nbquant.widgets.state import ExplorerState
-from tests.widgets.samples import batches, sensitivities
-from tests.widgets.test_state import WAIT, network
-
-
-@pytest.fixture
-def state():
-    model = network()
-    state = ExplorerState(model, batches(), sensitivity=sensitivities(model), ratio=6.0)
-    assert state.wait(WAIT)
-    return state
+from tests.widgets.samples import WAIT, batches, network, sensitivities
 
 
 def test_pin_has_the_numbers_and_gets_better_ones_as_they_come(state):

@@ -11,22 +11,7 @@ from nbquant.quantization.kmeans import KMeans
 from nbquant.widgets import exact as module
 from nbquant.widgets.network import Data
 from nbquant.widgets.state import ExplorerState
-from tests.widgets.samples import batches, sensitivities
-
-WAIT = 60
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 5))
-
-
-@pytest.fixture
-def state():
-    model = network()
-    state = ExplorerState(model, batches(), sensitivity=sensitivities(model), ratio=6.0)
-    assert state.wait(WAIT)
-    return state
+from tests.widgets.samples import WAIT, batches, network, sensitivities
 
 
 def test_first_results_are_there_without_a_browser(state):
