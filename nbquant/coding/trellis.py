@@ -13,14 +13,11 @@ import numpy as np
 from jaxtyping import Int, Int64, UInt8
 
 from nbquant.kernels.cpu import trellis as kernel
+from nbquant.kernels.reference import TRANSITION
+
+__all__ = ["STATES", "TRANSITION", "integers_of", "levels_of", "states_of"]
 
 STATES = 8
-TRANSITION: UInt8[np.ndarray, "8 2"] = np.array(
-    [[0, 4], [2, 6], [4, 0], [6, 2], [7, 3], [5, 1], [3, 7], [1, 5]], np.uint8
-)
-"""Next state by state and parity of the level: Ungerboeck's code, 1.11 dB of the 1.53 dB of granular gain that there
-is; of those as good, one that a run of zeros leaves in state 0."""
-TRANSITION.setflags(write=False)
 
 
 def levels_of(

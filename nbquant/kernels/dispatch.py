@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32, UInt8
 from torch import Tensor
 
 from nbquant.kernels import compiled, cuda, reference
@@ -19,6 +19,7 @@ from nbquant.kernels.cpu import assign as cpu_assign
 from nbquant.kernels.cpu import gaps as cpu_gaps
 from nbquant.kernels.cpu import histogram as cpu_histogram
 from nbquant.kernels.cpu import losses as cpu_losses
+from nbquant.kernels.cpu import trellis as cpu_trellis
 from nbquant.progress import Progress, track
 
 THREADS = os.cpu_count() or 1
@@ -31,6 +32,7 @@ COSTS = 1 << 24  # that the reference compares at once
 CPU_COSTS = 1 << 18  # the same on the CPU: as many as stay in the cache
 MANY_LEVELS = 1 << 16
 SPLIT_ABOVE = 1 << 18  # weights; below this a second thread costs more than it saves
+SPLIT_PATHS_ABOVE = 1 << 14  # the same where each takes a step through the trellis
 
 T = TypeVar("T")
 Histograms = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -285,6 +287,38 @@ def cluster_losses(
 
     parts = _over_threads(work, len(weight), 1 if len(values) > MANY_LEVELS else None)
     return np.sum(parts, axis=0) if parts else np.zeros((len(values), 3))
+
+
+def viterbi(
+    target: Float[Tensor, "rows cols"],
+    weight: Float[Tensor, "rows cols"],
+    step: float,
+    costs: Float[Tensor, "quantizers neighbours previous levels"],
+    neighbour_class: UInt8[Tensor, "rows cols"] | None,
+    lmbda: float,
+    states: int = 8,
+) -> Int32[Tensor, "rows cols"]:
+    """See :func:`nbquant.kernels.reference.viterbi`; of 8 states or of one."""
+    target, weight, device = target.detach().cpu(), weight.detach().cpu(), target.device
+    if not compiled.AVAILABLE:
+        compiled.say_not_compiled()
+        return reference.viterbi(target, weight, step, costs, neighbour_class, lmbda, states).int().to(device)
+    rows, cols = target.shape
+    price = lmbda * costs.detach().double().cpu().numpy()[: 2 if states > 1 else 1]
+    transition = reference.TRANSITION if states > 1 else np.zeros((1, 2), np.uint8)
+    t, u = (_array(x.t()).reshape(cols, rows) for x in (target, weight))
+    around = (
+        np.zeros((cols, rows), np.uint8) if neighbour_class is None else neighbour_class.cpu().t().contiguous().numpy()
+    )
+    out = np.empty((cols, rows), np.int32)
+
+    def work(part: slice) -> None:
+        cpu_trellis.viterbi(t[part], u[part], step, price, around[part], transition, out[part])
+
+    shares = THREADS if rows * cols > SPLIT_PATHS_ABOVE else 1
+    parts = _slices(cols, -(-cols // shares) or 1)
+    list((map if shares == 1 else _pool().map)(work, parts))
+    return torch.from_numpy(out).t().contiguous().to(device)
 
 
 def _over_threads(work: Callable[[slice], T], n: int, threads: int | None = None) -> list[T]:

@@ -3,8 +3,9 @@
 The fast kernels have the same names and signatures and must agree with these.
 """
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 MARGINAL_SHIFT = 14  # bits dropped from a float32 for the bins of the marginal: 512 an octave, whatever the range
@@ -16,6 +17,15 @@ ROW_KEYS = 1 << 33  # keys of one row
 ZERO_KEY = 1 << 32  # of exact zero within its row
 LEAST_MASS = 1e-200  # of a weight: where h is 0, a bin keeps the mean of its weights; lost in any other h
 CHUNK = 1 << 16  # weights handled at once where an (n, k) table is formed
+TRANSITION: UInt8[np.ndarray, "8 2"] = np.array(
+    [[0, 4], [2, 6], [4, 0], [6, 2], [7, 3], [5, 1], [3, 7], [1, 5]], np.uint8
+)
+"""The trellis: next state by state and parity of the level; the states from 4 on have the odd integers and zero.
+
+Ungerboeck's code of 8 states, 1.11 dB of the 1.53 dB of granular gain that there is; of those as good, one that a run
+of zeros leaves in state 0.
+"""
+TRANSITION.setflags(write=False)
 
 
 def weight_key(weight: Float[Tensor, " n"], shift: int) -> Int64[Tensor, " n"]:
@@ -324,3 +334,69 @@ def ecsq_intervals(prefix: Float[Tensor, "m+1 4"], lmbda: float) -> tuple[Int64[
     while edges[-1] > 0:
         edges.append(start[edges[-1]])
     return torch.tensor(edges[::-1]), float(best[-1] / total)
+
+
+def viterbi(
+    target: Float[Tensor, "rows cols"],
+    weight: Float[Tensor, "rows cols"],
+    step: float,
+    costs: Float[Tensor, "quantizers neighbours previous levels"],
+    neighbour_class: UInt8[Tensor, "rows cols"] | None,
+    lmbda: float,
+    states: int = 8,
+) -> Int64[Tensor, "rows cols"]:
+    """Integers m of least Lagrangian cost down each column, over all paths of the trellis.
+
+    Σ_r  u_r (t_r − m_r Δ)² + λ b(q_r, a_r, min(|k_{r−1}|, P − 1), min(|k_r|, K))
+
+    with the level k of m, the quantizer q in force and the class a of the neighbours. In the states 0 to 3 quantizer 0
+    is in force, m = 2k, in 4 to 7 quantizer 1, m = 2k − sign(k); with one state m = k and quantizer 0. Levels are
+    compared from zero to the first beyond the target: a larger one costs more loss, and no code is shorter for it.
+
+    Args:
+        target: Targets t.
+        weight: Non-negative weights u of the squared errors, ½h for a loss.
+        step: Step Δ; in the trellis integers of one quantizer lie two steps apart.
+        costs: Bits b, sign included, of |k| by quantizer, class of the neighbours and the level above, where above the
+            first row there is a zero; levels over K cost as K. P = 1 where the level above tells nothing.
+        neighbour_class: Class a of what is beside each weight; None is class 0 everywhere.
+        lmbda: λ [loss/bit].
+        states: 8, or 1 for choices that depend on each other by the costs alone.
+
+    Source: Forney 1973; ITU-T H.266 for the two quantizers.
+    """
+    rows, cols = target.shape
+    previous, most = costs.shape[2], costs.shape[3] - 1
+    after = torch.from_numpy(TRANSITION.copy()).long() if states == 8 else torch.zeros(1, 2, dtype=torch.int64)
+    quantizer = torch.arange(states) // 4
+    t, u = target.detach().double().cpu() / step, weight.detach().double().cpu() * step**2
+    price = lmbda * costs.double().cpu()
+    around = torch.zeros(rows, cols, dtype=torch.int64) if neighbour_class is None else neighbour_class.long().cpu()
+    level = torch.arange(int(t.abs().max() if t.numel() else 0) + 2)
+    size = torch.stack([2 * level, 2 * level - level.sign()]) if states == 8 else level[None]
+    largest = [(t.abs() / 2).long() + 1, ((t.abs() + 1) / 2).long() + 1] if states == 8 else [t.abs().long() + 1]
+    # A node is a state and a class of the level above; an edge leaves it with a level.
+    following = after[:, level % 2][:, None, :] * previous + level.clamp(max=previous - 1)
+    following = following.expand(states, previous, len(level)).reshape(-1)
+    cost = torch.full((cols, states * previous), torch.inf, dtype=torch.float64)
+    cost[:, 0] = 0.0
+    came = torch.zeros(rows, cols, states * previous, dtype=torch.int64)
+    for r in range(rows):
+        off = t[r].abs()[:, None, None] - size
+        loss = u[r][:, None, None] * off**2
+        loss = loss.masked_fill(level > torch.stack([last[r] for last in largest], 1)[:, :, None], torch.inf)
+        branch = loss[:, :, None] + price[:, around[r]].transpose(0, 1)[:, : len(size)][..., level.clamp(max=most)]
+        total = (cost.view(cols, states, previous, 1) + branch[:, quantizer]).reshape(cols, len(following))
+        cost = torch.full_like(cost, torch.inf)
+        for node in range(states * previous):
+            edges = torch.nonzero(following == node)[:, 0]
+            if len(edges):
+                least, which = total[:, edges].min(dim=1)
+                cost[:, node], came[r, :, node] = least, edges[which]
+    at = cost.argmin(dim=1)
+    found = torch.zeros(rows, cols, dtype=torch.int64)
+    for r in reversed(range(rows)):
+        edge = came[r].gather(1, at[:, None])[:, 0]
+        at, k = edge // len(level), edge % len(level)
+        found[r] = size[quantizer[at // previous], k] * t[r].sign().long()
+    return found.to(target.device)

@@ -1,7 +1,7 @@
-"""The walk through the trellis, compiled: integers to the levels that are coded, and back."""
+"""The trellis, compiled: integers to the levels that are coded and back, and the best path down a column."""
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int32, Int64, UInt8
 
 from nbquant.kernels.compiled import compiled
 
@@ -59,3 +59,85 @@ def states(
         for j in range(level.shape[1]):
             out[i, j] = state[j]
             state[j] = transition[state[j], level[i, j] & 1]
+
+
+@compiled()
+def viterbi(
+    target: Float[np.ndarray, "cols rows"],
+    weight: Float[np.ndarray, "cols rows"],
+    step: float,
+    price: Float[np.ndarray, "quantizers neighbours previous levels"],
+    neighbour_class: UInt8[np.ndarray, "cols rows"],
+    transition: UInt8[np.ndarray, "states 2"],
+    out: Int32[np.ndarray, "cols rows"],
+) -> None:
+    """See :func:`nbquant.kernels.reference.viterbi`; a column is a row here, and ``price`` is λ times the bits.
+
+    From a node (a state and a class of the level above) a path goes on by one of few branches: a level of a class of
+    its own, or the best of the rest with each parity. What a branch costs depends on the quantizer and the class of
+    the node alone, so that it is found once for all states that share them.
+    """
+    cols, rows = target.shape
+    states, quantizers, previous, most = len(transition), price.shape[0], price.shape[2], price.shape[3] - 1
+    parities = 2 if states > 1 else 1
+    rest = previous - 1  # from this level on, and so from this branch on, levels share a class
+    nodes, branches = states * previous, rest + parities
+    per = states // quantizers
+    following = np.empty((states, branches), np.int64)
+    for s in range(states):
+        for b in range(branches):
+            following[s, b] = transition[s, b & 1] * previous + min(b, rest)
+    lowest = np.empty(price.shape[:3])
+    for q in range(quantizers):
+        for a in range(price.shape[1]):
+            for p in range(previous):
+                lowest[q, a, p] = price[q, a, p].min()
+    cost, grown = np.empty(nodes), np.empty(nodes)
+    best, level = np.empty((quantizers, previous, branches)), np.zeros((quantizers, previous, branches), np.int32)
+    came, chosen = np.zeros((rows, nodes), np.uint8), np.zeros((rows, nodes), np.int32)
+    for c in range(cols):
+        cost[:] = np.inf
+        cost[0] = 0.0
+        for r in range(rows):
+            x, u, a = abs(target[c, r]) / step, weight[c, r] * step * step, neighbour_class[c, r]
+            for q in range(quantizers):
+                last = (int(x) if states == 1 else int(x + q) >> 1) + 1
+                best[q] = np.inf
+                for k in range(last, rest - 1, -1):
+                    off = x - (k if states == 1 else 2 * k - (q == 1 and k > 0))
+                    loss = u * off * off
+                    b = rest + ((k - rest) & 1 if parities == 2 else 0)
+                    wins = off < 0
+                    for p in range(previous):
+                        total = loss + price[q, a, p, min(k, most)]
+                        if total < best[q, p, b]:
+                            best[q, p, b] = total
+                            level[q, p, b] = k
+                        for other in range(rest, branches):
+                            wins |= loss + lowest[q, a, p] < best[q, p, other]
+                    if not wins:  # and none below it does
+                        break
+                for k in range(min(rest, last + 1)):
+                    off = x - (k if states == 1 else 2 * k - (q == 1 and k > 0))
+                    for p in range(previous):
+                        best[q, p, k] = u * off * off + price[q, a, p, min(k, most)]
+                        level[q, p, k] = k
+            grown[:] = np.inf
+            for s in range(states):
+                q = s // per
+                for p in range(previous):
+                    if cost[s * previous + p] == np.inf:
+                        continue
+                    for b in range(branches):
+                        total, to = cost[s * previous + p] + best[q, p, b], following[s, b]
+                        if total < grown[to]:
+                            grown[to] = total
+                            came[r, to] = s * previous + p
+                            chosen[r, to] = level[q, p, b]
+            cost, grown = grown, cost
+        node = cost.argmin()
+        for r in range(rows - 1, -1, -1):
+            k, before = chosen[r, node], came[r, node]
+            m = k if states == 1 else 2 * k - (before // previous >= per and k > 0)
+            out[c, r] = m if target[c, r] >= 0 else -m
+            node = before
