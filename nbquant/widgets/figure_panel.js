@@ -310,21 +310,22 @@ function render({ model, el }) {
     node.dataset.revision = String(state.revision);
   }
 
+  // The first to be drawn. One without a size (in a hidden tab, or not yet attached) waits for the ResizeObserver.
+  const next = () => names.find((name) => (stale.has(name) || resized.has(name)) && visible(nodes.get(name)));
+
   // A drag sends states faster than they can be drawn: each frame draws the newest of each stale figure, once.
   async function drawStale() {
     frame = 0;
     if (drawing || disposed) return;
     drawing = true;
     try {
-      for (const name of names) {
-        if (disposed) break;
+      for (let name = next(); name && !disposed; name = next()) {
         const node = nodes.get(name);
-        // A figure without a size (a hidden tab, or not yet attached) waits for the ResizeObserver.
-        if (!visible(node)) continue;
+        const isFirst = node.dataset.revision === undefined;
         if (stale.delete(name)) {
           resized.delete(name);
           // The first pictures of all figures together block the page too long for other widgets to be made in time.
-          if (node.dataset.revision === undefined) await new Promise((done) => setTimeout(done));
+          if (isFirst) await new Promise((done) => setTimeout(done));
           if (disposed) break;
           try {
             await draw(name);
@@ -334,14 +335,14 @@ function render({ model, el }) {
             node.dataset.error = String(error);
             console.error(`nbquant: cannot draw ${name}`, error);
           }
-        } else if (resized.delete(name) && node.dataset.revision !== undefined) {
+        } else if (resized.delete(name) && !isFirst) {
           await Plotly.relayout(node, { width: node.clientWidth, height: node.clientHeight });
         }
       }
     } finally {
       drawing = false;
     }
-    if (names.some((name) => (stale.has(name) || resized.has(name)) && visible(nodes.get(name)))) schedule();
+    if (next()) schedule();
   }
 
   // A late figure takes no room before it has something to show.
@@ -471,6 +472,7 @@ function render({ model, el }) {
     root?.addEventListener("focusin", keepKeys);
   });
 
+  loadPlotly().catch(() => null); // meanwhile there will be something to draw; what fails is told then
   describe();
   reveal();
   resize();

@@ -44,7 +44,7 @@ class PanelLink:
         self._answering = False
         redraw: dict[str, Callable[[], None]] = {
             "table": self._show_table,
-            "point": self._show_now,
+            "point": self._show_point,
             "by_hand": self._show_now,
             "exact": self._show_exact,
             "finetuned": self._show_exact,
@@ -158,6 +158,12 @@ class PanelLink:
 
     def _show_table(self) -> None:
         self.panel.table = {} if self.state.table is None else vars(self.state.table)
+
+    def _show_point(self) -> None:
+        # With the first point the cells of the histogram are known, and need not wait for the other curves.
+        if not self.panel.revision("histogram"):
+            self._draw("histogram")
+        self._show_now()
 
     def _show_now(self) -> None:
         if self._answering or self.state.point is None or self.state.statistics is None:

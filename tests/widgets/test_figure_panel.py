@@ -2,17 +2,17 @@ import base64
 import gzip
 import json
 import re
+from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import traitlets
-from plotly.offline import get_plotlyjs
 
 from nbquant.views import theme
 from nbquant.views.palette import LEDGER_COLOURS, method_style
-from nbquant.widgets.figure_panel import FigurePanel
+from nbquant.widgets.figure_panel import PLOTLY_JS, PLOTLY_VERSION, FigurePanel
 
 
 def line(*y, **layout):
@@ -105,8 +105,12 @@ def test_panels_may_hold_other_figures():
 
 def test_front_end_holds_plotly_packed_once_and_fetches_nothing(panel):
     (packed,) = re.findall('const PACKED = "([^"]+)";', panel._esm)
-    assert gzip.decompress(base64.b64decode(packed)).decode().count(get_plotlyjs()) == 1
-    assert len(panel._esm) < 0.5 * len(get_plotlyjs())
+    script = gzip.decompress(base64.b64decode(packed)).decode()
+    published = (files("nbquant.widgets") / PLOTLY_JS).read_text(encoding="utf-8")
+    assert f" v{PLOTLY_VERSION}\n" in published[:100]
+    assert script.count("this, (() => {\n") == 1  # its body in brackets, and nothing else changed
+    unchanged = script.replace("this, (() => {\n", "this, () => {\n").replace("})));", "}));")
+    assert unchanged.count(published.rstrip()) == 1
     own = panel._esm.replace(packed, "")
     assert "http:" not in own
     assert "https:" not in own
