@@ -1,0 +1,175 @@
+"""Integers of a group of tensors that share a step or a code: paths of least J, found in turn with what levels cost."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int32, UInt8
+from torch import Tensor
+
+from nbquant.coding.trellis import levels_of, states_of
+from nbquant.kernels import dispatch
+
+CLASSES = 3  # of a neighbour's level: 0, 1 and more
+MOST_LEVELS = 255  # with costs of their own
+PRIOR = 8.0  # members that the costs of all classes together count for in each
+TOLERANCE = 1e-4  # of J: what falls by less has settled
+MOST_TURNS = 25
+LARGEST = 1 << 30  # integers
+FIXED = 1e6  # λ: no path is so much cheaper that it moves a pruned weight
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """One tensor as the trellis sees it.
+
+    Attributes:
+        target: Weights w.
+        weight: What squared errors count, ½h.
+        group: Whose step it shares.
+        code: Whose costs it shares.
+        step: Step Δ.
+        integers: Integers m of the best path so far; None before there is one.
+    """
+
+    target: Float[Tensor, "rows cols"]
+    weight: Float[Tensor, "rows cols"]
+    group: str
+    code: str
+    step: float
+    integers: Int32[Tensor, "rows cols"] | None = None
+
+    @property
+    def levels(self) -> tuple[Int[np.ndarray, "rows cols"], Int[np.ndarray, "rows cols"]]:
+        """Levels of the integers, and which of the quantizers was in force."""
+        assert self.integers is not None
+        rows, cols = self.target.shape
+        level = levels_of(self.integers.cpu().numpy(), rows, cols)
+        return level, (states_of(level, rows, cols) >= 4).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """Integers, steps, and what they cost.
+
+    Attributes:
+        matrices: The tensors with their integers.
+        loss: Σ ½h (w − mΔ)².
+        bits: Ideal bits of the levels, given the quantizer in force and the classes of the neighbours.
+    """
+
+    matrices: tuple[Matrix, ...]
+    loss: float
+    bits: float
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of a tensor: its first axis and the others; of one axis, a single column.
+
+    A column is where weights are dependent, so that a vector must lie along one.
+    """
+    rows = shape[0] if shape else 1
+    return rows, int(np.prod(shape[1:], dtype=np.int64))
+
+
+def find_paths(matrices: Sequence[Matrix], lmbda: float, fixed_step: bool, ticks: Iterator[object]) -> Paths:
+    """Paths of least J = Σ ½h (w − mΔ)² + λ · bits, until J stops falling.
+
+    Begins with the nearest path. In turn: what levels cost, counted on the paths; the best paths at those costs; the
+    best steps of those integers. The neighbour to the left is that of the turn before, so that columns are independent.
+
+    Args:
+        matrices: The tensors with the steps to begin with.
+        lmbda: λ [loss/bit].
+        fixed_step: Whether the steps stay as they are.
+        ticks: Advanced before each tensor of each turn; may raise to cancel.
+
+    Raises:
+        ValueError: A step too small for the weights.
+    """
+    for m in matrices:
+        reach = float(m.target.abs().max()) if m.target.numel() else 0.0
+        if not reach < LARGEST * m.step:
+            raise ValueError(
+                f"step must be above {reach / LARGEST:.3g} for weights up to {reach:.3g}, but is {m.step:.3g}: "
+                "pass a larger one, or a larger lmbda"
+            )
+    free = {m.code: np.zeros((2, 1, 1, 1), np.float32) for m in matrices}
+    best = None
+    for _ in range(MOST_TURNS):
+        found = tuple(_walked(m, free[m.code], lmbda if best else 0.0, ticks) for m in matrices)
+        if not fixed_step:
+            found = _stepped(found)
+        costs, bits = _costs(found)
+        paths = Paths(found, sum(_loss(m) for m in found), bits)
+        if best and _price(best, lmbda) - _price(paths, lmbda) < TOLERANCE * _price(best, lmbda):
+            return min(best, paths, key=lambda p: _price(p, lmbda))
+        best, matrices, free = paths, found, costs
+    assert best
+    return best
+
+
+def _price(paths: Paths, lmbda: float) -> float:
+    return paths.loss + lmbda * paths.bits
+
+
+def _walked(matrix: Matrix, costs: Float[np.ndarray, "2 l p k"], lmbda: float, ticks: Iterator[object]) -> Matrix:
+    next(ticks, None)
+    around = None
+    if matrix.integers is not None:
+        around = torch.from_numpy(_left(matrix.levels[0])).to(matrix.target.device)
+    table = torch.from_numpy(costs)
+    integers = dispatch.viterbi(matrix.target, matrix.weight, matrix.step, table, around, lmbda)
+    return replace(matrix, integers=integers)
+
+
+def _left(level: Int[np.ndarray, "rows cols"]) -> UInt8[np.ndarray, "rows cols"]:
+    """Class of the level to the left of each."""
+    size = np.abs(level).clip(max=CLASSES - 1).astype(np.uint8)
+    return np.pad(size, ((0, 0), (1, 0)))[:, :-1]
+
+
+def _stepped(matrices: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
+    """The same integers with the steps of least loss, rounded as they are stored."""
+    sums: dict[str, np.ndarray] = {}
+    for m in matrices:
+        assert m.integers is not None
+        times = m.weight.double() * m.integers
+        pair = np.array([float((times * m.target).sum()), float((times * m.integers).sum())])
+        sums[m.group] = sums.get(m.group, 0.0) + pair
+    best = {group: float(np.float32(a / b)) if a > 0 and b > 0 else 0.0 for group, (a, b) in sums.items()}
+    return tuple(replace(m, step=best[m.group] or m.step) for m in matrices)
+
+
+def _loss(matrix: Matrix) -> float:
+    assert matrix.integers is not None
+    off = matrix.target.double() - matrix.integers * matrix.step
+    return float((matrix.weight.double() * off * off).sum())
+
+
+def _costs(matrices: Sequence[Matrix]) -> tuple[dict[str, Float[np.ndarray, "2 l p k"]], float]:
+    """Bits of levels for each code, and of all levels together.
+
+    Counted for each quantizer, class to the left and class above; few members lean on those of all classes.
+    """
+    tables, total = {}, 0.0
+    for code in dict.fromkeys(m.code for m in matrices):
+        levels = [m.levels for m in matrices if m.code == code]
+        most = min(max((int(np.abs(k).max(initial=0)) for k, _ in levels), default=0) + 1, MOST_LEVELS)
+        shape = (2, CLASSES, CLASSES, most + 1)
+        counts, signs = np.zeros(np.prod(shape)), 0
+        for k, q in levels:
+            size = np.abs(k)
+            above = np.pad(size.clip(max=CLASSES - 1), ((1, 0), (0, 0)))[:-1]
+            at = ((q * CLASSES + _left(k)) * CLASSES + above) * (most + 1) + size.clip(max=most)
+            counts += np.bincount(at.ravel(), minlength=len(counts))
+            signs += int((size > 0).sum())
+        n = counts.reshape(shape)
+        of_all = n.sum(axis=(1, 2), keepdims=True) + 0.5
+        share = n + PRIOR * of_all / of_all.sum(axis=-1, keepdims=True)
+        bits = np.log2(share.sum(axis=-1, keepdims=True) / share)
+        total += float((n * bits).sum()) + signs
+        bits[..., 1:] += 1
+        tables[code] = bits.astype(np.float32)
+    return tables, total
