@@ -138,15 +138,18 @@ def decompress(file: Path, out: Path) -> None:
 
 
 @commands.command(context_settings={"ignore_unknown_options": True}, short_help="Open the explorer in JupyterLab.")
-@click.argument("checkpoint", type=_EXISTING, required=False)
 @click.option("--sensitivity", type=_EXISTING, help="Safetensors file of the checkpoint's sensitivities.")
-@click.argument("jupyter", nargs=-1, type=click.UNPROCESSED)
-def explore(checkpoint: Path | None, sensitivity: Path | None, jupyter: tuple[str, ...]) -> None:
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[CHECKPOINT] [JUPYTER]...")
+def explore(sensitivity: Path | None, arguments: tuple[str, ...]) -> None:
     """Open the explorer in JupyterLab, on CHECKPOINT or on a bundled network.
 
     The notebook is made in the current folder, unless one of its name is there already: then that is opened. Further
     options go to JupyterLab, for example --port=9000 or --no-browser.
     """
+    # An argument of its own would take JupyterLab's first option for the path, where there is none.
+    is_named = bool(arguments) and not arguments[0].startswith("-")
+    checkpoint = _EXISTING(arguments[0]) if is_named else None
+    jupyter = arguments[1:] if is_named else arguments
     notebook = Path(f"explore-{checkpoint.resolve().stem if checkpoint else 'lenet5-fashion'}.ipynb")
     if not notebook.exists():
         nbformat.write(_notebook(checkpoint, sensitivity), notebook)

@@ -198,7 +198,8 @@ def test_explore_opens_a_notebook_that_it_does_not_overwrite(capsys, small, tmp_
     run(capsys, "explore", small)
     assert started[-1][1][3:] == ["explore-small.ipynb", "--allow-root"]
     assert notebook.read_text() == "mine"
-    run(capsys, "explore")
+    run(capsys, "explore", "--no-browser")
+    assert started[-1][1][3:] == ["explore-lenet5-fashion.ipynb", "--allow-root", "--no-browser"]
     source = nbformat.read(tmp_path / "explore-lenet5-fashion.ipynb", 4).cells[0].source
     assert 'nq.zoo.load("lenet5-fashion")' in source
     compile(source, "cell", "exec")
