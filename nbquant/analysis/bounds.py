@@ -79,6 +79,7 @@ def rate_distortion_bound(
     lmbdas: Sequence[float] | Float[np.ndarray, " p"] | None = None,
     distortions: Sequence[float] | Float[np.ndarray, " p"] | None = None,
     side: Side = "encoder",
+    per_layer: bool = False,
     gap: float = 0.005,
     progress: Progress = True,
 ) -> Bound:
@@ -111,6 +112,8 @@ def rate_distortion_bound(
         distortions: D [loss/weight] to come near to instead, within a percent; without either, 12 λ.
         side: "encoder": only the encoder knows h. "both": the decoder is told, free of charge, the half-octave of h of
             each weight, and may have other reproduction values in each: the conditional R(D).
+        per_layer: Of statistics, each layer is a source of its own, at one slope: what codes that know the layer of a
+            weight, as those with a codebook for each layer do, cannot pass.
         gap: What the iteration may leave [bit/weight]; 0.05 is good for a preview.
         progress: See :data:`nbquant.progress.Progress`.
 
@@ -124,9 +127,9 @@ def rate_distortion_bound(
     Source: Blahut 1972; Arimoto 1972; the dual: Gallager 1968, theorem 9.4.1; Csiszár 1974.
     """
     _check(lmbdas, distortions, side, gap)
-    whole = BoundSource.of(source)
-    groups = [whole.of_row(r) for r in range(whole.row.max() + 1)] if side == "both" else [whole]
-    worst = _single_level(groups, whole.count)
+    groups = _groups(source, side, per_layer)
+    count = sum(group.count for group in groups)
+    worst = _single_level(groups, count)
     if worst <= 0:
         raise ValueError("weights must differ, but all are the same: no bits are needed")
     if distortions is not None:
@@ -140,10 +143,28 @@ def rate_distortion_bound(
     points = []
     for value in track(list(lmbdas if distortions is None else distortions), "bound", progress):  # type: ignore[arg-type]
         if distortions is None:
-            points.append(_point(groups, whole.count, math.log(2) / value, gap * math.log(2)))
+            points.append(_point(groups, count, math.log(2) / value, gap * math.log(2)))
         else:
-            points.append(_point_near(groups, whole.count, value, gap * math.log(2)))
-    return _bound(points, whole.count)
+            points.append(_point_near(groups, count, value, gap * math.log(2)))
+    return _bound(points, count)
+
+
+def largest_distortion(source: Statistics | Histogram, per_layer: bool = False) -> float:
+    """D that no bits at all give: a single reproduction value, or one for each layer [loss/weight]."""
+    groups = _groups(source, "encoder", per_layer)
+    return _single_level(groups, sum(group.count for group in groups))
+
+
+def _groups(source: Statistics | Histogram, side: Side, per_layer: bool) -> list[BoundSource]:
+    """Sources whose reproduction values the decoder may tell apart free of charge."""
+    if not per_layer:
+        parts = [BoundSource.of(source)]
+    elif isinstance(source, Statistics):
+        layers = dict.fromkeys(t.layer for t in source.tensors if len(t.histogram))
+        parts = [BoundSource.of(source.part([layer])) for layer in layers]
+    else:
+        raise ValueError("per_layer requires the statistics of a selection, but a histogram came: it knows no layers")
+    return [p.of_row(r) for p in parts for r in range(p.row.max() + 1)] if side == "both" else parts
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nbquant.kernels import dispatch
-from nbquant.nested import call
+from nbquant.nested import call, map_tensors
 from nbquant.progress import Progress, track
 from nbquant.quantization.quantized import Quantized
 from nbquant.sensitivity.batch import Batch
@@ -29,6 +29,7 @@ class LossPrediction:
         quadratic: ½ δᵀHδ, with the full Hessian H of the loss before.
         measured: The loss after, less the loss before.
         samples: Number of samples that all but ``diagonal`` are the mean over.
+        gauss_newton: ½ δᵀGδ, with the Gauss-Newton matrix G = mean JᵀH_zJ of the outputs z before; None if not wanted.
     """
 
     gradient: float
@@ -36,6 +37,7 @@ class LossPrediction:
     quadratic: float
     measured: float
     samples: int
+    gauss_newton: float | None = None
 
     @property
     def second_order(self) -> float:
@@ -50,11 +52,14 @@ def predict_loss(
     sensitivity: Mapping[str, Tensor] | None,
     loss: Loss | None = None,
     progress: Progress = True,
+    *,
+    gauss_newton: bool = False,
 ) -> LossPrediction:
     """Predict the change of the loss by its derivatives, and measure it on the same batches.
 
-    Each batch is gone through twice forward and twice backward, with the graph of one batch in memory at a time. The
-    model is evaluated in eval mode and left as it was found: modes, gradients, random state.
+    Each batch is gone through twice forward and twice backward, and with the Gauss-Newton matrix once more forward and
+    twice backward, with one graph in memory at a time. The model is evaluated in eval mode and left as it was found:
+    modes, gradients, random state.
 
     Args:
         model: The model selected from.
@@ -63,6 +68,7 @@ def predict_loss(
         sensitivity: Parameter name -> h [loss/weight²], taken as they are; None is h = 1.
         loss: Loss of a batch from (output, target), the mean over its samples; cross-entropy if None.
         progress: See :data:`nbquant.progress.Progress`; counts batches.
+        gauss_newton: Whether ½ δᵀGδ is wanted; the loss must then know the parameters by the output only.
 
     Raises:
         TypeError: A loss that gives no tensor.
@@ -77,15 +83,16 @@ def predict_loss(
     change = {name: after.get_parameter(name).detach() - p.detach() for name, p in parameters.items()}
     counted = track(batches, "prediction", progress)
     problem = Problem(model, parameters, counted, loss or functional.cross_entropy, progress=False)
-    totals, samples = np.zeros(3), 0
+    totals, samples = np.zeros(4), 0
     with undisturbed(model, parameters.values()), second_order():
         for batch in problem:
             gradient, quadratic = _derivatives(problem, batch, change, first=samples == 0)
             measured = _loss(problem, after, batch) - _loss(problem, model, batch)
-            totals += batch.size * np.array([gradient, quadratic, measured])
+            curvature = _gauss_newton(problem, batch, change) if gauss_newton else 0.0
+            totals += batch.size * np.array([gradient, quadratic, measured, curvature])
             samples += batch.size
-    gradient, quadratic, measured = (totals / samples).tolist()
-    return LossPrediction(gradient, diagonal, quadratic, measured, samples)
+    gradient, quadratic, measured, curvature = (totals / samples).tolist()
+    return LossPrediction(gradient, diagonal, quadratic, measured, samples, curvature if gauss_newton else None)
 
 
 def _diagonal(
@@ -119,6 +126,42 @@ def _derivatives(problem: Problem, batch: Batch, change: Mapping[str, Tensor], f
         [g for g, _ in curved], parameters, [d for _, d in curved], allow_unused=True, materialize_grads=True
     )
     return slope, 0.5 * _dot(products, steps)
+
+
+def _gauss_newton(problem: Problem, batch: Batch, change: Mapping[str, Tensor]) -> float:
+    """½ (Jδ)ᵀ H_z (Jδ) of one batch, H_z the Hessian of its mean loss for its outputs z.
+
+    Jδ comes of going back twice, as forward-mode derivatives lack operations that the Hessian above has: Jᵀv is linear
+    in v, and the gradient of (Jᵀv)ᵀδ for v is Jδ.
+    """
+    output = problem.call(batch)
+    found: dict[int, Tensor] = {}
+    map_tensors(lambda z: found.setdefault(id(z), z), output)
+    outputs = [z for z in found.values() if z.requires_grad]
+    if not outputs:
+        return 0.0
+    dummies = [torch.zeros_like(z, requires_grad=True) for z in outputs]
+    parameters = list(problem.parameters.values())
+    back = torch.autograd.grad(
+        outputs, parameters, dummies, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    pairs = [(b, d) for b, d in zip(back, change.values(), strict=True) if b.requires_grad]
+    if not pairs:
+        return 0.0
+    moved = torch.autograd.grad(
+        [b for b, _ in pairs], dummies, [d for _, d in pairs], allow_unused=True, materialize_grads=True
+    )
+    replaced = {id(z): z.detach().requires_grad_(True) for z in outputs}
+    loss = problem.mean_loss(map_tensors(lambda z: replaced.get(id(z), z), output), batch)
+    leaves = [replaced[id(z)] for z in outputs]
+    slopes = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
+    curved = [(s, u) for s, u in zip(slopes, moved, strict=True) if s.requires_grad]
+    if not curved:
+        return 0.0
+    products = torch.autograd.grad(
+        [s for s, _ in curved], leaves, [u for _, u in curved], allow_unused=True, materialize_grads=True
+    )
+    return 0.5 * _dot(products, moved)
 
 
 def _dot(left: Iterable[Float[Tensor, "..."]], right: Iterable[Float[Tensor, "..."]]) -> float:

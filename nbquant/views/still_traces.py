@@ -67,16 +67,18 @@ def draw_annotation(axes: Axes, annotation: Mapping[str, Any]) -> None:
 
 def _bars(axes: Axes, trace: Mapping[str, Any], order: float) -> None:
     marker = trace["marker"]
-    axes.bar(
-        np.asarray(trace["x"]),
-        np.asarray(trace["y"]),
-        np.asarray(trace["width"]),
-        color=on_white(marker["color"]),
-        alpha=marker.get("opacity", 1.0),
-        linewidth=0,
-        zorder=order,
-        label=plain(trace.get("name", "")),
-    )
+    across, along = np.asarray(trace["x"]), np.asarray(trace["y"])
+    look = {
+        "color": [on_white(c) for c in _each(marker["color"], across)],
+        "alpha": marker.get("opacity", 1.0),
+        "linewidth": 0,
+        "zorder": order,
+        "label": plain(trace.get("name", "")),
+    }
+    if trace.get("orientation") == "h":
+        axes.barh(along, across, np.asarray(trace["width"]), left=np.asarray(trace.get("base", 0)), **look)
+    else:
+        axes.bar(across, along, np.asarray(trace["width"]), bottom=np.asarray(trace.get("base", 0)), **look)
 
 
 def _scatter(axes: Axes, trace: Mapping[str, Any], order: float) -> None:

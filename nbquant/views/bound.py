@@ -1,0 +1,114 @@
+"""The bound, and what is known beside it, as lines for the rate-distortion figure."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from nbquant.analysis.bounds import ENTROPY_CODED_SCALAR_GAP, Bound, shannon_lower_bound
+from nbquant.analysis.statistics import Statistics
+from nbquant.views import theme
+from nbquant.views.palette import ORANGE, PURPLE, SKY
+
+_LEAST_RATE = 0.05  # bit/weight: ratios beyond are off every picture
+_LINES = (
+    ("lower", "bound, certified", PURPLE, "dot", 1.5),
+    ("rate", "bound R(D), reached", PURPLE, "solid", 2.5),
+    ("scalar", "R(D) + 0.2546: scalar at high rate", ORANGE, "dashdot", 2),
+    ("shannon", "Shannon's lower bound", SKY, "dash", 1.5),
+)
+
+
+@dataclass(frozen=True)
+class BoundData:
+    """Numbers behind the lines, by falling distortion; rates are bare, without tables or codebook.
+
+    Attributes:
+        distortion: D [loss/weight].
+        predicted_loss: N·D [loss].
+        lower: Certified: no code has less [bit/weight].
+        rate: R(D) as reached [bit/weight].
+        scalar: R(D) and what entropy-coded scalar quantization needs above it at high rates [bit/weight].
+        shannon: The weighted Shannon lower bound; 0 where it says nothing [bit/weight].
+        source_bits: Bits of a weight as it is stored now.
+    """
+
+    distortion: Float[ndarray, " p"]
+    predicted_loss: Float[ndarray, " p"]
+    lower: Float[ndarray, " p"]
+    rate: Float[ndarray, " p"]
+    scalar: Float[ndarray, " p"]
+    shannon: Float[ndarray, " p"]
+    source_bits: float
+
+
+def bound_data(bound: Bound, statistics: Statistics) -> BoundData:
+    """Put the lines beside each other.
+
+    Args:
+        bound: From :func:`nbquant.analysis.bounds.rate_distortion_bound`.
+        statistics: What it was computed of.
+    """
+    order = np.argsort(-bound.distortion)
+    distortion = bound.distortion[order]
+    return BoundData(
+        distortion=distortion,
+        predicted_loss=bound.predicted_loss[order],
+        lower=bound.lower[order],
+        rate=bound.rate[order],
+        scalar=bound.rate[order] + ENTROPY_CODED_SCALAR_GAP,
+        shannon=shannon_lower_bound(statistics, distortion),
+        source_bits=statistics.source_bits / statistics.weights,
+    )
+
+
+def bound_table(data: BoundData) -> pd.DataFrame:
+    """One row a point, those that the figure leaves out too."""
+    return pd.DataFrame(
+        {
+            "distortion [loss/weight]": data.distortion,
+            "predicted loss increase [loss]": data.predicted_loss,
+            "certified [bit/weight]": data.lower,
+            "R(D) [bit/weight]": data.rate,
+            "R(D) + 0.2546 [bit/weight]": data.scalar,
+            "Shannon [bit/weight]": data.shannon,
+            "highest compression ratio": data.source_bits / np.where(data.lower > 0, data.lower, np.nan),
+        }
+    )
+
+
+def bound_traces(
+    data: BoundData, *, over: Literal["compression_ratio", "rate"] = "compression_ratio", legend: str = "legend"
+) -> list[theme.Trace]:
+    """Lines to be drawn under the curves of the methods: predicted loss over compression ratio, or over rate.
+
+    Args:
+        data: What :func:`bound_data` gives.
+        over: What the x axis has.
+        legend: Which of the figure's legends names them.
+    """
+    return [_line(data, key, name, colour, dash, width, over, legend) for key, name, colour, dash, width in _LINES]
+
+
+def _line(
+    data: BoundData, key: str, name: str, colour: str, dash: str, width: float, over: str, legend: str
+) -> theme.Trace:
+    rate = getattr(data, key)
+    kept: Bool[ndarray, " p"] = rate >= _LEAST_RATE
+    ratio = data.source_bits / np.maximum(rate[kept], _LEAST_RATE)
+    return {
+        "type": "scatter",
+        "x": ratio if over == "compression_ratio" else rate[kept],
+        "y": data.predicted_loss[kept],
+        "customdata": np.stack([rate[kept], ratio], 1),
+        "mode": "lines",
+        "line": {"color": colour, "dash": dash, "width": width},
+        "name": name,
+        "showlegend": True,
+        "legend": legend,
+        "hovertemplate": f"<b>{name}</b><br>%{{customdata[1]:.2f}}×, %{{customdata[0]:.3f}} bit/weight<br>"
+        "predicted loss +%{y:.3g}<extra></extra>",
+    }

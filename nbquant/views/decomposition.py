@@ -1,0 +1,191 @@
+"""What second-order predictions of the loss are worth: each against what was measured, over rates and methods."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from nbquant.analysis.decomposition import OFF, is_off
+from nbquant.views import theme
+from nbquant.views.palette import BLUE, GREEN, VERMILION
+
+_DECADES = 7.0  # below the greatest
+_KINDS = (
+    ("diagonal", "½Σhδ²", "circle", BLUE),
+    ("gauss_newton", "gᵀδ + ½δᵀGδ", "square", GREEN),
+    ("second_order", "gᵀδ + ½δᵀHδ", "diamond", VERMILION),
+)
+
+
+@dataclass(frozen=True)
+class DecompositionData:
+    """Numbers behind the figure, an entry a quantization.
+
+    Attributes:
+        label: What was quantized, and how.
+        compression_ratio: Source bits over all stored bits.
+        terms: gᵀδ, ½Σhδ², ½δᵀHδ and ½δᵀGδ by name [loss].
+        predicted: By name of the prediction [loss].
+        measured: Loss after less loss before [loss].
+        off: Where each prediction is off by more than twofold.
+        limits: Least and greatest loss to show, on both axes.
+        not_shown: Markers that logarithmic axes cannot show, or that lie below the limits.
+    """
+
+    label: tuple[str, ...]
+    compression_ratio: Float[ndarray, " p"]
+    terms: dict[str, Float[ndarray, " p"]]
+    predicted: dict[str, Float[ndarray, " p"]]
+    measured: Float[ndarray, " p"]
+    off: dict[str, Bool[ndarray, " p"]]
+    limits: tuple[float, float]
+    not_shown: int
+
+
+def decomposition_data(rows: pd.DataFrame) -> DecompositionData:
+    """Put predictions beside what was measured, and find the range that shows them.
+
+    Args:
+        rows: From :func:`nbquant.analysis.decomposition.decompose`.
+
+    Raises:
+        ValueError: No rows.
+    """
+    if not len(rows):
+        raise ValueError("at least one row is required, but there is none: pass what decompose() returned.")
+    terms = {n: rows[n].to_numpy(float) for n in ("gradient", "diagonal", "quadratic", "gauss_newton")}
+    measured = rows["measured"].to_numpy(float)
+    predicted = {
+        "diagonal": terms["diagonal"],
+        "gauss_newton": terms["gradient"] + terms["gauss_newton"],
+        "second_order": terms["gradient"] + terms["quadratic"],
+    }
+    pairs = np.concatenate([np.stack([p, measured], 1) for p in predicted.values()])
+    shown = pairs[(np.isfinite(pairs) & (pairs > 0)).all(1)]
+    greatest = float(shown.max()) if len(shown) else 1.0
+    least = max(float(shown.min()), greatest * 10**-_DECADES) if len(shown) else 1e-3
+    return DecompositionData(
+        label=tuple(rows["label"]),
+        compression_ratio=rows["compression_ratio"].to_numpy(float),
+        terms=terms,
+        predicted=predicted,
+        measured=measured,
+        off={n: is_off(p, measured) for n, p in predicted.items()},
+        limits=(least, greatest),
+        not_shown=len(pairs) - int((shown >= least).all(1).sum()),
+    )
+
+
+def decomposition_table(data: DecompositionData) -> pd.DataFrame:
+    """One row a quantization, those that the figure cannot show too."""
+    second = data.predicted["second_order"]
+    return pd.DataFrame(
+        {
+            "what": data.label,
+            "compression ratio": data.compression_ratio,
+            "gᵀδ [loss]": data.terms["gradient"],
+            "½Σhδ² [loss]": data.terms["diagonal"],
+            "½δᵀGδ [loss]": data.terms["gauss_newton"],
+            "½δᵀHδ [loss]": data.terms["quadratic"],
+            "gᵀδ + ½δᵀHδ [loss]": second,
+            "measured [loss]": data.measured,
+            "measured / (gᵀδ + ½δᵀHδ)": np.divide(
+                data.measured, second, out=np.full(len(second), np.nan), where=second != 0
+            ),
+            f"off by more than {OFF:g}×": data.off["second_order"],
+        }
+    )
+
+
+def plot_decomposition(data: DecompositionData) -> go.Figure:
+    """Make a plotly figure of :func:`draw_decomposition`, to be shown or saved by itself.
+
+    Takes what that takes; nothing is shown.
+    """
+    return go.Figure(draw_decomposition(data))
+
+
+def draw_decomposition(data: DecompositionData) -> theme.Figure:
+    """Draw measured against predicted loss, both logarithmic: hollow is off by more than twofold.
+
+    Args:
+        data: What :func:`decomposition_data` gives.
+
+    Returns:
+        The figure as plotly's JSON has it, unvalidated.
+    """
+    low, high = np.log10(data.limits)
+    margin = max(0.06 * (high - low), 0.15)
+    low, high = float(low - margin), float(high + margin)
+    ends = np.array([10**low, 10**high])
+    traces: list[theme.Trace] = [
+        _line(ends, ends, "as predicted", "dash", True),
+        _line(ends, OFF * ends, f"off by {OFF:g}×", "dot", True),
+        _line(ends, ends / OFF, f"off by {OFF:g}×", "dot", False),
+    ]
+    traces += [_markers(data, *kind, hollow) for kind in _KINDS for hollow in (False, True)]
+    step = {"dtick": 1 if high - low < 6 else 2} if high - low > 1.5 else {"dtick": "D2"}
+    settings = {"type": "log", "range": [low, high], "exponentformat": "power", **step}
+    return theme.figure(
+        "Where the second-order picture breaks",
+        _subtitle(data),
+        traces,
+        xaxis=theme.axis("predicted loss increase", **settings),
+        yaxis=theme.axis("measured loss increase", **settings),
+        legend={"bgcolor": "rgba(0,0,0,0)", "xanchor": "left", "x": 0.02, "yanchor": "top", "y": 1},
+        showlegend=True,
+        uirevision="decomposition",
+    )
+
+
+def _line(x: ndarray, y: ndarray, name: str, dash: str, in_legend: bool) -> theme.Trace:
+    return {
+        "type": "scatter",
+        "x": x,
+        "y": y,
+        "mode": "lines",
+        "line": {"color": theme.MUTED, "width": 1, "dash": dash},
+        "hoverinfo": "skip",
+        "showlegend": in_legend,
+        "name": name,
+    }
+
+
+def _markers(data: DecompositionData, key: str, name: str, symbol: str, colour: str, hollow: bool) -> theme.Trace:
+    predicted, measured = data.predicted[key], data.measured
+    here = (predicted >= data.limits[0]) & (measured >= data.limits[0]) & np.isfinite(measured)
+    here &= data.off[key] == hollow
+    return {
+        "type": "scatter",
+        "x": predicted[here],
+        "y": measured[here],
+        "mode": "markers",
+        "marker": {
+            "color": colour,
+            "symbol": symbol + "-open" * hollow,
+            "size": 9,
+            "line": {"width": 2 * hollow},
+        },
+        "name": name + " (off)" * hollow,
+        "showlegend": not hollow,
+        "legendgroup": key,
+        "customdata": [
+            [label, ratio]
+            for label, ratio, shown in zip(data.label, data.compression_ratio, here, strict=True)
+            if shown
+        ],
+        "hovertemplate": f"<b>%{{customdata[0]}}</b>, %{{customdata[1]:.2f}}×<br>{name} = %{{x:.3g}}<br>"
+        "measured %{y:.3g}<extra></extra>",
+    }
+
+
+def _subtitle(data: DecompositionData) -> str:
+    count = len(data.label)
+    parts = [f"{name} {count - int(data.off[key].sum())}" for key, name, _, _ in _KINDS]
+    text = f"within {OFF:g}×, of {count}: {', '.join(parts)} · hollow: off by more"
+    if data.not_shown:
+        text += f" · {data.not_shown} not positive or too small to show: see the table"
+    return text

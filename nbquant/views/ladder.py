@@ -1,0 +1,163 @@
+"""The ledger ladder: stairs from the bound to the file, a step a reason."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jaxtyping import Float
+from numpy import ndarray
+
+from nbquant.views import theme
+from nbquant.views.palette import GREEN, LEDGER_COLOURS, ORANGE, OTHER_PART, PURPLE, SKY
+
+_WIDTH = 0.62  # of a bar, where steps are 1 apart
+_ROOM = 1.17  # to the right of the longest bar, for its number
+_COLOURS = {"bound": PURPLE, "scalar": ORANGE, "quantizer": GREEN} | LEDGER_COLOURS | {"codebook": SKY}
+
+
+@dataclass(frozen=True)
+class LadderData:
+    """Numbers behind the figure, a step each, from the bound to the file.
+
+    Attributes:
+        step: Name.
+        part: Part of the ledger, or "bound", "scalar", "quantizer".
+        start: Rate before it [bit/weight].
+        change: What it adds; below zero where a code gains [bit/weight].
+        reason: Why.
+        total: Rate at the top [bit/weight].
+    """
+
+    step: tuple[str, ...]
+    part: tuple[str, ...]
+    start: Float[ndarray, " s"]
+    change: Float[ndarray, " s"]
+    reason: tuple[str, ...]
+    total: float
+
+
+def ladder_data(steps: pd.DataFrame) -> LadderData:
+    """Lay the steps end to end.
+
+    Args:
+        steps: From :func:`nbquant.analysis.ladder.ladder`.
+
+    Raises:
+        ValueError: No steps.
+    """
+    if not len(steps):
+        raise ValueError("at least one step is required, but there is none: pass what ladder() returned.")
+    change = steps["change"].to_numpy(float)
+    top = np.cumsum(change)
+    return LadderData(
+        tuple(steps["step"]), tuple(steps["part"]), top - change, change, tuple(steps["reason"]), float(top[-1])
+    )
+
+
+def ladder_table(data: LadderData) -> pd.DataFrame:
+    """One row a step, from the bound up, and the total."""
+    return pd.DataFrame(
+        {
+            "step": [*data.step, "total"],
+            "change [bit/weight]": [*data.change, data.total],
+            "rate after it [bit/weight]": [*(data.start + data.change), data.total],
+            "reason": [*data.reason, "all that is stored"],
+        }
+    )
+
+
+def plot_ladder(data: LadderData) -> go.Figure:
+    """Make a plotly figure of :func:`draw_ladder`, to be shown or saved by itself.
+
+    Takes what that takes; nothing is shown.
+    """
+    return go.Figure(draw_ladder(data))
+
+
+def draw_ladder(data: LadderData) -> theme.Figure:
+    """Draw a bar a step, each from where the one above it ends; its number beside it.
+
+    Args:
+        data: What :func:`ladder_data` gives.
+
+    Returns:
+        The figure as plotly's JSON has it, unvalidated.
+    """
+    count = len(data.step)
+    place = np.arange(count + 1.0)
+    start, change = np.append(data.start, 0.0), np.append(data.change, data.total)
+    end = start + change
+    # The space keeps plotly's numbers off the bars.
+    number = [" " + (f"{c:.4f}" if i in (0, count) else f"{c:+.4f}".replace("-", "−")) for i, c in enumerate(change)]
+    reason = [*data.reason, "all that is stored"]
+    name = [*data.step, "total"]
+    edge_x, edge_y = _edges(end, place)
+    longest = float(np.maximum(start, end).max())
+    traces: list[theme.Trace] = [
+        {
+            "type": "scatter",
+            "x": edge_x,
+            "y": edge_y,
+            "mode": "lines",
+            "line": {"color": theme.MUTED, "width": 1.5},
+            "hoverinfo": "skip",
+            "showlegend": False,
+            "name": "where a step ends",
+        },
+        {
+            "type": "bar",
+            "orientation": "h",
+            "x": change,
+            "y": place,
+            "base": start,
+            "width": np.full(count + 1, _WIDTH),
+            "marker": {"color": [*(_COLOURS.get(p, OTHER_PART) for p in data.part), theme.MUTED]},
+            "customdata": list(zip(name, reason, end, strict=True)),
+            "hovertemplate": "<b>%{customdata[0]}</b><br>%{x:+.4f} bit/weight, to %{customdata[2]:.4f}<br>"
+            "%{customdata[1]}<extra></extra>",
+            "showlegend": False,
+            "name": "steps",
+        },
+        {
+            "type": "scatter",
+            "x": np.maximum(start, end),
+            "y": place,
+            "mode": "text",
+            "text": number,
+            "textposition": ["middle right"] * (count + 1),
+            "textfont": {"color": theme.FOREGROUND},
+            "cliponaxis": False,
+            "hoverinfo": "skip",
+            "showlegend": False,
+            "name": "numbers",
+        },
+    ]
+    return theme.figure(
+        "From the bound to what is stored",
+        _subtitle(data),
+        traces,
+        xaxis=theme.axis("rate [bit/weight]", range=[0, _ROOM * longest]),
+        yaxis=theme.axis(
+            "", range=[count + 0.6, -0.6], tickvals=place, ticktext=name, showgrid=False, ticks="", automargin=True
+        ),
+        showlegend=False,
+        uirevision="ladder",
+    )
+
+
+def _edges(end: Float[ndarray, " s"], place: Float[ndarray, " s"]) -> tuple[list[float], list[float]]:
+    """Lines from the end of each step down to the next; NaN between them."""
+    x: list[float] = []
+    y: list[float] = []
+    for i in range(len(end) - 1):
+        x += [end[i], end[i], np.nan]
+        y += [place[i] - _WIDTH / 2, place[i + 1] + _WIDTH / 2, np.nan]
+    return x, y
+
+
+def _subtitle(data: LadderData) -> str:
+    bound = sum(c for c, part in zip(data.change, data.part, strict=True) if part == "bound")
+    text = f"{data.total:.4f} bit/weight stored, {data.total - bound:.4f} above R(D)".replace("-", "−")
+    gains = [f"{name} {c:.4f}".replace("-", "−") for name, c in zip(data.step, data.change, strict=True) if c < -5e-5]
+    return text + (f" · gained: {', '.join(gains)}" if gains else "")

@@ -1,0 +1,64 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from nbquant.views.decomposition import decomposition_data, decomposition_table, draw_decomposition, plot_decomposition
+from nbquant.views.still import still
+
+ROWS = pd.DataFrame(
+    {
+        "label": ["fine", "coarse", "lucky"],
+        "compression_ratio": [5.0, 20.0, 3.0],
+        "gradient": [1e-4, 1e-3, -1e-3],
+        "diagonal": [1e-3, 2e-3, 1e-3],
+        "quadratic": [1e-3, 9e-3, 1e-3],
+        "gauss_newton": [1.1e-3, 1.9e-2, 1e-3],
+        "measured": [1.2e-3, 3e-2, -1e-4],
+    }
+)
+
+
+def test_predictions_are_of_all_terms_and_marked_where_they_are_off():
+    data = decomposition_data(ROWS)
+    np.testing.assert_allclose(data.predicted["second_order"], [1.1e-3, 1e-2, 0])
+    np.testing.assert_allclose(data.predicted["gauss_newton"], [1.2e-3, 2e-2, 0])
+    assert data.off["diagonal"].tolist() == [False, True, True]
+    assert data.off["gauss_newton"].tolist() == [False, False, True]
+    assert data.off["second_order"].tolist() == [False, True, True]
+    assert data.not_shown == 3
+    assert data.limits == (1e-3, 3e-2)
+
+
+def test_hollow_markers_are_those_that_are_off():
+    traces = {t.name: t for t in plot_decomposition(decomposition_data(ROWS)).data}
+    assert list(traces["½Σhδ²"].x) == [1e-3]
+    assert list(traces["½Σhδ² (off)"].y) == [3e-2]
+    assert traces["½Σhδ² (off)"].marker.symbol.endswith("-open")
+    assert len(traces["gᵀδ + ½δᵀGδ (off)"].x) == 0
+    assert traces["gᵀδ + ½δᵀHδ (off)"].customdata[0][0] == "coarse"
+    symbols = {traces[n].marker.symbol for n in ("½Σhδ²", "gᵀδ + ½δᵀGδ", "gᵀδ + ½δᵀHδ")}
+    assert len(symbols) == 3, "no figure rests on colour alone"
+
+
+def test_lines_are_where_predictions_are_right_and_off_twofold():
+    line, above, below = plot_decomposition(decomposition_data(ROWS)).data[:3]
+    np.testing.assert_array_equal(line.x, line.y)
+    np.testing.assert_allclose(above.y, 2 * np.array(above.x))
+    np.testing.assert_allclose(below.y, np.array(below.x) / 2)
+
+
+def test_table_has_every_row_and_the_title_counts():
+    data = decomposition_data(ROWS)
+    table = decomposition_table(data)
+    assert table["off by more than 2×"].tolist() == [False, True, True]
+    assert table["measured [loss]"].tolist() == ROWS["measured"].tolist()
+    title = plot_decomposition(data).layout.title.text
+    assert "of 3: ½Σhδ² 1, gᵀδ + ½δᵀGδ 2, gᵀδ + ½δᵀHδ 1" in title
+    assert "3 not positive" in title
+
+
+def test_it_is_drawn_still_and_nothing_is_refused():
+    (axes,) = still(draw_decomposition(decomposition_data(ROWS))).axes
+    assert axes.get_xlim() == axes.get_ylim()
+    with pytest.raises(ValueError, match="at least one row"):
+        decomposition_data(ROWS[:0])
