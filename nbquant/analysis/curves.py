@@ -1,6 +1,5 @@
 """Rate-distortion curves: every operating point of a method on one selection."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,13 +18,13 @@ from nbquant.quantization.optimal_ecsq import ecsq_hull
 from nbquant.quantization.optimal_kmeans import kmeans_clusters
 from nbquant.quantization.quantizer import Coding, Quantizer
 from nbquant.quantization.selection import Selection
+from nbquant.quantization.steps import Steps, check_steps
 from nbquant.quantization.uniform import Uniform
 
 QUANTIZERS: dict[str, type[KMeans] | type[Uniform] | type[ECSQ]] = {q.method: q for q in (KMeans, Uniform, ECSQ)}
 MOST_KMEANS_LEVELS = 256
 STEPS = 64  # points on the uniform curve
 FINEST_STEP = 2.0**-7  # of the root mean square of the weights
-OFFSETS = (0.0, 0.25, 0.5)  # steps: of a pruned selection, where a cell around zero takes the smallest of both signs
 LMBDAS = 56  # points on the ECSQ curve
 LMBDA_RANGE = (8.0, 1e-8)  # of the distortion of a single level at zero
 
@@ -40,7 +39,9 @@ class Method:
         coding: "huffman" or "fixed" codeword lengths.
         per_layer: A codebook for each layer, or one for the whole selection.
         pinned_zero: For k-means: whether one of the levels is exactly zero.
-        offset: For uniform: where the grid lies [steps]; on the curve of a pruned selection each point has its own.
+        offset: For uniform: where the grid lies [steps]; None is what costs least at each point, as always on the
+            curve of a pruned selection, where a cell around zero takes the smallest of both signs.
+        steps: For uniform: "joint", or "equal slope" for a step of each layer's own.
     """
 
     method: str
@@ -48,13 +49,17 @@ class Method:
     coding: Coding = "huffman"
     per_layer: bool = False
     pinned_zero: bool = False
-    offset: float = 0.0
+    offset: float | None = 0.0
+    steps: Steps = "joint"
 
     def __post_init__(self) -> None:
         if self.method not in QUANTIZERS:
             raise ValueError(f"method must be one of {', '.join(QUANTIZERS)}, but got {self.method!r}")
         if self.pinned_zero and self.method != "kmeans":
             raise ValueError(f"pinned_zero is an option of kmeans, but the method is {self.method!r}: leave it out")
+        if self.steps != "joint" and self.method != "uniform":
+            raise ValueError(f"steps is an option of uniform here, but the method is {self.method!r}: leave it out")
+        check_steps(self.steps, self.per_layer)
 
     @property
     def parameter(self) -> str:
@@ -67,7 +72,7 @@ class Method:
         if self.method == "kmeans":
             options["pinned_zero"] = self.pinned_zero
         if self.method == "uniform":
-            options["offset"] = self.offset
+            options |= {"offset": self.offset, "steps": self.steps}
         options[self.parameter] = int(parameter) if self.method == "kmeans" else float(parameter)
         return QUANTIZERS[self.method](**options)
 
@@ -104,37 +109,23 @@ def point_at(
         statistics: Of the selection.
         near: Point of the same method close by, from which a search may set out.
     """
-    methods = [replace(method, offset=offset) for offset in OFFSETS] if _is_shifted(method, statistics) else [method]
-    return min((operating_point(m.quantizer(parameter), statistics, near) for m in methods), key=_price)
+    quantizer = _freed(method, statistics).quantizer(parameter)
+    if isinstance(quantizer, Uniform):
+        quantizer = quantizer.placed(statistics.cells(method.weighted, quantizer.needs_rows, method.per_layer))
+    return operating_point(quantizer, statistics, near)
 
 
 def _points(method: Method, statistics: Statistics) -> list[OperatingPoint]:
     cells = statistics.cells(method.weighted, QUANTIZERS[method.method].needs_rows, method.per_layer)
     if not cells:
         return []
-    if _is_shifted(method, statistics):
-        shifted = [_points_of(replace(method, offset=offset), cells, statistics) for offset in OFFSETS]
-        return [min(points, key=_price) for points in zip(*shifted, strict=True)]
-    return _points_of(method, cells, statistics)
+    made = {"kmeans": _kmeans, "uniform": _uniform, "ecsq": _ecsq}[method.method](_freed(method, statistics), cells)
+    return [point_of_clusters(quantizer, groups, statistics) for quantizer, groups in zip(*made, strict=True)]
 
 
-def _points_of(method: Method, cells: dict[str, Cells], statistics: Statistics) -> list[OperatingPoint]:
-    values, clusters = {"kmeans": _kmeans, "uniform": _uniform, "ecsq": _ecsq}[method.method](method, cells)
-    return [
-        point_of_clusters(method.quantizer(value), groups, statistics)
-        for value, groups in zip(values, clusters, strict=True)
-    ]
-
-
-def _is_shifted(method: Method, statistics: Statistics) -> bool:
-    return method.method == "uniform" and statistics.pruned
-
-
-def _price(point: OperatingPoint) -> float:
-    """Bits a weight at a given distortion: of two points near each other, for a bit more buys 6 dB less distortion."""
-    weights = sum(int(clusters.counts.sum()) for clusters in point.clusters.values())
-    bits = point.ledger["payload"] / max(weights, 1)
-    return bits + 0.5 * math.log2(point.distortion) if point.distortion > 0 else -math.inf
+def _freed(method: Method, statistics: Statistics) -> Method:
+    """With an offset of each point's own where zeros are left out."""
+    return replace(method, offset=None) if method.method == "uniform" and statistics.pruned else method
 
 
 def curves(
@@ -192,29 +183,29 @@ def _slope(a: OperatingPoint, b: OperatingPoint) -> float:
     return (b.distortion - a.distortion) / (b.rate - a.rate)
 
 
-Values = Sequence[float] | np.ndarray
-Groups = list[dict[str, Clusters]]
+Found = tuple[list[Quantizer], list[dict[str, Clusters]]]
 
 
-def _kmeans(method: Method, cells: dict[str, Cells]) -> tuple[Values, Groups]:
+def _kmeans(method: Method, cells: dict[str, Cells]) -> Found:
     levels = range(1, min(MOST_KMEANS_LEVELS, max(len(c.position) for c in cells.values())) + 1)
     solved = {group: kmeans_clusters(c, levels, method.pinned_zero) for group, c in cells.items()}
-    return levels, [{g: s[i] for g, s in solved.items()} for i in range(len(levels))]
+    return [method.quantizer(k) for k in levels], [{g: s[i] for g, s in solved.items()} for i in range(len(levels))]
 
 
-def _uniform(method: Method, cells: dict[str, Cells]) -> tuple[Values, Groups]:
+def _uniform(method: Method, cells: dict[str, Cells]) -> Found:
     position = np.concatenate([c.position for c in cells.values()])
     counts = np.concatenate([np.diff(c.prefix[:, 0]) for c in cells.values()])
     scale = np.sqrt(np.average(position**2, weights=counts))
-    if scale == 0:
-        return [1.0], [{g: Uniform(1.0, method.offset).clusters(c) for g, c in cells.items()}]
-    steps = np.geomspace(2 * np.abs(position).max(), scale * FINEST_STEP, STEPS)
-    return steps, [{g: Uniform(float(s), method.offset).clusters(c) for g, c in cells.items()} for s in steps]
+    ends = 2 * np.abs(position).max(), scale * FINEST_STEP
+    steps = np.geomspace(*ends, STEPS) if scale > 0 else np.ones(1)
+    grids = [method.quantizer(step) for step in steps]
+    placed: list[Quantizer] = [grid.placed(cells) for grid in grids if isinstance(grid, Uniform)]
+    return placed, [{g: grid.clusters(c) for g, c in cells.items()} for grid in placed]
 
 
-def _ecsq(method: Method, cells: dict[str, Cells]) -> tuple[Values, Groups]:
+def _ecsq(method: Method, cells: dict[str, Cells]) -> Found:
     total = sum(c.prefix[-1] for c in cells.values())
     worst = 0.5 * float(total[3]) / float(total[0])
     lmbdas = np.geomspace(*LMBDA_RANGE, LMBDAS) * (worst if worst > 0 else 1.0)
     solved = {group: ecsq_hull(c, lmbdas) for group, c in cells.items()}
-    return lmbdas, [{g: s[i] for g, s in solved.items()} for i in range(len(lmbdas))]
+    return [method.quantizer(x) for x in lmbdas], [{g: s[i] for g, s in solved.items()} for i in range(len(lmbdas))]

@@ -9,13 +9,14 @@ import numpy as np
 from torch import nn
 
 from nbquant.analysis.curves import Method, curve, point_at
-from nbquant.analysis.operating_point import OperatingPoint, operating_point
+from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.progress import Progress
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.selection import Selection
+from nbquant.quantization.steps import Steps
 from nbquant.storage.write import file_ledger
 
 TRIES = 4  # between two points of the curve
@@ -176,7 +177,7 @@ def _approach(
     for i in range(TRIES):
         share = 0.5 if i % 2 else _share(target, met, missed)
         parameter = float(met.parameter ** (1 - share) * missed.parameter**share)
-        tried = operating_point(method.quantizer(parameter), statistics, near)
+        tried = point_at(method, parameter, statistics, near)
         if not target.met(tried):
             missed = tried
             continue
@@ -197,9 +198,8 @@ def _share(target: Target, met: OperatingPoint, missed: OperatingPoint) -> float
 def method_of(point: OperatingPoint | Quantized) -> Method:
     """The curve that a point lies on."""
     q = point.quantizer
-    return Method(
-        q.method, q.weighted, q.coding, q.per_layer, getattr(q, "pinned_zero", False), getattr(q, "offset", 0.0)
-    )
+    own = {name: getattr(q, name) for name in ("pinned_zero", "offset", "steps") if hasattr(q, name)}
+    return Method(q.method, q.weighted, q.coding, q.per_layer, **own)
 
 
 def fit(
@@ -215,6 +215,8 @@ def fit(
     coding: Coding = "huffman",
     per_layer: bool = False,
     pinned_zero: bool = False,
+    offset: float | None = 0.0,
+    steps: Steps = "joint",
     file_of: nn.Module | str | os.PathLike[str] | None = None,
     progress: Progress = True,
 ) -> Quantized:
@@ -225,8 +227,7 @@ def fit(
 
     Args:
         selection: From :func:`nbquant.select`.
-        method: "kmeans", "uniform" or "ecsq". The grid of "uniform" has a cell centred on zero, unless zeros are left
-            out as pruned: then its offset is what costs least.
+        method: "kmeans", "uniform" or "ecsq".
         ratio: Least compression ratio of the selected weights.
         rate: Largest rate [bit/weight], side information included.
         levels: Largest number of reconstruction values.
@@ -236,6 +237,9 @@ def fit(
         coding: "huffman" or "fixed" codeword lengths.
         per_layer: A codebook for each layer, or one for the whole selection.
         pinned_zero: For k-means: whether one of the levels is exactly zero.
+        offset: For uniform: where the grid lies [steps], 0 with a cell centred on zero; None is what costs least, and
+            so is any where zeros are left out as pruned.
+        steps: For uniform: "joint", or "equal slope" for a step ∝ h̄^(−½) of each layer's own, with ``per_layer``.
         file_of: The module or path of a checkpoint that was selected from: then ``ratio`` is that of the whole file
             that :func:`nbquant.save` writes of it, with its header and all that is not quantized.
         progress: True for progress bars, False for none, or a callable told (done, total), which may raise to cancel.
@@ -249,7 +253,7 @@ def fit(
     if file_of is not None and target.name != "ratio":
         raise ValueError(f"file_of goes with the target ratio, but {target.name} came: leave one of them out.")
     statistics = Statistics.of(selection, progress)
-    points = curve(Method(method, weighted, coding, per_layer, pinned_zero), statistics)
+    points = curve(Method(method, weighted, coding, per_layer, pinned_zero, offset, steps), statistics)
     if file_of is None:
         return fit_to_target(selection, target, points, statistics, progress)
     return _fit_file(selection, target, points, statistics, file_of, progress)

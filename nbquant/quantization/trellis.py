@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Float, Int32
@@ -20,6 +20,7 @@ from nbquant.quantization.quantized import PRUNED, Codebook, Quantized, Quantize
 from nbquant.quantization.quantizer import Coding, Quantizer, Weights, check_options, check_positive
 from nbquant.quantization.rate import code_ledger, is_mostly_zero, lengths_for, position_ledger, tensor_gaps
 from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.steps import Steps, check_steps, mean_sensitivity, step_of_layers
 from nbquant.quantization.validate import (
     require_finite_weight,
     require_positive_somewhere,
@@ -27,45 +28,6 @@ from nbquant.quantization.validate import (
 )
 
 SLOPE = 0.2  # λ over h̄Δ², about what is best from 0.5 to 4 bits a weight
-
-Steps = Literal["joint", "equal slope"]
-STEPS: tuple[Steps, ...] = ("joint", "equal slope")
-
-
-def check_steps(steps: str, per_layer: bool) -> None:
-    """Refuse steps of an unknown kind, or steps a layer on one codebook."""
-    if steps not in STEPS:
-        raise ValueError(f"steps must be one of {', '.join(map(repr, STEPS))}, but got {steps!r}")
-    if steps != "joint" and not per_layer:
-        raise ValueError(f'steps={steps!r} needs a codebook for each layer: pass per_layer=True, or steps="joint"')
-
-
-def mean_sensitivity(selection: Selection) -> float:
-    """h̄ [loss/weight²], of a selection without sensitivities 1."""
-    return sum(_mass(t) for t in selection) / len(selection)
-
-
-def _mass(tensor: SelectedTensor) -> float:
-    h = tensor.sensitivity
-    return float(tensor.weight.numel() if h is None else h.sum(dtype=torch.float64))
-
-
-def step_of_layers(selection: Selection, step: float, steps: Steps) -> dict[str, float]:
-    """Step of each layer: the same, or ∝ h̄^(−½), which gives them the same slope dD/dR at high rate.
-
-    Args:
-        selection: The layers.
-        step: Step of a layer with the selection's mean sensitivity.
-        steps: "joint" or "equal slope".
-
-    Source: Gersho 1979 (D ≈ hΔ²/24 at high rate); Choi et al. 2017 (arXiv:1612.01543), section 5.1.
-    """
-    if steps == "joint":
-        return dict.fromkeys(selection.layers, step)
-    h = {layer: mean_sensitivity(members) for layer, members in selection.by_layer().items()}
-    whole = mean_sensitivity(selection)
-    # A layer that costs no loss wherever its weights go has the step of the whole.
-    return {layer: step * math.sqrt(whole / mean) if mean > 0 else step for layer, mean in h.items()}
 
 
 @dataclass(frozen=True)

@@ -238,3 +238,16 @@ def test_hull_is_below_all_points_and_made_of_them(drawn):
 def test_hull_by_hand():
     points = [point(1, 10.0), point(2, 4.0), point(3, 3.5), point(4, 1.0), point(5, 1.0), point(2, 6.0)]
     assert [(round(p.rate * 64), p.distortion) for p in lower_convex_hull(points)] == [(1, 10.0), (2, 4.0), (4, 1.0)]
+
+
+@pytest.mark.parametrize("option", [{"offset": None}, {"steps": "equal slope", "per_layer": True}])
+def test_grids_that_find_their_place_are_what_fit_gives(option):
+    model, _ = nq.zoo.load("lenet5-fashion")
+    selection = nq.select(model, layers=["conv*", "fc2"])
+    statistics = Statistics.of(selection)
+    for point in curve(Method("uniform", **option), statistics)[20:50:10]:
+        fitted = nq.Uniform(point.parameter, **option).fit(selection)
+        assert fitted.distortion == pytest.approx(point.distortion, rel=0.02)
+        assert fitted.rate == pytest.approx(point.rate, rel=0.02)
+    q = nq.fit(selection, method="uniform", rate=4, progress=False, **option)
+    assert 3.8 < q.rate <= 4

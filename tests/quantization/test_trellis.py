@@ -13,7 +13,8 @@ from nbquant.quantization import paths as module
 from nbquant.quantization.paths import Matrix, find_paths, matrix_shape
 from nbquant.quantization.quantized import PRUNED
 from nbquant.quantization.selection import SelectedTensor, Selection
-from nbquant.quantization.trellis import Trellis, step_of_layers
+from nbquant.quantization.steps import step_of_layers
+from nbquant.quantization.trellis import Trellis
 
 
 def gaussian(*shape, seed=0, scale=1.0):

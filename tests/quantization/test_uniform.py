@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nbquant.quantization.histogram import EXACT_UP_TO, Cells, Histogram
+from nbquant.quantization.selection import SelectedTensor, Selection
 from nbquant.quantization.uniform import Uniform
 
 
@@ -117,3 +118,62 @@ def test_step_too_small(n):
     weight = torch.linspace(-1, 2, n)
     with pytest.raises(ValueError, match=r"step must be at least 1\.91e-06 for weights up to 2, but got 1e-07: pass a"):
         Uniform(1e-7).fit(weight)
+
+
+def layers(*scales, n=3000, keep=1.0):
+    g = torch.Generator().manual_seed(7)
+    tensors = []
+    for i, scale in enumerate(scales):
+        w = torch.randn(n, generator=g) * (torch.rand(n, generator=g) < keep)
+        tensors.append(SelectedTensor(f"l{i}.weight", f"l{i}", w, scale * (0.5 + torch.rand(n, generator=g))))
+    return Selection(tuple(tensors))
+
+
+def price(quantized, weights):
+    return quantized.ledger["payload"] / weights + 0.5 * np.log2(quantized.distortion)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.3])
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("step", [0.4, 1.1, 2.5])
+def test_a_free_offset_costs_least(keep, per_layer, step):
+    selection = layers(1.0, 3.0, keep=keep)
+    weights = sum(int(t.weight.count_nonzero()) for t in selection)
+    found = Uniform(step, offset=None, per_layer=per_layer).fit(selection)
+    assert 0 <= found.quantizer.offset < 1
+    tried = [Uniform(step, offset=o / 16, per_layer=per_layer).fit(selection) for o in range(16)]
+    prices = [price(q, weights) for q in tried]
+    assert price(found, weights) <= min(prices) + 0.02
+    assert price(found, weights) < max(prices)
+    again = found.quantizer.fit(selection)
+    assert again.distortion == pytest.approx(found.distortion, rel=1e-12)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.3])
+def test_steps_of_equal_slope_are_those_of_each_layers_mean(keep):
+    selection = layers(1.0, 16.0, keep=keep)
+    found = Uniform(0.5, per_layer=True, steps="equal slope").fit(selection)
+    kept = [(t.layer, t.sensitivity[t.weight != 0]) for t in selection]
+    whole = torch.cat([h for _, h in kept]).mean()
+    for (layer, h), part in zip(kept, selection.by_layer().values(), strict=True):
+        alone = Uniform(0.5 * float(whole / h.mean()) ** 0.5, per_layer=True).fit(part)
+        assert torch.equal(found.codebooks[layer].counts, alone.codebooks[layer].counts)
+        torch.testing.assert_close(found.codebooks[layer].value, alone.codebooks[layer].value)
+
+
+def test_equal_slope_costs_less_where_layers_differ():
+    selection = layers(1.0, 100.0)
+    joint, own = (Uniform(0.2, per_layer=True, steps=steps).fit(selection) for steps in ("joint", "equal slope"))
+    assert price(own, len(selection)) < price(joint, len(selection)) - 0.3
+
+
+def test_all_zero_selection_has_no_grid():
+    zeros = Selection((SelectedTensor("a.weight", "a", torch.zeros(9), torch.ones(9)),))
+    found = Uniform(1.0, offset=None, per_layer=True, steps="equal slope").fit(zeros)
+    assert found.levels == 0
+
+
+@pytest.mark.parametrize(("option", "value"), [("mean", 0.0), ("steps", "own"), ("steps", "equal slope")])
+def test_bad_steps_are_refused(option, value):
+    with pytest.raises(ValueError, match=rf"{option}.* (must|needs)"):
+        Uniform(1.0, **{option: value})
