@@ -1,8 +1,9 @@
 """Find the parameter of a method that reaches a target: a look-up on its curve, then a closer search."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from nbquant.analysis.curves import Method, curve, point_at
 from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.analysis.search import fit_by_search
 from nbquant.analysis.statistics import Statistics
 from nbquant.progress import Progress
 from nbquant.quantization.fitting import fit_quantizer
@@ -17,6 +19,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.steps import Steps
+from nbquant.quantization.trellis import Trellis
 from nbquant.storage.write import file_ledger
 
 TRIES = 4  # between two points of the curve
@@ -82,7 +85,7 @@ class Target:
             return float(getattr(point.quantizer, self.name))
         return point.compression_ratio if self.name == "ratio" else getattr(point, self.name)
 
-    def is_close(self, point: OperatingPoint, share: float = CLOSE) -> bool:
+    def is_close(self, point: OperatingPoint | Quantized, share: float = CLOSE) -> bool:
         """Whether a point that meets the target hardly exceeds it."""
         return abs(self.quantity(point) / self.value - 1) <= share
 
@@ -227,11 +230,12 @@ def fit(
 
     Args:
         selection: From :func:`nbquant.select`.
-        method: "kmeans", "uniform" or "ecsq".
+        method: "kmeans", "uniform", "ecsq" or "trellis". The last has no curve: it runs on the weights, several times
+            for a ratio or a rate; ``levels`` is no target of it.
         ratio: Least compression ratio of the selected weights.
         rate: Largest rate [bit/weight], side information included.
         levels: Largest number of reconstruction values.
-        lmbda: For ECSQ: its λ [loss/bit].
+        lmbda: For ECSQ and the trellis: their λ [loss/bit].
         step: For uniform: the width of a cell [weight].
         weighted: Weigh by sensitivity.
         coding: "huffman" or "fixed" codeword lengths.
@@ -239,7 +243,7 @@ def fit(
         pinned_zero: For k-means: whether one of the levels is exactly zero.
         offset: For uniform: where the grid lies [steps], 0 with a cell centred on zero; None is what costs least, and
             so is any where zeros are left out as pruned.
-        steps: For uniform: "joint", or "equal slope" for a step ∝ h̄^(−½) of each layer's own, with ``per_layer``.
+        steps: For uniform and the trellis: "joint", or "equal slope" for steps of each layer's own, with ``per_layer``.
         file_of: The module or path of a checkpoint that was selected from: then ``ratio`` is that of the whole file
             that :func:`nbquant.save` writes of it, with its header and all that is not quantized.
         progress: True for progress bars, False for none, or a callable told (done, total), which may raise to cancel.
@@ -252,27 +256,40 @@ def fit(
     target = target_of(ratio=ratio, rate=rate, levels=levels, lmbda=lmbda, step=step)
     if file_of is not None and target.name != "ratio":
         raise ValueError(f"file_of goes with the target ratio, but {target.name} came: leave one of them out.")
-    statistics = Statistics.of(selection, progress)
-    points = curve(Method(method, weighted, coding, per_layer, pinned_zero, offset, steps), statistics)
-    if file_of is None:
-        return fit_to_target(selection, target, points, statistics, progress)
-    return _fit_file(selection, target, points, statistics, file_of, progress)
+    if method == Trellis.method:
+        trellis = partial(Trellis, weighted=weighted, coding=coding, per_layer=per_layer, steps=steps)
+        if target.name == "lmbda":
+            return trellis(target.value).fit(selection, progress=progress)
+        to_target = partial(fit_by_search, trellis, selection, progress=progress)
+    else:
+        statistics = Statistics.of(selection, progress)
+        points = curve(Method(method, weighted, coding, per_layer, pinned_zero, offset, steps), statistics)
+        to_target = partial(_on_curve, selection, points, statistics, progress)
+    return to_target(target) if file_of is None else _fit_file(selection, target, to_target, file_of)
+
+
+def _on_curve(
+    selection: Selection,
+    points: Sequence[OperatingPoint],
+    statistics: Statistics,
+    progress: Progress,
+    target: Target,
+) -> Quantized:
+    return fit_to_target(selection, target, points, statistics, progress)
 
 
 def _fit_file(
     selection: Selection,
     target: Target,
-    points: Sequence[OperatingPoint],
-    statistics: Statistics,
+    to_target: Callable[[Target], Quantized],
     file_of: nn.Module | str | os.PathLike[str],
-    progress: Progress,
 ) -> Quantized:
     """The same for the whole file: what it holds beside the selection hardly depends on how that is quantized."""
     allowed = (selection.source_bits + selection.unselected_bits) / target.value
     aim = target
     for _ in range(EXACT_TRIES):
         try:
-            quantized = fit_to_target(selection, aim, points, statistics, progress)
+            quantized = to_target(aim)
         except ValueError as error:
             if aim is target:
                 raise

@@ -1,0 +1,115 @@
+"""Methods without a histogram's curve: their rate is known once they have run, so a target is found by running them."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import pandas as pd
+
+from nbquant.progress import Progress, track
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.steps import mean_sensitivity
+
+if TYPE_CHECKING:
+    from nbquant.analysis.solve import Target
+
+WIDEN = 4.0  # factor on λ until the target lies between two tries
+MOST_WIDENINGS = 12
+TRIES = 8  # between them
+
+
+class Fits(Protocol):
+    """What quantizes a selection."""
+
+    def fit(self, weight: Selection, *, progress: Progress = False) -> Quantized: ...  # noqa: D102
+
+
+def fit_by_search(
+    quantizer: Callable[[float], Fits], selection: Selection, target: "Target", progress: Progress = False
+) -> Quantized:
+    """The smallest λ found that meets a target: by steps to both sides of it, then by regula falsi and halving.
+
+    Args:
+        quantizer: The quantizer at a λ [loss/bit]; its rate falls with λ.
+        selection: What to quantize.
+        target: "ratio" or "rate".
+        progress: See :data:`nbquant.progress.Progress`; counts tries of the most that there may be.
+
+    Raises:
+        ValueError: A target that no λ meets (names the nearest); one of another name.
+        Cancelled: By ``progress``.
+    """
+    if target.name not in ("ratio", "rate"):
+        raise ValueError(f"the target must be ratio or rate, but is {target.name}: this method has no curve to look on")
+    ticks = track(range(MOST_WIDENINGS + TRIES), "search", progress)
+    met: tuple[float, Quantized] | None = None
+    missed: tuple[float, Quantized] | None = None
+    lmbda = _first(selection, target)
+    for _ in range(MOST_WIDENINGS):
+        next(ticks, None)
+        found = quantizer(lmbda).fit(selection)
+        if target.met(found):
+            met, lmbda = (lmbda, found), lmbda / WIDEN
+        else:
+            missed, lmbda = (lmbda, found), lmbda * WIDEN
+        if (met and missed) or (met and target.is_close(met[1])):
+            break
+    if met is None:
+        assert missed
+        raise ValueError(
+            f"{target.name} {target.value:g} is out of reach: at λ = {missed[0]:.3g} it is "
+            f"{target.quantity(missed[1]):.3g} still; ask for less, or for another coding"
+        )
+    for i in range(TRIES):
+        if missed is None or target.is_close(met[1]):
+            break
+        next(ticks, None)
+        share = 0.5 if i % 2 else _share(target, met[1], missed[1])
+        lmbda = met[0] ** (1 - share) * missed[0] ** share
+        found = quantizer(lmbda).fit(selection)
+        met, missed = ((lmbda, found), missed) if target.met(found) else (met, (lmbda, found))
+    for _ in ticks:  # tries that were not needed
+        pass
+    return met[1]
+
+
+def _first(selection: Selection, target: "Target") -> float:
+    """λ = −dD/dR of a Gaussian source of the weights' power at the target's rate."""
+    bits = selection.source_bits / len(selection)
+    rate = target.value if target.name == "rate" else bits / target.value
+    power = sum(float(t.weight.double().square().sum()) for t in selection) / len(selection)
+    return math.log(2) * mean_sensitivity(selection) * (power or 1.0) * 4.0 ** -min(rate, bits)
+
+
+def _share(target: "Target", met: Quantized, missed: Quantized) -> float:
+    """How far from ``met`` to ``missed`` the target should be, a little on this side of it; in logarithms."""
+    a, b, aim = (math.log(x) for x in (target.quantity(met), target.quantity(missed), target.stricter(1e-3).value))
+    return min(max((aim - a) / (b - a), 0.05), 0.95) if a != b else 0.5
+
+
+def sweep(selection: Selection, quantizers: Sequence[Fits], *, progress: Progress = True) -> pd.DataFrame:
+    """Operating points of quantizers that run on the weights themselves, one a row, as :func:`nbquant.curves` has them.
+
+    Args:
+        selection: What to quantize.
+        quantizers: One for each point, such as ``[Trellis(x) for x in lmbdas]``.
+        progress: See :data:`nbquant.progress.Progress`; counts quantizers.
+
+    Raises:
+        Cancelled: By ``progress``.
+    """
+    found = [quantizer.fit(selection) for quantizer in track(quantizers, "sweep", progress)]
+    return pd.DataFrame(
+        {
+            "method": [q.quantizer.method for q in found],
+            "weighted": [q.quantizer.weighted for q in found],
+            "parameter": [q.quantizer.parameter for q in found],
+            "value": [getattr(q.quantizer, q.quantizer.parameter) for q in found],
+            "levels": [q.levels for q in found],
+            "rate": [q.rate for q in found],
+            "compression_ratio": [q.compression_ratio for q in found],
+            "distortion": [q.distortion for q in found],
+            "predicted_loss_increase": [q.predicted_loss_increase for q in found],
+        }
+    )

@@ -1,0 +1,96 @@
+"""Targets found by running the quantizer itself."""
+
+import math
+
+import pytest
+import torch
+
+import nbquant as nq
+from nbquant.analysis.search import fit_by_search, sweep
+from nbquant.analysis.solve import Target
+from nbquant.progress import Cancelled
+from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.trellis import Trellis
+
+
+def selection_of(*powers, keep=1.0):
+    g = torch.Generator().manual_seed(0)
+    tensors = []
+    for i, power in enumerate(powers):
+        w = power * torch.randn(60, 50, generator=g) * (torch.rand(60, 50, generator=g) < keep)
+        tensors.append(SelectedTensor(f"l{i}.weight", f"l{i}", w, torch.rand(60, 50, generator=g)))
+    return Selection(tuple(tensors))
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.3])
+@pytest.mark.parametrize(("name", "value"), [("ratio", 10.0), ("rate", 2.5), ("ratio", 7.0)])
+def test_targets_are_met_and_hardly_exceeded(keep, name, value):
+    found = nq.fit(selection_of(1.0, 0.1, keep=keep), method="trellis", progress=False, **{name: value})
+    target = Target(name, value)
+    assert target.met(found)
+    assert target.is_close(found, 0.03)
+
+
+def test_lmbda_is_that_very_quantizer():
+    selection = selection_of(1.0, 0.1)
+    found = nq.fit(selection, "trellis", lmbda=0.01, per_layer=True, steps="equal slope", progress=False)
+    assert found.quantizer == Trellis(0.01)
+    assert found.ledger == Trellis(0.01).fit(selection).ledger
+
+
+def test_the_file_meets_the_ratio(tmp_path):
+    model, _ = nq.zoo.load("resnet8-fashion")
+    found = nq.fit(nq.select(model), "trellis", ratio=7, file_of=model, progress=False)
+    size = nq.save(found, tmp_path / "a.nbq", model).total
+    assert size == 8 * (tmp_path / "a.nbq").stat().st_size
+    state = model.state_dict().values()
+    assert 1 <= sum(t.numel() * t.element_size() * 8 for t in state) / size / 7 < 1.03
+
+
+def test_out_of_reach_names_what_is_reached():
+    with pytest.raises(ValueError, match=r"rate 0.01 is out of reach: at λ = .* it is 1\.\d* still"):
+        nq.fit(selection_of(1.0), "trellis", rate=0.01, progress=False)
+
+
+def test_levels_are_no_target():
+    with pytest.raises(ValueError, match="the target must be ratio or rate, but is levels"):
+        nq.fit(selection_of(1.0), "trellis", levels=5, progress=False)
+
+
+def test_the_smallest_lmbda_that_meets_the_target(monkeypatch):
+    class Staircase:
+        """Halves the rate where λ doubles past a power of two."""
+
+        def __init__(self, lmbda):
+            self.lmbda = lmbda
+
+        def fit(self, selection, *, progress=False):
+            made = Trellis(1.0).fit(selection)
+            monkeypatch.setattr(type(made), "rate", property(lambda q: q.told), raising=False)
+            object.__setattr__(made, "told", 2.0 ** -math.floor(math.log2(self.lmbda)))
+            return made
+
+    found = fit_by_search(Staircase, selection_of(1.0), Target("rate", 0.7), False)
+    assert found.told == 0.5
+
+
+def test_progress_counts_tries_and_cancels():
+    told = []
+    fit_by_search(Trellis, selection_of(1.0), Target("rate", 3.0), lambda done, total: told.append((done, total)))
+    assert told[-1][0] == told[-1][1]
+
+    def stop(done, total):
+        if done == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        fit_by_search(Trellis, selection_of(1.0), Target("rate", 3.0), stop)
+
+
+def test_sweep_has_the_columns_of_curves():
+    selection = selection_of(1.0, 0.1)
+    frame = sweep(selection, [Trellis(x) for x in (0.1, 0.01)], progress=False)
+    assert list(frame) == list(nq.curves(selection, [("ecsq", True)], progress=False))
+    assert frame["value"].tolist() == [0.1, 0.01]
+    assert frame["rate"].is_monotonic_increasing
+    assert frame["distortion"].is_monotonic_decreasing
