@@ -299,7 +299,12 @@ def viterbi(
     states: int = 8,
 ) -> Int32[Tensor, "rows cols"]:
     """See :func:`nbquant.kernels.reference.viterbi`; of 8 states or of one."""
-    target, weight, device = target.detach().cpu(), weight.detach().cpu(), target.device
+    target, weight, device = target.detach(), weight.detach(), target.device
+    if device.type != "cpu" and _kernels(target, weight) == "cuda":
+        from nbquant.kernels.cuda import trellis as cuda_trellis
+
+        return cuda_trellis.viterbi(target, weight, step, costs, neighbour_class, lmbda, states)
+    target, weight = target.cpu(), weight.cpu()  # where the definition would take far longer than the way there
     if not compiled.AVAILABLE:
         compiled.say_not_compiled()
         return reference.viterbi(target, weight, step, costs, neighbour_class, lmbda, states).int().to(device)

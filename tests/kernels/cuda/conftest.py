@@ -12,7 +12,7 @@ if importlib.util.find_spec("triton") and not torch.cuda.is_available():
     # Triton asks for it when a kernel is defined: at the import, its own functions included.
     before = os.environ.get("TRITON_INTERPRET")
     os.environ["TRITON_INTERPRET"] = "1"
-    from nbquant.kernels.cuda import assign, gather, histogram  # noqa: F401
+    from nbquant.kernels.cuda import assign, gather, histogram, trellis  # noqa: F401
 
     if before is None:
         del os.environ["TRITON_INTERPRET"]

@@ -14,6 +14,7 @@ from nbquant.kernels.cuda.assign import assign_kernel
 from nbquant.kernels.cuda.choice import candidates_kernel
 from nbquant.kernels.cuda.gather import gather_kernel
 from nbquant.kernels.cuda.histogram import histogram_kernel
+from nbquant.kernels.cuda.trellis import backward_kernel, forward_kernel
 
 POINTERS = dict(
     weight="*fp32", sensitivity="*bf16", out="*i8", sums="*fp64", edges="*fp32", codes="*i32", values="*fp32",
@@ -41,6 +42,12 @@ for kind, matrix, weighted in (("search", 32, True), ("all", 32, True), ("table"
     )
 build(candidates_kernel, COLUMNS=128, **shifts)
 build(gather_kernel, BLOCK=2048)
+paths = dict(
+    target="*fp32", weight="*fp32", around="*u8", price="*fp32", lowest="*fp32", from_node="*i32", from_branch="*i32",
+    came="*u8", chosen="*i32", node="*i32", out="*i32", step="fp32",
+)
+build(forward_kernel, paths, LAST_EDGE=6, BLOCK=32, NODES=32, BRANCHES=32, PREVIOUS=3, PER=4, PARITIES=2)
+build(backward_kernel, paths, STATES_BY_CLASS=12, BLOCK=32, NODES=32, PARITIES=2)
 """
 
 
@@ -49,4 +56,4 @@ def test_every_kernel_compiles_for_hopper(tmp_path):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     ran = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    assert len(ran.stdout.splitlines()) == 7
+    assert len(ran.stdout.splitlines()) == 9
