@@ -75,17 +75,29 @@ class Trellis:
     ) -> Quantized:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`; weights that were pruned stay exactly zero."""
         selection = _checked(weight, sensitivity)
+        return _quantized(self, selection, self.paths(selection, progress))
+
+    def paths(self, selection: Selection, progress: Progress = False) -> Paths:
+        """The integers themselves, with the bits that an ideal code of their levels takes.
+
+        Args:
+            selection: Weights that are finite, with sensitivities that are so too, non-negative and positive somewhere.
+            progress: See :data:`nbquant.progress.Progress`; counts tensors of the most turns that there may be.
+
+        Raises:
+            ValueError: A step too small for the weights.
+            Cancelled: By ``progress``.
+        """
         h = mean_sensitivity(selection)
         step = self.step or math.sqrt(self.lmbda / (SLOPE * h))
         step_of = step_of_layers(selection, step, self.steps)
         groups = groups_of(selection, self.per_layer)
         code = {t.name: group for group, members in groups.items() for t in members}
-        zeros = sum(t.weight.numel() - int(t.weight.count_nonzero()) for t in selection)
-        pruned = is_mostly_zero(zeros, len(selection))
+        fixed = FIXED * self.lmbda if _is_pruned(selection) else 0.0
         matrices = [
             Matrix(
                 target=t.weight.reshape(matrix_shape(t.weight.shape)),
-                weight=_squared_error(t, None if self.weighted else h, FIXED * self.lmbda if pruned else 0.0, step_of),
+                weight=_squared_error(t, None if self.weighted else h, fixed, step_of),
                 group=t.layer if self.steps == "equal slope" else "",
                 code=code[t.name],
                 step=step_of[t.layer],
@@ -96,7 +108,7 @@ class Trellis:
         paths = find_paths(matrices, self.lmbda, self.step is not None, ticks)
         for _ in ticks:  # turns that were not needed
             pass
-        return _quantized(self, selection, groups, paths, pruned)
+        return paths
 
 
 def _checked(weight: Weights, sensitivity: Float[Tensor, "..."] | None) -> Selection:
@@ -109,7 +121,7 @@ def _checked(weight: Weights, sensitivity: Float[Tensor, "..."] | None) -> Selec
         require_finite_weight(t.weight, t.name)
         if t.sensitivity is not None:
             require_valid_sensitivity(t.sensitivity, t.name)
-    if weight.record is not None:
+    if all(t.sensitivity is not None for t in weight):
         require_positive_somewhere([t.sensitivity for t in weight if t.sensitivity is not None])
     return weight
 
@@ -128,10 +140,14 @@ def _squared_error(
     return half.reshape(matrix_shape(tensor.weight.shape))
 
 
-def _quantized(
-    quantizer: Trellis, selection: Selection, groups: Mapping[str, Selection], paths: Paths, pruned: bool
-) -> Quantized:
-    """Codebooks of whole grids, or of the values in use where codewords are told one by one."""
+def _is_pruned(selection: Selection) -> bool:
+    return is_mostly_zero(sum(t.weight.numel() - int(t.weight.count_nonzero()) for t in selection), len(selection))
+
+
+def _quantized(quantizer: Trellis, selection: Selection, paths: Paths) -> Quantized:
+    """Codebooks of the values in use, and every bit they cost."""
+    pruned = _is_pruned(selection)
+    groups = groups_of(selection, quantizer.per_layer)
     found = {t.name: m for t, m in zip(selection, paths.matrices, strict=True)}
     tensors: dict[str, QuantizedTensor] = {}
     codebooks: dict[str, Codebook] = {}

@@ -14,7 +14,7 @@ from nbquant.progress import Progress
 from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.fitting import WHOLE, _histogram, _plain, fit_quantizer, groups_of
 from nbquant.quantization.histogram import Cells
-from nbquant.quantization.members import Members, Sums, means
+from nbquant.quantization.members import BLOCK, Members, Sums, means
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding, Weights, check_options, check_positive
 from nbquant.quantization.rate import is_mostly_zero, lengths_for
@@ -88,7 +88,9 @@ class Uniform:
     def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
         """One sweep: round to the grid, then the means of the cells."""
         assert self.offset is not None, "fit() and curves place the grid first"
-        step = self._step(*_population(members.selection, members.skip_zeros))
+        step = self.step
+        if self.steps != "joint":
+            step = self._step(*_population(members.selection, members.skip_zeros))
         low, high = members.reach()
         _check_reach(step, max(abs(low), abs(high)))
         first, last = (int(np.rint(w / step - self.offset)) for w in (low, high))
@@ -150,9 +152,13 @@ def _population(selection: Selection, skip_zeros: bool) -> tuple[int, float]:
     """Number and Σh of the weights that are not left out."""
     n, mass = 0, 0.0
     for t in selection:
-        kept = t.weight != 0 if skip_zeros else torch.ones_like(t.weight, dtype=torch.bool)
-        n += int(kept.sum())
-        mass += float(kept.sum()) if t.sensitivity is None else float((t.sensitivity * kept).sum(dtype=torch.float64))
+        w, h = t.weight.reshape(-1), None if t.sensitivity is None else t.sensitivity.reshape(-1)
+        for begin in range(0, len(w), BLOCK):
+            part = slice(begin, begin + BLOCK)
+            kept = w[part] != 0 if skip_zeros else torch.ones_like(w[part], dtype=torch.bool)
+            count = int(kept.sum())
+            n += count
+            mass += float(count if h is None else (h[part] * kept).sum(dtype=torch.float64))
     return n, mass
 
 

@@ -136,6 +136,14 @@ def test_a_layer_of_zeros_in_a_pruned_selection():
     assert only.levels == 0
 
 
+def test_fit_is_of_the_paths():
+    selection = selection_of(1.0, 4.0)
+    paths, found = Trellis(0.01).paths(selection), Trellis(0.01).fit(selection)
+    for t, m in zip(selection, paths.matrices, strict=True):
+        torch.testing.assert_close(found.dequantize()[t.name], (m.integers * m.step).float())
+    assert found.predicted_loss_increase == pytest.approx(paths.loss, rel=1e-5)
+
+
 def test_steps_of_layers_have_equal_slope_or_are_joint():
     selection = selection_of(1.0, 16.0, 0.0)
     joint = step_of_layers(selection, 0.3, "joint")
@@ -197,6 +205,8 @@ def test_bad_options_are_refused(options, message):
 def test_bad_data_are_refused():
     with pytest.raises(ValueError, match="step must be above"):
         Trellis(1.0, step=1e-12).fit(gaussian(3, 3))
+    with pytest.raises(ValueError, match="zero"):
+        Trellis(1.0).fit(selection_of(0.0))
     with pytest.raises(ValueError, match="finite"):
         Trellis(1.0).fit(Selection((SelectedTensor("a.weight", "a", torch.full((3, 3), torch.nan)),)))
     with pytest.raises(TypeError, match="sensitivity comes with the selection"):
