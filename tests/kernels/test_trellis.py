@@ -135,3 +135,9 @@ def test_without_numba_the_definition_stands_in(monkeypatch):
     with pytest.warns(RuntimeWarning, match="numba cannot be used"):
         found = dispatch.viterbi(*problem)
     np.testing.assert_allclose(cost_of(found, *problem), expected, rtol=1e-12)
+
+
+def test_without_a_price_one_state_is_the_nearest_integer():
+    target, weight, step, costs, around, _, _ = draw(50, 4, 1, 2, 3, 6, 3.0)
+    found = dispatch.viterbi(target, weight + 0.1, step, costs, around, 0.0, 1)
+    assert torch.equal(found, (target.double() / step).round().int())
