@@ -9,6 +9,7 @@ from nbquant.pipeline.finetune import finetune
 from nbquant.pipeline.prune import prune
 from nbquant.quantization.ecsq import ECSQ
 from nbquant.quantization.kmeans import KMeans
+from nbquant.quantization.trellis import Trellis
 from nbquant.quantization.uniform import Uniform
 from nbquant.sensitivity.estimate import sensitivity
 from nbquant.sensitivity.files import load_sensitivity, save_sensitivity
@@ -24,6 +25,7 @@ __all__ = [
     "ECSQ",
     "CorruptFileError",
     "KMeans",
+    "Trellis",
     "Uniform",
     "curves",
     "decompress",

@@ -13,17 +13,21 @@ from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.selection import SensitivityRecord
+from nbquant.quantization.trellis import Trellis
 from nbquant.quantization.uniform import Uniform
 from nbquant.storage.errors import CorruptFileError
 
-METHODS: dict[str, type[Any]] = {kind.method: kind for kind in (KMeans, Uniform, ECSQ)}
+METHODS: dict[str, type[Any]] = {kind.method: kind for kind in (KMeans, Uniform, ECSQ, Trellis)}
+ADDED = {Uniform.method: {"steps": "joint", "mean": None}}  # left out at these, as earlier readers do not know them
 
 
 def recipe_of(quantized: Quantized) -> dict[str, Any]:
     """The recipe of a quantized selection; null stands for what is not a finite number."""
     quantizer = quantized.quantizer
     values: dict[str, Any] = asdict(quantizer) if is_dataclass(quantizer) and not isinstance(quantizer, type) else {}
-    recipe: dict[str, Any] = {"quantizer": {"method": quantizer.method, **_plain(values)}}
+    added = ADDED.get(quantizer.method, {})
+    said = {key: value for key, value in _plain(values).items() if key not in added or value != added[key]}
+    recipe: dict[str, Any] = {"quantizer": {"method": quantizer.method, **said}}
     if quantized.record is not None:
         recipe["sensitivity"] = _plain(asdict(quantized.record))
     if quantized.finetuned:

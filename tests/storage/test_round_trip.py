@@ -20,6 +20,7 @@ QUANTIZERS = st.one_of(
     st.builds(nq.KMeans, st.integers(1, 40), pinned_zero=st.booleans()),
     st.builds(nq.Uniform, st.floats(0.01, 1)),
     st.builds(nq.ECSQ, st.floats(1e-6, 1e-2)),
+    st.builds(nq.Trellis, st.floats(1e-5, 1e-2)),
 )
 
 
@@ -80,7 +81,8 @@ def test_every_method_type_density_and_code(tmp_path_factory, block, quantizer, 
             patch.setattr(positions, "BLOCK", block)
         model = network(keep, dtype)
         sensitivity = {n: torch.rand(p.shape) + 0.1 for n, p in model.named_parameters()} if h else None
-        quantizer = replace(quantizer, coding=coding, per_layer=per_layer)
+        steps = {"steps": "equal slope" if per_layer else "joint"} if hasattr(quantizer, "steps") else {}
+        quantizer = replace(quantizer, coding=coding, per_layer=per_layer, **steps)
         quantized = quantizer.fit(nq.select(model, sensitivity))
         check(quantized, tmp_path_factory.mktemp("round") / "m.nbq", model)
 
