@@ -1,0 +1,57 @@
+"""Adaptive arithmetic coding of a matrix of levels, each by what is known of its neighbours.
+
+A level is told by decisions: is it 0; its sign; is its size larger than 1, 2, …. How likely each is, is learned on the
+way by several predictions: of all levels, by the levels around, by how large those of the row and of the column are, by
+row, by column. They are mixed as logarithms of odds, with weights that learn too, and the decision is written at
+−log₂ of its probability. No table is stored, and zeros need no positions. Integers throughout.
+
+Source: Mahoney 2005 (mixing of predictions, as in PAQ and lpaq); Marpe, Schwarz and Wiegand 2003 (levels as decisions);
+Kirchhoffer et al. 2021 (the same for weights of networks, ISO/IEC 15938-17).
+"""
+
+import numpy as np
+from jaxtyping import Int64
+
+from nbquant.kernels.cpu import context as kernel
+from nbquant.kernels.reference import TRANSITION
+
+LARGEST = 1 << 31  # levels are smaller
+
+
+def encode(level: Int64[np.ndarray, "rows cols"], dependent: bool = False) -> bytes:
+    """The stream of a matrix, which is walked down each column.
+
+    Args:
+        level: Levels, as of :func:`nbquant.coding.trellis.levels_of` or any others.
+        dependent: Whether they are on paths through the trellis, whose state tells something of them.
+
+    Raises:
+        ValueError: Levels of 2³¹ or beyond.
+    """
+    largest = int(np.abs(level).max(initial=0))
+    if largest >= LARGEST:
+        raise ValueError(f"levels must be smaller than {LARGEST:,}, but go to {largest:,}: use larger steps.")
+    data = np.empty(level.size // 2 + 256, np.uint8)
+    size = _walk(level, data, False, dependent)
+    if size > len(data):
+        data = np.empty(size, np.uint8)
+        _walk(level, data, False, dependent)
+    return data[:size].tobytes()
+
+
+def decode(data: bytes, rows: int, cols: int, dependent: bool = False) -> Int64[np.ndarray, "rows cols"]:
+    """Levels of a stream, with the arguments of :func:`encode`.
+
+    Raises:
+        ValueError: A stream that :func:`encode` does not write.
+    """
+    level = np.zeros((rows, cols), np.int64)
+    if _walk(level, np.frombuffer(bytearray(data), np.uint8), True, dependent) != len(data):
+        raise ValueError(f"the stream must hold {rows} × {cols} levels and end with them, but does not.")
+    if int(np.abs(level).max(initial=0)) >= LARGEST:
+        raise ValueError(f"levels must be smaller than {LARGEST:,}, but are not.")
+    return level
+
+
+def _walk(level: Int64[np.ndarray, "rows cols"], data: np.ndarray, decoding: bool, dependent: bool) -> int:
+    return kernel.walk(np.ascontiguousarray(level), data, decoding, dependent, TRANSITION, *kernel.tables())
