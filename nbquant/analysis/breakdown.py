@@ -8,17 +8,19 @@ from operator import add
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 
 from nbquant.coding.huffman import HuffmanCode
 from nbquant.coding.ledger import Ledger, fixed_length
 from nbquant.coding.positions import gap_code, group_tables
 from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
-from nbquant.quantization.quantized import Codebook, Quantized
+from nbquant.quantization.codebook import Codebook
+from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
-from nbquant.quantization.rate import code_ledger, tensor_gaps
+from nbquant.quantization.rate import Lengths, tensor_gaps
 from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.streams import book_ledger
 
 BLOCK = 1 << 24  # weights between two chances to cancel
 
@@ -33,9 +35,9 @@ class Breakdown:
             alone), ``share_of_rate`` (what all layers share is in none), ``predicted_loss`` [loss], ``share_of_loss``,
             ``mean_sensitivity`` [loss/weight²] of all its weights.
         codewords: For each group one row a codeword: ``centre``, ``count``, ``share`` of the group's coded weights,
-            ``codeword`` (0 and 1, as in the file; empty where the code has one word of no bits), ``codeword_length``
-            [bit], ``bits`` (count · length), ``share_of_rate``, ``predicted_loss`` ½Σh(w − c)² of its members [loss],
-            ``share_of_loss``.
+            ``codeword`` (0 and 1, as in the file; empty where the code has one word of no bits, or none),
+            ``codeword_length`` [bit], ``bits`` (count · length; of adaptive coding what order 0 would take),
+            ``share_of_rate``, ``predicted_loss`` ½Σh(w − c)² of its members [loss], ``share_of_loss``.
     """
 
     layers: pd.DataFrame
@@ -66,17 +68,17 @@ def breakdown(quantized: Quantized, selection: Selection, progress: Progress = F
     )
 
 
-def codeword_strings(lengths: Int64[np.ndarray, " k"], coding: Coding) -> tuple[str, ...]:
-    """The codewords of a code with these lengths, as they are written: strings of 0 and 1.
+def codeword_strings(lengths: Lengths, coding: Coding) -> tuple[str, ...]:
+    """The codewords of a code with these lengths, as they are written: strings of 0 and 1; empty for one without any.
 
     Args:
         lengths: Codeword lengths ℓ [bit], all of one length for a fixed-length code.
-        coding: "huffman" or "fixed".
+        coding: As of a quantizer.
     """
-    if not len(lengths):
-        return ()
+    if coding == "context" or not len(lengths):
+        return ("",) * len(lengths)
     if coding == "huffman":
-        return HuffmanCode.from_lengths(lengths).codewords
+        return HuffmanCode.from_lengths(lengths.astype(np.int64)).codewords
     width = fixed_length(len(lengths))
     return tuple(f"{j:0{width}b}" if width else "" for j in range(len(lengths)))
 
@@ -141,9 +143,11 @@ def _bits(quantized: Quantized, selection: Selection, sums: Sums) -> dict[str, i
         members = [t for t in selection if quantized.group_of(t.name) == group]
         lengths = book.codeword_length.cpu().numpy()
         for t in members:
-            bits[t.layer] += int(sums[t.name][:-1, N].astype(np.int64) @ lengths)
+            streams = quantized.tensors[t.name].streams
+            by_lengths = sums[t.name][:-1, N].astype(np.int64) @ lengths
+            bits[t.layer] += int(by_lengths) if streams is None else 8 * sum(streams)
         _charge(bits, members, _side_information(book, quantized.quantizer.coding).total)
-    if "position_payload" in quantized.ledger:
+    if quantized.ledger.get("position_payload"):
         gaps = [tensor_gaps(t.weight) for t in selection]
         for table in group_tables(gaps, progress=False):
             code = gap_code(reduce(add, (gaps[i] for i in table)))
@@ -161,9 +165,7 @@ def _charge(bits: dict[str, int], members: Sequence[SelectedTensor], cost: int) 
 
 
 def _side_information(book: Codebook, coding: Coding) -> Ledger:
-    counts, lengths = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
-    ledger = code_ledger(counts, lengths, coding, torch.finfo(book.value.dtype).bits)
-    return Ledger({part: bits for part, bits in ledger.items() if part != "payload"})
+    return Ledger({part: bits for part, bits in book_ledger(book, coding).items() if part != "payload"})
 
 
 def _codewords(quantized: Quantized, group: str, sums: Sums, total: float) -> pd.DataFrame:

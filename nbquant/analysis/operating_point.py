@@ -80,7 +80,8 @@ def operating_point(quantizer: Quantizer, statistics: Statistics, near: Operatin
 
 def point_of_clusters(quantizer: Quantizer, clusters: Mapping[str, Clusters], statistics: Statistics) -> OperatingPoint:
     """Count the bits of clusters that are already found."""
-    ledger = sum((_ledger(c, quantizer.coding, statistics.bits) for c in clusters.values()), statistics.position_ledger)
+    zeros = statistics.zeros_ledger(quantizer.coding)
+    ledger = sum((_ledger(c, quantizer.coding, statistics.bits) for c in clusters.values()), zeros)
     return OperatingPoint(quantizer, clusters, ledger, statistics.weights, statistics.source_bits)
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -330,19 +330,33 @@ def fit_to_target(
     statistics: Statistics,
     progress: Progress = False,
 ) -> Quantized:
-    """Solve on the curve, then quantize the weights themselves, a little stricter where bins had rounded."""
+    """Solve on the curve, then quantize the weights themselves, a little stricter where bins had rounded.
+
+    Adaptive coding takes another rate than the curve says. How far off that is hardly changes from point to point, so
+    that the curve is asked again for what led to the target.
+    """
     if target.is_parameter:
         return fit_to_point(selection, solve(target, points, statistics), statistics, progress)
-    spare = 0.0
+    adaptive = points and points[0].quantizer.coding == "context" and target.name != "levels"
+    best, spare, gain = None, 0.0, 1.0
     for _ in range(EXACT_TRIES):
-        aim = target.stricter(spare)
-        if spare and not any(aim.met(p) for p in points):
+        aim = replace(target, value=gain * target.stricter(spare).value)
+        if (spare or best) and not any(aim.met(p) for p in points):
             break
         point = solve(aim, points, statistics)
         quantized = fit_to_point(selection, point, statistics, progress)
         if target.met(quantized):
-            return quantized
-        spare = 2 * spare if spare else 1e-3
+            if best and quantized.distortion >= best.distortion:
+                return best  # the points of the curve lie no closer
+            best = quantized
+        if best and (not adaptive or target.is_close(best)):
+            return best
+        if adaptive:
+            gain = target.quantity(point) / target.quantity(quantized)
+        if not target.met(quantized):
+            spare = 2 * spare if spare else 1e-3
+    if best:
+        return best
     raise ValueError(
         f"{target.name} {target.value:g} is at the edge of what {_title(points[0])} reaches on this selection: "
         f"the nearest fit has {target.name} {target.quantity(quantized):.4g}; ask for a little less"

@@ -18,7 +18,8 @@ from nbquant.kernels.dispatch import PIECE
 from nbquant.progress import Progress, track
 from nbquant.quantization.fitting import WHOLE
 from nbquant.quantization.histogram import NEGLIGIBLE, Cells, Histogram
-from nbquant.quantization.rate import is_mostly_zero, position_ledger, tensor_gaps
+from nbquant.quantization.quantizer import Coding
+from nbquant.quantization.rate import is_mostly_zero, position_ledger, tensor_gaps, zeros_ledger
 from nbquant.quantization.selection import SelectedTensor, Selection
 from nbquant.quantization.validate import all_zero
 from nbquant.tensorfile import FileSlice
@@ -200,6 +201,15 @@ class Statistics:
     def position_ledger(self) -> Ledger:
         """What the positions of a pruned selection cost; nothing if it is not pruned."""
         return position_ledger([t.gaps for t in self.tensors]) if self.pruned else Ledger()
+
+    def zeros_ledger(self, coding: Coding) -> Ledger:
+        """What the zeros of a pruned selection cost under a code: positions, or where they are in the alphabet, bits.
+
+        Nothing if it is not pruned. In the alphabet it is what order 0 takes, tensor by tensor.
+        """
+        if coding != "context" or not self.pruned:
+            return self.position_ledger
+        return zeros_ledger([t.histogram.zeros for t in self.tensors], [len(t.histogram) for t in self.tensors])
 
     @cached_property
     def histograms(self) -> dict[str, Histogram]:

@@ -4,7 +4,8 @@ And plain torch, chunk by chunk, where numba or Triton is missing, which is said
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, Literal, TypeVar
@@ -49,6 +50,21 @@ def submit(work: Callable[..., T], *arguments: Any) -> Future[T]:
     What handles no more than ``PIECE`` weights at once does not.
     """
     return _pool().submit(work, *arguments)
+
+
+def in_order(work: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+    """What ``work`` makes of each item, in their order; a few are worked on at once, the others not yet asked for."""
+    waiting: deque[Any] = deque()
+    try:
+        for item in items:
+            waiting.append(submit(work, *item))
+            if len(waiting) > THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for left in waiting:
+            left.cancel()
 
 
 def _kernels(weight: Tensor, sensitivity: Tensor | None = None) -> Literal["cpu", "cuda", "reference"]:

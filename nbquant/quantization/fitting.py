@@ -11,12 +11,14 @@ from torch import Tensor
 from nbquant.coding.ledger import Ledger
 from nbquant.progress import Progress, track
 from nbquant.quantization.clusters import Clusters
+from nbquant.quantization.codebook import PRUNED, Codebook, QuantizedTensor
 from nbquant.quantization.histogram import Cells, Histogram
 from nbquant.quantization.members import Members, Sums, blocks_of, index_dtype, most_sweeps
-from nbquant.quantization.quantized import PRUNED, Codebook, Quantized, QuantizedTensor
+from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
-from nbquant.quantization.rate import code_ledger, is_mostly_zero, lengths_for, position_ledger, tensor_gaps
+from nbquant.quantization.rate import is_mostly_zero, lengths_for, position_ledger, tensor_gaps
 from nbquant.quantization.selection import SelectedTensor, Selection, SensitivityRecord
+from nbquant.quantization.streams import coded
 from nbquant.quantization.validate import checked_sensitivity, checked_weight, require_positive_somewhere
 
 WHOLE = "all"
@@ -76,19 +78,20 @@ def fit_quantizer(
     ticks = track(range(blocks), "exact pass", progress)
     tensors: dict[str, QuantizedTensor] = {}
     codebooks: dict[str, Codebook] = {}
-    loss, ledger = 0.0, Ledger()
+    loss = 0.0
     for group, members in groups.items():
         clusters = start[group] if start and group in start else _clusters(quantizer, made[group], pruned)
         book, quantized, group_loss = _fit_group(quantizer, members, pruned, clusters, known.get(group), ticks)
         codebooks[group] = book
         tensors |= quantized
-        counts, lengths = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
-        ledger += code_ledger(counts, lengths, quantizer.coding, torch.finfo(book.value.dtype).bits)
         loss += group_loss
     for _ in ticks:  # sweeps that were not needed
         pass
-    if pruned:
-        ledger += positions or position_ledger([tensor_gaps(t.weight) for t in selection])
+
+    def of_positions() -> Ledger:
+        return positions or position_ledger([tensor_gaps(t.weight) for t in selection])
+
+    tensors, ledger = coded(tensors, codebooks, quantizer.coding, of_positions if pruned else None, progress)
     return Quantized(
         quantizer=quantizer,
         tensors=tensors,

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int, Int32, UInt8
 from torch import Tensor
 
+from nbquant.coding.levels import rows_of_block
 from nbquant.coding.trellis import levels_of, states_of
 from nbquant.kernels import dispatch
 
@@ -44,9 +45,10 @@ class Matrix:
     def levels(self) -> tuple[Int[np.ndarray, "rows cols"], Int[np.ndarray, "rows cols"]]:
         """Levels of the integers, and which of the quantizers was in force."""
         assert self.integers is not None
-        rows, cols = self.target.shape
-        level = levels_of(self.integers.cpu().numpy(), rows, cols)
-        return level, (states_of(level, rows, cols) >= 4).astype(np.int64)
+        parts = [part.cpu().numpy() for part in self.integers.split(rows_of_block(self.target.shape[1]))]
+        levels = [levels_of(part, *part.shape) for part in parts]
+        odd = [states_of(level, *level.shape) >= 4 for level in levels]
+        return np.concatenate(levels), np.concatenate(odd).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,15 +64,6 @@ class Paths:
     matrices: tuple[Matrix, ...]
     loss: float
     bits: float
-
-
-def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of a tensor: its first axis and the others; of one axis, a single column.
-
-    A column is where weights are dependent, so that a vector must lie along one.
-    """
-    rows = shape[0] if shape else 1
-    return rows, int(np.prod(shape[1:], dtype=np.int64))
 
 
 def find_paths(matrices: Sequence[Matrix], lmbda: float, fixed_step: bool, ticks: Iterator[object]) -> Paths:
@@ -101,7 +94,7 @@ def find_paths(matrices: Sequence[Matrix], lmbda: float, fixed_step: bool, ticks
         found = tuple(_walked(m, free[m.code], lmbda if best else 0.0, ticks) for m in matrices)
         if not fixed_step:
             found = _stepped(found)
-        costs, bits = _costs(found)
+        costs, bits = costs_of(found)
         paths = Paths(found, sum(_loss(m) for m in found), bits)
         if best and _price(best, lmbda) - _price(paths, lmbda) < TOLERANCE * _price(best, lmbda):
             return min(best, paths, key=lambda p: _price(p, lmbda))
@@ -118,13 +111,31 @@ def _walked(matrix: Matrix, costs: Float[np.ndarray, "2 l p k"], lmbda: float, t
     next(ticks, None)
     around = None
     if matrix.integers is not None:
-        around = torch.from_numpy(_left(matrix.levels[0])).to(matrix.target.device)
-    table = torch.from_numpy(costs)
-    integers = dispatch.viterbi(matrix.target, matrix.weight, matrix.step, table, around, lmbda)
+        around = torch.from_numpy(left_classes(matrix.levels[0])).to(matrix.target.device)
+    rows = rows_of_block(matrix.target.shape[1])
+    integers = best_paths(matrix.target, matrix.weight, matrix.step, torch.from_numpy(costs), around, lmbda, rows)
     return replace(matrix, integers=integers)
 
 
-def _left(level: Int[np.ndarray, "rows cols"]) -> UInt8[np.ndarray, "rows cols"]:
+def best_paths(
+    target: Float[Tensor, "rows cols"],
+    weight: Float[Tensor, "rows cols"],
+    step: float,
+    costs: Float[Tensor, "2 l p k"],
+    around: UInt8[Tensor, "rows cols"] | None,
+    lmbda: float,
+    rows: int,
+) -> Int32[Tensor, "rows cols"]:
+    """:func:`nbquant.kernels.dispatch.viterbi`, begun anew after so many rows, as blocks of a tensor are."""
+    starts = range(0, max(len(target), 1), rows)
+    parts = [slice(start, start + rows) for start in starts]
+    found = [
+        dispatch.viterbi(target[p], weight[p], step, costs, None if around is None else around[p], lmbda) for p in parts
+    ]
+    return torch.cat(found)
+
+
+def left_classes(level: Int[np.ndarray, "rows cols"]) -> UInt8[np.ndarray, "rows cols"]:
     """Class of the level to the left of each."""
     size = np.abs(level).clip(max=CLASSES - 1).astype(np.uint8)
     return np.pad(size, ((0, 0), (1, 0)))[:, :-1]
@@ -148,7 +159,7 @@ def _loss(matrix: Matrix) -> float:
     return float((matrix.weight.double() * off * off).sum())
 
 
-def _costs(matrices: Sequence[Matrix]) -> tuple[dict[str, Float[np.ndarray, "2 l p k"]], float]:
+def costs_of(matrices: Sequence[Matrix]) -> tuple[dict[str, Float[np.ndarray, "2 l p k"]], float]:
     """Bits of levels for each code, and of all levels together.
 
     Counted for each quantizer, class to the left and class above; few members lean on those of all classes.
@@ -162,7 +173,7 @@ def _costs(matrices: Sequence[Matrix]) -> tuple[dict[str, Float[np.ndarray, "2 l
         for k, q in levels:
             size = np.abs(k)
             above = np.pad(size.clip(max=CLASSES - 1), ((1, 0), (0, 0)))[:-1]
-            at = ((q * CLASSES + _left(k)) * CLASSES + above) * (most + 1) + size.clip(max=most)
+            at = ((q * CLASSES + left_classes(k)) * CLASSES + above) * (most + 1) + size.clip(max=most)
             counts += np.bincount(at.ravel(), minlength=len(counts))
             signs += int((size > 0).sum())
         n = counts.reshape(shape)

@@ -7,52 +7,18 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nbquant.coding.ledger import Ledger
 from nbquant.kernels import dispatch
+from nbquant.quantization.codebook import Codebook, QuantizedTensor
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.parametrize import look_up, register_lookups
 from nbquant.quantization.quantizer import Coding, Quantizer
-from nbquant.quantization.rate import code_ledger, lengths_for
+from nbquant.quantization.rate import lengths_for
 from nbquant.quantization.selection import SensitivityRecord
-
-PRUNED = -1
-
-
-@dataclass(frozen=True)
-class Codebook:
-    """Reconstruction values with their use and their code.
-
-    Attributes:
-        value: Reconstruction values c, ascending, in the dtype of the weights.
-        counts: Members n_j of each cluster.
-        codeword_length: Length ℓ_j of each codeword [bit].
-    """
-
-    value: Float[Tensor, " k"]
-    counts: Int64[Tensor, " k"]
-    codeword_length: Int64[Tensor, " k"]
-
-
-@dataclass(frozen=True)
-class QuantizedTensor:
-    """One tensor as indices into a codebook.
-
-    Attributes:
-        codebook: Reconstruction values, shared with the other tensors of its group.
-        assignment: Index of each weight's codeword, flattened; −1 marks a pruned weight, which is exactly zero.
-        shape: Shape of the tensor.
-    """
-
-    codebook: Float[Tensor, " k"]
-    assignment: Int[Tensor, " n"]
-    shape: torch.Size
-
-    def dequantize(self) -> Float[Tensor, "..."]:
-        """The tensor of reconstruction values."""
-        return dispatch.gather(self.codebook, self.assignment).reshape(self.shape)
+from nbquant.quantization.streams import coded, group_of
 
 
 @dataclass(frozen=True)
@@ -113,6 +79,11 @@ class Quantized:
         return sum(len(c.value) for c in self.codebooks.values())
 
     @property
+    def pruned(self) -> bool:
+        """Whether zeros are left out, and stay exactly zero."""
+        return "position_payload" in self.ledger
+
+    @property
     def codebook(self) -> Float[Tensor, " k"]:
         """Reconstruction values, ascending; where every layer has its own, see ``codebooks``."""
         return self._only().value
@@ -123,7 +94,7 @@ class Quantized:
         return self._only().counts
 
     @property
-    def codeword_length(self) -> Int64[Tensor, " k"]:
+    def codeword_length(self) -> Int64[Tensor, " k"] | Float[Tensor, " k"]:
         """Codeword lengths [bit]; where every layer has its own, see ``codebooks``."""
         return self._only().codeword_length
 
@@ -133,7 +104,7 @@ class Quantized:
 
     def group_of(self, name: str) -> str:
         """Group whose codebook a tensor uses: the only one, or its layer's."""
-        return next(iter(self.codebooks)) if len(self.codebooks) == 1 else name.rpartition(".")[0]
+        return group_of(name, self.codebooks)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """A copy of the model with the quantized weights; the original is untouched.
@@ -234,12 +205,10 @@ class Quantized:
                 assignment = dispatch.gather(shifted.to(assignment.device), assignment).sub_(1)  # −1 gathers 0
             own = value.to(tensor.codebook.device, tensor.codebook.dtype)
             tensors[name] = QuantizedTensor(own, assignment, tensor.shape)
-        ledger = Ledger()
-        for book in codebooks.values():
-            counts, length = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
-            ledger += code_ledger(counts, length, self.quantizer.coding, torch.finfo(book.value.dtype).bits)
         # Positions do not know the values.
-        ledger += Ledger({part: bits for part, bits in self.ledger.items() if part not in ledger})
+        positions = Ledger({part: bits for part, bits in self.ledger.items() if part.startswith("position_")})
+        of_positions = (lambda: positions) if self.pruned else None
+        tensors, ledger = coded(tensors, codebooks, self.quantizer.coding, of_positions)
         return replace(
             self,
             tensors=tensors,

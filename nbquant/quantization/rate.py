@@ -1,11 +1,12 @@
 """What clusters and positions cost in bits, in the ledger's parts."""
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
 
 import numpy as np
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from nbquant.coding import positions
@@ -15,6 +16,8 @@ from nbquant.coding.ledger import Ledger, fixed_length
 from nbquant.coding.positions import GapHistogram, group_tables, position_bits
 from nbquant.kernels import dispatch
 from nbquant.quantization.quantizer import Coding
+
+Lengths = Int64[np.ndarray, " k"] | Float64[np.ndarray, " k"]
 
 
 def is_mostly_zero(zeros: int, weights: int) -> bool:
@@ -26,20 +29,24 @@ def is_mostly_zero(zeros: int, weights: int) -> bool:
     return 2 * zeros >= weights
 
 
-def lengths_for(counts: Int64[np.ndarray, " k"], coding: Coding) -> Int64[np.ndarray, " k"]:
-    """Codeword lengths ℓ [bit] for clusters with members."""
+def lengths_for(counts: Int64[np.ndarray, " k"], coding: Coding) -> Lengths:
+    """Codeword lengths ℓ [bit] for clusters with members; of an arithmetic code the ideal ones, −log₂(n / Σn)."""
     if coding == "huffman":
         return codeword_lengths(counts)
-    return np.full(len(counts), fixed_length(len(counts)), np.int64)
+    if coding == "fixed":
+        return np.full(len(counts), fixed_length(len(counts)), np.int64)
+    return np.log2(counts.sum() / counts)
 
 
-def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Int64[np.ndarray, " k"], coding: Coding, bits: int) -> Ledger:
-    """Payload Σ n ℓ, code table as it is written (none for a fixed-length code), codebook k·b.
+def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Lengths, coding: Coding, bits: int) -> Ledger:
+    """Payload Σ n ℓ, code table as it is written (only of a Huffman code), codebook k·b.
+
+    Adaptive coding takes less than this payload, or more: how much is known once it has run.
 
     Source: Choi et al. 2017 (arXiv:1612.01543), equations 4 and 9, where the code table is Σ ℓ.
     """
     return Ledger(
-        payload=int(counts @ lengths),
+        payload=math.ceil(counts @ lengths),
         code_table=table_bits(lengths) if coding == "huffman" else 0,
         codebook=len(counts) * bits,
     )
@@ -69,3 +76,15 @@ def position_ledger(gaps: Sequence[GapHistogram]) -> Ledger:
         in_payload, in_table = position_bits(reduce(add, (gaps[i] for i in group)))
         payload, table = payload + in_payload, table + in_table
     return Ledger(position_payload=payload, position_table=table)
+
+
+def zeros_ledger(zeros: Sequence[int], weights: Sequence[int]) -> Ledger:
+    """What zeros of a pruned selection cost at order 0 where they are in the alphabet, before their coding has run.
+
+    Args:
+        zeros: Number of zeros in each tensor.
+        weights: Number of weights in each.
+    """
+    z, n = np.array(zeros, np.float64), np.array(weights, np.float64)
+    kinds = [kind[kind > 0] * np.log2(n[kind > 0] / kind[kind > 0]) for kind in (z, n - z)]
+    return Ledger(payload=math.ceil(sum(bits.sum() for bits in kinds)), position_payload=0, position_table=0)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nbquant.quantization.moments import Calibration
 from nbquant.tensorfile import FileSlice
 
 
@@ -63,12 +64,14 @@ class Selection:
         unselected_bits: Bits of the model's other parameters and buffers, which are stored as they are.
         unselected_count: Number of the model's other parameters (buffers are not weights and do not count).
         record: How the sensitivities came about; None if there are none.
+        calibration: What knows the moments of layers, for error feedback; None if it was not given.
     """
 
     tensors: tuple[SelectedTensor, ...]
     unselected_bits: int = 0
     unselected_count: int = 0
     record: SensitivityRecord | None = None
+    calibration: Calibration | None = None
 
     def __len__(self) -> int:
         """Number of weights N."""
@@ -126,6 +129,7 @@ class Selection:
             self.unselected_bits + sum(t.bits for t in left),
             self.unselected_count + sum(t.weight.numel() for t in left),
             self.record,
+            self.calibration,
         )
 
     def damped(self, offset: float) -> "Selection":

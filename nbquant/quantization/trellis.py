@@ -1,24 +1,21 @@
 """Entropy-coded trellis-coded quantization with a sensitivity for every weight."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.coding.ledger import Ledger
-from nbquant.kernels import dispatch
+from nbquant.coding.levels import matrix_shape
 from nbquant.progress import Progress, track
 from nbquant.quantization.fitting import _plain, groups_of
-from nbquant.quantization.members import index_dtype
-from nbquant.quantization.paths import FIXED, MOST_TURNS, Matrix, Paths, find_paths, matrix_shape
-from nbquant.quantization.quantized import PRUNED, Codebook, Quantized, QuantizedTensor
-from nbquant.quantization.quantizer import Coding, Quantizer, Weights, check_options, check_positive
-from nbquant.quantization.rate import code_ledger, is_mostly_zero, lengths_for, position_ledger, tensor_gaps
+from nbquant.quantization.integers import is_pruned, quantized_paths
+from nbquant.quantization.paths import FIXED, MOST_TURNS, Matrix, Paths, find_paths
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.quantizer import Coding, Weights, check_options, check_positive
 from nbquant.quantization.selection import SelectedTensor, Selection
 from nbquant.quantization.steps import Steps, check_steps, mean_sensitivity, step_of_layers
 from nbquant.quantization.validate import (
@@ -74,8 +71,8 @@ class Trellis:
         self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
     ) -> Quantized:
         """See :class:`~nbquant.quantization.quantizer.Quantizer`; weights that were pruned stay exactly zero."""
-        selection = _checked(weight, sensitivity)
-        return _quantized(self, selection, self.paths(selection, progress))
+        selection = checked_selection(weight, sensitivity)
+        return quantized_paths(self, selection, self.paths(selection, progress))
 
     def paths(self, selection: Selection, progress: Progress = False) -> Paths:
         """The integers themselves, with the bits that an ideal code of their levels takes.
@@ -88,12 +85,26 @@ class Trellis:
             ValueError: A step too small for the weights.
             Cancelled: By ``progress``.
         """
+        ticks = track(range(len(selection.tensors) * MOST_TURNS), "trellis", progress)
+        paths = self.search(selection, is_pruned(selection), ticks)
+        for _ in ticks:  # turns that were not needed
+            pass
+        return paths
+
+    def search(self, selection: Selection, pruned: bool, ticks: Iterator[object]) -> Paths:
+        """The same as part of something larger.
+
+        Args:
+            selection: As for :meth:`paths`.
+            pruned: Whether zeros stay zero.
+            ticks: Advanced before each tensor of each turn; may raise to cancel.
+        """
         h = mean_sensitivity(selection)
         step = self.step or math.sqrt(self.lmbda / (SLOPE * h))
         step_of = step_of_layers(selection, step, self.steps)
         groups = groups_of(selection, self.per_layer)
         code = {t.name: group for group, members in groups.items() for t in members}
-        fixed = FIXED * self.lmbda if _is_pruned(selection) else 0.0
+        fixed = FIXED * self.lmbda if pruned else 0.0
         matrices = [
             Matrix(
                 target=t.weight.reshape(matrix_shape(t.weight.shape)),
@@ -104,14 +115,10 @@ class Trellis:
             )
             for t in selection
         ]
-        ticks = track(range(len(matrices) * MOST_TURNS), "trellis", progress)
-        paths = find_paths(matrices, self.lmbda, self.step is not None, ticks)
-        for _ in ticks:  # turns that were not needed
-            pass
-        return paths
+        return find_paths(matrices, self.lmbda, self.step is not None, ticks)
 
 
-def _checked(weight: Weights, sensitivity: Float[Tensor, "..."] | None) -> Selection:
+def checked_selection(weight: Weights, sensitivity: Float[Tensor, "..."] | None) -> Selection:
     """The selection, or that of a plain tensor; its entries looked at."""
     if not isinstance(weight, Selection):
         return _plain(weight, sensitivity)
@@ -138,62 +145,3 @@ def _squared_error(
     if fixed:
         half = torch.where(tensor.weight == 0, fixed / step_of[tensor.layer] ** 2, half.float())
     return half.reshape(matrix_shape(tensor.weight.shape))
-
-
-def _is_pruned(selection: Selection) -> bool:
-    return is_mostly_zero(sum(t.weight.numel() - int(t.weight.count_nonzero()) for t in selection), len(selection))
-
-
-def _quantized(quantizer: Trellis, selection: Selection, paths: Paths) -> Quantized:
-    """Codebooks of the values in use, and every bit they cost."""
-    pruned = _is_pruned(selection)
-    groups = groups_of(selection, quantizer.per_layer)
-    found = {t.name: m for t, m in zip(selection, paths.matrices, strict=True)}
-    tensors: dict[str, QuantizedTensor] = {}
-    codebooks: dict[str, Codebook] = {}
-    loss, ledger = 0.0, Ledger()
-    for group, members in groups.items():
-        dtype = reduce(torch.promote_types, (t.weight.dtype for t in members))
-        step = found[members.tensors[0].name].step
-        flat = {t.name: _integers(found[t.name]) for t in members}
-        if pruned:
-            left_out = {t.name: t.weight.reshape(-1) == 0 for t in members}
-            used = torch.cat([flat[t.name][~left_out[t.name]] for t in members])
-        else:
-            left_out, used = {}, torch.cat(list(flat.values()))
-        integer = torch.unique(used)
-        value, index = torch.unique((integer.double() * step).to(dtype), return_inverse=True)
-        counts = torch.zeros(len(value), dtype=torch.int64, device=used.device)
-        counts.index_add_(0, index[torch.searchsorted(integer, used)], torch.ones_like(used, dtype=torch.int64))
-        n = counts.cpu().numpy()
-        length = lengths_for(n, quantizer.coding) if len(n) else n
-        codebooks[group] = Codebook(value, counts, torch.from_numpy(length).to(counts.device))
-        ledger += code_ledger(n, length, quantizer.coding, torch.finfo(dtype).bits)
-        for t in members:
-            # A pruned weight need not be on a value of this codebook.
-            at = torch.searchsorted(integer, flat[t.name]).clamp(max=max(len(integer) - 1, 0))
-            assignment = index[at] if len(integer) else torch.full_like(at, PRUNED)
-            if pruned:
-                assignment = torch.where(left_out[t.name], PRUNED, assignment)
-            assignment = assignment.to(index_dtype(len(value)))
-            own = value.to(t.weight.dtype)
-            tensors[t.name] = QuantizedTensor(own, assignment, t.weight.shape)
-            h = None if t.sensitivity is None else t.sensitivity.reshape(-1)
-            loss += float(dispatch.cluster_losses(t.weight.reshape(-1), h, own, assignment)[:, 2].sum())
-    if pruned:
-        ledger += position_ledger([tensor_gaps(t.weight) for t in selection])
-    return Quantized(
-        quantizer=cast(Quantizer, quantizer),  # it has no clusters
-        tensors={t.name: tensors[t.name] for t in selection},
-        codebooks=codebooks,
-        ledger=ledger,
-        distortion=loss / len(selection),
-        source_bits=selection.source_bits,
-        unselected_bits=selection.unselected_bits,
-        record=selection.record,
-    )
-
-
-def _integers(matrix: Matrix) -> Int32[Tensor, " n"]:
-    assert matrix.integers is not None
-    return matrix.integers.reshape(-1)

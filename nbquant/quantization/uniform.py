@@ -110,7 +110,7 @@ class Uniform:
         def price(offset: float) -> float:
             found = [replace(at, offset=offset).clusters(cells) for cells in groups.values()]
             loss = sum(clusters.loss for clusters in found)
-            payload = sum(int(c.counts @ lengths_for(c.counts, at.coding)) for c in found)
+            payload = sum(float(c.counts @ lengths_for(c.counts, at.coding)) for c in found)
             return payload / n + 0.5 * math.log2(loss) if loss > 0 else -math.inf
 
         known = {i / OFFSETS: price(i / OFFSETS) for i in range(OFFSETS)}

@@ -3,21 +3,19 @@
 Each block is on its own, so that a tensor of any size is written and read in bounded memory, several blocks at once.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+import struct
 
 import numpy as np
+import torch
 from jaxtyping import Int, Shaped
 
 from nbquant.coding.huffman import HuffmanCode
 from nbquant.coding.ledger import fixed_length
+from nbquant.coding.levels import PRUNED, Alphabet
 from nbquant.coding.positions import GapCode
-from nbquant.kernels import dispatch
 from nbquant.kernels.cpu import blocks as kernels
-from nbquant.storage.layout import StoredBlock, in_bytes
-
-T = TypeVar("T")
+from nbquant.quantization.codebook import Lattice
+from nbquant.storage.layout import StoredBlock, StoredLattice, in_bytes
 
 
 def fixed_length_code(levels: int) -> HuffmanCode | None:
@@ -100,16 +98,53 @@ def decode_block(
         raise ValueError(f"{block.weights} positions are required, the last behind all fillers, but are not there.")
 
 
-def in_order(work: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-    """What ``work`` makes of each item, in their order; a few are worked on at once, the others not yet asked for."""
-    waiting: deque[Any] = deque()
-    try:
-        for item in items:
-            waiting.append(dispatch.submit(work, *item))
-            if len(waiting) > dispatch.THREADS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for left in waiting:
-            left.cancel()
+def decode_matrix(
+    data: bytes,
+    block: StoredBlock,
+    alphabet: Alphabet,
+    shape: tuple[int, int],
+    values: Shaped[np.ndarray, " k"],
+    pruned: int,
+    out: Shaped[np.ndarray, " n"],
+) -> None:
+    """Read a block that is coded adaptively.
+
+    Args:
+        data: Its stream.
+        block: What it is said to hold.
+        alphabet: Integers of the indices.
+        shape: Rows and columns of the block.
+        values: What an index stands for.
+        pruned: What stands for a pruned weight.
+        out: Receives a value for each entry.
+
+    Raises:
+        ValueError: A stream that is damaged or does not hold what it is said to.
+    """
+    index = alphabet.decode(data, *shape)
+    weights = int((index != PRUNED).sum())
+    if weights != block.weights:
+        raise ValueError(f"{block.weights} weights are required, but {weights} are there.")
+    np.append(values, np.array(pruned, values.dtype)).take(index, out=out, mode="wrap")  # PRUNED is the last
+
+
+def read_lattice(data: bytes, stored: StoredLattice, levels: int) -> Lattice:
+    """Step and integers of a codebook's values.
+
+    Args:
+        data: What is stored in the place of the values.
+        stored: What the header says of them.
+        levels: Number of values.
+
+    Raises:
+        ValueError: A step that is not a finite number above 0; another number of integers, or another range.
+    """
+    (step,) = struct.unpack("<d", data[:8])
+    if not 0 < step < float("inf"):
+        raise ValueError(f"its step must be finite and above 0, but is {step}: write the file again.")
+    bits = np.unpackbits(np.frombuffer(data, np.uint8, offset=8))
+    used = np.flatnonzero(bits[: stored.span])
+    whole = len(used) == levels and not bits[stored.span :].any()
+    if not whole or (levels and (used[0] != 0 or used[-1] != stored.span - 1)) or bool(levels) != bool(stored.span):
+        raise ValueError(f"{levels} integers must span {stored.span}, but do not: write the file again.")
+    return Lattice(step, torch.from_numpy(used + stored.first), stored.dependent)

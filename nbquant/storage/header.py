@@ -10,15 +10,19 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from nbquant.coding.levels import MOST_SPAN
 from nbquant.coding.positions import MAX_SPAN
 from nbquant.storage.dtypes import DTYPES, QUANTIZED, entry_bytes
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.layout import (
+    MAJOR,
+    Codes,
     Layout,
     QuantizedEntry,
     RawEntry,
     StoredBlock,
     StoredCodebook,
+    StoredLattice,
     StoredTable,
     block_entries,
 )
@@ -40,7 +44,8 @@ def write_header(layout: Layout) -> bytes:
     """
     if RESERVED in (*layout.entries, *layout.tied):
         raise ValueError(f"a tensor must not be named {RESERVED!r}, as in safetensors files: name it otherwise.")
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {} if layout.coding == "prefix" else {"coding": layout.coding}
+    with_positions = layout.pruned and layout.coding == "prefix"
     blocks = [block for entry in layout.quantized for block in entry.blocks]
     if layout.quantized:
         header["quantized"] = {
@@ -50,17 +55,23 @@ def write_header(layout: Layout) -> bytes:
             "codebook": _column([entry.codebook for entry in layout.quantized]),
         }
         header["blocks"] = {"payload": _column([block.payload for block in blocks])}
-    if layout.pruned:
+    if with_positions:
         header["quantized"]["table"] = _column([entry.table for entry in layout.quantized])
-        for key in ("weights", "positions", "fillers"):
+    if layout.pruned:
+        for key in ("weights", "positions", "fillers") if with_positions else ("weights",):
             header["blocks"][key] = _column([getattr(block, key) for block in blocks])
     if layout.codebooks:
         header["codebooks"] = {
             "name": [book.name for book in layout.codebooks],
             "dtype": _column([book.dtype for book in layout.codebooks]),
             "levels": _column([book.levels for book in layout.codebooks]),
-            "bits": _column([book.bits for book in layout.codebooks]),
         }
+        if layout.coding == "prefix":
+            header["codebooks"]["bits"] = _column([book.bits for book in layout.codebooks])
+        lattices = [book.lattice for book in layout.codebooks]
+        if any(lattices):
+            for key in ("first", "span", "dependent"):
+                header["codebooks"][key] = _column([getattr(lattice, key, None) for lattice in lattices])
     if layout.tables:
         header["tables"] = {
             "span": [table.span for table in layout.tables],
@@ -78,13 +89,14 @@ def write_header(layout: Layout) -> bytes:
     return json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def read_header(raw: bytes, file_size: int, most_restored: int) -> Layout:
+def read_header(raw: bytes, file_size: int, most_restored: int, major: int = 1) -> Layout:
     """The layout that a header tells of.
 
     Args:
         raw: The header.
         file_size: Bytes of the whole file.
         most_restored: Bytes that its tensors may take.
+        major: Major version of the file.
 
     Raises:
         CorruptFileError: A header that is not as FORMAT.md says, or of a file of another size.
@@ -95,12 +107,16 @@ def read_header(raw: bytes, file_size: int, most_restored: int) -> Layout:
     except (ValueError, RecursionError) as error:
         raise _damaged(f"JSON without NaN or broken characters is required, but {error}") from None
     _require(_depth(header) <= MOST_DEPTH, f"at most {MOST_DEPTH} objects and lists may be in each other", header)
-    codebooks = _codebooks(_table(header, "codebooks"), file_size)
+    coding: Codes = header.get("coding", "prefix")
+    known = [name for name, version in MAJOR.items() if version == major]
+    _require(coding in known, f"coding must be {' or '.join(known)} in version {major}", coding)
+    codebooks = _codebooks(_table(header, "codebooks"), file_size, coding)
     tables = _tables(_table(header, "tables"))
     quantized = _table(header, "quantized")
     raw_entries = _raw(_table(header, "raw"))
-    pruned = "table" in quantized
-    bare = _quantized(quantized, pruned, codebooks, tables)
+    blocks = _table(header, "blocks")
+    pruned = "table" in quantized if coding == "prefix" else "weights" in blocks
+    bare = _quantized(quantized, pruned and coding == "prefix", codebooks, tables)
     entries: tuple[QuantizedEntry | RawEntry, ...] = (*bare, *raw_entries)
     restored = sum(prod(entry.shape) * entry_bytes(entry.dtype) for entry in entries)
     if restored > most_restored:
@@ -108,7 +124,7 @@ def read_header(raw: bytes, file_size: int, most_restored: int) -> Layout:
             f"tensors of at most {most_restored} bytes are expected of a file of {file_size}, but they take "
             f"{restored}: if you trust it and have the memory, load it with max_bytes={restored}"
         )
-    whole = _with_blocks(bare, _table(header, "blocks"), pruned, codebooks, tables)
+    whole = _with_blocks(bare, blocks, pruned, codebooks, tables, coding)
     recipe = header.get("recipe", {})
     _require(isinstance(recipe, dict), "the recipe must be an object", recipe)
     layout = Layout(
@@ -118,6 +134,7 @@ def read_header(raw: bytes, file_size: int, most_restored: int) -> Layout:
         raw_entries,
         _tied(header, [entry.name for entry in entries]),
         pruned,
+        coding,
         recipe,
         len(raw),
     )
@@ -209,13 +226,21 @@ def _dtypes(table: Table, rows: int, allowed: Sequence[str]) -> list[str]:
     return _values(table, "dtype", rows, lambda v: type(v) is str and v in allowed, f"one of {', '.join(allowed)}")
 
 
-def _codebooks(table: Table, file_size: int) -> tuple[StoredCodebook, ...]:
+def _codebooks(table: Table, file_size: int, coding: Codes) -> tuple[StoredCodebook, ...]:
     rows = _rows(table, "name")
     names = _names(table, rows)
     _require(len(set(names)) == rows, "each codebook must have a name of its own", names)
     levels = _values(table, "levels", rows, lambda v: _is_count(v) and v <= file_size, "levels that fit into the file")
+    dtypes = _dtypes(table, rows, QUANTIZED)
+    if coding == "context":
+        lattices = _lattices(table, rows, file_size)
+        books = tuple(map(StoredCodebook, names, dtypes, levels, [None] * rows, lattices))
+        for book in books:
+            fits = book.lattice is None or book.levels <= book.lattice.span
+            _require(fits, f"a span of at least its {book.levels} levels", book.lattice)
+        return books
     bits = _values(table, "bits", rows, lambda v: v is None or _is_count(v), "bits of a code table or null")
-    books = tuple(map(StoredCodebook, names, _dtypes(table, rows, QUANTIZED), levels, bits))
+    books = tuple(map(StoredCodebook, names, dtypes, levels, bits))
     for book in books:
         _require(
             book.bits is None or (book.bits >= book.levels if book.levels else not book.bits),
@@ -223,6 +248,23 @@ def _codebooks(table: Table, file_size: int) -> tuple[StoredCodebook, ...]:
             book.bits,
         )
     return books
+
+
+def _lattices(table: Table, rows: int, file_size: int) -> list[StoredLattice | None]:
+    if "first" not in table:
+        return [None] * rows
+    most = min(MOST_SPAN, 8 * file_size)  # each takes a bit
+    reach = 1 << 40
+    first = _values(
+        table, "first", rows, lambda v: v is None or (type(v) is int and abs(v) <= reach), "a whole number or null"
+    )
+    span = _values(
+        table, "span", rows, lambda v: v is None or (_is_count(v) and v <= most), f"a number up to {most} or null"
+    )
+    dependent = _values(table, "dependent", rows, lambda v: v is None or type(v) is bool, "true, false or null")
+    for row in zip(first, span, dependent, strict=True):
+        _require(row.count(None) in (0, 3), "first, span and dependent must all be null, or none", row)
+    return [None if row[0] is None else StoredLattice(*row) for row in zip(first, span, dependent, strict=True)]
 
 
 def _tables(table: Table) -> tuple[StoredTable, ...]:
@@ -269,10 +311,13 @@ def _with_blocks(
     pruned: bool,
     codebooks: Sequence[StoredCodebook],
     tables: Sequence[StoredTable],
+    coding: Codes,
 ) -> tuple[QuantizedEntry, ...]:
-    sizes = [block_entries(prod(entry.shape)) for entry in bare]
+    sizes = [block_entries(entry.shape, coding) for entry in bare]
     flat = [size for entry in sizes for size in entry]
-    keys = ["weights", "payload", "positions", "fillers"] if pruned else ["payload"]
+    keys = ["payload"]
+    if pruned:
+        keys = ["weights", "payload"] if coding == "context" else ["weights", "payload", "positions", "fillers"]
     columns = {key: _values(table, key, len(flat), _is_count, "a number, 0 or more") for key in keys}
     weights = columns.get("weights", flat)
     none = [0] * len(flat)
@@ -290,15 +335,22 @@ def _with_blocks(
     for entry, own in zip(bare, sizes, strict=True):
         taken = tuple(next(blocks) for _ in own)
         for block in taken:
-            _check_block(block, entry, codebooks[entry.codebook], None if entry.table is None else tables[entry.table])
+            _check_block(
+                block, entry, codebooks[entry.codebook], None if entry.table is None else tables[entry.table], coding
+            )
         found.append(replace(entry, blocks=taken))
     return tuple(found)
 
 
-def _check_block(block: StoredBlock, entry: QuantizedEntry, book: StoredCodebook, table: StoredTable | None) -> None:
+def _check_block(
+    block: StoredBlock, entry: QuantizedEntry, book: StoredCodebook, table: StoredTable | None, coding: Codes
+) -> None:
     where = f"of a block of {entry.name!r}"
     _require(block.weights <= block.entries, f"at most {block.entries} weights {where}", block.weights)
     _require(not block.weights or book.levels > 0, f"no weights {where}, whose codebook is empty", block.weights)
+    if coding == "context":
+        _require(block.payload % 8 == 0, f"whole bytes {where}", block.payload)
+        return
     least, most = block.weights * book.shortest, block.weights * book.longest
     _require(least <= block.payload <= most, f"{least} to {most} bits {where} for its weights", block.payload)
     if block.weights in (0, block.entries):

@@ -1,22 +1,48 @@
 """What is where in a file, as FORMAT.md lays it down: made by the writer, and checked by the reader before use."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from nbquant.coding import positions
 from nbquant.coding.huffman import MAX_LENGTH
 from nbquant.coding.ledger import Ledger, fixed_length
+from nbquant.coding.levels import block_shapes
 from nbquant.storage.dtypes import entry_bytes
 
 MAGIC = b"\x89nbq\r\n\x1a\n"
-MAJOR, MINOR = 1, 0
+MINOR = 0
 PREFIX = 16  # bytes: magic, major, minor, length of the header
 CHECKSUM = 4  # bytes behind the header and behind each section
 DIGEST = 16  # bytes at the end
 MOST_HEADER = 1 << 22  # bytes; enough for 10¹² weights, and parsed in a few hundred megabytes at the worst
+
+
+Codes = Literal["prefix", "context"]
+MAJOR: dict[Codes, int] = {"prefix": 1, "context": 2}
+"""Major version of a file by how its indices are coded: with codewords, or adaptively by what is around them."""
+
+
+@dataclass(frozen=True)
+class StoredLattice:
+    """What is stored of values that are integers times a step: the step, and a bit for each integer of a range.
+
+    Attributes:
+        first: First integer.
+        span: Number of integers from it to the last.
+        dependent: Whether a tensor's integers are on paths through the trellis.
+    """
+
+    first: int
+    span: int
+    dependent: bool
+
+    @property
+    def bits(self) -> int:
+        """Bits of the step and of those that say which integers are values."""
+        return 64 + self.span
 
 
 @dataclass(frozen=True)
@@ -27,18 +53,25 @@ class StoredCodebook:
         name: Group whose weights share it.
         dtype: Type of its values.
         levels: Number of values k.
-        bits: Length of the code table [bit]; None for a fixed-length code, which needs none.
+        bits: Length of the code table [bit]; None for a code that needs none: of fixed length, or adaptive.
+        lattice: What is stored in the place of the values; None if they are stored themselves.
     """
 
     name: str
     dtype: str
     levels: int
     bits: int | None
+    lattice: StoredLattice | None = None
+
+    @property
+    def values_bits(self) -> int:
+        """Bits of the values, or of what is stored in their place."""
+        return self.lattice.bits if self.lattice else 8 * self.levels * entry_bytes(self.dtype)
 
     @property
     def values_size(self) -> int:
-        """Bytes of the values."""
-        return self.levels * entry_bytes(self.dtype)
+        """The same in bytes."""
+        return in_bytes(self.values_bits)
 
     @property
     def size(self) -> int:
@@ -164,6 +197,7 @@ class Layout:
         raw: Tensors as they were; these come last.
         tied: Name to the name of the tensor that it is another name of.
         pruned: Whether zeros are left out.
+        coding: How indices are coded.
         recipe: How the file came about.
         header_size: Bytes of the header.
     """
@@ -174,6 +208,7 @@ class Layout:
     raw: tuple[RawEntry, ...]
     tied: Mapping[str, str]
     pruned: bool
+    coding: Codes = "prefix"
     recipe: Mapping[str, Any] = field(default_factory=dict)
     header_size: int = 0
 
@@ -209,7 +244,7 @@ class Layout:
         parts = {
             "payload": sum(block.payload for block in blocks),
             "code_table": sum(book.bits or 0 for book in self.codebooks),
-            "codebook": 8 * sum(book.values_size for book in self.codebooks),
+            "codebook": sum(book.values_bits for book in self.codebooks),
         }
         if self.pruned:
             parts["position_payload"] = sum(block.positions for block in blocks)
@@ -249,6 +284,9 @@ def in_bytes(bits: int) -> int:
     return -(-bits // 8)
 
 
-def block_entries(entries: int) -> list[int]:
-    """Number of entries of each block of a tensor of so many."""
+def block_entries(shape: Sequence[int], coding: Codes) -> list[int]:
+    """Number of entries of each block of a tensor; blocks that are coded adaptively are of whole rows."""
+    if coding == "context":
+        return [rows * cols for rows, cols in block_shapes(shape)]
+    entries = prod(shape)
     return [min(positions.BLOCK, entries - begin) for begin in range(0, entries, positions.BLOCK)]

@@ -45,13 +45,13 @@ def open_layout(path: Path, max_bytes: int | None) -> Layout:
         size = os.fstat(file.fileno()).st_size
         digest = blake2b(digest_size=DIGEST)
         prefix = file.read(PREFIX)
-        length = _header_length(prefix, size)
+        major, length = _header_length(prefix, size)
         raw = file.read(length + CHECKSUM)
         header, checksum = raw[:length], raw[length:]
         if len(raw) < length + CHECKSUM or zlib.crc32(prefix + header) != int.from_bytes(checksum, "little"):
             raise CorruptFileError("header", f"its checksum must be that of its content, but is not: {_AGAIN}.")
         most = EXPANSION * size + FREE if max_bytes is None else max_bytes
-        layout = read_header(header, size, most)
+        layout = read_header(header, size, most, major)
         digest.update(prefix + raw)
         for section in layout.sections:
             reader = SectionReader(file, section)
@@ -123,24 +123,26 @@ def damage_of(label: str) -> Iterator[None]:
         raise CorruptFileError(label, str(error)) from None
 
 
-def _header_length(prefix: bytes, size: int) -> int:
+def _header_length(prefix: bytes, size: int) -> tuple[int, int]:
+    """Major version, and length of the header."""
     if prefix[: len(MAGIC)] != MAGIC[: len(prefix)] or not prefix:
         raise CorruptFileError("magic", f"a .nbq file is required, but this one {_kind(prefix)}: choose another file.")
     if len(prefix) < PREFIX:
         raise CorruptFileError("magic", f"{PREFIX} bytes are required at the start, but {len(prefix)} came: {_AGAIN}.")
     major, minor, length = struct.unpack("<HHI", prefix[len(MAGIC) :])
-    if major != MAJOR:
+    known = sorted(set(MAJOR.values()))
+    if major not in known:
         raise CorruptFileError(
             "version",
-            f"version {MAJOR} of the format is required, but this file has {major}.{minor}: "
-            + ("update nbquant." if major > MAJOR else f"{_AGAIN}."),
+            f"version {' or '.join(map(str, known))} of the format is required, but this file has {major}.{minor}: "
+            + ("update nbquant." if major > known[-1] else f"{_AGAIN}."),
         )
     room = size - PREFIX - CHECKSUM - DIGEST
     if not 2 <= length <= min(MOST_HEADER, room):
         raise CorruptFileError(
             "header", f"2 to {min(MOST_HEADER, max(room, 2))} bytes are required, but {length} are announced: {_AGAIN}."
         )
-    return length
+    return major, length
 
 
 def _kind(prefix: bytes) -> str:

@@ -20,12 +20,16 @@ from nbquant.coding import positions
 from nbquant.coding.code_table import decode_lengths
 from nbquant.coding.huffman import HuffmanCode, symbol_counts
 from nbquant.coding.ledger import Ledger, fixed_length
+from nbquant.coding.levels import block_shapes
 from nbquant.coding.positions import GapCode
+from nbquant.kernels import dispatch
 from nbquant.models.layers import listed, owner
 from nbquant.progress import Progress, track
+from nbquant.quantization.codebook import PRUNED, Codebook, Lattice, QuantizedTensor, alphabet_of
 from nbquant.quantization.members import index_dtype
-from nbquant.quantization.quantized import PRUNED, Codebook, Quantized, QuantizedTensor
-from nbquant.storage.blocks import decode_block, fixed_length_code, in_order
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.rate import lengths_for
+from nbquant.storage.blocks import decode_block, decode_matrix, fixed_length_code, read_lattice
 from nbquant.storage.dtypes import DTYPES, as_bytes, entry_bytes, of_bytes
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.layout import Layout, QuantizedEntry, RawEntry, StoredBlock, in_bytes
@@ -192,11 +196,15 @@ class Stored:
                 if levels:
                     counts[entry.codebook] += symbol_counts(block[block >= 0], levels)
             value = book.value.to(DTYPES[entry.dtype])
-            tensors[entry.name] = QuantizedTensor(value, torch.from_numpy(out), torch.Size(entry.shape))
+            streams = tuple(b.payload // 8 for b in entry.blocks) if layout.coding == "context" else None
+            tensors[entry.name] = QuantizedTensor(value, torch.from_numpy(out), torch.Size(entry.shape), streams)
         codebooks = {}
         for i, stored in enumerate(layout.codebooks):
             book = self._book(i)
-            codebooks[stored.name] = Codebook(book.value.clone(), torch.from_numpy(counts[i]), book.lengths())
+            length = (
+                book.lengths() if layout.coding == "prefix" else torch.from_numpy(lengths_for(counts[i], "context"))
+            )
+            codebooks[stored.name] = Codebook(book.value.clone(), torch.from_numpy(counts[i]), length, book.lattice)
         quantized_bytes = sum(prod(entry.shape) * entry_bytes(entry.dtype) for entry in layout.quantized)
         return Quantized(
             quantizer=quantizer,
@@ -272,43 +280,59 @@ class Stored:
         out: Shaped[np.ndarray, " n"] | None,
     ) -> Iterator[Shaped[np.ndarray, " b"]]:
         """The blocks of a tensor, in their places in ``out`` if there is one."""
-        code = self._book(entry.codebook).code
-        gap_code = self._gap_code(entry.table)
+        book = self._book(entry.codebook)
         section = self._layout.section(entry)
+        adaptive = self._layout.coding == "context"
+        gap_code = None if adaptive else self._gap_code(entry.table)
+        matrices = block_shapes(entry.shape) if adaptive else []
+        with damage_of(section.label):
+            alphabet = alphabet_of(book.value, book.lattice, self._layout.pruned) if adaptive else None
 
-        def decoded(data: bytes, block: StoredBlock, begin: int) -> Shaped[np.ndarray, " b"]:
+        def decoded(data: bytes, block: StoredBlock, begin: int, i: int) -> Shaped[np.ndarray, " b"]:
             room = np.empty(block.entries, values.dtype) if out is None else out[begin : begin + block.entries]
-            decode_block(data, block, code, gap_code, values, pruned, room)
+            if alphabet is not None:
+                decode_matrix(data, block, alphabet, matrices[i], values, pruned, room)
+            else:
+                decode_block(data, block, book.code, gap_code, values, pruned, room)
             return room
 
-        def items() -> Generator[tuple[bytes, StoredBlock, int], None, None]:
+        def items() -> Generator[tuple[bytes, StoredBlock, int, int], None, None]:
             begin = 0
             with reading(self.path, section) as reader:
-                for block in entry.blocks:
-                    yield reader.take(block.size), block, begin
+                for i, block in enumerate(entry.blocks):
+                    yield reader.take(block.size), block, begin, i
                     begin += block.entries
                 reader.end()
 
         # A generator left to the collector would close its file at any time, in any thread.
         with damage_of(section.label), closing(items()) as tasks:
-            yield from in_order(decoded, tasks)
+            yield from dispatch.in_order(decoded, tasks)
 
     def _book(self, index: int) -> "_Book":
         if index not in self._read:
             stored, section = self._layout.codebooks[index], self._layout.sections[index]
             with reading(self.path, section) as reader:
-                values = of_bytes(reader.take(stored.values_size), stored.dtype)
+                data = reader.take(stored.values_size)
                 table = reader.take(section.size - stored.values_size)
                 reader.end()
+            lattice, code = None, None
             with damage_of(section.label):
+                if stored.lattice:
+                    lattice = read_lattice(data, stored.lattice, stored.levels)
+                    values = (lattice.integer.double() * lattice.step).to(DTYPES[stored.dtype])
+                else:
+                    values = of_bytes(data, stored.dtype)
                 if not values.isfinite().all():
                     raise ValueError("its values must be finite, but are not: write the file again.")
-                if stored.bits is None:
+                if self._layout.coding == "context":
+                    if (values.diff() <= 0).any():
+                        raise ValueError("its values must ascend, but do not: write the file again.")
+                elif stored.bits is None:
                     code = fixed_length_code(stored.levels)
                 else:
                     lengths = decode_lengths(table, stored.levels, stored.bits)
                     code = HuffmanCode.from_lengths(lengths) if stored.levels else None
-            self._read[index] = _Book(values, code)
+            self._read[index] = _Book(values, code, lattice)
         return self._read[index]
 
     def _gap_code(self, index: int | None) -> GapCode | None:
@@ -324,7 +348,9 @@ class Stored:
     def _require_groups(self, coding: str) -> None:
         """What a quantized selection cannot tell must be as its names and its quantizer say."""
         books = self._layout.codebooks
-        if any((book.bits is None) != (coding == "fixed") for book in books):
+        if (coding == "context") != (self._layout.coding == "context"):
+            raise CorruptFileError("recipe", f"codes must be {coding}, as it says, but are not: write the file again.")
+        if coding != "context" and any((book.bits is None) != (coding == "fixed") for book in books):
             raise CorruptFileError("recipe", f"codes must be {coding}, as it says, but are not: write the file again.")
         for entry in self._layout.quantized if len(books) > 1 else ():
             if books[entry.codebook].name != owner(entry.name):
@@ -357,10 +383,11 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class _Book:
-    """A codebook and its code; None where its indices take no bits."""
+    """A codebook, its code, None where its indices take no bits, and what lies behind its values."""
 
     value: Tensor
     code: HuffmanCode | None
+    lattice: Lattice | None
 
     def bits_of(self, dtype: torch.dtype) -> Shaped[np.ndarray, " k"]:
         """The values in a tensor's own type, as integers of the same bits."""

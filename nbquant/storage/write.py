@@ -20,10 +20,13 @@ from nbquant.coding.code_table import encode_lengths
 from nbquant.coding.huffman import HuffmanCode, symbol_counts
 from nbquant.coding.ledger import Ledger, fixed_length
 from nbquant.coding.positions import GapCode, GapHistogram, gap_code, group_tables
+from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
-from nbquant.quantization.quantized import Codebook, Quantized, QuantizedTensor
+from nbquant.quantization.codebook import Codebook, Lattice, QuantizedTensor
+from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.rate import block_gaps
-from nbquant.storage.blocks import encode_block, fixed_length_code, in_order
+from nbquant.quantization.streams import context_streams, lattice_span
+from nbquant.storage.blocks import encode_block, fixed_length_code
 from nbquant.storage.dtypes import SPELLED, as_bytes
 from nbquant.storage.header import write_header
 from nbquant.storage.layout import (
@@ -32,10 +35,12 @@ from nbquant.storage.layout import (
     MAJOR,
     MINOR,
     MOST_HEADER,
+    Codes,
     Layout,
     QuantizedEntry,
     StoredBlock,
     StoredCodebook,
+    StoredLattice,
     StoredTable,
     block_entries,
 )
@@ -102,7 +107,7 @@ def save(
 
 
 def file_ledger(quantized: Quantized, model: nn.Module | str | os.PathLike[str] | None = None) -> Ledger:
-    """What :func:`save` would return, without writing or encoding anything.
+    """What :func:`save` would return, without writing anything.
 
     Raises:
         ValueError, TypeError: As :func:`save`.
@@ -113,17 +118,66 @@ def file_ledger(quantized: Quantized, model: nn.Module | str | os.PathLike[str] 
 
 def _plan(quantized: Quantized, rest: Rest) -> tuple[Layout, _Codes, bytes]:
     """All sizes and the header, before anything is written."""
-    fixed = quantized.quantizer.coding == "fixed"
     groups = {name: _group(quantized, name) for name in quantized.tensors}
-    of_group = {group: _code(book, group, fixed) for group, book in quantized.codebooks.items()}
+    for name, tensor in quantized.tensors.items():
+        _require_consistent(name, tensor, quantized.codebooks[groups[name]])
+    for group, book in quantized.codebooks.items():
+        _require_finite(book, group)
+    adaptive = quantized.quantizer.coding == "context"
+    books, tables, entries, codes = (_adaptive if adaptive else _prefix)(quantized, groups)
+    pruned = quantized.pruned
+    if not pruned and any(b.weights < b.entries for e in entries for b in e.blocks):
+        raise ValueError("weights of this selection are pruned, but its ledger has no positions: make it with fit().")
+    raw = tuple(entry for entry, _ in rest.content)
+    coding: Codes = "context" if adaptive else "prefix"
+    layout = Layout(books, tables, entries, raw, rest.tied, pruned, coding, recipe_of(quantized))
+    header = write_header(layout)
+    if len(header) > MOST_HEADER:
+        raise ValueError(
+            f"names, shapes and recipe must take at most {MOST_HEADER:,} bytes, but take {len(header):,}: "
+            "save parts of the model apart."
+        )
+    return replace(layout, header_size=len(header)), codes, header
+
+
+_Planned = tuple[tuple[StoredCodebook, ...], tuple[StoredTable, ...], tuple[QuantizedEntry, ...], _Codes]
+
+
+def _adaptive(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
+    """Sizes of streams that coding found."""
+    pruned, order = quantized.pruned, {group: i for i, group in enumerate(quantized.codebooks)}
+    books = []
+    for group, book in quantized.codebooks.items():
+        dtype, lattice = SPELLED[book.value.dtype], book.lattice
+        first = int(lattice.integer[0]) if lattice and len(lattice.integer) else 0
+        stored = StoredLattice(first, lattice_span(book), lattice.dependent) if lattice else None
+        books.append(StoredCodebook(group, dtype, len(book.value), None, stored))
+    entries = []
+    for name, tensor in quantized.tensors.items():
+        book = quantized.codebooks[groups[name]]
+        sizes = tensor.streams
+        if sizes is None:
+            sizes = tuple(map(len, context_streams(tensor, book, pruned)))
+        flat = tensor.assignment.reshape(-1)
+        blocks, begin = [], 0
+        for count, size in zip(block_entries(tensor.shape, "context"), sizes, strict=True):
+            weights = int((flat[begin : begin + count] >= 0).sum())
+            blocks.append(StoredBlock(count, weights, 8 * size))
+            begin += count
+        dtype = SPELLED[tensor.codebook.dtype]
+        entries.append(QuantizedEntry(name, tuple(tensor.shape), dtype, order[groups[name]], None, tuple(blocks)))
+    return tuple(books), (), tuple(entries), _Codes({}, (), {})
+
+
+def _prefix(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
+    """Codes, tables, and what they make of each block."""
+    fixed, pruned = quantized.quantizer.coding == "fixed", quantized.pruned
+    of_group = {group: _code(book, fixed) for group, book in quantized.codebooks.items()}
     books = []
     for group, book in quantized.codebooks.items():
         code = of_group[group]
         bits = None if fixed else code.table_bits if code else 0
         books.append(StoredCodebook(group, SPELLED[book.value.dtype], len(book.value), bits))
-    for name, tensor in quantized.tensors.items():
-        _require_consistent(name, tensor, quantized.codebooks[groups[name]])
-    pruned = "position_payload" in quantized.ledger
     gaps = {name: _gaps(tensor) for name, tensor in quantized.tensors.items()} if pruned else {}
     whole = {name: reduce(add, parts) for name, parts in gaps.items()}
     names = list(whole)
@@ -145,19 +199,9 @@ def _plan(quantized: Quantized, rest: Rest) -> tuple[Layout, _Codes, bytes]:
         blocks = [
             (tensor, block, part, code, of_tensor, levels) for block, part in zip(_slices(tensor), parts, strict=False)
         ]
-        entries.append(replace(entry, blocks=tuple(in_order(_planned, blocks))))
-    if not pruned and any(b.weights < b.entries for e in entries for b in e.blocks):
-        raise ValueError("weights of this selection are pruned, but its ledger has no positions: make it with fit().")
-    raw = tuple(entry for entry, _ in rest.content)
+        entries.append(replace(entry, blocks=tuple(dispatch.in_order(_planned, blocks))))
     used = [StoredTable(code.span, code.table_bits) for code in of_gaps]
-    layout = Layout(tuple(books), tuple(used), tuple(entries), raw, rest.tied, pruned, recipe_of(quantized))
-    header = write_header(layout)
-    if len(header) > MOST_HEADER:
-        raise ValueError(
-            f"names, shapes and recipe must take at most {MOST_HEADER:,} bytes, but take {len(header):,}: "
-            "save parts of the model apart."
-        )
-    return replace(layout, header_size=len(header)), codes, header
+    return tuple(books), tuple(used), tuple(entries), codes
 
 
 def _planned(
@@ -196,14 +240,17 @@ def _group(quantized: Quantized, name: str) -> str:
     return group
 
 
-def _code(book: Codebook, group: str, fixed: bool) -> HuffmanCode | None:
-    if not len(book.value):
-        return None
+def _require_finite(book: Codebook, group: str) -> None:
     if not book.value.isfinite().all():
         raise ValueError(
             f"finite reconstruction values are required, but the codebook {group!r} has "
             f"{int((~book.value.isfinite()).sum())} that are not: fine-tune with a smaller learning rate."
         )
+
+
+def _code(book: Codebook, fixed: bool) -> HuffmanCode | None:
+    if not len(book.value):
+        return None
     if fixed:
         length = fixed_length(len(book.value))
         if (book.codeword_length != length).any():
@@ -228,7 +275,7 @@ def _require_consistent(name: str, tensor: QuantizedTensor, book: Codebook) -> N
 
 def _slices(tensor: QuantizedTensor) -> list[slice]:
     found, begin = [], 0
-    for entries in block_entries(tensor.shape.numel()):
+    for entries in block_entries(tensor.shape, "prefix"):
         found.append(slice(begin, begin + entries))
         begin += entries
     return found
@@ -274,14 +321,21 @@ def _write(
     ticks: Iterator[object],
 ) -> None:
     out = _Checked(file)
-    out.section([MAGIC + struct.pack("<HHI", MAJOR, MINOR, len(header)) + header])
+    out.section([MAGIC + struct.pack("<HHI", MAJOR[layout.coding], MINOR, len(header)) + header])
     for stored, book in zip(layout.codebooks, quantized.codebooks.values(), strict=True):
         table = encode_lengths(book.codeword_length) if stored.bits else b""
-        out.section([as_bytes(book.value.detach().cpu().reshape(-1)), table])
+        values = _lattice(book.lattice) if book.lattice and stored.lattice else as_bytes(book.value.detach().cpu())
+        out.section([values, table])
     for gaps in codes.of_gaps:
         out.section([encode_lengths(gaps.code.lengths)])
     for entry in layout.quantized:
-        out.section(_ticking(_streams(quantized.tensors[entry.name], entry, layout, codes), ticks))
+        tensor = quantized.tensors[entry.name]
+        if layout.coding == "context":
+            book = quantized.codebooks[quantized.group_of(entry.name)]
+            streams = _unchanged(context_streams(tensor, book, layout.pruned), entry)
+        else:
+            streams = _streams(tensor, entry, layout, codes)
+        out.section(_ticking(streams, ticks))
     for i in range(len(layout.raw)):
         out.section(rest.pieces(i))
         next(ticks, None)
@@ -295,7 +349,24 @@ def _streams(tensor: QuantizedTensor, entry: QuantizedEntry, layout: Layout, cod
     def encoded(place: slice, block: StoredBlock) -> bytes:
         return encode_block(_indices(tensor, place), block, code, gaps)
 
-    return in_order(encoded, zip(_slices(tensor), entry.blocks, strict=True))
+    return dispatch.in_order(encoded, zip(_slices(tensor), entry.blocks, strict=True))
+
+
+def _lattice(lattice: Lattice) -> bytes:
+    """The step, and a bit for each integer from the first to the last that says whether it is a value's."""
+    integer = lattice.integer.cpu().numpy()
+    used = np.zeros(integer[-1] - integer[0] + 1 if len(integer) else 0, bool)
+    used[integer - integer[0] if len(integer) else []] = True
+    return struct.pack("<d", lattice.step) + np.packbits(used).tobytes()
+
+
+def _unchanged(streams: Iterable[bytes], entry: QuantizedEntry) -> Iterator[bytes]:
+    for stream, block in zip(streams, entry.blocks, strict=True):
+        if 8 * len(stream) != block.payload:
+            raise ValueError(
+                f"the indices of {entry.name!r} must be those that were quantized, but were changed: quantize again."
+            )
+        yield stream
 
 
 def _ticking(pieces: Iterable[bytes], ticks: Iterator[object]) -> Iterator[bytes]:

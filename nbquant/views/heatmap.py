@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
 from nbquant.kernels import dispatch
-from nbquant.quantization.quantized import QuantizedTensor
+from nbquant.quantization.codebook import QuantizedTensor
 from nbquant.views import theme
 from nbquant.views.grid import Grid, grid_of
 

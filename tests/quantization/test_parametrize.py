@@ -9,8 +9,8 @@ from torch.nn.utils import parametrize
 
 import nbquant as nq
 from nbquant.models.select import select
+from nbquant.quantization.codebook import PRUNED
 from nbquant.quantization.parametrize import CHUNK, movable, sum_by_codeword
-from nbquant.quantization.quantized import PRUNED
 
 
 class Tied(nn.Module):

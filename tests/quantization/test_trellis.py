@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from nbquant.coding import positions
 from nbquant.coding.entropy import entropy
-from nbquant.coding.trellis import integers_of
+from nbquant.coding.trellis import integers_of, levels_of
 from nbquant.progress import Cancelled
 from nbquant.quantization import paths as module
-from nbquant.quantization.paths import Matrix, find_paths, matrix_shape
-from nbquant.quantization.quantized import PRUNED
+from nbquant.quantization.codebook import PRUNED
+from nbquant.quantization.paths import Matrix, find_paths
 from nbquant.quantization.selection import SelectedTensor, Selection
 from nbquant.quantization.steps import step_of_layers
 from nbquant.quantization.trellis import Trellis
@@ -182,12 +183,6 @@ def test_progress_cancels():
         Trellis(0.01).fit(selection_of(1.0, 2.0), progress=stop)
 
 
-def test_matrix_of_a_tensor():
-    assert matrix_shape(()) == (1, 1)
-    assert matrix_shape((7,)) == (7, 1)
-    assert matrix_shape((7, 3, 2)) == (7, 6)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -211,3 +206,20 @@ def test_bad_data_are_refused():
         Trellis(1.0).fit(Selection((SelectedTensor("a.weight", "a", torch.full((3, 3), torch.nan)),)))
     with pytest.raises(TypeError, match="sensitivity comes with the selection"):
         Trellis(1.0).fit(selection_of(1.0), torch.ones(3))
+
+
+def test_paths_begin_anew_in_each_block(monkeypatch):
+    """As they are coded there; no path goes on into the next."""
+    monkeypatch.setattr(positions, "BLOCK", 20)
+    weight = torch.randn(11, 6, generator=torch.Generator().manual_seed(0))
+    selection = Selection((SelectedTensor("w.weight", "w", weight, None),))
+    matrix = Trellis(1e-3, step=0.4).paths(selection).matrices[0]
+    level, odd = matrix.levels
+    assert level.shape == odd.shape == (11, 6)
+    integers = matrix.integers.numpy()
+    for begin in range(0, 11, 3):
+        part = integers[begin : begin + 3]
+        assert np.array_equal(level[begin : begin + 3], levels_of(part, *part.shape))
+        assert not odd[begin].any()
+    with pytest.raises(ValueError, match="path"):
+        levels_of(integers, 11, 6)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 import nbquant as nq
 from nbquant.coding.huffman import codeword_lengths
 from nbquant.coding.ledger import Ledger, fixed_length
-from nbquant.quantization.quantized import Codebook, Quantized, QuantizedTensor
+from nbquant.quantization.codebook import Codebook, QuantizedTensor
+from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.selection import SensitivityRecord
 

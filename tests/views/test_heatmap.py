@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbquant.quantization.quantized import QuantizedTensor
+from nbquant.quantization.codebook import QuantizedTensor
 from nbquant.views import heatmap as module
 from nbquant.views.grid import grid_of
 from nbquant.views.heatmap import (

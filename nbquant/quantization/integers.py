@@ -1,0 +1,95 @@
+"""Codebooks of tensors that are integers times steps, and every bit they cost."""
+
+from functools import reduce
+from typing import Any, cast
+
+import torch
+from jaxtyping import Int32
+from torch import Tensor
+
+from nbquant.coding.ledger import Ledger
+from nbquant.coding.levels import MOST_SPAN
+from nbquant.kernels import dispatch
+from nbquant.quantization.codebook import PRUNED, Codebook, Lattice, QuantizedTensor
+from nbquant.quantization.fitting import groups_of
+from nbquant.quantization.members import index_dtype
+from nbquant.quantization.paths import Matrix, Paths
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.quantizer import Quantizer
+from nbquant.quantization.rate import is_mostly_zero, lengths_for, position_ledger, tensor_gaps
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.streams import coded
+
+
+def is_pruned(selection: Selection) -> bool:
+    """Whether zeros of a selection are left out, and stay exactly zero."""
+    return is_mostly_zero(sum(t.weight.numel() - int(t.weight.count_nonzero()) for t in selection), len(selection))
+
+
+def quantized_paths(quantizer: Any, selection: Selection, paths: Paths) -> Quantized:
+    """A selection on the values that its paths use.
+
+    Args:
+        quantizer: What found them.
+        selection: Of which they are, in the same order.
+        paths: Integers and steps; tensors of a group share a step.
+    """
+    pruned = is_pruned(selection)
+    groups = groups_of(selection, quantizer.per_layer)
+    found = {t.name: m for t, m in zip(selection, paths.matrices, strict=True)}
+    tensors: dict[str, QuantizedTensor] = {}
+    codebooks: dict[str, Codebook] = {}
+    loss = 0.0
+    for group, members in groups.items():
+        dtype = reduce(torch.promote_types, (t.weight.dtype for t in members))
+        step = found[members.tensors[0].name].step
+        flat = {t.name: _integers(found[t.name]) for t in members}
+        if pruned:
+            # Where zeros are in the alphabet, one that was not pruned before is no other.
+            in_alphabet = quantizer.coding == "context"
+            left_out = {t.name: (flat[t.name] if in_alphabet else t.weight.reshape(-1)) == 0 for t in members}
+            used = torch.cat([flat[t.name][~left_out[t.name]] for t in members])
+        else:
+            left_out, used = {}, torch.cat(list(flat.values()))
+        integer = torch.unique(used)
+        value, index = torch.unique((integer.double() * step).to(dtype), return_inverse=True)
+        counts = torch.zeros(len(value), dtype=torch.int64, device=used.device)
+        counts.index_add_(0, index[torch.searchsorted(integer, used)], torch.ones_like(used, dtype=torch.int64))
+        n = counts.cpu().numpy()
+        length = lengths_for(n, quantizer.coding) if len(n) else n
+        span = int(integer[-1] - integer[0]) if len(integer) else 0
+        # Two integers may be one value once it is rounded, which is then on no path.
+        known = len(value) == len(integer) and span < MOST_SPAN
+        lattice = Lattice(step, integer.long(), dependent=True) if known else None
+        codebooks[group] = Codebook(value, counts, torch.from_numpy(length).to(counts.device), lattice)
+        for t in members:
+            # A pruned weight need not be on a value of this codebook.
+            at = torch.searchsorted(integer, flat[t.name]).clamp(max=max(len(integer) - 1, 0))
+            assignment = index[at] if len(integer) else torch.full_like(at, PRUNED)
+            if pruned:
+                assignment = torch.where(left_out[t.name], PRUNED, assignment)
+            assignment = assignment.to(index_dtype(len(value)))
+            own = value.to(t.weight.dtype)
+            tensors[t.name] = QuantizedTensor(own, assignment, t.weight.shape)
+            h = None if t.sensitivity is None else t.sensitivity.reshape(-1)
+            loss += float(dispatch.cluster_losses(t.weight.reshape(-1), h, own, assignment)[:, 2].sum())
+
+    def of_positions() -> Ledger:
+        return position_ledger([tensor_gaps(t.weight) for t in selection])
+
+    tensors, ledger = coded(tensors, codebooks, quantizer.coding, of_positions if pruned else None)
+    return Quantized(
+        quantizer=cast(Quantizer, quantizer),  # it has no clusters
+        tensors={t.name: tensors[t.name] for t in selection},
+        codebooks=codebooks,
+        ledger=ledger,
+        distortion=loss / len(selection),
+        source_bits=selection.source_bits,
+        unselected_bits=selection.unselected_bits,
+        record=selection.record,
+    )
+
+
+def _integers(matrix: Matrix) -> Int32[Tensor, " n"]:
+    assert matrix.integers is not None
+    return matrix.integers.reshape(-1)

@@ -1,0 +1,102 @@
+"""What codes take, exactly: by the lengths of codewords, or by coding where nothing else tells."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from nbquant.coding.ledger import Ledger
+from nbquant.coding.levels import block_shapes
+from nbquant.kernels import dispatch
+from nbquant.progress import Progress, track
+from nbquant.quantization.codebook import Codebook, QuantizedTensor, alphabet_of
+from nbquant.quantization.quantizer import Coding
+from nbquant.quantization.rate import code_ledger
+
+LATTICE_BITS = 64  # of a step
+
+
+def group_of(name: str, codebooks: Mapping[str, Codebook]) -> str:
+    """Group whose codebook a tensor uses: the only one, or its layer's."""
+    return next(iter(codebooks)) if len(codebooks) == 1 else name.rpartition(".")[0]
+
+
+def book_ledger(book: Codebook, coding: Coding) -> Ledger:
+    """Payload by the lengths of codewords, code table, and codebook as it is stored.
+
+    Of a lattice under the codes of version 2 of the file, that is the step, and a bit for each of its integers from
+    the first to the last in use.
+    """
+    counts, lengths = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
+    ledger = code_ledger(counts, lengths, coding, torch.finfo(book.value.dtype).bits)
+    if coding != "context" or book.lattice is None:
+        return ledger
+    return Ledger({**ledger, "codebook": LATTICE_BITS + lattice_span(book)})
+
+
+def lattice_span(book: Codebook) -> int:
+    """Number of integers from the first to the last of a lattice's."""
+    assert book.lattice is not None
+    integer = book.lattice.integer
+    return int(integer[-1] - integer[0]) + 1 if len(integer) else 0
+
+
+def coded(
+    tensors: Mapping[str, QuantizedTensor],
+    codebooks: Mapping[str, Codebook],
+    coding: Coding,
+    positions: Callable[[], Ledger] | None,
+    progress: Progress = False,
+) -> tuple[dict[str, QuantizedTensor], Ledger]:
+    """Every bit of a quantized selection, by its part.
+
+    Args:
+        tensors: The quantized tensors.
+        codebooks: Of their groups.
+        coding: How indices are coded.
+        positions: What the positions of pruned weights cost, where a code needs them; None if nothing is pruned.
+        progress: See :data:`nbquant.progress.Progress`; counts tensors that are coded.
+
+    Returns:
+        The tensors with the sizes of their streams, and the ledger.
+    """
+    ledger = sum((book_ledger(book, coding) for book in codebooks.values()), Ledger())
+    if coding == "context":
+        measured = {}
+        for name in track(list(tensors), "coding", progress):
+            book = codebooks[group_of(name, codebooks)]
+            sizes = tuple(map(len, context_streams(tensors[name], book, positions is not None)))
+            measured[name] = replace(tensors[name], streams=sizes)
+        payload = 8 * sum(sum(tensor.streams or ()) for tensor in measured.values())
+        none = {} if positions is None else {"position_payload": 0, "position_table": 0}
+        return measured, Ledger({**ledger, "payload": payload, **none})
+    return dict(tensors), ledger if positions is None else ledger + positions()
+
+
+def context_streams(tensor: QuantizedTensor, book: Codebook, pruned: bool) -> Iterator[bytes]:
+    """The streams of a tensor's blocks under adaptive coding, in their order.
+
+    Args:
+        tensor: Its indices.
+        book: Their codebook.
+        pruned: Whether zeros of the selection are left out.
+
+    Raises:
+        ValueError: Indices that are not in the codebook, or integers that are on no path through the trellis.
+    """
+    alphabet = alphabet_of(book.value, book.lattice, pruned)
+    flat = tensor.assignment.reshape(-1)
+
+    def encoded(begin: int, rows: int, cols: int) -> bytes:
+        index: Int[np.ndarray, " n"] = flat[begin : begin + rows * cols].detach().cpu().numpy()
+        return alphabet.encode(index, rows, cols)
+
+    def blocks() -> Iterator[tuple[int, int, int]]:
+        begin = 0
+        for rows, cols in block_shapes(tensor.shape):
+            yield begin, rows, cols
+            begin += rows * cols
+
+    return dispatch.in_order(encoded, blocks())
