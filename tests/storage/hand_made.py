@@ -8,7 +8,8 @@ from torch import Tensor, nn
 import nbquant as nq
 from nbquant.coding.huffman import codeword_lengths
 from nbquant.coding.ledger import Ledger, fixed_length
-from nbquant.quantization.codebook import Codebook, QuantizedTensor
+from nbquant.coding.trellis import integers_of
+from nbquant.quantization.codebook import Codebook, Lattice, QuantizedTensor
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.selection import SensitivityRecord
@@ -19,6 +20,7 @@ def quantized(
     books: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]],
     pruned: bool = False,
     dtypes: Mapping[str, torch.dtype] | None = None,
+    lattices: Mapping[str, Lattice] | None = None,
     **more,
 ) -> Quantized:
     """From the values of each group and the indices of its tensors."""
@@ -26,11 +28,13 @@ def quantized(
     for group, (value, indices) in books.items():
         used = torch.cat([i.reshape(-1) for i in indices.values()])
         counts = torch.bincount(used[used >= 0], minlength=len(value))
-        if quantizer.coding == "fixed":
+        if quantizer.coding == "context":
+            lengths = torch.log2(counts.sum() / counts)
+        elif quantizer.coding == "fixed":
             lengths = torch.full((len(value),), fixed_length(len(value)))
         else:
             lengths = torch.from_numpy(codeword_lengths(counts)) if len(value) else counts
-        codebooks[group] = Codebook(value, counts, lengths)
+        codebooks[group] = Codebook(value, counts, lengths, (lattices or {}).get(group))
         for name, index in indices.items():
             own = value.to((dtypes or {}).get(name, value.dtype))
             tensors[name] = QuantizedTensor(own, index.reshape(-1).to(torch.int8), index.shape)
@@ -105,4 +109,38 @@ def tied() -> tuple[Quantized, nn.Module]:
     return quantized(nq.KMeans(3), {"all": (value, indices)}, dtypes={"embed.weight": torch.bfloat16}), Tied()
 
 
-GOLDEN = {"dense": dense, "pruned-layers": pruned_layers, "fixed-length": fixed_length_layers, "tied": tied}
+def paths() -> tuple[Quantized, nn.Module]:
+    """Integers on paths through the trellis, pruned; a layer whose values are no integers; another of nothing."""
+    model = nn.ModuleDict({name: nn.Linear(6, 7, bias=False) for name in "abc"})
+    level = torch.arange(42).reshape(7, 6) ** 2 % 5 - 2
+    integer = torch.from_numpy(integers_of((level * (level.abs() < 2)).numpy(), 7, 6))
+    used = integer[integer != 0].unique()
+    index = torch.where(integer == 0, -1, torch.searchsorted(used, integer))
+    ranks = torch.arange(42).reshape(7, 6) % 4 - 1
+    books = {
+        "a": ((used.double() * 0.3).float(), {"a.weight": index}),
+        "b": (torch.tensor([-0.5, 0.25, 2.0]), {"b.weight": ranks}),
+        "c": (torch.zeros(0), {"c.weight": torch.full((7, 6), -1)}),
+    }
+    quantizer = nq.Trellis(0.01, coding="context", per_layer=True)
+    return quantized(quantizer, books, pruned=True, lattices={"a": Lattice(0.3, used, dependent=True)}), model
+
+
+def ranks() -> tuple[Quantized, nn.Module]:
+    """Adaptive coding of a codebook that is no lattice, and of one value."""
+    model = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in "ab"})
+    books = {
+        "a": (torch.tensor([-1.0, -0.25, 0.25, 40.0]), {"a.weight": torch.arange(9).reshape(3, 3) % 4}),
+        "b": (torch.tensor([0.125]), {"b.weight": torch.zeros(3, 3, dtype=torch.int64)}),
+    }
+    return quantized(nq.KMeans(4, coding="context", per_layer=True), books), model
+
+
+GOLDEN = {
+    "dense": dense,
+    "pruned-layers": pruned_layers,
+    "fixed-length": fixed_length_layers,
+    "tied": tied,
+    "paths": paths,
+    "ranks": ranks,
+}

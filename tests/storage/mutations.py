@@ -9,6 +9,7 @@ import copy
 import faulthandler
 import json
 import random
+import struct
 import sys
 import tempfile
 import time
@@ -60,7 +61,8 @@ def mutant(seed: int, number: int) -> Mutant:
             parts = {"bytes": _mutated_part, "header": _mutated_header, "content": _mutated_content}[how](
                 parts, rng, origin
             )
-        version = (1, rng.choice([0, 0, 0, 1, 65535])) if rng.random() < 0.98 else (rng.choice([0, 2, 65535]), 0)
+        right = (parts.major, rng.choice([0, 0, 0, 1, 65535]))
+        version = right if rng.random() < 0.98 else (rng.choice([0, 1, 2, 3, 65535]), 0)
         data = parts.file(*version)
     return Mutant(origin, how, data[:MOST])
 
@@ -308,15 +310,17 @@ def _recount(header: dict[str, Any], rng: Random) -> None:
 
 def _relevel(header: dict[str, Any], rng: Random) -> None:
     books = header["codebooks"]
-    key = rng.choice(["levels", "bits"])
+    key = rng.choice([key for key in ("levels", "bits", "first", "span", "dependent") if key in books])
     values = _as_list(books, key, _rows(header, "codebooks"))
     at = rng.randrange(len(values))
+    if key == "dependent" or values[at] is None:
+        values[at] = rng.choice([True, False, None, 1, -3, 40])
     if key == "bits" and (values[at] is None or rng.random() < 0.3):
         values[at] = rng.choice([None, 0, 1, 8, 100, *range(2, 20)])
     else:
         values[at] += rng.choice([1, 1, -1, 2, 100, -values[at]])
     if rng.random() < 0.3:
-        header["recipe"]["quantizer"]["coding"] = rng.choice(["huffman", "fixed"])
+        header["recipe"]["quantizer"]["coding"] = rng.choice(["huffman", "fixed", "context"])
 
 
 def _reindex(header: dict[str, Any], rng: Random) -> None:
@@ -337,6 +341,12 @@ def _respan(header: dict[str, Any], rng: Random) -> None:
 
 def _prune(header: dict[str, Any], rng: Random) -> None:
     """Pruned where it was dense, or the other way round."""
+    if "coding" in header:
+        if "weights" in header["blocks"]:
+            del header["blocks"]["weights"]
+        else:
+            header["blocks"]["weights"] = rng.choice([0, 1, 30, 40])
+        return
     if "table" in header["quantized"]:
         del header["quantized"]["table"]
         if rng.random() < 0.5:
@@ -352,8 +362,9 @@ def _say_otherwise(header: dict[str, Any], rng: Random) -> None:
     recipe = header["recipe"]
     quantizer = recipe.get("quantizer", {})
     changes: list[Callable[[], Any]] = [
-        lambda: quantizer.update(method=rng.choice(["kmeans", "uniform", "ecsq", "x" * 1000, 3])),
-        lambda: quantizer.update(coding=rng.choice(["huffman", "fixed", "x", [], None])),
+        lambda: quantizer.update(method=rng.choice(["kmeans", "uniform", "ecsq", "trellis", "x" * 1000, 3])),
+        lambda: quantizer.update(coding=rng.choice(["huffman", "fixed", "context", "x", [], None])),
+        lambda: header.update(coding=rng.choice(["context", "prefix", "x", None])),
         lambda: quantizer.update(per_layer=rng.choice([True, False, 1])),
         lambda: quantizer.update({rng.choice(["self", "cls", "lmbda", "levels", "step", "offset"]): _odd(rng)}),
         lambda: recipe.update(distortion=_odd(rng)),
@@ -437,7 +448,7 @@ def _mutated_content(parts: Parts, rng: Random, origin: str) -> Parts:
             changed[kind] = _of_size(_mutated_bytes(section, rng), kind.size, rng)
     except (LookupError, ValueError, TypeError, RecursionError):
         return parts
-    return Parts(json.dumps(header, separators=(",", ":")).encode(), tuple(changed.values()))
+    return replace(parts, header=json.dumps(header, separators=(",", ":")).encode(), sections=tuple(changed.values()))
 
 
 def _recoded(parts: Parts, rng: Random, origin: str) -> Parts:
@@ -474,6 +485,9 @@ def _codewords(lengths: Any) -> list[str]:
 
 
 def _other_values(section: bytes, kind: SectionKind, header: dict[str, Any], rng: Random) -> bytes:
+    books = {"span": None} | header["codebooks"]
+    if column(books, "span", kind.row + 1)[kind.row] is not None:
+        return _other_lattice(section, rng)
     dtype = column(header["codebooks"], "dtype", kind.row + 1)[kind.row]
     width = SIZES[dtype]
     values = [section[i : i + width] for i in range(0, kind.values, width)]
@@ -490,6 +504,19 @@ def _other_values(section: bytes, kind: SectionKind, header: dict[str, Any], rng
     else:
         values[at] = rng.choice(_BITS[dtype]).to_bytes(width, "little")
     return b"".join(values) + section[kind.values :]
+
+
+def _other_lattice(section: bytes, rng: Random) -> bytes:
+    """Another step, or other integers, perhaps as many."""
+    if rng.random() < 0.4:
+        step = rng.choice([0.0, -1.0, float("nan"), float("inf"), 1e300, 5e-324, 0.5])
+        return struct.pack("<d", step) + section[8:]
+    bits = list(f"{int.from_bytes(section[8:], 'big'):0{8 * len(section[8:])}b}")
+    at, other = rng.randrange(len(bits)), rng.randrange(len(bits))
+    bits[at], bits[other] = bits[other], bits[at]
+    if rng.random() < 0.3:
+        bits[at] = rng.choice("01")
+    return section[:8] + int("".join(bits), 2).to_bytes(len(section) - 8, "big")
 
 
 def _other_table(table: bytes, kind: SectionKind, header: dict[str, Any], rng: Random) -> bytes:

@@ -22,6 +22,7 @@ class Parts:
 
     header: bytes
     sections: tuple[bytes, ...]
+    major: int = 1
 
     @staticmethod
     def of(data: bytes, block: int) -> "Parts":
@@ -31,12 +32,13 @@ class Parts:
         for kind in section_kinds(json.loads(header), block):
             sections.append(data[at : at + kind.size])
             at += kind.size + 4
-        parts = Parts(header, tuple(sections))
+        parts = Parts(header, tuple(sections), data[8])
         assert parts.file() == data
         return parts
 
-    def file(self, major: int = 1, minor: int = 0) -> bytes:
-        """The file of these parts."""
+    def file(self, major: int | None = None, minor: int = 0) -> bytes:
+        """The file of these parts, of their version or another."""
+        major = self.major if major is None else major
         data = bytearray(MAGIC + struct.pack("<HHI", major, minor, len(self.header)) + self.header)
         data += struct.pack("<I", zlib.crc32(data))
         for section in self.sections:
@@ -58,15 +60,24 @@ def column(table: dict[str, Any], key: str, rows: int) -> list[Any]:
     return table[key] if isinstance(table[key], list) else [table[key]] * rows
 
 
+def blocks_of_rows(shape: list[int], block: int) -> int:
+    """Number of blocks of a tensor that is coded adaptively."""
+    rows, cols = (shape[0] if shape else 1), prod(shape[1:])
+    if not rows * cols:
+        return 0
+    return rows * -(-cols // block) if cols > block else -(-rows // (block // cols))
+
+
 def section_kinds(header: dict[str, Any], block: int) -> list[SectionKind]:
     """The sections that a header announces; of a wrong header any exception, or nonsense."""
     found = []
     books = header.get("codebooks", {"name": []})
     rows = len(books["name"])
     if rows:
-        fields = (column(books, key, rows) for key in ("levels", "dtype", "bits"))
-        for row, (levels, dtype, bits) in enumerate(zip(*fields, strict=True)):
-            values = levels * SIZES[dtype]
+        bare = {"bits": None, "span": None} | books
+        fields = (column(bare, key, rows) for key in ("levels", "dtype", "bits", "span"))
+        for row, (levels, dtype, bits, span) in enumerate(zip(*fields, strict=True)):
+            values = levels * SIZES[dtype] if span is None else 8 + -(-span // 8)
             found.append(SectionKind("codebooks", row, values + -(-(bits or 0) // 8), values))
     tables = header.get("tables", {"span": []})
     rows = len(tables["span"])
@@ -75,7 +86,10 @@ def section_kinds(header: dict[str, Any], block: int) -> list[SectionKind]:
         for row, bits in enumerate(column(tables, "bits", rows) if rows else [])
     ]
     quantized = header.get("quantized", {"name": [], "shape": []})
-    counts = [-(-prod(shape) // block) for shape in quantized["shape"]]
+    if "coding" in header:
+        counts = [blocks_of_rows(shape, block) for shape in quantized["shape"]]
+    else:
+        counts = [-(-prod(shape) // block) for shape in quantized["shape"]]
     if sum(counts) > 1 << 12:
         raise ValueError("more blocks than are looked at")
     blocks = header.get("blocks", {})

@@ -141,10 +141,28 @@ def _blocks_dense():
     return _fit(model, nq.KMeans(3))
 
 
+def _paths():
+    return _fit(_linear(), nq.Trellis(1e-2, coding="context", per_layer=True))
+
+
+def _paths_pruned():
+    return _fit(_linear(0.4), nq.Trellis(1e-2, coding="context"), with_sensitivity=True)
+
+
+def _ranks():
+    return _fit(_linear(0.4), nq.KMeans(5, coding="context"))
+
+
+def _blocks_ranks():
+    torch.manual_seed(11)
+    return _fit(nn.Sequential(nn.Linear(20, 13), _one(torch.randn(2, 150).bfloat16())), nq.ECSQ(1e-2, coding="context"))
+
+
 MAKERS: dict[str, Callable] = {
     "dense": _dense, "layers": _layers, "fixed": _fixed, "one-level": _one_level, "zeros": _zeros, "tied": _tied,
     "double": _double, "gaps": _gaps, "skewed": _skewed, "wide": _wide, "blocks": _blocks,
-    "blocks-dense": _blocks_dense,
+    "blocks-dense": _blocks_dense, "paths": _paths, "paths-pruned": _paths_pruned, "ranks": _ranks,
+    "blocks-ranks": _blocks_ranks,
 }  # fmt: skip
 
 

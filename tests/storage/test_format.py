@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 
 import nbquant as nq
 import nbquant.storage
+from nbquant.coding import positions
+from tests.storage import adaptive
 from tests.storage.cases import all_same, expected_state, parts
 from tests.storage.hand_made import GOLDEN, tiny
 
@@ -47,7 +49,7 @@ def read(data):
     """Name to (type, shape, bytes)."""
     assert data[:8] == b"\x89nbq\r\n\x1a\n"
     major, _, length = struct.unpack("<HHI", data[8:16])
-    assert major == 1
+    assert major in (1, 2)
     assert blake2b(data[:-16], digest_size=16).digest() == data[-16:]
     assert zlib.crc32(data[: 16 + length]) == int.from_bytes(data[16 + length : 20 + length], "little")
     header = json.loads(data[16 : 16 + length])
@@ -62,6 +64,9 @@ def read(data):
 
     books = []
     for book in named(header, "codebooks"):
+        if major == 2:
+            books.append(adaptive_codebook(book, section))
+            continue
         size = book["levels"] * SIZES[book["dtype"]]
         content = section(size + in_bytes(book["bits"] or 0))
         values = [content[i : i + SIZES[book["dtype"]]] for i in range(0, size, SIZES[book["dtype"]])]
@@ -75,12 +80,24 @@ def read(data):
         (entry["span"], codewords(table(bits_of(section(in_bytes(entry["bits"]))), entry["span"] + 1)))
         for entry in named(header, "tables", "span")
     ]
-    number = sum(-(-prod(tensor["shape"]) // BLOCK) for tensor in named(header, "quantized"))
+    if major == 2:
+        assert header["coding"] == "context"
+        number = sum(len(adaptive.block_shapes(tensor["shape"], BLOCK)) for tensor in named(header, "quantized"))
+    else:
+        number = sum(-(-prod(tensor["shape"]) // BLOCK) for tensor in named(header, "quantized"))
     blocks = iter(rows(header.get("blocks", {}), number))
     found = {}
     for tensor in named(header, "quantized"):
         dtype, values, code = books[tensor["codebook"]]
         own = [converted(value, dtype, tensor["dtype"]) for value in values]
+        if major == 2:
+            shapes = adaptive.block_shapes(tensor["shape"], BLOCK)
+            parts = [(next(blocks), shape) for shape in shapes]
+            content = section(sum(in_bytes(b["payload"]) for b, _ in parts))
+            pruned = any("weights" in block for block, _ in parts)
+            out = adaptive_entries(content, parts, values, dtype, code, pruned, own, bytes(SIZES[tensor["dtype"]]))
+            found[tensor["name"]] = tensor["dtype"], tensor["shape"], out
+            continue
         out, left = b"", prod(tensor["shape"])
         parts = []
         while left:
@@ -113,6 +130,38 @@ def read(data):
         found[tensor["name"]] = tensor["dtype"], tensor["shape"], content
     assert at == len(data) - 16
     return found | {name: found[target] for name, target in header.get("tied", {}).items()}
+
+
+def adaptive_codebook(book, section):
+    """Type, values as bytes, and (first integer, which are used, whether they are on paths); None for no integers."""
+    if book.get("span") is None:
+        width = SIZES[book["dtype"]]
+        content = section(book["levels"] * width)
+        return book["dtype"], [content[i : i + width] for i in range(0, len(content), width)], None
+    content = section(8 + in_bytes(book["span"]))
+    (step,) = struct.unpack("<d", content[:8])
+    used = bits_of(content[8:])[: book["span"]]
+    assert book["dtype"] == "F32"
+    values = [struct.pack("<f", (book["first"] + i) * step) for i, bit in enumerate(used) if bit == "1"]
+    assert len(values) == book["levels"]
+    return book["dtype"], values, (book["first"], used, book["dependent"])
+
+
+def adaptive_entries(content, parts, values, dtype, lattice, pruned, own, zero):
+    assert dtype == "F32"
+    first, used, dependent = lattice or (0, None, False)
+    numbers = [struct.unpack("<f", value)[0] for value in values]
+    index = adaptive.alphabet(numbers, first, used, pruned)
+    out = b""
+    for block, (rows, cols) in parts:
+        stream, content = content[: block["payload"] // 8], content[block["payload"] // 8 :]
+        found = adaptive.integers(adaptive.levels(stream, rows, cols, dependent), dependent)
+        flat = [m for row in found for m in row]
+        left_out = [pruned and m == 0 for m in flat]
+        assert len(flat) - sum(left_out) == block.get("weights", rows * cols)
+        out += b"".join(zero if none else own[index[m]] for m, none in zip(flat, left_out, strict=True))
+    assert not content
+    return out
 
 
 BLOCK = 1 << 22
@@ -227,6 +276,22 @@ def test_that_reader_reads_the_bundled_network(tmp_path):
         assert found[key][2] == value.detach().contiguous().numpy().tobytes()
 
 
+@pytest.mark.parametrize(("method", "lmbda"), [("trellis", 1e-6), ("ecsq", 1e-5)])
+@pytest.mark.parametrize("name", ["lenet5-fashion", "lenet5-fashion-pruned"])
+def test_that_reader_reads_adaptive_coding_of_a_bundled_network(tmp_path, monkeypatch, name, method, lmbda):
+    """In blocks of some rows."""
+    monkeypatch.setattr(positions, "BLOCK", 4096)
+    monkeypatch.setitem(read.__globals__, "BLOCK", 4096)
+    model, _ = nq.zoo.load(name)
+    selection = nq.select(model, layers=["conv1", "conv2"])
+    quantized = nq.fit(selection, method, lmbda=lmbda, coding="context", progress=False)
+    assert len(quantized.tensors["conv2.weight"].streams) > 1
+    nq.save(quantized, tmp_path / "m.nbq", model, progress=False)
+    found = read((tmp_path / "m.nbq").read_bytes())
+    for key, value in expected_state(model, quantized).items():
+        assert found[key][2] == value.detach().contiguous().numpy().tobytes()
+
+
 def test_the_dump_in_the_description_is_what_is_written(tmp_path):
     quantized, _ = tiny()
     nq.save(quantized, tmp_path / "m.nbq", progress=False)
@@ -242,7 +307,7 @@ def test_keys_of_the_header_are_described():
         header, _ = parts((FOLDER / f"{name}.nbq").read_bytes())
         for key, value in header.items():
             assert f"`{key}`" in text
-            if key not in ("tied", "recipe"):
+            if key not in ("tied", "recipe", "coding"):
                 assert all(f"`{column}`" in text for column in value)
 
 
