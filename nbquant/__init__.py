@@ -8,9 +8,11 @@ from nbquant.models.select import select
 from nbquant.pipeline.finetune import finetune
 from nbquant.pipeline.prune import prune
 from nbquant.quantization.ecsq import ECSQ
+from nbquant.quantization.feedback import Feedback
 from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.trellis import Trellis
 from nbquant.quantization.uniform import Uniform
+from nbquant.sensitivity.calibration import calibrate
 from nbquant.sensitivity.estimate import sensitivity
 from nbquant.sensitivity.files import load_sensitivity, save_sensitivity
 from nbquant.storage.decompress import decompress
@@ -24,9 +26,11 @@ __version__ = "0.1.0"
 __all__ = [
     "ECSQ",
     "CorruptFileError",
+    "Feedback",
     "KMeans",
     "Trellis",
     "Uniform",
+    "calibrate",
     "curves",
     "decompress",
     "evaluate",

@@ -42,13 +42,16 @@ def fit_by_search(
     """
     if target.name not in ("ratio", "rate"):
         raise ValueError(f"the target must be ratio or rate, but is {target.name}: this method has no curve to look on")
-    ticks = track(range(MOST_WIDENINGS + TRIES), "search", progress)
+    most, tries = MOST_WIDENINGS + TRIES, 0
+    ticks = track(range(most), "search", progress)
+    # A try may take long: it asks whether to go on.
+    within: Progress = (lambda _done, _total: progress(tries, most)) if callable(progress) else False
     met: tuple[float, Quantized] | None = None
     missed: tuple[float, Quantized] | None = None
     lmbda = _first(selection, target)
     for _ in range(MOST_WIDENINGS):
         next(ticks, None)
-        found = quantizer(lmbda).fit(selection)
+        found, tries = quantizer(lmbda).fit(selection, progress=within), tries + 1
         if target.met(found):
             met, lmbda = (lmbda, found), lmbda / WIDEN
         else:
@@ -67,7 +70,7 @@ def fit_by_search(
         next(ticks, None)
         share = 0.5 if i % 2 else _share(target, met[1], missed[1])
         lmbda = met[0] ** (1 - share) * missed[0] ** share
-        found = quantizer(lmbda).fit(selection)
+        found, tries = quantizer(lmbda).fit(selection, progress=within), tries + 1
         met, missed = ((lmbda, found), missed) if target.met(found) else (met, (lmbda, found))
     for _ in ticks:  # tries that were not needed
         pass

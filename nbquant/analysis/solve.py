@@ -14,6 +14,7 @@ from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.search import fit_by_search
 from nbquant.analysis.statistics import Statistics
 from nbquant.progress import Progress
+from nbquant.quantization.feedback import Feedback
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
@@ -215,7 +216,7 @@ def fit(
     lmbda: float | None = None,
     step: float | None = None,
     weighted: bool = True,
-    coding: Coding = "huffman",
+    coding: Coding | None = None,
     per_layer: bool = False,
     pinned_zero: bool = False,
     offset: float | None = 0.0,
@@ -230,15 +231,17 @@ def fit(
 
     Args:
         selection: From :func:`nbquant.select`.
-        method: "kmeans", "uniform", "ecsq" or "trellis". The last has no curve: it runs on the weights, several times
-            for a ratio or a rate; ``levels`` is no target of it.
+        method: "kmeans", "uniform", "ecsq", "trellis" or "feedback". The last two have no curve: they run on the
+            weights, several times for a ratio or a rate; ``levels`` is no target of them. "feedback" knows the layers of
+            a selection with a calibration, see :func:`nbquant.calibrate`; it always works per layer.
         ratio: Least compression ratio of the selected weights.
         rate: Largest rate [bit/weight], side information included.
         levels: Largest number of reconstruction values.
-        lmbda: For ECSQ and the trellis: their λ [loss/bit].
+        lmbda: For ECSQ, trellis and feedback: their λ [loss/bit].
         step: For uniform: the width of a cell [weight].
         weighted: Weigh by sensitivity.
-        coding: "huffman" or "fixed" codeword lengths.
+        coding: "huffman" or "fixed" codeword lengths, or "context" for adaptive arithmetic coding; None is "context"
+            for feedback and "huffman" for the others.
         per_layer: A codebook for each layer, or one for the whole selection.
         pinned_zero: For k-means: whether one of the levels is exactly zero.
         offset: For uniform: where the grid lies [steps], 0 with a cell centred on zero; None is what costs least, and
@@ -256,11 +259,13 @@ def fit(
     target = target_of(ratio=ratio, rate=rate, levels=levels, lmbda=lmbda, step=step)
     if file_of is not None and target.name != "ratio":
         raise ValueError(f"file_of goes with the target ratio, but {target.name} came: leave one of them out.")
-    if method == Trellis.method:
+    coding = coding or ("context" if method == Feedback.method else "huffman")
+    if method in (Trellis.method, Feedback.method):
         trellis = partial(Trellis, weighted=weighted, coding=coding, per_layer=per_layer, steps=steps)
+        quantizer = trellis if method == Trellis.method else partial(Feedback, weighted=weighted, coding=coding)
         if target.name == "lmbda":
-            return trellis(target.value).fit(selection, progress=progress)
-        to_target = partial(fit_by_search, trellis, selection, progress=progress)
+            return quantizer(target.value).fit(selection, progress=progress)
+        to_target = partial(fit_by_search, quantizer, selection, progress=progress)
     else:
         statistics = Statistics.of(selection, progress)
         points = curve(Method(method, weighted, coding, per_layer, pinned_zero, offset, steps), statistics)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nbquant.models.checkpoint import BUFFERS, Checkpoint
 from nbquant.models.layers import Layers, listed, owner, resolve, resolve_names
+from nbquant.quantization.moments import Calibration
 from nbquant.quantization.selection import SelectedTensor, Selection, SensitivityRecord
 from nbquant.quantization.validate import (
     QUANTIZABLE,
@@ -29,6 +30,7 @@ def select(
     source: nn.Module | str | os.PathLike[str],
     sensitivity: Sensitivities | None = None,
     layers: Layers = None,
+    calibration: Calibration | None = None,
 ) -> Selection:
     """Select weights of a model, with their sensitivities.
 
@@ -45,6 +47,7 @@ def select(
             checkpoint that holds it, as :func:`nbquant.save_sensitivity` writes; it is mapped too.
         layers: What to select: layer names ("fc1"; a container's name means all below it), parameter names
             ("fc1.weight"), globs of either ("conv*"), or modules of the model; one or several. None is all.
+        calibration: What :func:`nbquant.calibrate` returned, for the method "feedback".
 
     Returns:
         The floating-point parameters asked for, in the order of the model, file or index; all else is counted as
@@ -69,8 +72,10 @@ def select(
             f"{type(sensitivity).__name__} came: pass what nbquant.sensitivity(model, …) returned."
         )
     if isinstance(source, nn.Module):
-        return _select_of_model(source, sensitivity, layers)
-    return _select_of_checkpoint(Checkpoint.open(source), sensitivity, layers)
+        selection = _select_of_model(source, sensitivity, layers)
+    else:
+        selection = _select_of_checkpoint(Checkpoint.open(source), sensitivity, layers)
+    return replace(selection, calibration=calibration)
 
 
 def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers: Layers) -> Selection:

@@ -92,4 +92,4 @@ def quantized_paths(quantizer: Any, selection: Selection, paths: Paths) -> Quant
 
 def _integers(matrix: Matrix) -> Int32[Tensor, " n"]:
     assert matrix.integers is not None
-    return matrix.integers.reshape(-1)
+    return matrix.integers.reshape(-1).contiguous()

@@ -33,11 +33,11 @@ class Calibration(Protocol):
     """What knows the moments of layers.
 
     Attributes:
-        layers: Names of the layers that it knows, in the order of their execution.
+        outputs: s of each layer that it knows [loss/output²], in the order of their execution.
     """
 
     @property
-    def layers(self) -> tuple[str, ...]: ...  # noqa: D102
+    def outputs(self) -> Mapping[str, Float[Tensor, " rows"]]: ...  # noqa: D102
 
     def moments(self, layer: str, changed: Mapping[str, Float[Tensor, "..."]]) -> LayerMoments:
         """Moments of a layer, with other values of some parameters of the layers before it."""

@@ -70,13 +70,13 @@ def _convolution(layer: nn.modules.conv._ConvNd, x: Tensor, g: Tensor, names: fr
     g = g.flatten(3)
     if "weight" in names:
         split = g.unflatten(2, (layer.groups, -1))  # [v, B, groups, out, places]
-        out["weight"] = _outer(split, _windows(layer, x)).reshape(layer.weight.shape)
+        out["weight"] = _outer(split, windows(layer, x)).reshape(layer.weight.shape)
     if "bias" in names:
         out["bias"] = g.sum(3).square().sum((0, 1))
     return out
 
 
-def _windows(layer: nn.modules.conv._ConvNd, x: Tensor) -> Float[Tensor, "batch groups inputs *k_and_places"]:
+def windows(layer: nn.modules.conv._ConvNd, x: Tensor) -> Float[Tensor, "batch groups inputs *k_and_places"]:
     """What the kernel sees at every place, as a view: [B, groups, in/groups, *kernel, *places]."""
     dims = len(layer.kernel_size)
     if layer.padding == "same":
@@ -87,7 +87,8 @@ def _windows(layer: nn.modules.conv._ConvNd, x: Tensor) -> Float[Tensor, "batch 
     else:
         pads = [(int(p), int(p)) for p in layer.padding]
     if any(sum(pad) for pad in pads):
-        x = functional.pad(x, [p for pad in reversed(pads) for p in pad])
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = functional.pad(x, [p for pad in reversed(pads) for p in pad], mode)
     x = x.contiguous()
     places = [
         (size - d * (k - 1) - 1) // s + 1

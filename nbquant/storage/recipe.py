@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nbquant.quantization.ecsq import ECSQ
+from nbquant.quantization.feedback import Feedback
 from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
@@ -17,7 +18,7 @@ from nbquant.quantization.trellis import Trellis
 from nbquant.quantization.uniform import Uniform
 from nbquant.storage.errors import CorruptFileError
 
-METHODS: dict[str, type[Any]] = {kind.method: kind for kind in (KMeans, Uniform, ECSQ, Trellis)}
+METHODS: dict[str, type[Any]] = {kind.method: kind for kind in (KMeans, Uniform, ECSQ, Trellis, Feedback)}
 ADDED = {Uniform.method: {"steps": "joint", "mean": None}}  # left out at these, as earlier readers do not know them
 
 

@@ -184,7 +184,7 @@ def _saved_again(stored: Stored, frame: pd.DataFrame, state: dict[str, Tensor], 
         )
     for book in quantized.codebooks.values():
         kraft = sum(2.0**-length for length in book.codeword_length.tolist() if length)
-        complete = abs(kraft - 1) < 1e-12 or quantized.quantizer.coding == "fixed" or book.codeword_length.sum() <= 1
+        complete = kraft == 1 or quantized.quantizer.coding != "huffman" or book.codeword_length.sum() <= 1
         _require(complete, f"codeword lengths with Σ 2^−ℓ = {kraft}")
     counts = sum(int(book.counts.sum()) for book in quantized.codebooks.values())
     assigned = sum(int((tensor.assignment >= 0).sum()) for tensor in quantized.tensors.values())
