@@ -232,8 +232,8 @@ def fit(
     Args:
         selection: From :func:`nbquant.select`.
         method: "kmeans", "uniform", "ecsq", "trellis" or "feedback". The last two have no curve: they run on the
-            weights, several times for a ratio or a rate; ``levels`` is no target of them. "feedback" knows the layers of
-            a selection with a calibration, see :func:`nbquant.calibrate`; it always works per layer.
+            weights, several times for a ratio or a rate; ``levels`` is no target of them. "feedback" knows the layers
+            of a selection with a calibration, see :func:`nbquant.calibrate`; it always works per layer.
         ratio: Least compression ratio of the selected weights.
         rate: Largest rate [bit/weight], side information included.
         levels: Largest number of reconstruction values.
