@@ -36,7 +36,7 @@ class Method:
     Attributes:
         method: Name of the method.
         weighted: Weigh by sensitivity.
-        coding: "huffman" or "fixed" codeword lengths.
+        coding: "huffman" or "fixed" codeword lengths, or "context" for adaptive arithmetic coding.
         per_layer: A codebook for each layer, or one for the whole selection.
         pinned_zero: For k-means: whether one of the levels is exactly zero.
         offset: For uniform: where the grid lies [steps]; None is what costs least at each point, as always on the

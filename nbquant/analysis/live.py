@@ -23,7 +23,7 @@ class LiveTable:
     Attributes:
         method: Name of the method.
         weighted: Weighed by sensitivity.
-        coding: "huffman" or "fixed".
+        coding: "huffman", "fixed" or "context".
         parameter: Name of what runs along the curve: "levels", "step" [weight] or "lmbda" [loss/bit].
         mean_h: Mean sensitivity of the group's weights [loss/weight²].
         source_bits: Bits of the selected weights before.

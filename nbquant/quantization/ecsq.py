@@ -28,7 +28,8 @@ class ECSQ:
     Attributes:
         lmbda: Lagrange multiplier λ [loss/bit]; larger gives fewer bits.
         weighted: Weigh by sensitivity, or by its mean (λ keeps its unit).
-        coding: "huffman" or "fixed" codeword lengths of the result; the iteration uses the ideal lengths.
+        coding: "huffman" or "fixed" codeword lengths of the result, or "context" for adaptive arithmetic coding; the
+            iteration uses the ideal lengths.
         per_layer: A codebook for each layer at the same λ, or one for the whole selection.
 
     Raises:

@@ -29,7 +29,7 @@ class KMeans:
     Attributes:
         levels: Number of clusters k; fewer are used where there are fewer distinct weights.
         weighted: Weigh by sensitivity (centre Σhw/Σh), or plainly (centre = mean).
-        coding: "huffman" or "fixed" codeword lengths.
+        coding: "huffman" or "fixed" codeword lengths, or "context" for adaptive arithmetic coding.
         per_layer: ``levels`` codewords for each layer, or one codebook for the whole selection.
         pinned_zero: Whether one of the levels is exactly zero, whatever the mean of its members: weights that become
             zero cost nothing to multiply with.

@@ -35,7 +35,7 @@ class Uniform:
         offset: Where the grid lies, in steps: 0 centres a cell on zero, 0.5 puts a boundary there; None finds what
             costs least, one for all layers, see :meth:`placed`.
         weighted: Reconstruction values Σhw/Σh of each cell's members, or their plain mean.
-        coding: "huffman" or "fixed" codeword lengths.
+        coding: "huffman" or "fixed" codeword lengths, or "context" for adaptive arithmetic coding.
         per_layer: A codebook for each layer, or one for the whole selection.
         steps: "joint" is one step for all layers; "equal slope" one for each, step · (mean / h̄)^½ with its mean h̄.
         mean: Sensitivity of the layer that ``step`` is for [loss/weight²]; None is the mean of the selection.

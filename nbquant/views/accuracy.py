@@ -15,7 +15,7 @@ DEPTH = 12.0  # points of accuracy below the original that are shown
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D"}
 _LINES = {"solid": "-", "dash": "--"}
-_CODES = {"fixed": "fixed-length code", "huffman": "Huffman code"}
+CODES = {"fixed": "fixed-length code", "huffman": "Huffman code", "context": "adaptive code"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def accuracy_data(rows: pd.DataFrame, original: float, depth: float = DEPTH) -> 
     by = ["sensitivity"] if "sensitivity" in rows else ["method", "weighted"]
     orders = {tuple(key): i for i, key in enumerate(rows[by].drop_duplicates().itertuples(index=False))}
     panels = []
-    for coding, finetuned in ((c, f) for c in _CODES for f in (False, True)):
+    for coding, finetuned in ((c, f) for c in CODES for f in (False, True)):
         inside = rows[(rows["coding"] == coding) & (rows["finetuned"] == finetuned)]
         curves = tuple(
             _curve(key, number, inside[(inside[by] == list(key)).all(axis=1)]) for key, number in orders.items()
@@ -96,7 +96,7 @@ def accuracy_data(rows: pd.DataFrame, original: float, depth: float = DEPTH) -> 
         if len(inside):
             panels.append(
                 AccuracyPanel(
-                    _CODES[coding] + (", fine-tuned" if finetuned else ""),
+                    CODES[coding] + (", fine-tuned" if finetuned else ""),
                     tuple(c for c in curves if len(c.accuracy)),
                 )
             )

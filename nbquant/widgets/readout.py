@@ -5,6 +5,7 @@ from typing import Any
 
 from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
+from nbquant.views.accuracy import CODES
 from nbquant.views.palette import method_style
 from nbquant.widgets.state import ExplorerState
 
@@ -70,7 +71,7 @@ def caption(state: ExplorerState, short: bool = False) -> str:
         return ""
     costs = point if state.kept is None else state.kept
     q = point.quantizer
-    code = "Huffman code" if q.coding == "huffman" else "fixed-length code"
+    code = CODES[q.coding]
     said = f"{method_style(q.method, q.weighted).label}, {costs.levels} levels, {code}"
     if q.per_layer:
         said += ", per layer"

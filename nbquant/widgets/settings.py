@@ -24,7 +24,7 @@ class Settings:
         layers: Names of the selected layers.
         method: "kmeans", "uniform" or "ecsq".
         weighted: Weigh by sensitivity.
-        coding: "huffman" or "fixed".
+        coding: "huffman", "fixed" or "context".
         per_layer: A codebook for each layer, or one for all.
         pinned_zero: For k-means: one of the levels is exactly zero.
         estimator: Name of the sensitivity estimator.

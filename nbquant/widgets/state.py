@@ -53,7 +53,7 @@ class ExplorerState(traitlets.HasTraits):
         layers: Names of the selected layers.
         method: "kmeans", "uniform" or "ecsq".
         weighted: Weigh by sensitivity.
-        coding: "huffman" or "fixed".
+        coding: "huffman", "fixed" or "context".
         per_layer: A codebook for each layer, or one for all.
         pinned_zero: For k-means: one of the levels is exactly zero.
         ratio: Compression ratio of the selection; asked for, it is the least.
