@@ -20,7 +20,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.rate import Lengths, tensor_gaps
 from nbquant.quantization.selection import SelectedTensor, Selection
-from nbquant.quantization.streams import book_ledger
+from nbquant.quantization.streams import MEASURED, book_ledger
 
 BLOCK = 1 << 24  # weights between two chances to cancel
 
@@ -75,7 +75,7 @@ def codeword_strings(lengths: Lengths, coding: Coding) -> tuple[str, ...]:
         lengths: Codeword lengths ℓ [bit], all of one length for a fixed-length code.
         coding: As of a quantizer.
     """
-    if coding == "context" or not len(lengths):
+    if coding in MEASURED or not len(lengths):
         return ("",) * len(lengths)
     if coding == "huffman":
         return HuffmanCode.from_lengths(lengths.astype(np.int64)).codewords

@@ -20,6 +20,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.steps import Steps
+from nbquant.quantization.streams import MEASURED
 from nbquant.quantization.trellis import Trellis
 from nbquant.storage.write import file_ledger
 
@@ -240,8 +241,8 @@ def fit(
         lmbda: For ECSQ, trellis and feedback: their λ [loss/bit].
         step: For uniform: the width of a cell [weight].
         weighted: Weigh by sensitivity.
-        coding: "huffman" or "fixed" codeword lengths, or "context" for adaptive arithmetic coding; None is "context"
-            for feedback and "huffman" for the others.
+        coding: "huffman" or "fixed" codeword lengths, "arithmetic" coding by frequencies, or adaptively by "context";
+            None is "context" for feedback and "huffman" for the others.
         per_layer: A codebook for each layer, or one for the whole selection.
         pinned_zero: For k-means: whether one of the levels is exactly zero.
         offset: For uniform: where the grid lies [steps], 0 with a cell centred on zero; None is what costs least, and
@@ -337,12 +338,12 @@ def fit_to_target(
 ) -> Quantized:
     """Solve on the curve, then quantize the weights themselves, a little stricter where bins had rounded.
 
-    Adaptive coding takes another rate than the curve says. How far off that is hardly changes from point to point, so
+    Arithmetic coding takes another rate than the curve says. How far off that is hardly changes from point to point, so
     that the curve is asked again for what led to the target.
     """
     if target.is_parameter:
         return fit_to_point(selection, solve(target, points, statistics), statistics, progress)
-    adaptive = points and points[0].quantizer.coding == "context" and target.name != "levels"
+    measured = points and points[0].quantizer.coding in MEASURED and target.name != "levels"
     best, spare, gain = None, 0.0, 1.0
     for _ in range(EXACT_TRIES):
         aim = replace(target, value=gain * target.stricter(spare).value)
@@ -354,9 +355,9 @@ def fit_to_target(
             if best and quantized.distortion >= best.distortion:
                 return best  # the points of the curve lie no closer
             best = quantized
-        if best and (not adaptive or target.is_close(best)):
+        if best and (not measured or target.is_close(best)):
             return best
-        if adaptive:
+        if measured:
             gain = target.quantity(point) / target.quantity(quantized)
         if not target.met(quantized):
             spare = 2 * spare if spare else 1e-3

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from nbquant.quantization.quantized import Quantized
 
 Weights = Selection | Float[Tensor, "..."]
-Coding = Literal["huffman", "fixed", "context"]
-CODINGS: tuple[Coding, ...] = ("huffman", "fixed", "context")
+Coding = Literal["huffman", "fixed", "arithmetic", "context"]
+CODINGS: tuple[Coding, ...] = ("huffman", "fixed", "arithmetic", "context")
 
 
 class Quantizer(Protocol):
@@ -28,7 +28,7 @@ class Quantizer(Protocol):
         parameter: Name of the one argument that sets the rate.
         needs_rows: Whether cells depend on h, so that the solver needs the histogram's rows of h.
         weighted: Whether each weight counts by its sensitivity; if not, by the mean sensitivity.
-        coding: "huffman" or "fixed" codeword lengths, or adaptive arithmetic coding by "context".
+        coding: "huffman" or "fixed" codeword lengths, "arithmetic" coding by frequencies, or adaptively by "context".
         per_layer: A codebook for each layer, or one for the whole selection.
     """
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from nbquant.coding import positions
+from nbquant.coding.arithmetic import ArithmeticCode
 from nbquant.coding.code_table import table_bits
 from nbquant.coding.huffman import codeword_lengths
 from nbquant.coding.ledger import Ledger, fixed_length
@@ -39,17 +40,23 @@ def lengths_for(counts: Int64[np.ndarray, " k"], coding: Coding) -> Lengths:
 
 
 def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Lengths, coding: Coding, bits: int) -> Ledger:
-    """Payload Σ n ℓ, code table as it is written (only of a Huffman code), codebook k·b.
+    """Payload Σ n ℓ, code table as it is written (of Huffman and arithmetic codes), codebook k·b.
 
-    Adaptive coding takes less than this payload, or more: how much is known once it has run.
+    Arithmetic coding takes another payload, a little more by frequencies, less by context: known once it has run.
 
     Source: Choi et al. 2017 (arXiv:1612.01543), equations 4 and 9, where the code table is Σ ℓ.
     """
     return Ledger(
         payload=math.ceil(counts @ lengths),
-        code_table=table_bits(lengths) if coding == "huffman" else 0,
+        code_table=_table_bits(counts, lengths, coding),
         codebook=len(counts) * bits,
     )
+
+
+def _table_bits(counts: Int64[np.ndarray, " k"], lengths: Lengths, coding: Coding) -> int:
+    if coding == "arithmetic":
+        return ArithmeticCode.from_counts(counts).table_bits if counts.any() else 0
+    return table_bits(lengths) if coding == "huffman" else 0
 
 
 def tensor_gaps(weight: Float[Tensor, "..."] | Int[Tensor, "..."]) -> GapHistogram:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from nbquant.coding import positions as coded_positions
+from nbquant.coding.arithmetic import ArithmeticCode
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import block_shapes
 from nbquant.kernels import dispatch
@@ -16,6 +18,8 @@ from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.rate import code_ledger
 
 LATTICE_BITS = 64  # of a step
+MEASURED: tuple[Coding, ...] = ("arithmetic", "context")
+"""Codes of which only coding tells what they take."""
 
 
 def group_of(name: str, codebooks: Mapping[str, Codebook]) -> str:
@@ -63,16 +67,41 @@ def coded(
         The tensors with the sizes of their streams, and the ledger.
     """
     ledger = sum((book_ledger(book, coding) for book in codebooks.values()), Ledger())
-    if coding == "context":
-        measured = {}
+    pruned, measured = positions is not None, dict(tensors)
+    if coding in MEASURED:
         for name in track(list(tensors), "coding", progress):
-            book = codebooks[group_of(name, codebooks)]
-            sizes = tuple(map(len, context_streams(tensors[name], book, positions is not None)))
-            measured[name] = replace(tensors[name], streams=sizes)
-        payload = 8 * sum(sum(tensor.streams or ()) for tensor in measured.values())
-        none = {} if positions is None else {"position_payload": 0, "position_table": 0}
-        return measured, Ledger({**ledger, "payload": payload, **none})
-    return dict(tensors), ledger if positions is None else ledger + positions()
+            measured[name] = with_sizes(tensors[name], codebooks[group_of(name, codebooks)], coding, pruned)
+        ledger = Ledger({**ledger, "payload": 8 * sum(sum(tensor.streams or ()) for tensor in measured.values())})
+    if positions is not None:
+        ledger += positions() if coding != "context" else Ledger(position_payload=0, position_table=0)
+    return measured, ledger
+
+
+def with_sizes(tensor: QuantizedTensor, book: Codebook, coding: Coding, pruned: bool) -> QuantizedTensor:
+    """The tensor with the sizes of its streams, found by coding them.
+
+    Raises:
+        ValueError: As :func:`context_streams`.
+    """
+    made = context_streams(tensor, book, pruned) if coding == "context" else _arithmetic_streams(tensor, book)
+    return replace(tensor, streams=tuple(map(len, made)))
+
+
+def arithmetic_code(book: Codebook) -> ArithmeticCode | None:
+    """The code of a codebook's indices; None if there are none."""
+    counts = book.counts.cpu().numpy()
+    return ArithmeticCode.from_counts(counts) if counts.any() else None
+
+
+def _arithmetic_streams(tensor: QuantizedTensor, book: Codebook) -> Iterator[bytes]:
+    code, flat = arithmetic_code(book), tensor.assignment.reshape(-1)
+
+    def encoded(begin: int) -> bytes:
+        index = flat[begin : begin + coded_positions.BLOCK].detach().cpu().numpy()
+        used = index[index >= 0]
+        return code.encode(used) if code is not None and len(used) else b""
+
+    return dispatch.in_order(encoded, ((begin,) for begin in range(0, len(flat), coded_positions.BLOCK)))
 
 
 def context_streams(tensor: QuantizedTensor, book: Codebook, pruned: bool) -> Iterator[bytes]:

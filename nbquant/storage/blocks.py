@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 
+from nbquant.coding.arithmetic import ArithmeticCode
 from nbquant.coding.huffman import HuffmanCode
 from nbquant.coding.ledger import fixed_length
 from nbquant.coding.levels import PRUNED, Alphabet
@@ -16,6 +17,8 @@ from nbquant.coding.positions import GapCode
 from nbquant.kernels.cpu import blocks as kernels
 from nbquant.quantization.codebook import Lattice
 from nbquant.storage.layout import StoredBlock, StoredLattice, in_bytes
+
+Code = HuffmanCode | ArithmeticCode
 
 
 def fixed_length_code(levels: int) -> HuffmanCode | None:
@@ -28,7 +31,7 @@ def fixed_length_code(levels: int) -> HuffmanCode | None:
 
 
 def encode_block(
-    assignment: Int[np.ndarray, " n"], block: StoredBlock, code: HuffmanCode | None, gap_code: GapCode | None
+    assignment: Int[np.ndarray, " n"], block: StoredBlock, code: Code | None, gap_code: GapCode | None
 ) -> bytes:
     """Both streams of a block.
 
@@ -47,14 +50,15 @@ def encode_block(
         assert filled, "a block changed while it was written"
     positions = gap_code.code.encode(gaps) if len(gaps) and gap_code else b""
     payload = code.encode(symbols) if code is not None else b""
-    assert len(positions) + len(payload) == block.size, "a block changed while it was written"
+    if len(positions) + len(payload) != block.size:
+        raise ValueError("indices must be those that were quantized, but were changed: quantize again.")
     return positions + payload
 
 
 def decode_block(
     data: bytes,
     block: StoredBlock,
-    code: HuffmanCode | None,
+    code: Code | None,
     gap_code: GapCode | None,
     values: Shaped[np.ndarray, " k"],
     pruned: int,
@@ -82,7 +86,10 @@ def decode_block(
     if code is None:
         symbols = np.zeros(block.weights, np.uint8)
     else:
-        symbols = code.decode(data[border:], block.weights, block.payload)
+        if isinstance(code, ArithmeticCode):
+            symbols = code.decode(data[border:], block.weights)
+        else:
+            symbols = code.decode(data[border:], block.weights, block.payload)
         if len(code) > len(values) and symbols.max() >= len(values):
             raise ValueError(f"indices must be 0 to {len(values) - 1}, but go to {symbols.max()}.")
     if block.weights == block.entries:

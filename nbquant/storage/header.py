@@ -32,6 +32,7 @@ MOST = 1 << 62
 MOST_AXES = 64
 RESERVED = "__metadata__"  # no name of a tensor in safetensors files
 MOST_DEPTH = 16
+STATES, WORD = 256, 32  # bits: of an arithmetic stream's states, and at the most of a symbol
 
 Table = dict[str, Any]
 
@@ -45,7 +46,7 @@ def write_header(layout: Layout) -> bytes:
     if RESERVED in (*layout.entries, *layout.tied):
         raise ValueError(f"a tensor must not be named {RESERVED!r}, as in safetensors files: name it otherwise.")
     header: dict[str, Any] = {} if layout.coding == "prefix" else {"coding": layout.coding}
-    with_positions = layout.pruned and layout.coding == "prefix"
+    with_positions = layout.pruned and layout.coding != "context"
     blocks = [block for entry in layout.quantized for block in entry.blocks]
     if layout.quantized:
         header["quantized"] = {
@@ -66,7 +67,7 @@ def write_header(layout: Layout) -> bytes:
             "dtype": _column([book.dtype for book in layout.codebooks]),
             "levels": _column([book.levels for book in layout.codebooks]),
         }
-        if layout.coding == "prefix":
+        if layout.coding != "context":
             header["codebooks"]["bits"] = _column([book.bits for book in layout.codebooks])
         lattices = [book.lattice for book in layout.codebooks]
         if any(lattices):
@@ -115,8 +116,8 @@ def read_header(raw: bytes, file_size: int, most_restored: int, major: int = 1) 
     quantized = _table(header, "quantized")
     raw_entries = _raw(_table(header, "raw"))
     blocks = _table(header, "blocks")
-    pruned = "table" in quantized if coding == "prefix" else "weights" in blocks
-    bare = _quantized(quantized, pruned and coding == "prefix", codebooks, tables)
+    pruned = "table" in quantized if coding != "context" else "weights" in blocks
+    bare = _quantized(quantized, pruned and coding != "context", codebooks, tables)
     entries: tuple[QuantizedEntry | RawEntry, ...] = (*bare, *raw_entries)
     restored = sum(prod(entry.shape) * entry_bytes(entry.dtype) for entry in entries)
     if restored > most_restored:
@@ -239,7 +240,8 @@ def _codebooks(table: Table, file_size: int, coding: Codes) -> tuple[StoredCodeb
             fits = book.lattice is None or book.levels <= book.lattice.span
             _require(fits, f"a span of at least its {book.levels} levels", book.lattice)
         return books
-    bits = _values(table, "bits", rows, lambda v: v is None or _is_count(v), "bits of a code table or null")
+    needed = "bits of a code table" if coding == "arithmetic" else "bits of a code table or null"
+    bits = _values(table, "bits", rows, lambda v: _is_count(v) or (v is None and coding == "prefix"), needed)
     books = tuple(map(StoredCodebook, names, dtypes, levels, bits))
     for book in books:
         _require(
@@ -351,7 +353,11 @@ def _check_block(
     if coding == "context":
         _require(block.payload % 8 == 0, f"whole bytes {where}", block.payload)
         return
-    least, most = block.weights * book.shortest, block.weights * book.longest
+    if coding == "arithmetic":
+        _require(block.payload % 8 == 0, f"whole bytes {where}", block.payload)
+        least, most = 0, min(block.weights, 1) * STATES + block.weights * WORD
+    else:
+        least, most = block.weights * book.shortest, block.weights * book.longest
     _require(least <= block.payload <= most, f"{least} to {most} bits {where} for its weights", block.payload)
     if block.weights in (0, block.entries):
         _require(not block.positions and not block.fillers, f"no positions {where}, all alike", block.positions)

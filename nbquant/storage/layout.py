@@ -20,9 +20,9 @@ DIGEST = 16  # bytes at the end
 MOST_HEADER = 1 << 22  # bytes; enough for 10¹² weights, and parsed in a few hundred megabytes at the worst
 
 
-Codes = Literal["prefix", "context"]
-MAJOR: dict[Codes, int] = {"prefix": 1, "context": 2}
-"""Major version of a file by how its indices are coded: with codewords, or adaptively by what is around them."""
+Codes = Literal["prefix", "arithmetic", "context"]
+MAJOR: dict[Codes, int] = {"prefix": 1, "arithmetic": 2, "context": 2}
+"""Major version of a file by how its indices are coded: with codewords, by frequencies, or by what is around them."""
 
 
 @dataclass(frozen=True)

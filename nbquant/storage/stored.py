@@ -17,6 +17,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from nbquant.coding import positions
+from nbquant.coding.arithmetic import ArithmeticCode
 from nbquant.coding.code_table import decode_lengths
 from nbquant.coding.huffman import HuffmanCode, symbol_counts
 from nbquant.coding.ledger import Ledger, fixed_length
@@ -29,7 +30,7 @@ from nbquant.quantization.codebook import PRUNED, Codebook, Lattice, QuantizedTe
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.rate import lengths_for
-from nbquant.storage.blocks import decode_block, decode_matrix, fixed_length_code, read_lattice
+from nbquant.storage.blocks import Code, decode_block, decode_matrix, fixed_length_code, read_lattice
 from nbquant.storage.dtypes import DTYPES, as_bytes, entry_bytes, of_bytes
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.layout import Layout, QuantizedEntry, RawEntry, StoredBlock, in_bytes
@@ -196,14 +197,13 @@ class Stored:
                 if levels:
                     counts[entry.codebook] += symbol_counts(block[block >= 0], levels)
             value = book.value.to(DTYPES[entry.dtype])
-            streams = tuple(b.payload // 8 for b in entry.blocks) if layout.coding == "context" else None
+            streams = tuple(b.payload // 8 for b in entry.blocks) if layout.coding != "prefix" else None
             tensors[entry.name] = QuantizedTensor(value, torch.from_numpy(out), torch.Size(entry.shape), streams)
         codebooks = {}
         for i, stored in enumerate(layout.codebooks):
             book = self._book(i)
-            length = (
-                book.lengths() if layout.coding == "prefix" else torch.from_numpy(lengths_for(counts[i], "context"))
-            )
+            measured = layout.coding != "prefix"
+            length = torch.from_numpy(lengths_for(counts[i], "context")) if measured else book.lengths()
             codebooks[stored.name] = Codebook(book.value.clone(), torch.from_numpy(counts[i]), length, book.lattice)
         quantized_bytes = sum(prod(entry.shape) * entry_bytes(entry.dtype) for entry in layout.quantized)
         return Quantized(
@@ -315,7 +315,8 @@ class Stored:
                 data = reader.take(stored.values_size)
                 table = reader.take(section.size - stored.values_size)
                 reader.end()
-            lattice, code = None, None
+            lattice: Lattice | None = None
+            code: Code | None = None
             with damage_of(section.label):
                 if stored.lattice:
                     lattice = read_lattice(data, stored.lattice, stored.levels)
@@ -329,6 +330,8 @@ class Stored:
                         raise ValueError("its values must ascend, but do not: write the file again.")
                 elif stored.bits is None:
                     code = fixed_length_code(stored.levels)
+                elif self._layout.coding == "arithmetic":
+                    code = ArithmeticCode.decode_table(table, stored.bits, stored.levels) if stored.levels else None
                 else:
                     lengths = decode_lengths(table, stored.levels, stored.bits)
                     code = HuffmanCode.from_lengths(lengths) if stored.levels else None
@@ -348,9 +351,10 @@ class Stored:
     def _require_groups(self, coding: str) -> None:
         """What a quantized selection cannot tell must be as its names and its quantizer say."""
         books = self._layout.codebooks
-        if (coding == "context") != (self._layout.coding == "context"):
+        said = coding if coding in ("arithmetic", "context") else "prefix"
+        if said != self._layout.coding:
             raise CorruptFileError("recipe", f"codes must be {coding}, as it says, but are not: write the file again.")
-        if coding != "context" and any((book.bits is None) != (coding == "fixed") for book in books):
+        if said == "prefix" and any((book.bits is None) != (coding == "fixed") for book in books):
             raise CorruptFileError("recipe", f"codes must be {coding}, as it says, but are not: write the file again.")
         for entry in self._layout.quantized if len(books) > 1 else ():
             if books[entry.codebook].name != owner(entry.name):
@@ -386,7 +390,7 @@ class _Book:
     """A codebook, its code, None where its indices take no bits, and what lies behind its values."""
 
     value: Tensor
-    code: HuffmanCode | None
+    code: Code | None
     lattice: Lattice | None
 
     def bits_of(self, dtype: torch.dtype) -> Shaped[np.ndarray, " k"]:
@@ -396,7 +400,7 @@ class _Book:
     def lengths(self) -> Tensor:
         """Codeword lengths [bit]."""
         levels = len(self.value)
-        if self.code is None or len(self.code) != levels:
+        if not isinstance(self.code, HuffmanCode) or len(self.code) != levels:
             return torch.full((levels,), fixed_length(levels) if levels else 0, dtype=torch.int64)
         return torch.from_numpy(self.code.lengths.copy())
 

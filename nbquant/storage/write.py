@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import nn
 
+from nbquant.coding.arithmetic import ArithmeticCode
 from nbquant.coding.code_table import encode_lengths
 from nbquant.coding.huffman import HuffmanCode, symbol_counts
 from nbquant.coding.ledger import Ledger, fixed_length
@@ -24,9 +25,10 @@ from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import Codebook, Lattice, QuantizedTensor
 from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.rate import block_gaps
-from nbquant.quantization.streams import context_streams, lattice_span
-from nbquant.storage.blocks import encode_block, fixed_length_code
+from nbquant.quantization.streams import arithmetic_code, context_streams, lattice_span, with_sizes
+from nbquant.storage.blocks import Code, encode_block, fixed_length_code
 from nbquant.storage.dtypes import SPELLED, as_bytes
 from nbquant.storage.header import write_header
 from nbquant.storage.layout import (
@@ -53,7 +55,7 @@ from nbquant.tensorfile import replacing
 class _Codes:
     """Codes of the groups, and of gaps with the tensors that use them."""
 
-    of_group: Mapping[str, HuffmanCode | None]
+    of_group: Mapping[str, Code | None]
     of_gaps: Sequence[GapCode]
     table: Mapping[str, int]
 
@@ -124,12 +126,13 @@ def _plan(quantized: Quantized, rest: Rest) -> tuple[Layout, _Codes, bytes]:
     for group, book in quantized.codebooks.items():
         _require_finite(book, group)
     adaptive = quantized.quantizer.coding == "context"
-    books, tables, entries, codes = (_adaptive if adaptive else _prefix)(quantized, groups)
+    books, tables, entries, codes = (_adaptive if adaptive else _with_codes)(quantized, groups)
     pruned = quantized.pruned
     if not pruned and any(b.weights < b.entries for e in entries for b in e.blocks):
         raise ValueError("weights of this selection are pruned, but its ledger has no positions: make it with fit().")
     raw = tuple(entry for entry, _ in rest.content)
-    coding: Codes = "context" if adaptive else "prefix"
+    known: dict[Coding, Codes] = {"arithmetic": "arithmetic", "context": "context"}
+    coding = known.get(quantized.quantizer.coding, "prefix")
     layout = Layout(books, tables, entries, raw, rest.tied, pruned, coding, recipe_of(quantized))
     header = write_header(layout)
     if len(header) > MOST_HEADER:
@@ -155,9 +158,7 @@ def _adaptive(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
     entries = []
     for name, tensor in quantized.tensors.items():
         book = quantized.codebooks[groups[name]]
-        sizes = tensor.streams
-        if sizes is None:
-            sizes = tuple(map(len, context_streams(tensor, book, pruned)))
+        sizes = tensor.streams or with_sizes(tensor, book, "context", pruned).streams or ()
         flat = tensor.assignment.reshape(-1)
         blocks, begin = [], 0
         for count, size in zip(block_entries(tensor.shape, "context"), sizes, strict=True):
@@ -169,10 +170,11 @@ def _adaptive(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
     return tuple(books), (), tuple(entries), _Codes({}, (), {})
 
 
-def _prefix(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
+def _with_codes(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
     """Codes, tables, and what they make of each block."""
-    fixed, pruned = quantized.quantizer.coding == "fixed", quantized.pruned
-    of_group = {group: _code(book, fixed) for group, book in quantized.codebooks.items()}
+    coding, pruned = quantized.quantizer.coding, quantized.pruned
+    fixed = coding == "fixed"
+    of_group = {group: _code(book, coding) for group, book in quantized.codebooks.items()}
     books = []
     for group, book in quantized.codebooks.items():
         code = of_group[group]
@@ -196,8 +198,14 @@ def _prefix(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
         parts = gaps.get(name, [GapHistogram(np.zeros(0, np.int64), np.zeros(0, np.int64))] * len(_slices(tensor)))
         code, of_tensor = of_group[groups[name]], of_gaps[tables[name]] if name in tables else None
         levels = len(tensor.codebook)
+        sizes: Sequence[int | None] = [None] * len(parts)
+        if coding == "arithmetic":
+            sizes = (
+                tensor.streams or with_sizes(tensor, quantized.codebooks[groups[name]], coding, pruned).streams or ()
+            )
         blocks = [
-            (tensor, block, part, code, of_tensor, levels) for block, part in zip(_slices(tensor), parts, strict=False)
+            (tensor, block, part, code, of_tensor, levels, size)
+            for block, part, size in zip(_slices(tensor), parts, sizes, strict=False)
         ]
         entries.append(replace(entry, blocks=tuple(dispatch.in_order(_planned, blocks))))
     used = [StoredTable(code.span, code.table_bits) for code in of_gaps]
@@ -208,15 +216,18 @@ def _planned(
     tensor: QuantizedTensor,
     place: slice,
     gaps: GapHistogram,
-    code: HuffmanCode | None,
+    code: Code | None,
     of_gaps: GapCode | None,
     levels: int,
+    size: int | None,
 ) -> StoredBlock:
-    """What a block will take."""
+    """What a block will take, of which the bytes of the indices may be known."""
     assignment = _indices(tensor, place)
     weights = assignment[assignment >= 0] if assignment.min() < 0 else assignment  # no copy of dense blocks
     counts = symbol_counts(weights, max(levels, 1))  # refuses what is outside the codebook
-    if code is not None:
+    if size is not None:
+        payload = 8 * size
+    elif isinstance(code, HuffmanCode):
         payload = int(counts @ code.lengths[:levels])
         missing = np.flatnonzero((counts > 0) & (code.lengths[:levels] == 0))
         if missing.size:
@@ -248,10 +259,12 @@ def _require_finite(book: Codebook, group: str) -> None:
         )
 
 
-def _code(book: Codebook, fixed: bool) -> HuffmanCode | None:
+def _code(book: Codebook, coding: Coding) -> Code | None:
     if not len(book.value):
         return None
-    if fixed:
+    if coding == "arithmetic":
+        return arithmetic_code(book)
+    if coding == "fixed":
         length = fixed_length(len(book.value))
         if (book.codeword_length != length).any():
             raise ValueError(f"codewords of {length} bits are required of a fixed-length code of {len(book.value)}.")
@@ -323,7 +336,7 @@ def _write(
     out = _Checked(file)
     out.section([MAGIC + struct.pack("<HHI", MAJOR[layout.coding], MINOR, len(header)) + header])
     for stored, book in zip(layout.codebooks, quantized.codebooks.values(), strict=True):
-        table = encode_lengths(book.codeword_length) if stored.bits else b""
+        table = _table(codes.of_group[stored.name]) if stored.bits else b""
         values = _lattice(book.lattice) if book.lattice and stored.lattice else as_bytes(book.value.detach().cpu())
         out.section([values, table])
     for gaps in codes.of_gaps:
@@ -350,6 +363,12 @@ def _streams(tensor: QuantizedTensor, entry: QuantizedEntry, layout: Layout, cod
         return encode_block(_indices(tensor, place), block, code, gaps)
 
     return dispatch.in_order(encoded, zip(_slices(tensor), entry.blocks, strict=True))
+
+
+def _table(code: Code | None) -> bytes:
+    if isinstance(code, ArithmeticCode):
+        return code.encode_table()
+    return b"" if code is None else encode_lengths(code.lengths)
 
 
 def _lattice(lattice: Lattice) -> bytes:

@@ -15,7 +15,12 @@ DEPTH = 12.0  # points of accuracy below the original that are shown
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D"}
 _LINES = {"solid": "-", "dash": "--"}
-CODES = {"fixed": "fixed-length code", "huffman": "Huffman code", "context": "adaptive code"}
+CODES = {
+    "fixed": "fixed-length code",
+    "huffman": "Huffman code",
+    "arithmetic": "arithmetic code",
+    "context": "adaptive code",
+}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.widgets.state import ExplorerState
 
 DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
-CODES = {"Huffman": "huffman", "fixed length": "fixed", "adaptive (context)": "context"}
+CODES = {"Huffman": "huffman", "fixed length": "fixed", "arithmetic": "arithmetic", "adaptive (context)": "context"}
 SIZES = {"standard": "standard", "half a screen": "compact", "projection": "projection"}
 WIDTH = "272px"
 STYLE = {"description_width": "84px"}

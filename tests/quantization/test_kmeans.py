@@ -196,7 +196,7 @@ def test_options_of_another_kind():
         KMeans(3, weighted=1)
     with pytest.raises(TypeError, match="per_layer must be True or False, but got None"):
         KMeans(3, per_layer=None)
-    with pytest.raises(ValueError, match="coding must be one of huffman, fixed, context, but got 'ans'"):
+    with pytest.raises(ValueError, match="coding must be one of huffman, fixed, arithmetic, context, but got 'ans'"):
         KMeans(3, coding="ans")
 
 

@@ -28,7 +28,7 @@ def quantized(
     for group, (value, indices) in books.items():
         used = torch.cat([i.reshape(-1) for i in indices.values()])
         counts = torch.bincount(used[used >= 0], minlength=len(value))
-        if quantizer.coding == "context":
+        if quantizer.coding in ("arithmetic", "context"):
             lengths = torch.log2(counts.sum() / counts)
         elif quantizer.coding == "fixed":
             lengths = torch.full((len(value),), fixed_length(len(value)))
@@ -136,6 +136,18 @@ def ranks() -> tuple[Quantized, nn.Module]:
     return quantized(nq.KMeans(4, coding="context", per_layer=True), books), model
 
 
+def frequencies() -> tuple[Quantized, nn.Module]:
+    """Arithmetic coding, pruned: several values, one, and none."""
+    model = nn.ModuleDict({name: nn.Linear(6, 7, bias=False) for name in "abc"})
+    index = torch.arange(42).reshape(7, 6)
+    books = {
+        "a": (torch.tensor([-0.5, 0.25, 2.0, 3.0]), {"a.weight": (index**2 % 7).clamp(max=4) - 1}),
+        "b": (torch.tensor([0.125]), {"b.weight": (index % 5 == 0).long() - 1}),
+        "c": (torch.zeros(0), {"c.weight": torch.full((7, 6), -1)}),
+    }
+    return quantized(nq.ECSQ(0.01, coding="arithmetic", per_layer=True), books, pruned=True), model
+
+
 GOLDEN = {
     "dense": dense,
     "pruned-layers": pruned_layers,
@@ -143,4 +155,5 @@ GOLDEN = {
     "tied": tied,
     "paths": paths,
     "ranks": ranks,
+    "frequencies": frequencies,
 }

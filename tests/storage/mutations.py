@@ -23,6 +23,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from nbquant.coding.arithmetic import ArithmeticCode
 from nbquant.coding.code_table import decode_lengths, encode_lengths, table_bits
 from nbquant.coding.huffman import HuffmanCode
 from tests.storage import seeds
@@ -320,7 +321,7 @@ def _relevel(header: dict[str, Any], rng: Random) -> None:
     else:
         values[at] += rng.choice([1, 1, -1, 2, 100, -values[at]])
     if rng.random() < 0.3:
-        header["recipe"]["quantizer"]["coding"] = rng.choice(["huffman", "fixed", "context"])
+        header["recipe"]["quantizer"]["coding"] = rng.choice(["huffman", "fixed", "arithmetic", "context"])
 
 
 def _reindex(header: dict[str, Any], rng: Random) -> None:
@@ -341,7 +342,7 @@ def _respan(header: dict[str, Any], rng: Random) -> None:
 
 def _prune(header: dict[str, Any], rng: Random) -> None:
     """Pruned where it was dense, or the other way round."""
-    if "coding" in header:
+    if header.get("coding") == "context":
         if "weights" in header["blocks"]:
             del header["blocks"]["weights"]
         else:
@@ -363,8 +364,8 @@ def _say_otherwise(header: dict[str, Any], rng: Random) -> None:
     quantizer = recipe.get("quantizer", {})
     changes: list[Callable[[], Any]] = [
         lambda: quantizer.update(method=rng.choice(["kmeans", "uniform", "ecsq", "trellis", "x" * 1000, 3])),
-        lambda: quantizer.update(coding=rng.choice(["huffman", "fixed", "context", "x", [], None])),
-        lambda: header.update(coding=rng.choice(["context", "prefix", "x", None])),
+        lambda: quantizer.update(coding=rng.choice(["huffman", "fixed", "arithmetic", "context", "x", [], None])),
+        lambda: header.update(coding=rng.choice(["context", "arithmetic", "prefix", "x", None])),
         lambda: quantizer.update(per_layer=rng.choice([True, False, 1])),
         lambda: quantizer.update({rng.choice(["self", "cls", "lmbda", "levels", "step", "offset"]): _odd(rng)}),
         lambda: recipe.update(distortion=_odd(rng)),
@@ -508,7 +509,7 @@ def _other_values(section: bytes, kind: SectionKind, header: dict[str, Any], rng
 
 def _other_lattice(section: bytes, rng: Random) -> bytes:
     """Another step, or other integers, perhaps as many."""
-    if rng.random() < 0.4:
+    if rng.random() < 0.4 or len(section) == 8:
         step = rng.choice([0.0, -1.0, float("nan"), float("inf"), 1e300, 5e-324, 0.5])
         return struct.pack("<d", step) + section[8:]
     bits = list(f"{int.from_bytes(section[8:], 'big'):0{8 * len(section[8:])}b}")
@@ -527,6 +528,8 @@ def _other_table(table: bytes, kind: SectionKind, header: dict[str, Any], rng: R
     count = counts[kind.row] + (kind.table == "tables")
     if bits[kind.row] is None:
         return table
+    if header.get("coding") == "arithmetic" and kind.table == "codebooks":
+        return _other_roots(table, count, bits, kind.row, rng)
     lengths = decode_lengths(table, count, bits[kind.row])
     at, other = rng.randrange(count), rng.randrange(count)
     what = rng.randrange(8)
@@ -547,6 +550,18 @@ def _other_table(table: bytes, kind: SectionKind, header: dict[str, Any], rng: R
         lengths[at] = rng.choice([1, 2])
     bits[kind.row] = table_bits(lengths)
     return encode_lengths(lengths)
+
+
+def _other_roots(table: bytes, count: int, bits: list[Any], row: int, rng: Random) -> bytes:
+    """Other roots in a table that reads well."""
+    roots = ArithmeticCode.decode_table(table, bits[row], count).roots.copy()
+    at, other = rng.randrange(count), rng.randrange(count)
+    roots[at] = rng.choice([0, 1, 1 << 16, roots[at] + 1, max(roots[at] - 1, 0), roots[other]])
+    if not roots.any():
+        return table
+    code = ArithmeticCode(roots.clip(0, 1 << 16))
+    bits[row] = code.table_bits
+    return code.encode_table()
 
 
 # The reader put to it.

@@ -86,7 +86,7 @@ def section_kinds(header: dict[str, Any], block: int) -> list[SectionKind]:
         for row, bits in enumerate(column(tables, "bits", rows) if rows else [])
     ]
     quantized = header.get("quantized", {"name": [], "shape": []})
-    if "coding" in header:
+    if header.get("coding") == "context":
         counts = [blocks_of_rows(shape, block) for shape in quantized["shape"]]
     else:
         counts = [-(-prod(shape) // block) for shape in quantized["shape"]]

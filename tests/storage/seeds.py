@@ -153,6 +153,15 @@ def _ranks():
     return _fit(_linear(0.4), nq.KMeans(5, coding="context"))
 
 
+def _arithmetic():
+    return _fit(_linear(0.4), nq.KMeans(5, coding="arithmetic"))
+
+
+def _blocks_arithmetic():
+    torch.manual_seed(12)
+    return _fit(_one(torch.randn(11, 20)), nq.ECSQ(1e-2, coding="arithmetic"))
+
+
 def _blocks_ranks():
     torch.manual_seed(11)
     return _fit(nn.Sequential(nn.Linear(20, 13), _one(torch.randn(2, 150).bfloat16())), nq.ECSQ(1e-2, coding="context"))
@@ -162,7 +171,7 @@ MAKERS: dict[str, Callable] = {
     "dense": _dense, "layers": _layers, "fixed": _fixed, "one-level": _one_level, "zeros": _zeros, "tied": _tied,
     "double": _double, "gaps": _gaps, "skewed": _skewed, "wide": _wide, "blocks": _blocks,
     "blocks-dense": _blocks_dense, "paths": _paths, "paths-pruned": _paths_pruned, "ranks": _ranks,
-    "blocks-ranks": _blocks_ranks,
+    "blocks-ranks": _blocks_ranks, "arithmetic": _arithmetic, "blocks-arithmetic": _blocks_arithmetic,
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import nbquant as nq
 import nbquant.storage
 from nbquant.coding import positions
-from tests.storage import adaptive
+from tests.storage import adaptive, arithmetic
 from tests.storage.cases import all_same, expected_state, parts
 from tests.storage.hand_made import GOLDEN, tiny
 
@@ -62,15 +62,19 @@ def read(data):
         at += size + 4
         return content
 
+    coding = header.get("coding")
+    assert coding in {1: (None,), 2: ("arithmetic", "context")}[major]
     books = []
     for book in named(header, "codebooks"):
-        if major == 2:
+        if coding == "context":
             books.append(adaptive_codebook(book, section))
             continue
         size = book["levels"] * SIZES[book["dtype"]]
         content = section(size + in_bytes(book["bits"] or 0))
         values = [content[i : i + SIZES[book["dtype"]]] for i in range(0, size, SIZES[book["dtype"]])]
-        if book["bits"] is None:
+        if coding == "arithmetic":
+            code = arithmetic.frequencies(arithmetic.roots(bits_of(content[size:])[: book["bits"]], book["levels"]))
+        elif book["bits"] is None:
             width = (book["levels"] - 1).bit_length()
             code = {format(i, f"0{width}b"): i for i in range(book["levels"])} if width else {"": 0}
         else:
@@ -80,8 +84,7 @@ def read(data):
         (entry["span"], codewords(table(bits_of(section(in_bytes(entry["bits"]))), entry["span"] + 1)))
         for entry in named(header, "tables", "span")
     ]
-    if major == 2:
-        assert header["coding"] == "context"
+    if coding == "context":
         number = sum(len(adaptive.block_shapes(tensor["shape"], BLOCK)) for tensor in named(header, "quantized"))
     else:
         number = sum(-(-prod(tensor["shape"]) // BLOCK) for tensor in named(header, "quantized"))
@@ -90,7 +93,7 @@ def read(data):
     for tensor in named(header, "quantized"):
         dtype, values, code = books[tensor["codebook"]]
         own = [converted(value, dtype, tensor["dtype"]) for value in values]
-        if major == 2:
+        if coding == "context":
             shapes = adaptive.block_shapes(tensor["shape"], BLOCK)
             parts = [(next(blocks), shape) for shape in shapes]
             content = section(sum(in_bytes(b["payload"]) for b, _ in parts))
@@ -107,7 +110,10 @@ def read(data):
         for block, entries in parts:
             weights, border = block.get("weights", entries), in_bytes(block.get("positions", 0))
             end = border + in_bytes(block["payload"])
-            indices = symbols(bits_of(content[border:end])[: block["payload"]], code, weights)
+            if coding == "arithmetic":
+                indices = arithmetic.symbols(content[border:end], code, weights)
+            else:
+                indices = symbols(bits_of(content[border:end])[: block["payload"]], code, weights)
             where = list(range(weights))
             if block.get("positions"):
                 span, gap_code = gap_codes[tensor["table"]]
@@ -286,6 +292,16 @@ def test_that_reader_reads_adaptive_coding_of_a_bundled_network(tmp_path, monkey
     selection = nq.select(model, layers=["conv1", "conv2"])
     quantized = nq.fit(selection, method, lmbda=lmbda, coding="context", progress=False)
     assert len(quantized.tensors["conv2.weight"].streams) > 1
+    nq.save(quantized, tmp_path / "m.nbq", model, progress=False)
+    found = read((tmp_path / "m.nbq").read_bytes())
+    for key, value in expected_state(model, quantized).items():
+        assert found[key][2] == value.detach().contiguous().numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", ["lenet5-fashion", "lenet5-fashion-pruned"])
+def test_that_reader_reads_arithmetic_coding_of_a_bundled_network(tmp_path, name):
+    model, _ = nq.zoo.load(name)
+    quantized = nq.fit(nq.select(model), "kmeans", levels=40, coding="arithmetic", per_layer=True, progress=False)
     nq.save(quantized, tmp_path / "m.nbq", model, progress=False)
     found = read((tmp_path / "m.nbq").read_bytes())
     for key, value in expected_state(model, quantized).items():

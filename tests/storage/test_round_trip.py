@@ -70,7 +70,7 @@ def same_quantized(a, b):
     QUANTIZERS,
     st.sampled_from(DTYPES),
     st.sampled_from([0.0, 0.05, 0.3, 1.0]),
-    st.sampled_from(["huffman", "fixed", "context"]),
+    st.sampled_from(["huffman", "fixed", "arithmetic", "context"]),
     st.booleans(),
     st.booleans(),
 )
