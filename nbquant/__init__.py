@@ -1,6 +1,11 @@
 """See, understand and choose neural-network weight quantization in a Jupyter notebook."""
 
+from nbquant import plot
+from nbquant.analysis.bounds import rate_distortion_bound
 from nbquant.analysis.curves import curves
+from nbquant.analysis.decomposition import decompose
+from nbquant.analysis.ladder import ladder
+from nbquant.analysis.price import price
 from nbquant.analysis.solve import fit
 from nbquant.models import zoo
 from nbquant.models.evaluate import evaluate
@@ -32,14 +37,19 @@ __all__ = [
     "Uniform",
     "calibrate",
     "curves",
+    "decompose",
     "decompress",
     "evaluate",
     "explore",
     "finetune",
     "fit",
+    "ladder",
     "load",
     "load_sensitivity",
+    "plot",
+    "price",
     "prune",
+    "rate_distortion_bound",
     "save",
     "save_sensitivity",
     "select",

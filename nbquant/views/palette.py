@@ -46,8 +46,8 @@ class MethodStyle:
     symbol: str
 
 
-_COLOUR = {"kmeans": BLUE, "uniform": VERMILION, "ecsq": GREEN}
-_SYMBOL = {"kmeans": "circle", "uniform": "square", "ecsq": "diamond"}
+_COLOUR = {"kmeans": BLUE, "uniform": VERMILION, "ecsq": GREEN, "trellis": ORANGE, "feedback": PURPLE}
+_SYMBOL = {"kmeans": "circle", "uniform": "square", "ecsq": "diamond", "trellis": "cross", "feedback": "star"}
 _LABEL = {
     ("kmeans", False): "k-means",
     ("kmeans", True): "Hessian-weighted k-means",
@@ -55,6 +55,10 @@ _LABEL = {
     ("uniform", True): "uniform, Hessian-weighted centres",
     ("ecsq", False): "ECSQ",
     ("ecsq", True): "Hessian-weighted ECSQ",
+    ("trellis", False): "trellis",
+    ("trellis", True): "Hessian-weighted trellis",
+    ("feedback", False): "error feedback, outputs alike",
+    ("feedback", True): "error feedback",
 }
 
 
@@ -62,7 +66,7 @@ def method_style(method: str, weighted: bool) -> MethodStyle:
     """Look up how a method is drawn.
 
     Args:
-        method: "kmeans", "uniform" or "ecsq".
+        method: "kmeans", "uniform", "ecsq", "trellis" or "feedback".
         weighted: Whether it uses the Hessian.
 
     Raises:

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
+from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.views import theme
 from nbquant.views.palette import method_style
 from nbquant.views.single_points import ChosenPoint, MeasuredPoint, PinnedPoint, draw_chosen, draw_points
@@ -50,6 +51,20 @@ class Curve:
     predicted_loss: Float[ndarray, " p"]
     parameter: Float[ndarray, " p"]
     parameter_name: str = "levels"
+
+    @staticmethod
+    def of_points(points: Sequence[OperatingPoint]) -> "Curve":
+        """The curve through a method's points, at least one."""
+        quantizer = points[0].quantizer
+        return Curve(
+            method=quantizer.method,
+            weighted=quantizer.weighted,
+            rate=np.array([p.rate for p in points]),
+            compression_ratio=np.array([p.compression_ratio for p in points]),
+            predicted_loss=np.array([p.predicted_loss_increase for p in points]),
+            parameter=np.array([p.parameter for p in points]),
+            parameter_name=quantizer.parameter,
+        )
 
 
 @dataclass(frozen=True)

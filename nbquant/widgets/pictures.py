@@ -162,25 +162,13 @@ def _error(state: ExplorerState, weighted: bool) -> theme.Figure | None:
 # Curves.
 
 
-def _curve(key: tuple[str, bool], points: list[OperatingPoint]) -> Curve:
-    return Curve(
-        method=key[0],
-        weighted=key[1],
-        rate=np.array([p.rate for p in points]),
-        compression_ratio=np.array([p.compression_ratio for p in points]),
-        predicted_loss=np.array([p.predicted_loss_increase for p in points]),
-        parameter=np.array([p.parameter for p in points]),
-        parameter_name=points[0].quantizer.parameter,
-    )
-
-
 def curve_points(state: ExplorerState) -> list[tuple[tuple[str, bool], list[OperatingPoint]]]:
     """The curves that are there, in the order they are drawn."""
     return [(key, state.curves[key]) for key in METHODS if state.curves.get(key)]
 
 
 def _rate_distortion_data(state: ExplorerState, whole: bool) -> RateDistortionData | None:
-    curves = [_curve(key, points) for key, points in curve_points(state)]
+    curves = [Curve.of_points(points) for _, points in curve_points(state)]
     if not curves:
         return None
     point = state.by_hand or state.point if whole else None

@@ -1,0 +1,195 @@
+"""Pictures, live or still: one function each, with the same numbers behind both.
+
+With ``backend="plotly"`` they give a figure that a notebook shows to be hovered and zoomed; with "matplotlib" one for
+print, to be saved as vectors: ``nq.plot.ladder(…, backend="matplotlib").savefig("ladder.pdf")``.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+from torch import nn
+
+from nbquant.analysis.bounds import rate_distortion_bound
+from nbquant.analysis.curves import Method, curve
+from nbquant.analysis.ladder import ladder as ladder_of
+from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.analysis.price import Price
+from nbquant.analysis.statistics import Statistics
+from nbquant.coding.ledger import Ledger
+from nbquant.progress import Progress
+from nbquant.quantization.fitting import WHOLE
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.views import theme
+from nbquant.views.bound import bound_data, bound_traces
+from nbquant.views.decomposition import decomposition_data, draw_decomposition
+from nbquant.views.heatmap import draw_heatmap, error_data, heatmap_data
+from nbquant.views.histogram import draw_histogram, histogram_data
+from nbquant.views.ladder import draw_ladder, ladder_data
+from nbquant.views.ledger import ledger_data, plot_ledger
+from nbquant.views.price import draw_price, price_data
+from nbquant.views.rate_distortion import Curve, draw_rate_distortion, rate_distortion_data
+from nbquant.views.single_points import PinnedPoint
+from nbquant.views.still import still
+
+Backend = Literal["plotly", "matplotlib"]
+CURVES = (("kmeans", True), ("uniform", True), ("ecsq", True))
+
+
+def histogram(
+    quantized: Quantized,
+    selection: Selection,
+    group: str = WHOLE,
+    *,
+    log_count: bool = False,
+    backend: Backend = "plotly",
+) -> go.Figure | Figure:
+    """Weights, with the centres of their clusters and the lengths of their codewords.
+
+    Args:
+        quantized: What :func:`nbquant.fit` returned.
+        selection: What it was made of.
+        group: A layer that has a codebook of its own; "all" where there is one.
+        log_count: Whether the numbers of weights are on a logarithmic axis.
+        backend: "plotly" or "matplotlib".
+
+    Raises:
+        ValueError: A group without a codebook, or another backend.
+    """
+    if group not in quantized.codebooks:
+        known = ", ".join(map(repr, quantized.codebooks))
+        raise ValueError(f"group must be one of those with a codebook, {known}, but is {group!r}.")
+    book, statistics = quantized.codebooks[group], Statistics.of(selection)
+    cells = statistics.cells(False, False, group != WHOLE)[group]
+    data = histogram_data(
+        cells.position,
+        np.diff(cells.prefix[:, 0]),
+        book.value.detach().cpu().double().numpy(),
+        book.counts.cpu().numpy(),
+        book.codeword_length.cpu().double().numpy(),
+        pruned_zeros=statistics.zeros_of(group) if statistics.pruned else 0,
+        label="all layers" if group == WHOLE else group,
+    )
+    return _shown(draw_histogram(data, log_count=log_count), backend)
+
+
+def heatmap(selection: Selection, name: str, *, backend: Backend = "plotly") -> go.Figure | Figure:
+    """Sensitivities h of a parameter, as a map.
+
+    Args:
+        selection: With sensitivities.
+        name: Name of the parameter.
+        backend: "plotly" or "matplotlib".
+
+    Raises:
+        ValueError: No such parameter, no sensitivities, or another backend.
+    """
+    tensor = _tensor(selection, name)
+    if tensor.sensitivity is None:
+        raise ValueError(f"{name!r} must have sensitivities, but has none: pass them to nbquant.select.")
+    return _shown(draw_heatmap(heatmap_data(tensor.sensitivity, name=name)), backend)
+
+
+def error(
+    quantized: Quantized, selection: Selection, name: str, *, weighted: bool = False, backend: Backend = "plotly"
+) -> go.Figure | Figure:
+    """Errors that quantizing makes in a parameter, as a map.
+
+    Args:
+        quantized: What :func:`nbquant.fit` returned.
+        selection: What it was made of.
+        name: Name of the parameter.
+        weighted: Whether to show the predicted loss ½h(w − c)² of each weight instead.
+        backend: "plotly" or "matplotlib".
+
+    Raises:
+        ValueError: No such parameter, or another backend.
+    """
+    tensor = _tensor(selection, name)
+    data = error_data(tensor.weight, quantized.tensors[name], tensor.sensitivity, name=name, weighted=weighted)
+    return _shown(draw_heatmap(data), backend)
+
+
+def rate_distortion(
+    selection: Selection,
+    methods: Iterable[tuple[str, bool]] = CURVES,
+    *,
+    fitted: Mapping[str, Quantized] | None = None,
+    bound: bool = True,
+    backend: Backend = "plotly",
+    progress: Progress = True,
+    **options: Any,
+) -> go.Figure | Figure:
+    """Curves of methods over the compression ratio, and how far they are from what any code can do.
+
+    Args:
+        selection: The selection.
+        methods: Pairs of a method with a curve, "kmeans", "uniform" or "ecsq", and whether it uses the Hessian.
+        fitted: Points to be marked, by a label of each.
+        bound: Whether to draw the rate-distortion bound; see :func:`nbquant.rate_distortion_bound`.
+        backend: "plotly" or "matplotlib".
+        progress: See :data:`nbquant.progress.Progress`.
+        options: Further arguments of :class:`nbquant.analysis.curves.Method`, such as ``coding``.
+
+    Raises:
+        ValueError: An unknown method, or another backend.
+        Cancelled: By ``progress``.
+    """
+    statistics = Statistics.of(selection, progress)
+    curves = [Curve.of_points(curve(Method(method, weighted, **options), statistics)) for method, weighted in methods]
+    pins = [
+        PinnedPoint(
+            label, q.quantizer.method, q.quantizer.weighted, q.rate, q.compression_ratio, q.predicted_loss_increase
+        )
+        for label, q in (fitted or {}).items()
+    ]
+    figure = draw_rate_distortion(rate_distortion_data(curves, pins=pins))
+    if bound:
+        lines = bound_data(rate_distortion_bound(statistics, progress=progress), statistics)
+        figure["data"] = [*bound_traces(lines), *figure["data"]]
+    return _shown(figure, backend)
+
+
+def ladder(
+    quantized: Quantized | OperatingPoint,
+    selection: Selection | Statistics,
+    *,
+    model: nn.Module | None = None,
+    backend: Backend = "plotly",
+    progress: Progress = True,
+) -> go.Figure | Figure:
+    """Every bit between the bound and what is stored; see :func:`nbquant.ladder`, whose arguments these are."""
+    steps = ladder_of(quantized, selection, model=model, progress=progress)
+    return _shown(draw_ladder(ladder_data(steps)), backend)
+
+
+def decomposition(rows: pd.DataFrame, *, backend: Backend = "plotly") -> go.Figure | Figure:
+    """What was predicted of the loss, term by term, over what was measured; ``rows`` from :func:`nbquant.decompose`."""
+    return _shown(draw_decomposition(decomposition_data(rows)), backend)
+
+
+def price(found: Price, *, backend: Backend = "plotly") -> go.Figure | Figure:
+    """Bits lost to other sensitivities than the exact ones; ``found`` from :func:`nbquant.price`."""
+    return _shown(draw_price(price_data(found)), backend)
+
+
+def ledger(ledgers: Mapping[str, Ledger]) -> Figure:
+    """Parts of files, a bar each, drawn by matplotlib; by a label of each."""
+    return plot_ledger(ledger_data(dict(ledgers)))
+
+
+def _shown(figure: theme.Figure, backend: Backend) -> go.Figure | Figure:
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, but is {backend!r}.")
+    return go.Figure(figure) if backend == "plotly" else still(figure)
+
+
+def _tensor(selection: Selection, name: str) -> SelectedTensor:
+    found = {t.name: t for t in selection}
+    if name not in found:
+        raise ValueError(f"name must be one of {', '.join(map(repr, found))}, but is {name!r}.")
+    return found[name]
