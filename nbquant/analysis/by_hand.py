@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nbquant.analysis.operating_point import OperatingPoint, point_of_clusters
+from nbquant.analysis.runs import RUNNERS
 from nbquant.analysis.statistics import Statistics
 from nbquant.kernels.cpu.ecsq import ecsq_sums
 from nbquant.quantization.clusters import Clusters
@@ -35,6 +36,8 @@ def moved(point: OperatingPoint, statistics: Statistics, group: str, index: int,
     """
     _check(point.clusters, group, index, value)
     quantizer, before = point.quantizer, point.clusters[group]
+    if quantizer.method in RUNNERS:
+        raise ValueError(f"centres of {quantizer.method} lie on a lattice and cannot be moved: choose another method")
     cells = statistics.cells(quantizer.weighted, quantizer.needs_rows, quantizer.per_layer)[group]
     codebook = before.codebook.astype(np.float64)
     codebook[index] = value

@@ -48,7 +48,7 @@ def fit_by_search(
     within: Progress = (lambda _done, _total: progress(tries, most)) if callable(progress) else False
     met: tuple[float, Quantized] | None = None
     missed: tuple[float, Quantized] | None = None
-    lmbda = _first(selection, target)
+    lmbda = first_lmbda(selection, target.value if target.name == "rate" else _bits(selection) / target.value)
     for _ in range(MOST_WIDENINGS):
         next(ticks, None)
         found, tries = quantizer(lmbda).fit(selection, progress=within), tries + 1
@@ -77,12 +77,14 @@ def fit_by_search(
     return met[1]
 
 
-def _first(selection: Selection, target: "Target") -> float:
-    """λ = −dD/dR of a Gaussian source of the weights' power at the target's rate."""
-    bits = selection.source_bits / len(selection)
-    rate = target.value if target.name == "rate" else bits / target.value
+def _bits(selection: Selection) -> float:
+    return selection.source_bits / len(selection)
+
+
+def first_lmbda(selection: Selection, rate: float) -> float:
+    """λ = −dD/dR [loss/bit] of a Gaussian source of the weights' power at a rate [bit/weight]."""
     power = sum(float(t.weight.double().square().sum()) for t in selection) / len(selection)
-    return math.log(2) * mean_sensitivity(selection) * (power or 1.0) * 4.0 ** -min(rate, bits)
+    return math.log(2) * mean_sensitivity(selection) * (power or 1.0) * 4.0 ** -min(rate, _bits(selection))
 
 
 def _share(target: "Target", met: Quantized, missed: Quantized) -> float:

@@ -11,6 +11,7 @@ from torch import nn
 
 from nbquant.analysis.curves import Method, curve, point_at
 from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.analysis.runs import RUNNERS, fit_between, runner
 from nbquant.analysis.search import fit_by_search
 from nbquant.analysis.statistics import Statistics
 from nbquant.progress import Progress
@@ -21,7 +22,6 @@ from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.steps import Steps
 from nbquant.quantization.streams import MEASURED
-from nbquant.quantization.trellis import Trellis
 from nbquant.storage.write import file_ledger
 
 TRIES = 4  # between two points of the curve
@@ -57,6 +57,8 @@ class Target:
     @staticmethod
     def of_point(point: OperatingPoint) -> "Target":
         """What leads to a point of a curve again: its λ or step, or all its levels."""
+        if point.quantizer.method in RUNNERS:
+            return Target("ratio", point.compression_ratio)
         name = point.quantizer.parameter
         return Target("levels", point.levels) if name == "levels" else Target(name, point.parameter)  # type: ignore[arg-type]
 
@@ -98,6 +100,8 @@ class Target:
 
 def targets_of(method: str) -> tuple[TargetName, ...]:
     """Names of the targets that a method can be given."""
+    if method in RUNNERS:
+        return "ratio", "rate"
     own: tuple[TargetName, ...] = tuple(n for n, m in PARAMETERS.items() if m == method)  # type: ignore[misc]
     return ("ratio", "rate", "levels", *own)
 
@@ -126,7 +130,7 @@ def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statisti
         )
     best = min(reached, key=lambda i: (points[i].distortion, points[i].rate))
     point = points[best]
-    if best + 1 == len(points) or point.quantizer.method == "kmeans":
+    if best + 1 == len(points) or point.quantizer.method in ("kmeans", *RUNNERS):
         return point
     found = [point]
     for near in _starts(points, best):
@@ -261,9 +265,8 @@ def fit(
     if file_of is not None and target.name != "ratio":
         raise ValueError(f"file_of goes with the target ratio, but {target.name} came: leave one of them out.")
     coding = coding or ("context" if method == Feedback.method else "huffman")
-    if method in (Trellis.method, Feedback.method):
-        trellis = partial(Trellis, weighted=weighted, coding=coding, per_layer=per_layer, steps=steps)
-        quantizer = trellis if method == Trellis.method else partial(Feedback, weighted=weighted, coding=coding)
+    if method in RUNNERS:
+        quantizer = runner(method, weighted, coding, per_layer, steps)
         if target.name == "lmbda":
             return quantizer(target.value).fit(selection, progress=progress)
         to_target = partial(fit_by_search, quantizer, selection, progress=progress)
@@ -343,6 +346,8 @@ def fit_to_target(
     """
     if target.is_parameter:
         return fit_to_point(selection, solve(target, points, statistics), statistics, progress)
+    if points and points[0].quantizer.method in RUNNERS:
+        return fit_between(selection, target, points, progress)
     measured = points and points[0].quantizer.coding in MEASURED and target.name != "levels"
     best, spare, gain = None, 0.0, 1.0
     for _ in range(EXACT_TRIES):

@@ -17,7 +17,7 @@ from nbquant.sensitivity.layers import windows
 from nbquant.sensitivity.loss import hessian_draws
 from nbquant.sensitivity.problem import Loss, Problem, undisturbed, wide
 
-PLACES = 1 << 16  # of all samples, that moments are taken of; more say hardly anything new …
+PLACES = 1 << 17  # of all samples, that moments are taken of; more say hardly anything new …
 PLACES_OF_EACH = 32  # … beside so many for each input
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -61,6 +61,9 @@ _LABEL = {
     ("feedback", True): "error feedback",
 }
 
+METHOD_STYLES = tuple(_COLOUR)
+"""Methods that have a style."""
+
 
 def method_style(method: str, weighted: bool) -> MethodStyle:
     """Look up how a method is drawn.

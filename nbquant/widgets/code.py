@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from nbquant.models.select import Sensitivities
+from nbquant.quantization.feedback import Feedback
 from nbquant.sensitivity.result import Sensitivity
 from nbquant.widgets.settings import Settings
 
@@ -92,6 +93,9 @@ def lines(
     elif offset:
         damped = f".damped({offset!r})  # {settings.damping:g} of the mean"
     arguments = ["model", *(["sensitivity"] if weighs else [])]
+    if settings.method == Feedback.method:
+        found.append(f"calibration = nq.calibrate(model, {train}{loss})")
+        arguments.append("calibration=calibration")
     arguments += [] if every_layer else [f"layers={settings.layers!r}"]
     found.append(f"selection = nq.select({', '.join(arguments)}){damped}")
     found.append(f"quantized = nq.fit(selection, {', '.join(_options(settings))})")
@@ -108,6 +112,9 @@ def _options(settings: Settings) -> list[str]:
     usual = {"weighted": True, "coding": "huffman", "per_layer": False, "pinned_zero": False}
     if settings.method != "kmeans":
         del usual["pinned_zero"]
+    if settings.method == Feedback.method:
+        usual["coding"] = "context"
+        del usual["per_layer"]
     named = [f"{name}={getattr(settings, name)!r}" for name, value in usual.items() if getattr(settings, name) != value]
     return [repr(settings.method), f"{settings.driver}={settings.value!r}", *named]
 

@@ -11,6 +11,13 @@ from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.widgets.state import ExplorerState
 
 DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+METHODS = {
+    "k-means": "kmeans",
+    "uniform": "uniform",
+    "ECSQ": "ecsq",
+    "trellis (runs)": "trellis",
+    "error feedback (runs)": "feedback",
+}
 CODES = {"Huffman": "huffman", "fixed length": "fixed", "arithmetic": "arithmetic", "adaptive (context)": "context"}
 SIZES = {"standard": "standard", "half a screen": "compact", "projection": "projection"}
 WIDTH = "272px"
@@ -30,7 +37,7 @@ class Controls(w.HBox):
         self.state = state
         dampings = sorted({*DAMPINGS, state.damping})
         self.of: dict[str, w.Widget] = {
-            "method": _dropdown("Method", {"k-means": "kmeans", "uniform": "uniform", "ECSQ": "ecsq"}, state.method),
+            "method": _dropdown("Method", METHODS, state.method),
             "weighted": _dropdown("Weighting", {"Hessian": True, "none": False}, state.weighted),
             "coding": _dropdown("Coding", CODES, state.coding),
             "per_layer": _dropdown("Codebook", {"joint": False, "per layer": True}, state.per_layer),

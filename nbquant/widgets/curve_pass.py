@@ -1,11 +1,15 @@
 """All curves of a selection, found in the background, the chosen one first."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from nbquant.analysis.curves import METHODS, curve
 from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.analysis.runs import RUNNERS, run_curve, runner
 from nbquant.analysis.statistics import Statistics
+from nbquant.quantization.feedback import Feedback
+from nbquant.quantization.moments import Calibration
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.result import Sensitivity
 from nbquant.widgets.background import Report
@@ -14,6 +18,7 @@ from nbquant.widgets.settings import Settings
 from nbquant.widgets.weights import Weights
 
 SLOT = "curves"
+CALIBRATION = "calibration"  # beside the curves, as it is of the same weights
 
 Curves = dict[tuple[str, bool], list[OperatingPoint]]
 
@@ -39,16 +44,21 @@ class CurvePass:
     """Finds the curves of the newest settings; those that no longer are asked for are dropped."""
 
     def __init__(
-        self, jobs: Jobs, show: Callable[[Basis, Curves], None], chosen: Callable[[], tuple[str, bool]]
+        self,
+        jobs: Jobs,
+        show: Callable[[Basis, Curves], None],
+        wanted: Callable[[], Settings],
+        calibrate: Callable[[Report], Calibration],
     ) -> None:
         """Run in the slot "curves" of ``jobs``.
 
         Args:
             jobs: Where to run.
             show: Gets what was found so far, under the lock: first the chosen curve, in the end all.
-            chosen: Tells which is the chosen one now.
+            wanted: The settings as they are now, of which method and target count.
+            calibrate: Finds the calibration that error feedback needs.
         """
-        self._jobs, self._show, self._chosen = jobs, show, chosen
+        self._jobs, self._show, self._wanted, self._calibrate = jobs, show, wanted, calibrate
 
     def start(self, settings: Settings, weights: Weights, selection: Selection, last: Basis | None) -> None:
         """Go for the curves of a selection; what ``last`` knows of it is not computed again."""
@@ -61,16 +71,41 @@ class CurvePass:
             basis = Basis(settings, weights, selection, look(report).damped(offset) if same is None else same)
             found: Curves = {}
             while len(found) < len(METHODS):
-                chosen = self._chosen()
-                key = chosen if chosen not in found else next(k for k in METHODS if k not in found)
+                left = [key for key in METHODS if key not in found]
+                chosen = self._wanted().key
+                key = chosen if chosen in left else left[0]
                 found[key] = curve(settings.curve_of(*key), basis.statistics)
                 with self._jobs.lock:
                     report(len(found), len(METHODS))
-                    if key == self._chosen():
+                    if key == self._wanted().key:
                         self._show(basis, dict(found))
+            wanted = self._wanted()
+            if wanted.method in RUNNERS:
+                return self._run(wanted, basis, found, report)
             return basis, found
 
         self._jobs.start(SLOT, "Computing curves", work, lambda result: self._show(*result))
+
+    def _run(self, wanted: Settings, basis: Basis, found: Curves, report: Report) -> tuple[Basis, Curves]:
+        """The curve of a method that has to run, shown as it grows; what ran is kept with the statistics."""
+        known: dict[Any, Any] = basis.statistics.curves
+        if wanted.method == Feedback.method:
+            if CALIBRATION not in known:
+                known[CALIBRATION] = self._calibrate(report)
+            basis = replace(basis, selection=replace(basis.selection, calibration=known[CALIBRATION]))
+        make = runner(wanted.method, wanted.weighted, wanted.coding, wanted.per_layer)
+        here = (make(1.0), wanted.method)
+        selection = basis.selection.damped(basis.statistics.offset)
+        ratio = wanted.value
+        if wanted.driver == "rate":
+            ratio = selection.source_bits / len(selection) / wanted.value
+        for points in run_curve(make, selection, known.get(here, []), ratio, lambda _done, _total: report(0, None)):
+            known[here] = points
+            with self._jobs.lock:
+                report(len(points), None)
+                if wanted.key == self._wanted().key and any(wanted.target.met(p) for p in points):
+                    self._show(basis, {**found, wanted.key: points})
+        return basis, {**found, wanted.key: known.get(here, [])}
 
 
 def _offset(sensitivity: Sensitivity | None, damping: float) -> float:

@@ -16,7 +16,17 @@ import plotly.graph_objects as go
 import traitlets
 
 from nbquant.views import theme
-from nbquant.views.palette import BLUE, GREEN, LEDGER_COLOURS, ORANGE, OTHER_PART, PURPLE, VERMILION, method_style
+from nbquant.views.palette import (
+    BLUE,
+    GREEN,
+    LEDGER_COLOURS,
+    METHOD_STYLES,
+    ORANGE,
+    OTHER_PART,
+    PURPLE,
+    VERMILION,
+    method_style,
+)
 from nbquant.widgets.settings import SIZES
 
 FIGURES = ("histogram", "heatmap", "error", "weighted_error", "rate_distortion", "prediction", "finetuning")
@@ -95,7 +105,7 @@ def _beside(name: str) -> str:
 
 def _palette() -> dict[str, Any]:
     """Colours of what the front end draws itself."""
-    styles = {method: method_style(method, True) for method in ("kmeans", "uniform", "ecsq")}
+    styles = {method: method_style(method, True) for method in METHOD_STYLES}
     return {
         "methods": {method: {"colour": s.colour, "symbol": s.symbol} for method, s in styles.items()},
         "parts": LEDGER_COLOURS,

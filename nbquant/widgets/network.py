@@ -14,7 +14,9 @@ from nbquant.analysis.prediction import LossPrediction, predict_loss
 from nbquant.models.evaluate import Evaluation, Loss, evaluate
 from nbquant.pipeline.finetune import FineTuned, finetune
 from nbquant.pipeline.prune import Pruned, prune
+from nbquant.quantization.moments import Calibration, LayerMoments
 from nbquant.quantization.quantized import Quantized
+from nbquant.sensitivity.calibration import calibrate
 from nbquant.sensitivity.estimate import sensitivity
 from nbquant.widgets.background import Report
 from nbquant.widgets.calibration import first_samples
@@ -57,6 +59,22 @@ class Data:
             if isinstance(getattr(data, name), Iterator):
                 raise ValueError(f"data is read more than once, but {name} is an iterator: pass a list or a DataLoader")
         return data
+
+
+@dataclass(frozen=True, eq=False)
+class _Guarded:
+    """A calibration that waits for the model, as others put hooks on it."""
+
+    known: Calibration
+    in_use: threading.Lock
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        return self.known.outputs
+
+    def moments(self, layer: str, changed: Mapping[str, Tensor]) -> LayerMoments:
+        with self.in_use:
+            return self.known.moments(layer, changed)
 
 
 class Network:
@@ -102,6 +120,11 @@ class Network:
         with self._exclusive(report):
             batches = first_samples(self.data.calibration, samples)
             return sensitivity(self.model, batches, estimator, loss=self.loss, progress=report)
+
+    def calibrate(self, report: Report) -> Calibration:
+        """What error feedback needs, from the training batches; each of its looks at the model is one's own."""
+        with self._exclusive(report):
+            return _Guarded(calibrate(self.model, self.data.train, loss=self.loss, progress=report), self._in_use)
 
     def predict(self, quantized: Quantized, h: Mapping[str, Tensor] | None, report: Report) -> LossPrediction:
         """What is predicted of the loss on the calibration batches, beside what is measured there."""

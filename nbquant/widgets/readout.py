@@ -5,6 +5,7 @@ from typing import Any
 
 from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
+from nbquant.quantization.feedback import Feedback
 from nbquant.views.accuracy import CODES
 from nbquant.views.palette import method_style
 from nbquant.widgets.state import ExplorerState
@@ -59,6 +60,8 @@ def note(state: ExplorerState) -> str:
         return f"by hand: {now / before - 1:+.2%} loss" if before > 0 else "by hand"
     if state.exact is not None and state.finetuned is not None:
         return "before fine-tuning"
+    if state.point is not None and state.point.quantizer.method == Feedback.method:
+        return "by the diagonal alone: measure"
     if state.sensitivity is not None:
         return f"h: {state.sensitivity.method}"
     return "h = 1: none given" if state.lacking else "with h = 1"

@@ -6,12 +6,15 @@ from typing import Any, get_args
 import numpy as np
 
 from nbquant.analysis.curves import QUANTIZERS, Method
+from nbquant.analysis.runs import RUNNERS
 from nbquant.analysis.solve import PARAMETERS, Target, TargetName, targets_of
 from nbquant.quantization.quantizer import CODINGS, Coding
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 
 DRIVERS: tuple[TargetName, ...] = get_args(TargetName)
 """Quantities of which any one is asked for and the others follow."""
+CHOICES = (*QUANTIZERS, *RUNNERS)
+"""Methods; the last ones have no curve but where they ran."""
 SIZES = ("standard", "compact", "projection")
 """Layouts of the explorer: for a page, for half a screen, for a class."""
 
@@ -22,7 +25,7 @@ class Settings:
 
     Attributes:
         layers: Names of the selected layers.
-        method: "kmeans", "uniform" or "ecsq".
+        method: One of :data:`CHOICES`.
         weighted: Weigh by sensitivity.
         coding: "huffman", "fixed" or "context".
         per_layer: A codebook for each layer, or one for all.
@@ -78,7 +81,7 @@ class Settings:
         Raises:
             ValueError: Names what cannot.
         """
-        for name, known in (("method", QUANTIZERS), ("coding", CODINGS), ("estimator", ESTIMATORS)):
+        for name, known in (("method", CHOICES), ("coding", CODINGS), ("estimator", ESTIMATORS)):
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, but is {getattr(self, name)!r}")
         for name in ("weighted", "per_layer", "pinned_zero"):
@@ -93,9 +96,10 @@ class Settings:
         if not isinstance(self.driver, str) or self.driver not in DRIVERS:
             raise ValueError(f"the target must be one of {', '.join(DRIVERS)}, but is {self.driver!r}")
         if self.driver not in targets_of(self.method):
+            whose = f"a parameter of {PARAMETERS[self.driver]!r}" if self.driver in PARAMETERS else "no target here"
             raise ValueError(
-                f"{self.driver} is a parameter of {PARAMETERS[self.driver]!r}, but the method is {self.method!r}: "
-                f"choose that method, or one of {', '.join(targets_of(self.method))}"
+                f"{self.driver} is {whose}, but the method is {self.method!r}: choose another method, or one of "
+                f"{', '.join(targets_of(self.method))}"
             )
         if not _is_number(self.value) or not -1e300 < self.value < 1e300:
             raise ValueError(f"{self.driver} must be a finite number, but is {self.value!r}"[:400])

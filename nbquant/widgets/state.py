@@ -11,20 +11,22 @@ import traitlets
 from torch import nn
 
 from nbquant.analysis.by_hand import moved
-from nbquant.analysis.curves import QUANTIZERS
 from nbquant.analysis.live import live_table, mean_sensitivity
 from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.analysis.runs import RUNNERS
 from nbquant.analysis.solve import solve, targets_of
 from nbquant.analysis.statistics import Statistics
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
 from nbquant.pipeline.prune import Pruned
+from nbquant.quantization.moments import Calibration
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import CODINGS
 from nbquant.quantization.selection import SelectedTensor, Selection
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.views.region import Region
 from nbquant.widgets import code, session, work
+from nbquant.widgets.background import Report
 from nbquant.widgets.brush import Brush
 from nbquant.widgets.curve_pass import Basis, CurvePass, Curves
 from nbquant.widgets.exact import Aim, ExactPass
@@ -33,7 +35,7 @@ from nbquant.widgets.jobs import Jobs, message_of
 from nbquant.widgets.network import Network
 from nbquant.widgets.pins import Pin, Pins
 from nbquant.widgets.results import Saved
-from nbquant.widgets.settings import DRIVERS, SIZES, Settings
+from nbquant.widgets.settings import CHOICES, DRIVERS, SIZES, Settings
 from nbquant.widgets.weights import Weights
 
 SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save", "deliver", "brush")
@@ -51,7 +53,8 @@ class ExplorerState(traitlets.HasTraits):
 
     Attributes:
         layers: Names of the selected layers.
-        method: "kmeans", "uniform" or "ecsq".
+        method: "kmeans", "uniform", "ecsq", "trellis" or "feedback". The last two have no curve: they run on the
+            weights at several λ, in the background.
         weighted: Weigh by sensitivity.
         coding: "huffman", "fixed" or "context".
         per_layer: A codebook for each layer, or one for all.
@@ -102,7 +105,7 @@ class ExplorerState(traitlets.HasTraits):
     """
 
     layers = traitlets.Tuple()
-    method = traitlets.Enum(tuple(QUANTIZERS), "kmeans")
+    method = traitlets.Enum(CHOICES, "kmeans")
     weighted = traitlets.Bool(True)
     coding = traitlets.Enum(CODINGS, "huffman")
     per_layer = traitlets.Bool(False)
@@ -185,7 +188,7 @@ class ExplorerState(traitlets.HasTraits):
         self._given = code.Given(model, data, sensitivity, loss is not None)
         self._original = self._weights.origin
         self._jobs = Jobs(SLOTS, self._show_activity, lambda message: self.set_trait("error", message))
-        self._curves = CurvePass(self._jobs, self._show, lambda: self.settings.key)
+        self._curves = CurvePass(self._jobs, self._show, lambda: self.settings, self._calibration)
         self._exact = ExactPass(self._jobs, self._show_exact, lambda found: work.priced(self._weights, found))
         self._brush = Brush(self._jobs, lambda brushed: self.set_trait("brushed", brushed))
         self._pins = Pins(lambda pins: self.set_trait("pins", pins))
@@ -450,6 +453,8 @@ class ExplorerState(traitlets.HasTraits):
                 self._accept(now.at(name, value), name)
                 return
             wanted = replace(now, **{name: value})
+            if name == "method" and value in RUNNERS and now.method not in RUNNERS:
+                wanted = replace(wanted, coding="context")  # codewords of whole bits would undo what they gain
             if wanted.driver not in targets_of(wanted.method):
                 wanted = replace(wanted, driver="ratio", value=self.ratio)
             self._accept(wanted.checked(), name)
@@ -494,7 +499,7 @@ class ExplorerState(traitlets.HasTraits):
         if again or changed & {"layers", "damping"}:
             coming = self._reselect()
         else:
-            coming = bool(changed & {"coding", "per_layer", "pinned_zero"})
+            coming = bool(changed & {"coding", "per_layer", "pinned_zero"}) or self._is_to_run()
             if coming:
                 self._recompute()
         if not coming:
@@ -616,6 +621,16 @@ class ExplorerState(traitlets.HasTraits):
             point = solve(now.target, curve, basis.statistics)
             of = replace(basis.settings, method=now.method, weighted=now.weighted, driver=now.driver, value=now.value)
             self._show_point(Aim(point, of, curve, basis.statistics, basis.selection))
+
+    def _is_to_run(self) -> bool:
+        """Whether the method has to run before there are points around the target."""
+        points = self.curves.get(self.settings.key, []) if self.settings.method in RUNNERS else None
+        return points is not None and not any(self.settings.target.met(p) for p in points)
+
+    def _calibration(self, report: Report) -> Calibration:
+        if self._network is None:
+            raise ValueError(f"error feedback cannot be calibrated: {self.lacking}")
+        return self._network.calibrate(report)
 
     def _show_table(self) -> None:
         basis, points = self._basis, self.curves.get(self.settings.key)

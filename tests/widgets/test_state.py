@@ -558,3 +558,43 @@ def test_tick_while_other_layers_come_is_of_the_old_ones(state):
     go.set()
     assert state.wait(WAIT)
     assert state._exact.aim.settings == state.settings
+
+
+def test_methods_that_run():
+    """Their points come in the background; the code of the file is one that keeps what they gain."""
+    state = ExplorerState(network(), batches(), ratio=8.0)
+    assert state.wait()
+    for method in ("trellis", "feedback"):
+        state.method = method
+        assert state.wait()
+        assert state.error == ""
+        assert state.coding == "context"
+        assert state.point.quantizer.method == method
+        assert state.exact.compression_ratio >= 8
+        assert state.table.method == method
+        assert f"'{method}'" in state.code()
+    assert "nq.calibrate(model, " in state.code()
+    ran = len(state.curves["feedback", True])
+    state.ratio = 7.9
+    assert state.wait()
+    assert len(state.curves["feedback", True]) == ran
+    state.ratio = 25.0
+    assert state.wait()
+    assert state.exact.compression_ratio >= 25
+    assert len(state.curves["feedback", True]) > ran
+    state.move_centre(0, 0.1)
+    assert "cannot be moved" in state.error
+    state.lmbda = 1e-3
+    assert "lmbda is a parameter of 'ecsq', but the method is 'feedback'" in state.error
+
+
+def test_feedback_needs_data():
+    state = ExplorerState(network(), ratio=8.0)
+    assert state.wait()
+    state.method = "feedback"
+    assert state.wait()
+    assert "error feedback cannot be calibrated: there are no data" in state.error
+    state.method = "trellis"
+    assert state.wait()
+    assert state.error == ""
+    assert state.point.quantizer.method == "trellis"

@@ -10,6 +10,17 @@ const SHAPES = {
     path.lineTo(x - 1.3 * r, y);
     path.closePath();
   },
+  cross: (path, x, y, r) => {
+    path.rect(x - 1.2 * r, y - 0.4 * r, 2.4 * r, 0.8 * r);
+    path.rect(x - 0.4 * r, y - 1.2 * r, 0.8 * r, 2.4 * r);
+  },
+  star: (path, x, y, r) => {
+    for (let i = 0; i < 10; i++) {
+      const [angle, far] = [(Math.PI * (i - 2.5)) / 5, i % 2 ? 0.6 * r : 1.5 * r];
+      path[i ? "lineTo" : "moveTo"](x + far * Math.cos(angle), y + far * Math.sin(angle));
+    }
+    path.closePath();
+  },
 };
 
 /** The compression ratio that a target asks for; null where it asks for something else. */

@@ -1,0 +1,110 @@
+"""Curves of methods that have to run."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from nbquant.analysis import runs
+from nbquant.analysis.runs import RUNNERS, fit_between, point_of, run_curve, runner
+from nbquant.analysis.solve import Target, fit_to_target, solve, targets_of
+from nbquant.analysis.statistics import Statistics
+from nbquant.progress import Cancelled
+from nbquant.quantization.selection import SelectedTensor, Selection
+
+
+def selection_of(keep=1.0):
+    g = torch.Generator().manual_seed(0)
+    tensors = []
+    for i, power in enumerate((1.0, 0.2)):
+        w = power * torch.randn(60, 50, generator=g) * (torch.rand(60, 50, generator=g) < keep)
+        tensors.append(SelectedTensor(f"l{i}.weight", f"l{i}", w, torch.rand(60, 50, generator=g)))
+    return Selection(tuple(tensors))
+
+
+def points_of(selection, ratio=12.0, known=(), coding="context"):
+    grown = list(run_curve(runner("trellis", True, coding, False), selection, known, ratio))
+    return grown[-1] if grown else list(known)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.3])
+@pytest.mark.parametrize("method", RUNNERS)
+@pytest.mark.parametrize("coding", ["huffman", "context"])
+def test_a_point_is_what_ran(keep, method, coding):
+    selection = selection_of(keep)
+    quantized = runner(method, True, coding, per_layer=True)(1e-3).fit(selection)
+    point = point_of(quantized, selection)
+    assert point.ledger == quantized.ledger
+    assert point.rate == quantized.rate
+    assert point.compression_ratio == quantized.compression_ratio
+    assert point.levels == quantized.levels
+    assert point.predicted_loss_increase == pytest.approx(quantized.predicted_loss_increase, rel=1e-9)
+    assert list(point.clusters) == list(quantized.codebooks)
+
+
+@pytest.mark.parametrize("ratio", [6.0, 12.0, 30.0])
+def test_points_lie_around_what_is_asked_for(ratio):
+    points = points_of(selection_of(), ratio)
+    ratios = [p.compression_ratio for p in points]
+    assert ratios == sorted(ratios, reverse=True)
+    assert ratios[0] >= ratio * runs.SPAN[1]
+    assert ratios[-1] <= ratio * runs.SPAN[0]
+    near = [r for r in ratios if runs.SPAN[0] * ratio <= r <= runs.SPAN[1] * ratio]
+    assert all(a / b <= runs.SPACING**2 for a, b in pairwise(near))
+    assert len(points) <= runs.MOST_POINTS
+
+
+def test_what_ran_does_not_run_again():
+    selection = selection_of()
+    points = points_of(selection)
+    assert points_of(selection, known=points) == points
+    more = points_of(selection, ratio=40.0, known=points)
+    assert {p.parameter for p in points} < {p.parameter for p in more}
+
+
+def test_a_code_that_cannot_go_further_ends_the_search():
+    """A Huffman codeword takes a bit."""
+    points = points_of(selection_of(), 60.0, coding="huffman")
+    assert max(p.compression_ratio for p in points) < 33
+    assert len(points) < runs.MOST_POINTS
+
+
+@pytest.mark.parametrize(("name", "value"), [("ratio", 12.0), ("rate", 2.4)])
+def test_a_target_between_points_is_met_and_hardly_exceeded(name, value):
+    selection, target = selection_of(), Target(name, value)
+    points = points_of(selection)
+    found = fit_to_target(selection, target, points, Statistics.of(selection))
+    assert target.met(found)
+    assert target.is_close(found, 0.1)
+    point = solve(target, points, Statistics.of(selection))
+    assert point in points
+    assert target.met(point)
+
+
+def test_a_target_beyond_all_points():
+    selection = selection_of()
+    with pytest.raises(ValueError, match="ratio 500 is met by no point"):
+        fit_between(selection, Target("ratio", 500.0), points_of(selection))
+
+
+def test_targets():
+    assert all(targets_of(method) == ("ratio", "rate") for method in RUNNERS)
+    selection = selection_of()
+    point = points_of(selection)[0]
+    assert Target.of_point(point) == Target("ratio", point.compression_ratio)
+
+
+def test_cancelling():
+    def stop(done, total):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        next(run_curve(runner("trellis", True, "context", False), selection_of(), [], 12.0, stop))
+
+
+def test_a_point_at_the_target_is_taken_as_it_is():
+    selection = selection_of()
+    make = runner("trellis", True, "context", False)
+    points = [point_of(make(lmbda).fit(selection), selection) for lmbda in (1e-2, 1e-3)]
+    found = fit_between(selection, Target("ratio", points[0].compression_ratio), points)
+    assert found.quantizer == points[0].quantizer
