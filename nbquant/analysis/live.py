@@ -13,6 +13,9 @@ from nbquant.coding.ledger import Ledger
 from nbquant.quantization.fitting import WHOLE
 from nbquant.quantization.rate import lengths_for
 
+ALWAYS = 40.0  # ratio up to which a curve is looked at whatever is lost
+SATURATED = 0.5  # of the greatest loss of a curve
+
 
 @dataclass(frozen=True, eq=False)
 class LiveTable:
@@ -130,6 +133,19 @@ def live_table(points: Sequence[OperatingPoint], group: str, unquantized_bits: i
         length=np.concatenate([lengths_for(c.counts, quantizer.coding) for c in clusters]).astype(np.float32),
         threshold=np.concatenate(ends).astype(np.float32) if len(ends) == len(clusters) else None,
     )
+
+
+def largest_ratio(ratio: Float[np.ndarray, " p"], loss: Float[np.ndarray, " p"]) -> float:
+    """Largest compression ratio of a curve that is worth looking at.
+
+    With an arithmetic code next to nothing can be told in next to no bits: beyond, half of what can be lost is.
+
+    Args:
+        ratio: Compression ratios, at least one.
+        loss: Predicted loss increase at each [loss].
+    """
+    kept = (ratio <= ALWAYS) | (loss <= SATURATED * loss.max())
+    return float(ratio[kept].max()) if kept.any() else float(ratio.min())
 
 
 def mean_sensitivity(statistics: Statistics, group: str) -> float:

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
+from nbquant.analysis.live import largest_ratio
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.views import theme
 from nbquant.views.palette import method_style
@@ -128,7 +129,7 @@ def rate_distortion_data(
         method_style(point.method, point.weighted)
 
     losses = [*(p.predicted_loss for p in single), *(m.loss for m in measured)]
-    ratio = [*(c.compression_ratio for c in cleaned), _positive(p.compression_ratio for p in single)]
+    ratio = [*map(_worth_showing, cleaned), _positive(p.compression_ratio for p in single)]
     loss = [*(c.predicted_loss for c in cleaned), _positive(losses)]
     if target_ratio is not None:
         ratio.append(np.array([target_ratio]))
@@ -146,6 +147,11 @@ def rate_distortion_data(
         loss_range=(max(least, greatest * 10**-_DECADES), greatest),
         left_out=left_out,
     )
+
+
+def _worth_showing(curve: Curve) -> Float[ndarray, " p"]:
+    ratio = curve.compression_ratio
+    return ratio[ratio <= largest_ratio(ratio, curve.predicted_loss)] if len(ratio) else ratio
 
 
 def _positive(values: Iterable[float]) -> Float[ndarray, " n"]:

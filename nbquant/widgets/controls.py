@@ -97,11 +97,12 @@ class Controls(w.HBox):
         self.state.observe(lambda change: self._show_focus(), ["parameters", "focus"])
         self.of["region"].observe(lambda change: self._on_region(change["new"]), "value")
         self.state.observe(lambda change: self._show_region(), "brushed")
-        self.state.observe(lambda change: self._show_pinned_zero(), "method")
-        self._show_pinned_zero()
+        self.state.observe(lambda change: self._show_options(), "method")
+        self._show_options()
 
-    def _show_pinned_zero(self) -> None:
+    def _show_options(self) -> None:
         self.of["pinned_zero"].disabled = self.state.method != "kmeans"
+        self.of["per_layer"].disabled = self.state.method == "feedback"  # always
 
     def _on_region(self, text: str) -> None:
         if text != self._region_text():

@@ -8,6 +8,7 @@ import numpy as np
 
 from nbquant.analysis.live import mean_sensitivity
 from nbquant.analysis.operating_point import operating_point
+from nbquant.analysis.runs import RUNNERS
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.rate import lengths_for
 from nbquant.views.still import png, svg
@@ -270,7 +271,7 @@ def now(state: ExplorerState, serial: int) -> dict[str, Any]:
             codeword = found if len(found) == len(centre) else None
     ledger = newest_ledger(state)
     costs: Any = point if kept is None else kept
-    mean_h = mean_sensitivity(state.statistics, state.group) if point.quantizer.method == "ecsq" else 1.0
+    mean_h = {"ecsq": mean_sensitivity(state.statistics, state.group)} | dict.fromkeys(RUNNERS, 0.0)  # 0: no cells
     return {
         "serial": serial,
         "driver": state.driver,
@@ -291,7 +292,7 @@ def now(state: ExplorerState, serial: int) -> dict[str, Any]:
         "count": count.astype(np.float32),
         "length": np.asarray(length, np.float32),
         "threshold": None if threshold is None else threshold.astype(np.float32),
-        "mean_h": mean_h,
+        "mean_h": mean_h.get(point.quantizer.method, 1.0),
         "lmbda": float(getattr(point.quantizer, "lmbda", 0.0)),
         "codeword": codeword,
     }

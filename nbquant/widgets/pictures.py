@@ -164,7 +164,7 @@ def _error(state: ExplorerState, weighted: bool) -> theme.Figure | None:
 
 def curve_points(state: ExplorerState) -> list[tuple[tuple[str, bool], list[OperatingPoint]]]:
     """The curves that are there, in the order they are drawn."""
-    return [(key, state.curves[key]) for key in METHODS if state.curves.get(key)]
+    return [(key, state.curves[key]) for key in dict.fromkeys([*METHODS, *state.curves]) if state.curves.get(key)]
 
 
 def _rate_distortion_data(state: ExplorerState, whole: bool) -> RateDistortionData | None:

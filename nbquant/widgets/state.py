@@ -11,7 +11,7 @@ import traitlets
 from torch import nn
 
 from nbquant.analysis.by_hand import moved
-from nbquant.analysis.live import live_table, mean_sensitivity
+from nbquant.analysis.live import largest_ratio, live_table, mean_sensitivity
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.runs import RUNNERS
 from nbquant.analysis.solve import solve, targets_of
@@ -24,6 +24,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import CODINGS
 from nbquant.quantization.selection import SelectedTensor, Selection
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
+from nbquant.views.rate_distortion import Curve
 from nbquant.views.region import Region
 from nbquant.widgets import code, session, work
 from nbquant.widgets.background import Report
@@ -39,6 +40,7 @@ from nbquant.widgets.settings import CHOICES, DRIVERS, SIZES, Settings
 from nbquant.widgets.weights import Weights
 
 SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save", "deliver", "brush")
+MOST_RATIO = 1e4  # that a slider goes to for the sake of a target
 ESTIMATES_KEPT = 3  # of which sensitivities are at hand when they are chosen again, beside the first
 
 
@@ -600,10 +602,12 @@ class ExplorerState(traitlets.HasTraits):
         if basis.statistics is not self.statistics:
             self.set_trait("measured", ())
         self._basis = basis
-        ratios = [p.compression_ratio for points in curves.values() for p in points]
         self.set_trait("curves", curves)
-        if ratios:
-            self.set_trait("ratio_bounds", (min(ratios), max(ratios)))
+        known = [Curve.of_points(points) for points in curves.values() if points]
+        if known:
+            least = min(float(c.compression_ratio.min()) for c in known)
+            most = max(largest_ratio(c.compression_ratio, c.predicted_loss) for c in known)
+            self.set_trait("ratio_bounds", (least, max(most, min(1.1 * self.ratio, MOST_RATIO))))
         self._choose()
 
     @property
@@ -641,7 +645,8 @@ class ExplorerState(traitlets.HasTraits):
         if self._tabled is not None and self._tabled[0] is points and self._tabled[1:] == (group, bits):
             return
         self._tabled = points, group, bits
-        mean = mean_sensitivity(basis.statistics, group) if points else 1.0
+        runs = bool(points) and points[0].quantizer.method in RUNNERS
+        mean = mean_sensitivity(basis.statistics, group) if points and not runs else 0.0
         self.set_trait("table", live_table(points, group, bits, mean) if points else None)
 
     def _show_point(self, aim: Aim) -> None:
