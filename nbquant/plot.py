@@ -147,11 +147,10 @@ def rate_distortion(
         )
         for label, q in (fitted or {}).items()
     ]
-    figure = draw_rate_distortion(rate_distortion_data(curves, pins=pins))
+    lines: list[theme.Trace] = []
     if bound:
-        lines = bound_data(rate_distortion_bound(statistics, progress=progress), statistics)
-        figure["data"] = [*bound_traces(lines), *figure["data"]]
-    return _shown(figure, backend)
+        lines = bound_traces(bound_data(rate_distortion_bound(statistics, progress=progress), statistics))
+    return _shown(draw_rate_distortion(rate_distortion_data(curves, pins=pins), lines), backend)
 
 
 def ladder(

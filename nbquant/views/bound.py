@@ -57,7 +57,7 @@ def bound_data(bound: Bound, statistics: Statistics) -> BoundData:
     return BoundData(
         distortion=distortion,
         predicted_loss=bound.predicted_loss[order],
-        lower=bound.lower[order],
+        lower=np.maximum.accumulate(bound.lower[order]),  # what less distortion takes too
         rate=bound.rate[order],
         scalar=bound.rate[order] + ENTROPY_CODED_SCALAR_GAP,
         shannon=shannon_lower_bound(statistics, distortion),
@@ -81,7 +81,11 @@ def bound_table(data: BoundData) -> pd.DataFrame:
 
 
 def bound_traces(
-    data: BoundData, *, over: Literal["compression_ratio", "rate"] = "compression_ratio", legend: str = "legend"
+    data: BoundData,
+    *,
+    over: Literal["compression_ratio", "rate"] = "compression_ratio",
+    legend: str = "legend",
+    brief: bool = False,
 ) -> list[theme.Trace]:
     """Lines to be drawn under the curves of the methods: predicted loss over compression ratio, or over rate.
 
@@ -89,8 +93,12 @@ def bound_traces(
         data: What :func:`bound_data` gives.
         over: What the x axis has.
         legend: Which of the figure's legends names them.
+        brief: Only what is certified and what is reached, under one name.
     """
-    return [_line(data, key, name, colour, dash, width, over, legend) for key, name, colour, dash, width in _LINES]
+    lines = [_line(data, key, name, colour, dash, width, over, legend) for key, name, colour, dash, width in _LINES]
+    if not brief:
+        return lines
+    return [lines[0] | {"showlegend": False}, lines[1] | {"name": "bound"}]
 
 
 def _line(

@@ -28,6 +28,7 @@ _COLUMNS = [
     "measured loss increase [loss]",
     "accuracy",
 ]
+_ROW = 20  # of a legend [px]
 _LEGEND = {"bgcolor": "rgba(0,0,0,0)", "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
 
 
@@ -224,11 +225,12 @@ def plot_rate_distortion(data: RateDistortionData) -> go.Figure:
     return go.Figure(draw_rate_distortion(data))
 
 
-def draw_rate_distortion(data: RateDistortionData) -> theme.Figure:
+def draw_rate_distortion(data: RateDistortionData, beside: Sequence[theme.Trace] = ()) -> theme.Figure:
     """Draw predicted loss against compression ratio, both logarithmic.
 
     Args:
         data: What :func:`rate_distortion_data` gives.
+        beside: Further lines, such as :func:`nbquant.views.bound.bound_traces` gives; they come last.
 
     Returns:
         The figure as plotly's JSON has it, unvalidated: what the explorer sends.
@@ -252,6 +254,9 @@ def draw_rate_distortion(data: RateDistortionData) -> theme.Figure:
     traces += draw_points(data.pins, data.measured, (left, right), (low, high), data.chosen)
     if data.chosen is not None:
         traces.append(draw_chosen(data.chosen))
+    traces += beside
+    named = [t.get("legend", "legend") for t in traces if t.get("showlegend") and "legend" in t]
+    rows = max((named.count(legend) for legend in named), default=0)
     annotations = []
     if data.target_ratio is not None:
         near_right = np.log10(data.target_ratio) > (left + right) / 2
@@ -288,7 +293,7 @@ def draw_rate_distortion(data: RateDistortionData) -> theme.Figure:
         # and from legends that stand in the container's coordinates the title of the y axis flees to the middle.
         legend=_LEGEND | {"x": -0.1},
         legend2=_LEGEND | {"x": 0.22},
-        margin={"l": 64, "r": 12, "t": 52, "b": 110, "autoexpand": False},
+        margin={"l": 64, "r": 12, "t": 52, "b": 50 + _ROW * max(rows, 3), "autoexpand": False},
         uirevision="rate and distortion",
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nbquant.analysis.bounds import rate_distortion_bound
 from nbquant.analysis.curves import METHODS, curve
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.runs import RUNNERS, run_curve, runner
@@ -12,13 +13,16 @@ from nbquant.quantization.feedback import Feedback
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.result import Sensitivity
+from nbquant.views.bound import BoundData, bound_data
 from nbquant.widgets.background import Report
 from nbquant.widgets.jobs import Jobs
 from nbquant.widgets.settings import Settings
 from nbquant.widgets.weights import Weights
 
 SLOT = "curves"
-CALIBRATION = "calibration"  # beside the curves, as it is of the same weights
+PREVIEW = 0.05  # bit/weight that the bound may be off
+BOUND = "bound"  # beside the curves, as it is of the same weights
+CALIBRATION = "calibration"  # likewise
 
 Curves = dict[tuple[str, bool], list[OperatingPoint]]
 
@@ -79,6 +83,8 @@ class CurvePass:
                     report(len(found), len(METHODS))
                     if key == self._wanted().key:
                         self._show(basis, dict(found))
+            if BOUND not in basis.statistics.curves:
+                basis.statistics.curves[BOUND] = _bound(basis.statistics)
             wanted = self._wanted()
             if wanted.method in RUNNERS:
                 return self._run(wanted, basis, found, report)
@@ -106,6 +112,14 @@ class CurvePass:
                 if wanted.key == self._wanted().key and any(wanted.target.met(p) for p in points):
                     self._show(basis, {**found, wanted.key: points})
         return basis, {**found, wanted.key: known.get(here, [])}
+
+
+def _bound(statistics: Statistics) -> BoundData | None:
+    """What no code gets below, as near as a picture shows it; None where all weights are alike or zero."""
+    try:
+        return bound_data(rate_distortion_bound(statistics, gap=PREVIEW, progress=False), statistics)
+    except ValueError:
+        return None
 
 
 def _offset(sensitivity: Sensitivity | None, damping: float) -> float:

@@ -52,6 +52,7 @@ class PanelLink:
             "ledger": self._show_now,
             "breakdown": self._show_now,
             "curves": self._show_curves,
+            "bound": self._show_curves,
             "focus": self._show_focus,
             "sensitivity": self._show_heatmap,
             "pooling": self._show_maps,

@@ -14,6 +14,7 @@ from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.fitting import WHOLE
 from nbquant.quantization.rate import lengths_for
 from nbquant.views import theme
+from nbquant.views.bound import bound_traces
 from nbquant.views.finetuning import FinetuningData, draw_finetuning, finetuning_data, finetuning_table
 from nbquant.views.heatmap import (
     HeatmapData,
@@ -198,7 +199,9 @@ def _rate_distortion_data(state: ExplorerState, whole: bool) -> RateDistortionDa
 
 def _rate_distortion(state: ExplorerState, whole: bool) -> theme.Figure | None:
     data = _rate_distortion_data(state, whole)
-    return None if data is None else draw_rate_distortion(data)
+    if data is None:
+        return None
+    return draw_rate_distortion(data, [] if state.bound is None else bound_traces(state.bound, brief=True))
 
 
 def _chosen(point: OperatingPoint) -> ChosenPoint:

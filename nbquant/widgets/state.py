@@ -29,7 +29,7 @@ from nbquant.views.region import Region
 from nbquant.widgets import code, session, work
 from nbquant.widgets.background import Report
 from nbquant.widgets.brush import Brush
-from nbquant.widgets.curve_pass import Basis, CurvePass, Curves
+from nbquant.widgets.curve_pass import BOUND, Basis, CurvePass, Curves
 from nbquant.widgets.exact import Aim, ExactPass
 from nbquant.widgets.history import History
 from nbquant.widgets.jobs import Jobs, message_of
@@ -133,6 +133,7 @@ class ExplorerState(traitlets.HasTraits):
     parameters = traitlets.Tuple((), read_only=True)
     ratio_bounds = traitlets.Tuple((1.0, 32.0), read_only=True)
     curves: "traitlets.Dict[tuple[str, bool], list[OperatingPoint]]" = traitlets.Dict(read_only=True)
+    bound = traitlets.Any(None, allow_none=True, read_only=True)
     table = traitlets.Any(None, allow_none=True, read_only=True)
     point = traitlets.Any(None, allow_none=True, read_only=True)
     by_hand = traitlets.Any(None, allow_none=True, read_only=True)
@@ -603,6 +604,7 @@ class ExplorerState(traitlets.HasTraits):
             self.set_trait("measured", ())
         self._basis = basis
         self.set_trait("curves", curves)
+        self.set_trait("bound", basis.statistics.curves.get(BOUND))
         known = [Curve.of_points(points) for points in curves.values() if points]
         if known:
             least = min(float(c.compression_ratio.min()) for c in known)

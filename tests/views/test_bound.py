@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,3 +53,16 @@ def test_figure_of_the_curves_takes_them():
     figure = draw_rate_distortion(rate_distortion_data([]))
     figure["data"] = bound_traces(data()) + figure["data"]
     assert len(still(figure).axes[0].lines) == 4
+
+
+def test_in_brief_there_is_one_name():
+    lower, reached = bound_traces(data(), brief=True)
+    assert [lower["showlegend"], reached["showlegend"]] == [False, True]
+    assert reached["name"] == "bound"
+
+
+def test_what_is_certified_holds_for_less_distortion_too():
+    weak = replace(BOUND, lower=np.array([0.5, 0.9, 0.0]))
+    w = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 0.05
+    statistics = Statistics.of(Selection((SelectedTensor("w", "w", w, torch.ones(1000)),)))
+    assert bound_data(weak, statistics).lower.tolist() == [0.0, 0.9, 0.9]

@@ -598,3 +598,14 @@ def test_feedback_needs_data():
     assert state.wait()
     assert state.error == ""
     assert state.point.quantizer.method == "trellis"
+
+
+def test_the_bound_comes_with_the_curves():
+    state = ExplorerState(network(), batches(), ratio=8.0)
+    assert state.wait()
+    before = state.bound
+    assert (before.lower <= before.rate + 1e-9).all()
+    state.layers = state.layers[:1]
+    assert state.wait()
+    assert state.bound is not None
+    assert state.bound is not before
