@@ -17,7 +17,7 @@ _LEAST_RATE = 0.05  # bit/weight: ratios beyond are off every picture
 _LINES = (
     ("lower", "bound, certified", PURPLE, "dot", 1.5),
     ("rate", "bound R(D), reached", PURPLE, "solid", 2.5),
-    ("scalar", "R(D) + 0.2546: scalar at high rate", ORANGE, "dashdot", 2),
+    ("scalar", "R(D) + 0.2546 bit", ORANGE, "dashdot", 2),
     ("shannon", "Shannon's lower bound", SKY, "dash", 1.5),
 )
 

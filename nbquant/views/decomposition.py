@@ -133,9 +133,19 @@ def draw_decomposition(data: DecompositionData) -> theme.Figure:
         "Where the second-order picture breaks",
         _subtitle(data),
         traces,
-        xaxis=theme.axis("predicted loss increase", **settings),
-        yaxis=theme.axis("measured loss increase", **settings),
-        legend={"bgcolor": "rgba(0,0,0,0)", "xanchor": "left", "x": 0.02, "yanchor": "top", "y": 1},
+        xaxis=theme.axis("predicted loss increase", automargin=False, **settings),
+        yaxis=theme.axis("measured loss increase", automargin=False, **settings),
+        # Below: predictions are off in any direction, so that there is no free corner.
+        legend={
+            "bgcolor": "rgba(0,0,0,0)",
+            "orientation": "h",
+            "xanchor": "left",
+            "x": 0,
+            "y": 0,
+            "yref": "container",
+            "yanchor": "bottom",
+        },
+        margin={"l": 64, "r": 20, "t": 52, "b": 100, "autoexpand": False},
         showlegend=True,
         uirevision="decomposition",
     )
@@ -157,6 +167,7 @@ def _line(x: ndarray, y: ndarray, name: str, dash: str, in_legend: bool) -> them
 def _markers(data: DecompositionData, key: str, name: str, symbol: str, colour: str, hollow: bool) -> theme.Trace:
     predicted, measured = data.predicted[key], data.measured
     here = (predicted >= data.limits[0]) & (measured >= data.limits[0]) & np.isfinite(measured)
+    all_off = not (here & ~data.off[key]).any()
     here &= data.off[key] == hollow
     return {
         "type": "scatter",
@@ -170,7 +181,7 @@ def _markers(data: DecompositionData, key: str, name: str, symbol: str, colour: 
             "line": {"width": 2 * hollow},
         },
         "name": name + " (off)" * hollow,
-        "showlegend": not hollow,
+        "showlegend": hollow == all_off,
         "legendgroup": key,
         "customdata": [
             [label, ratio]

@@ -62,3 +62,11 @@ def test_it_is_drawn_still_and_nothing_is_refused():
     assert axes.get_xlim() == axes.get_ylim()
     with pytest.raises(ValueError, match="at least one row"):
         decomposition_data(ROWS[:0])
+
+
+def test_a_prediction_that_is_off_everywhere_is_in_the_legend_all_the_same():
+    shown = {t.name for t in plot_decomposition(decomposition_data(ROWS[1:2])).data if t.showlegend}
+    assert {"½Σhδ² (off)", "gᵀδ + ½δᵀGδ", "gᵀδ + ½δᵀHδ (off)"} <= shown
+    shown = {t.name for t in plot_decomposition(decomposition_data(ROWS)).data if t.showlegend}
+    assert {"½Σhδ²", "gᵀδ + ½δᵀGδ", "gᵀδ + ½δᵀHδ"} <= shown
+    assert not any(name.endswith("(off)") for name in shown)
