@@ -108,17 +108,23 @@ class Alphabet:
         """
         level = context.decode(data, rows, cols, self.dependent)
         integer = trellis.integers_of(level, rows, cols) if self.dependent else level
+        flat = integer.reshape(-1)
         first = int(self.integer[0]) if len(self.integer) else 0
         last = int(self.integer[-1]) if len(self.integer) else -1
-        first, last = (min(first, 0), max(last, 0)) if self.pruned else (first, last)
-        if integer.size and not (first <= integer.min() and integer.max() <= last):
+        pruned = np.zeros(0, np.int64)
+        if self.pruned and not first <= 0 <= last:  # 0 may be far from them
+            pruned = np.flatnonzero(flat == 0)
+            flat = flat.copy()
+            flat[pruned] = first
+        if flat.size > len(pruned) and not (first <= flat.min() and flat.max() <= last):
             raise ValueError(f"levels must be those of {first} to {last}, but are not.")
         unused = -2
-        index = np.full(last - first + 1, unused, np.int32)
+        index = np.full(max(last - first + 1, 1), unused, np.int32)
         index[self.integer - first] = np.arange(len(self.integer))
-        if self.pruned:
+        if self.pruned and first <= 0 <= last:
             index[-first] = PRUNED
-        found = index[integer.reshape(-1) - first]
+        found = index[flat - first]
+        found[pruned] = PRUNED
         if (found == unused).any():
             raise ValueError("levels must be of values in the codebook, but some are of none.")
         return found

@@ -609,7 +609,8 @@ class ExplorerState(traitlets.HasTraits):
         if known:
             least = min(float(c.compression_ratio.min()) for c in known)
             most = max(largest_ratio(c.compression_ratio, c.predicted_loss) for c in known)
-            self.set_trait("ratio_bounds", (least, max(most, min(1.1 * self.ratio, MOST_RATIO))))
+            runs = self.settings.method in RUNNERS and self.settings.driver == "ratio"  # further, if it is asked for
+            self.set_trait("ratio_bounds", (least, max(most, min(1.1 * self.ratio, MOST_RATIO)) if runs else most))
         self._choose()
 
     @property

@@ -108,3 +108,14 @@ def test_alphabets_that_cannot_be():
         Alphabet(np.array([0, MOST_SPAN]), False)
     with pytest.raises(ValueError, match="pruned weights alone"):
         Alphabet(np.array([0, 1]), True)
+
+
+@pytest.mark.parametrize("first", [5, -9, 1 << 30])
+def test_pruned_weights_may_be_far_from_all_values(first):
+    """And what they are far from takes no memory."""
+    alphabet = Alphabet(np.array([first, first + 2]), True)
+    index = np.array([0, PRUNED, 1, PRUNED, 0, 1])
+    assert np.array_equal(alphabet.decode(alphabet.encode(index, 3, 2), 3, 2), index)
+    data = Alphabet(np.array([first + 1]), True).encode(np.array([0, PRUNED]), 2, 1)
+    with pytest.raises(ValueError, match="some are of none"):
+        alphabet.decode(data, 2, 1)

@@ -162,6 +162,12 @@ def _blocks_arithmetic():
     return _fit(_one(torch.randn(11, 20)), nq.ECSQ(1e-2, coding="arithmetic"))
 
 
+def _wide_arithmetic():
+    """More than 256 levels: indices of another type."""
+    weight = torch.arange(660.0).reshape(22, 30).remainder(330).half()
+    return _fit(_one(weight), nq.KMeans(330, coding="arithmetic"))
+
+
 def _blocks_ranks():
     torch.manual_seed(11)
     return _fit(nn.Sequential(nn.Linear(20, 13), _one(torch.randn(2, 150).bfloat16())), nq.ECSQ(1e-2, coding="context"))
@@ -172,6 +178,7 @@ MAKERS: dict[str, Callable] = {
     "double": _double, "gaps": _gaps, "skewed": _skewed, "wide": _wide, "blocks": _blocks,
     "blocks-dense": _blocks_dense, "paths": _paths, "paths-pruned": _paths_pruned, "ranks": _ranks,
     "blocks-ranks": _blocks_ranks, "arithmetic": _arithmetic, "blocks-arithmetic": _blocks_arithmetic,
+    "wide-arithmetic": _wide_arithmetic,
 }  # fmt: skip
 
 
