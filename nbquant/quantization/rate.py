@@ -36,7 +36,7 @@ def lengths_for(counts: Int64[np.ndarray, " k"], coding: Coding) -> Lengths:
         return codeword_lengths(counts)
     if coding == "fixed":
         return np.full(len(counts), fixed_length(len(counts)), np.int64)
-    return np.log2(counts.sum() / np.maximum(counts, 1))  # in a file a value may have no members
+    return np.log2(max(counts.sum(), 1) / np.maximum(counts, 1))  # in a file values may have no members
 
 
 def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Lengths, coding: Coding, bits: int) -> Ledger:
