@@ -55,8 +55,16 @@ def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Lengths, coding: Codin
 
 def _table_bits(counts: Int64[np.ndarray, " k"], lengths: Lengths, coding: Coding) -> int:
     if coding == "arithmetic":
-        return ArithmeticCode.from_counts(counts).table_bits if counts.any() else 0
+        code = arithmetic_code(counts)
+        return code.table_bits if code is not None else 0
     return table_bits(lengths) if coding == "huffman" else 0
+
+
+def arithmetic_code(counts: Int64[np.ndarray, " k"]) -> ArithmeticCode | None:
+    """The code of k clusters with so many members, equal frequencies if none has any; None without clusters."""
+    if not len(counts):
+        return None
+    return ArithmeticCode.from_counts(counts if counts.any() else np.ones_like(counts))
 
 
 def tensor_gaps(weight: Float[Tensor, "..."] | Int[Tensor, "..."]) -> GapHistogram:

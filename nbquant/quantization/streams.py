@@ -8,14 +8,13 @@ import torch
 from jaxtyping import Int
 
 from nbquant.coding import positions as coded_positions
-from nbquant.coding.arithmetic import ArithmeticCode
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import block_shapes
 from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import Codebook, QuantizedTensor, alphabet_of
 from nbquant.quantization.quantizer import Coding
-from nbquant.quantization.rate import code_ledger
+from nbquant.quantization.rate import arithmetic_code, code_ledger
 
 LATTICE_BITS = 64  # of a step
 MEASURED: tuple[Coding, ...] = ("arithmetic", "context")
@@ -87,14 +86,8 @@ def with_sizes(tensor: QuantizedTensor, book: Codebook, coding: Coding, pruned: 
     return replace(tensor, streams=tuple(map(len, made)))
 
 
-def arithmetic_code(book: Codebook) -> ArithmeticCode | None:
-    """The code of a codebook's indices; None if there are none."""
-    counts = book.counts.cpu().numpy()
-    return ArithmeticCode.from_counts(counts) if counts.any() else None
-
-
 def _arithmetic_streams(tensor: QuantizedTensor, book: Codebook) -> Iterator[bytes]:
-    code, flat = arithmetic_code(book), tensor.assignment.reshape(-1)
+    code, flat = arithmetic_code(book.counts.cpu().numpy()), tensor.assignment.reshape(-1)
 
     def encoded(begin: int) -> bytes:
         index = flat[begin : begin + coded_positions.BLOCK].detach().cpu().numpy()

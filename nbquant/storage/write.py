@@ -26,8 +26,8 @@ from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import Codebook, Lattice, QuantizedTensor
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
-from nbquant.quantization.rate import block_gaps
-from nbquant.quantization.streams import arithmetic_code, context_streams, lattice_span, with_sizes
+from nbquant.quantization.rate import arithmetic_code, block_gaps
+from nbquant.quantization.streams import context_streams, lattice_span, with_sizes
 from nbquant.storage.blocks import Code, encode_block, fixed_length_code
 from nbquant.storage.dtypes import SPELLED, as_bytes
 from nbquant.storage.header import write_header
@@ -263,7 +263,7 @@ def _code(book: Codebook, coding: Coding) -> Code | None:
     if not len(book.value):
         return None
     if coding == "arithmetic":
-        return arithmetic_code(book)
+        return arithmetic_code(book.counts.cpu().numpy())
     if coding == "fixed":
         length = fixed_length(len(book.value))
         if (book.codeword_length != length).any():
