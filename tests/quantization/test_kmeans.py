@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans as PeerKMeans
 
@@ -26,7 +26,12 @@ def assignment(q):
 
 
 def best_of_all_intervals(weight, h, levels):
-    """Least ½ mean h (w − c)² over all cuts of the sorted distinct weights, in float64."""
+    """Least ½ mean h (w − c)² over all cuts of the sorted distinct weights, without zeros if half are, in float64."""
+    n = len(weight)
+    if 2 * (weight == 0).sum() >= n:
+        weight, h = weight[weight != 0], h[weight != 0]
+        if not len(weight):
+            return 0.0
     w, index = np.unique(weight.double().numpy(), return_inverse=True)
     s0, s1, s2 = (np.bincount(index, h.double().numpy() * weight.double().numpy() ** p) for p in range(3))
 
@@ -35,7 +40,7 @@ def best_of_all_intervals(weight, h, levels):
         return m2 - m1**2 / m0 if m0 > 0 else 0.0
 
     cuts = ([0, *cut, len(w)] for cut in combinations(range(1, len(w)), min(levels, len(w)) - 1))
-    return 0.5 * min(sum(loss(a, b) for a, b in pairwise(edges)) for edges in cuts) / len(weight)
+    return 0.5 * min(sum(loss(a, b) for a, b in pairwise(edges)) for edges in cuts) / n
 
 
 some = st.lists(
@@ -44,6 +49,8 @@ some = st.lists(
 
 
 @given(some, st.integers(1, 9))
+@example([(0.0, 0.5), (0.125, 0.5)], 1)  # half are zero: they are left out
+@example([(0.0, 0.0), (0.125, 0.5)], 1)
 @settings(max_examples=100)
 def test_no_partition_is_better(pairs, levels):
     weight, h = torch.tensor(pairs, dtype=torch.float64).T.contiguous()

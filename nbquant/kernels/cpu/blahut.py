@@ -67,6 +67,8 @@ def ceiling(
     * first order: what is unknown is how far the members at one end lie to one side, ±y at one end and ∓y at the other:
       |y| t |μ0 e0 u0 − μ1 e1 u1|, at most its value at the ends + g²/8 · Σ_i μ_i 2.1 √a exp(−¼au²).
 
+    A kernel further away than au² = FAR counts everywhere with what it is at most there.
+
     Args:
         node: Ends of the intervals, ascending. Beyond them all kernels fall.
         mu: μ of each cell's two ends.
@@ -84,10 +86,15 @@ def ceiling(
     m = len(node)
     f, curve = np.zeros(m), np.zeros(m)
     fourth, extra = np.zeros(m), np.zeros(m)
+    beyond = 0.0
     value, u, top = np.zeros(2), np.zeros(2), np.zeros(2)
     for b in range(len(mu)):
         a_least = min(precision[b, 0], precision[b, 1])
         span = np.sqrt(FAR / a_least) if a_least > 0 else np.inf
+        if a_least > 0:
+            far = max(span, reach[b])
+            for i in range(2):
+                beyond += mu[b, i] * weight[b, i] * np.exp(-0.5 * precision[b, i] * far * (far - 2 * reach[b]))
         low, high = min(position[b, 0], position[b, 1]), max(position[b, 0], position[b, 1])
         first = max(np.searchsorted(node, low - span) - 1, 0)
         last = min(np.searchsorted(node, high + span), m - 1)
@@ -135,5 +142,5 @@ def ceiling(
     for j in range(m - 1):
         g = 0.125 * (node[j + 1] - node[j]) ** 2
         bend = max(max(curve[j], curve[j + 1]) + g * fourth[j], 0.0)
-        extra[j] += max(f[j], f[j + 1]) + g * bend
+        extra[j] += beyond + max(f[j], f[j + 1]) + g * bend
     return extra[: m - 1]
