@@ -7,6 +7,7 @@ from nbquant.analysis.decomposition import decompose
 from nbquant.analysis.ladder import ladder
 from nbquant.analysis.price import price
 from nbquant.analysis.solve import fit
+from nbquant.analysis.sweep import sweep
 from nbquant.models import zoo
 from nbquant.models.evaluate import evaluate
 from nbquant.models.select import select
@@ -54,5 +55,6 @@ __all__ = [
     "save_sensitivity",
     "select",
     "sensitivity",
+    "sweep",
     "zoo",
 ]

@@ -1,10 +1,8 @@
 """Methods without a histogram's curve: their rate is known once they have run, so a target is found by running them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
-
-import pandas as pd
 
 from nbquant.progress import Progress, track
 from nbquant.quantization.quantized import Quantized
@@ -17,6 +15,10 @@ if TYPE_CHECKING:
 WIDEN = 4.0  # factor on λ until the target lies between two tries
 MOST_WIDENINGS = 12
 TRIES = 8  # between them
+
+
+class OutOfReachError(ValueError):
+    """No parameter of a method meets a target on a selection."""
 
 
 class Fits(Protocol):
@@ -37,7 +39,8 @@ def fit_by_search(
         progress: See :data:`nbquant.progress.Progress`; counts tries of the most that there may be.
 
     Raises:
-        ValueError: A target that no λ meets (names the nearest); one of another name.
+        OutOfReachError: A target that no λ meets (names the nearest).
+        ValueError: A target of another name.
         Cancelled: By ``progress``.
     """
     if target.name not in ("ratio", "rate"):
@@ -60,7 +63,7 @@ def fit_by_search(
             break
     if met is None:
         assert missed
-        raise ValueError(
+        raise OutOfReachError(
             f"{target.name} {target.value:g} is out of reach: at λ = {missed[0]:.3g} it is "
             f"{target.quantity(missed[1]):.3g} still; ask for less, or for another coding"
         )
@@ -91,30 +94,3 @@ def _share(target: "Target", met: Quantized, missed: Quantized) -> float:
     """How far from ``met`` to ``missed`` the target should be, a little on this side of it; in logarithms."""
     a, b, aim = (math.log(x) for x in (target.quantity(met), target.quantity(missed), target.stricter(1e-3).value))
     return min(max((aim - a) / (b - a), 0.05), 0.95) if a != b else 0.5
-
-
-def sweep(selection: Selection, quantizers: Sequence[Fits], *, progress: Progress = True) -> pd.DataFrame:
-    """Operating points of quantizers that run on the weights themselves, one a row, as :func:`nbquant.curves` has them.
-
-    Args:
-        selection: What to quantize.
-        quantizers: One for each point, such as ``[Trellis(x) for x in lmbdas]``.
-        progress: See :data:`nbquant.progress.Progress`; counts quantizers.
-
-    Raises:
-        Cancelled: By ``progress``.
-    """
-    found = [quantizer.fit(selection) for quantizer in track(quantizers, "sweep", progress)]
-    return pd.DataFrame(
-        {
-            "method": [q.quantizer.method for q in found],
-            "weighted": [q.quantizer.weighted for q in found],
-            "parameter": [q.quantizer.parameter for q in found],
-            "value": [getattr(q.quantizer, q.quantizer.parameter) for q in found],
-            "levels": [q.levels for q in found],
-            "rate": [q.rate for q in found],
-            "compression_ratio": [q.compression_ratio for q in found],
-            "distortion": [q.distortion for q in found],
-            "predicted_loss_increase": [q.predicted_loss_increase for q in found],
-        }
-    )

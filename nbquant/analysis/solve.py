@@ -12,7 +12,7 @@ from torch import nn
 from nbquant.analysis.curves import Method, curve, point_at
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.runs import RUNNERS, fit_between, runner
-from nbquant.analysis.search import fit_by_search
+from nbquant.analysis.search import OutOfReachError, fit_by_search
 from nbquant.analysis.statistics import Statistics
 from nbquant.progress import Progress
 from nbquant.quantization.feedback import Feedback
@@ -124,7 +124,7 @@ def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statisti
     reached = [i for i, p in enumerate(points) if target.met(p)]
     if not reached:
         low, high = min(map(target.quantity, points)), max(map(target.quantity, points))
-        raise ValueError(
+        raise OutOfReachError(
             f"{target.name} {target.value:g} is out of reach: {_title(points[0])} reaches {target.name} "
             f"{low:.3g} to {high:.3g} on this selection"
         )
@@ -368,7 +368,7 @@ def fit_to_target(
             spare = 2 * spare if spare else 1e-3
     if best:
         return best
-    raise ValueError(
+    raise OutOfReachError(
         f"{target.name} {target.value:g} is at the edge of what {_title(points[0])} reaches on this selection: "
         f"the nearest fit has {target.name} {target.quantity(quantized):.4g}; ask for a little less"
     )

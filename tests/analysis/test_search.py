@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nbquant as nq
-from nbquant.analysis.search import fit_by_search, sweep
+from nbquant.analysis.search import fit_by_search
 from nbquant.analysis.solve import Target
 from nbquant.progress import Cancelled
 from nbquant.quantization.selection import SelectedTensor, Selection
@@ -85,12 +85,3 @@ def test_progress_counts_tries_and_cancels():
 
     with pytest.raises(Cancelled):
         fit_by_search(Trellis, selection_of(1.0), Target("rate", 3.0), stop)
-
-
-def test_sweep_has_the_columns_of_curves():
-    selection = selection_of(1.0, 0.1)
-    frame = sweep(selection, [Trellis(x) for x in (0.1, 0.01)], progress=False)
-    assert list(frame) == list(nq.curves(selection, [("ecsq", True)], progress=False))
-    assert frame["value"].tolist() == [0.1, 0.01]
-    assert frame["rate"].is_monotonic_increasing
-    assert frame["distortion"].is_monotonic_decreasing

@@ -1,0 +1,231 @@
+"""Many quantizations: models × methods × ratios, one row a run, here or on other machines."""
+
+import copy
+import hashlib
+import inspect
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from nbquant.analysis.executors import Executor, completed
+from nbquant.analysis.rows import Row, RowFile
+from nbquant.analysis.search import OutOfReachError
+from nbquant.analysis.solve import fit
+from nbquant.models.evaluate import Evaluation
+from nbquant.models.select import select
+from nbquant.progress import Progress, track
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.selection import Selection
+
+Model = nn.Module | str | os.PathLike[str] | Selection | tuple[nn.Module, Selection]
+Found = Evaluation | Mapping[str, float] | float
+PIECE = 1 << 22  # entries that are hashed at once
+
+_GIVEN = {"selection", "ratio", "rate", "levels", "lmbda", "step", "file_of", "progress"}
+OPTIONS = tuple(name for name in inspect.signature(fit).parameters if name not in _GIVEN)
+"""What a method of a sweep may say beside its name: the arguments of :func:`nbquant.fit`."""
+
+MEASURES = ("compression_ratio", "rate", "levels", "distortion", "predicted_loss_increase", "seconds", "error")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What runs are about."""
+
+    selection: Selection
+    model: nn.Module | None
+    evaluate: Callable[[nn.Module], Found] | None
+
+
+def sweep(
+    models: Mapping[str, Model],
+    methods: Sequence[str | Mapping[str, Any]],
+    ratios: Sequence[float],
+    *,
+    evaluate: Callable[[nn.Module], Found] | None = None,
+    executor: Executor = None,
+    path: str | os.PathLike[str] | None = None,
+    progress: Progress = True,
+) -> pd.DataFrame:
+    """Quantize each of several models by each method at each compression ratio.
+
+    With a ``path`` every row is on disk as soon as it is found, and a row that is there is never computed again: a
+    sweep that was cancelled or killed goes on where it was when it is called again. A row is known by the values of
+    the weights, the sensitivities and the calibration, by the method with its options and by the ratio; not by what
+    ``evaluate`` does, so take another path for another one.
+
+    Args:
+        models: What to quantize, by name: a module or the path of a checkpoint, of which all layers are selected
+            without sensitivities; what :func:`nbquant.select` returned; or a module with its selection.
+        methods: A method's name each, or the arguments of :func:`nbquant.fit`, such as
+            ``{"method": "ecsq", "coding": "arithmetic"}``.
+        ratios: Compression ratios of the selected weights.
+        evaluate: ``evaluate(model)`` of a quantized copy of the module, as ``lambda m: nbquant.evaluate(m, batches)``:
+            returns an ``Evaluation``, numbers by name, or one number, the column "score". Needs modules.
+        executor: None runs here, one after the other; a number in so many processes on this machine (models and
+            ``evaluate`` must be picklable, and a script must call this under ``if __name__ == "__main__"``); a
+            ``dask.distributed.Client`` on its workers. Models travel once to a worker. A run whose worker is killed is
+            run again.
+        path: File of rows, made where there is none. One sweep at a time writes it.
+        progress: See :data:`nbquant.progress.Progress`; counts rows. Workers of a Dask cluster end the runs that they
+            have begun; all others stop at once.
+
+    Returns:
+        One row a run, in the order of models, methods and ratios: "model", "method", options that any method names,
+        "ratio", then "compression_ratio", "rate" [bit/weight], "levels", "distortion" [loss/weight],
+        "predicted_loss_increase" [loss], "seconds", "error" (why a ratio is out of reach; the others are NaN then), and
+        what ``evaluate`` found.
+
+    Raises:
+        ValueError: Nothing to run, a ratio that is not above 0, an option that :func:`nbquant.fit` does not have, a
+            path to other content, ``evaluate`` without a module.
+        TypeError: A model or an executor of another type, or one that other processes cannot get.
+        Cancelled: By ``progress``; rows in the file stay.
+    """
+    options = [_options(method) for method in methods]
+    wanted = [_ratio(ratio) for ratio in ratios]
+    if not (models and options and wanted):
+        raise ValueError("at least one model, one method and one ratio are required.")
+    subjects = {name: _subject(name, model, evaluate) for name, model in models.items()}
+    content = {name: _digest(subject.selection) for name, subject in subjects.items()} if path is not None else {}
+    runs = [(name, {**chosen, "ratio": ratio}) for name in subjects for chosen in options for ratio in wanted]
+    keys = [_key(content.get(name, name), run, evaluate is not None) for name, run in runs]
+    with closing(RowFile(path)) if path is not None else nullcontext() as file:
+        rows = dict(file.rows) if file else {}
+        left = [i for i, key in enumerate(keys) if key not in rows]
+        needed = {name: subjects[name] for name in dict.fromkeys(runs[i][0] for i in left)}
+        report, ticks = _reporter(len(runs), len(runs) - len(left), progress)
+        report()
+        for i, row in completed(executor, run_one, needed, [runs[i] for i in left], report):
+            rows[keys[left[i]]] = row
+            if file:
+                file.add(keys[left[i]], row)
+            next(ticks, None)
+    return _frame(runs, [rows[key] for key in keys])
+
+
+def run_one(subject: Subject, run: Mapping[str, Any], progress: Progress = False) -> Row:
+    """One row; what cannot be reached is a row, too."""
+    began = time.perf_counter()
+    try:
+        quantized = fit(subject.selection, **run, progress=progress)
+    except OutOfReachError as error:
+        return {"error": str(error)}
+    row = {**_measures(quantized), "seconds": time.perf_counter() - began}
+    if subject.evaluate is not None:
+        assert subject.model is not None
+        row |= _found(subject.evaluate(quantized.apply(copy.deepcopy(subject.model))))
+    return row
+
+
+def _measures(quantized: Quantized) -> Row:
+    return {name: getattr(quantized, name) for name in MEASURES[:-2]}
+
+
+def _found(found: Found) -> Row:
+    if isinstance(found, Evaluation):
+        return asdict(found)
+    if not isinstance(found, Mapping):
+        return {"score": float(found)}
+    taken = [name for name in found if name in (*MEASURES, *OPTIONS, "model", "ratio", "key")]
+    if taken:
+        raise TypeError(f"evaluate must find what a sweep has no column of, but {', '.join(taken)} came: rename it.")
+    return {str(name): float(value) for name, value in found.items()}
+
+
+def _options(method: str | Mapping[str, Any]) -> dict[str, Any]:
+    chosen = {"method": method} if isinstance(method, str) else dict(method)
+    unknown = [name for name in chosen if name not in OPTIONS]
+    if unknown or "method" not in chosen:
+        raise ValueError(
+            f"a method must be a name, or options of which one is 'method' and the others are of "
+            f"{', '.join(OPTIONS[1:])}, but {method!r} came."
+        )
+    return chosen
+
+
+def _ratio(ratio: float) -> float:
+    if not math.isfinite(ratio) or ratio <= 0:
+        raise ValueError(f"ratios must be finite and above 0, but {ratio!r} came")
+    return float(ratio)
+
+
+def _subject(name: str, model: Model, evaluate: Callable[[nn.Module], Found] | None) -> Subject:
+    module: nn.Module | None = None
+    if isinstance(model, Selection):
+        selection = model
+    elif isinstance(model, tuple):
+        module, selection = model
+    else:
+        module, selection = model if isinstance(model, nn.Module) else None, select(model)
+    if evaluate is not None and module is None:
+        raise ValueError(
+            f"evaluate needs a module, but model {name!r} has none: give it as (module, nbquant.select(module))."
+        )
+    return Subject(selection, module if evaluate is not None else None, evaluate)
+
+
+def _digest(selection: Selection) -> str:
+    """What changes with what is quantized."""
+    found = hashlib.blake2b(digest_size=16)
+    found.update(repr((selection.unselected_bits, selection.unselected_count)).encode())
+    for tensor in selection:
+        found.update(repr((tensor.name, tensor.layer)).encode())
+        for values in (tensor.weight, tensor.sensitivity):
+            _update(found, values)
+    if selection.calibration is not None:
+        for name, outputs in selection.calibration.outputs.items():
+            found.update(name.encode())
+            _update(found, outputs)
+    return found.hexdigest()
+
+
+def _update(found: "hashlib.blake2b", values: Tensor | None) -> None:
+    if values is None:
+        found.update(b"none")
+        return
+    found.update(repr((values.dtype, tuple(values.shape))).encode())
+    flat = values.detach().reshape(-1)
+    for begin in range(0, len(flat), PIECE):
+        found.update(flat[begin : begin + PIECE].cpu().contiguous().view(torch.uint8).numpy().data)
+
+
+def _key(content: str, run: Mapping[str, Any], evaluated: bool) -> str:
+    said = json.dumps([content, dict(sorted(run.items())), evaluated], default=repr)
+    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+
+
+def _reporter(total: int, known: int, progress: Progress) -> tuple[Callable[[], None], Iterator[int]]:
+    """What asks whether to go on, and ticks for rows."""
+    if callable(progress):
+        done = known
+
+        def counted() -> Iterator[int]:
+            nonlocal done
+            for i in range(known, total):
+                done += 1
+                progress(done, total)
+                yield i
+
+        return lambda: progress(done, total), counted()
+    ticks = track(range(total), "sweep", progress)
+    for _ in range(known + 1):
+        next(ticks, None)
+    return lambda: None, ticks
+
+
+def _frame(runs: Sequence[tuple[str, Mapping[str, Any]]], rows: Sequence[Row]) -> pd.DataFrame:
+    named = [name for name in OPTIONS if any(name in run for _, run in runs)]
+    columns = ["model", *named, "ratio", *MEASURES]
+    found = [{"model": name, **run, **row} for (name, run), row in zip(runs, rows, strict=True)]
+    others = dict.fromkeys(key for row in found for key in row if key not in columns)
+    return pd.DataFrame(found, columns=[*columns, *others])
