@@ -10,6 +10,7 @@ from nbquant.analysis.solve import fit
 from nbquant.analysis.sweep import sweep
 from nbquant.models import zoo
 from nbquant.models.evaluate import evaluate
+from nbquant.models.ranks import gather_quantized
 from nbquant.models.select import select
 from nbquant.pipeline.finetune import finetune
 from nbquant.pipeline.prune import prune
@@ -21,6 +22,7 @@ from nbquant.quantization.uniform import Uniform
 from nbquant.sensitivity.calibration import calibrate
 from nbquant.sensitivity.estimate import sensitivity
 from nbquant.sensitivity.files import load_sensitivity, save_sensitivity
+from nbquant.sensitivity.ranks import average_sensitivity
 from nbquant.storage.decompress import decompress
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.stored import load
@@ -36,6 +38,7 @@ __all__ = [
     "KMeans",
     "Trellis",
     "Uniform",
+    "average_sensitivity",
     "calibrate",
     "curves",
     "decompose",
@@ -44,6 +47,7 @@ __all__ = [
     "explore",
     "finetune",
     "fit",
+    "gather_quantized",
     "ladder",
     "load",
     "load_sensitivity",

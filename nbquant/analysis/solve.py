@@ -266,6 +266,7 @@ def fit(
         raise ValueError(f"file_of goes with the target ratio, but {target.name} came: leave one of them out.")
     coding = coding or ("context" if method == Feedback.method else "huffman")
     if method in RUNNERS:
+        selection.require_whole(method)
         quantizer = runner(method, weighted, coding, per_layer, steps)
         if target.name == "lmbda":
             return quantizer(target.value).fit(selection, progress=progress)

@@ -16,7 +16,7 @@ from nbquant.coding.positions import GapHistogram
 from nbquant.kernels import dispatch
 from nbquant.kernels.dispatch import PIECE
 from nbquant.progress import Progress, track
-from nbquant.quantization.fitting import WHOLE
+from nbquant.quantization.fitting import WHOLE, gaps_of, histogram_of
 from nbquant.quantization.histogram import NEGLIGIBLE, Cells, Histogram
 from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.rate import is_mostly_zero, position_ledger, tensor_gaps, zeros_ledger
@@ -86,6 +86,14 @@ def tensor_statistics(tensors: Sequence[SelectedTensor], progress: Progress = Fa
     return tuple(found)
 
 
+def _over_ranks(selection: Selection) -> tuple[TensorStatistics, ...]:
+    """Statistics of tensors of which each rank holds a shard; the same on all of them."""
+    return tuple(
+        TensorStatistics(t.name, t.layer, t.weight.dtype, histogram_of(t, selection), gaps_of(t, selection))
+        for t in selection
+    )
+
+
 def _counted(ticks: Iterator[int], most: int) -> Callable[[int, int | None], None]:
     """What takes so many ticks as it is told are done, each once."""
     taken = 0
@@ -148,7 +156,7 @@ class Statistics:
                 sensitivities that are zero throughout.
             Cancelled: By ``progress``; what was done so far is kept.
         """
-        tensors = tensor_statistics(selection.tensors, progress)
+        tensors = tensor_statistics(selection.tensors, progress) if selection.shards is None else _over_ranks(selection)
         if sum(t.histogram.mass for t in tensors) < NEGLIGIBLE:
             raise all_zero(len(selection))
         # The same tensors have the same histograms as objects: they are known by that.

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from nbquant.models.checkpoint import BUFFERS, Checkpoint
 from nbquant.models.layers import Layers, listed, owner, resolve, resolve_names
+from nbquant.models.ranks import local_part, part_like, shards_of
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.selection import SelectedTensor, Selection, SensitivityRecord
+from nbquant.quantization.shards import Shards
 from nbquant.quantization.validate import (
     QUANTIZABLE,
     checked_sensitivity,
@@ -48,6 +50,9 @@ def select(
         layers: What to select: layer names ("fc1"; a container's name means all below it), parameter names
             ("fc1.weight"), globs of either ("conv*"), or modules of the model; one or several. None is all.
         calibration: What :func:`nbquant.calibrate` returned, for the method "feedback".
+
+    Where parameters are spread over ranks as DTensors (FSDP2), each rank selects its own parts, without communication;
+    what is fitted to them then is what one process would fit, see :class:`nbquant.quantization.shards.Shards`.
 
     Returns:
         The floating-point parameters asked for, in the order of the model, file or index; all else is counted as
@@ -95,13 +100,34 @@ def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers
                 "leave it out of layers."
             )
     _require_any(chosen, layers, "the model")
+    whole = {tensor.name: tensor.weight for tensor in chosen}
+    shards = shards_of(whole)
+    chosen = [replace(tensor, weight=local_part(tensor.name, tensor.weight)) for tensor in chosen]
     _require_one_device(chosen)
     for tensor in chosen:
         require_finite_weight(tensor.weight, tensor.name)
     if sensitivity is not None:
         parameters = dict(model.named_parameters())
-        chosen = _with_sensitivity(chosen, sensitivity, {t.name: aliases[id(parameters[t.name])] for t in chosen})
-    return Selection(tuple(chosen), *_unselected(model, {tensor.name for tensor in chosen}), _record(sensitivity))
+        known = {t.name: aliases[id(parameters[t.name])] for t in chosen}
+        chosen = _with_sensitivity(chosen, _parts(sensitivity, known, whole) if shards else sensitivity, known, shards)
+    unselected = _unselected(model, {tensor.name for tensor in chosen})
+    return Selection(tuple(chosen), *unselected, _record(sensitivity), shards=shards)
+
+
+def _parts(
+    sensitivity: Sensitivities, aliases: Mapping[str, Sequence[str]], whole: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Of given sensitivities, of each tensor's shape, this rank's parts."""
+    stored = None if isinstance(sensitivity, Mapping) else Checkpoint.open(sensitivity)
+    given = sensitivity if isinstance(sensitivity, Mapping) else {}
+    names = given if stored is None else stored.files
+    found = {}
+    for name, others in aliases.items():
+        key = next((n for n in others if n in names), None)
+        if key is not None:
+            h = given[key] if stored is None else stored.tensor(key)
+            found[name] = local_part(name, part_like(h, whole[name]))
+    return found
 
 
 def _select_of_checkpoint(checkpoint: Checkpoint, sensitivity: Sensitivities | None, layers: Layers) -> Selection:
@@ -161,7 +187,10 @@ def _unselected(model: nn.Module, selected: set[str]) -> tuple[int, int]:
 
 
 def _with_sensitivity(
-    chosen: Sequence[SelectedTensor], sensitivity: Sensitivities, aliases: Mapping[str, Sequence[str]]
+    chosen: Sequence[SelectedTensor],
+    sensitivity: Sensitivities,
+    aliases: Mapping[str, Sequence[str]],
+    shards: Shards | None = None,
 ) -> list[SelectedTensor]:
     stored = None if isinstance(sensitivity, Mapping) else Checkpoint.open(sensitivity)
     given = sensitivity if isinstance(sensitivity, Mapping) else {}
@@ -181,7 +210,8 @@ def _with_sensitivity(
         # Both on disk: no entry is looked at here.
         check = fitting_sensitivity if t.weight_source and source else checked_sensitivity
         result.append(replace(t, sensitivity=check(h, t.weight, t.name), sensitivity_source=source))
-    if not all(t.weight_source and t.sensitivity_source for t in result):
+    # On disk no entry is looked at here, and of shards another rank may have those that are not zero.
+    if shards is None and not all(t.weight_source and t.sensitivity_source for t in result):
         require_positive_somewhere([t.sensitivity for t in result if t.sensitivity is not None])
     return result
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nbquant.coding.ledger import Ledger
+from nbquant.coding.positions import GapHistogram
 from nbquant.progress import Progress, track
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.codebook import PRUNED, Codebook, QuantizedTensor
@@ -18,7 +19,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.rate import is_mostly_zero, lengths_for, position_ledger, tensor_gaps
 from nbquant.quantization.selection import SelectedTensor, Selection, SensitivityRecord
-from nbquant.quantization.streams import coded
+from nbquant.quantization.streams import MEASURED, coded
 from nbquant.quantization.validate import checked_sensitivity, checked_weight, require_positive_somewhere
 
 WHOLE = "all"
@@ -70,6 +71,8 @@ def fit_quantizer(
     # No start is known for a layer of zeros.
     rows = quantizer.weighted and quantizer.needs_rows
     made = {g: _histogram(members, rows, progress) for g, members in groups.items() if not start or g not in start}
+    if selection.shards is not None and quantizer.coding in MEASURED:
+        selection.require_whole(f"coding={quantizer.coding!r}")
     if zeros is None:
         zeros = sum(made[g].zeros if g in made else _zeros(members) for g, members in groups.items())
     known = {**(histograms or {}), **made}
@@ -89,7 +92,7 @@ def fit_quantizer(
         pass
 
     def of_positions() -> Ledger:
-        return positions or position_ledger([tensor_gaps(t.weight) for t in selection])
+        return positions or position_ledger([gaps_of(t, selection) for t in selection])
 
     tensors, ledger = coded(tensors, codebooks, quantizer.coding, of_positions if pruned else None, progress)
     return Quantized(
@@ -101,6 +104,7 @@ def fit_quantizer(
         source_bits=selection.source_bits,
         unselected_bits=selection.unselected_bits,
         record=selection.record,
+        shards=selection.shards,
     )
 
 
@@ -114,10 +118,40 @@ def _plain(weight: object, sensitivity: object) -> Selection:
 
 
 def _histogram(members: Selection, rows: bool, progress: Progress) -> Histogram:
-    return Histogram.merge(Histogram.of(t.weight, t.sensitivity, t.name, progress, rows) for t in members)
+    return Histogram.merge(histogram_of(t, members, progress, rows) for t in members)
+
+
+def histogram_of(tensor: SelectedTensor, of: Selection, progress: Progress = False, joint: bool = True) -> Histogram:
+    """Histogram of a tensor of a selection, over all ranks.
+
+    Args:
+        tensor: One of its tensors.
+        of: The selection.
+        progress: See :data:`nbquant.progress.Progress`.
+        joint: See :meth:`Histogram.of`.
+
+    Raises:
+        ValueError: As :meth:`Histogram.of`.
+    """
+    w, h = tensor.weight, tensor.sensitivity
+    if of.shards is None:
+        return Histogram.of(w, h, tensor.name, progress, joint)
+    if tensor.name in of.shards.elsewhere:
+        w, h = w.reshape(-1)[:0], None if h is None else h.reshape(-1)[:0]
+    return of.shards.merged(Histogram.of(w, h, tensor.name, progress, joint, of.count(tensor)))
+
+
+def gaps_of(tensor: SelectedTensor, of: Selection) -> GapHistogram:
+    """Gaps between the non-zero weights of a tensor of a selection, over all ranks."""
+    if of.shards is None:
+        return tensor_gaps(tensor.weight)
+    here = tensor.name not in of.shards.elsewhere
+    return of.shards.merged_gaps(tensor_gaps(tensor.weight if here else tensor.weight.reshape(-1)[:0]))
 
 
 def _zeros(members: Selection) -> int:
+    if members.shards is not None:
+        return sum(histogram_of(t, members, joint=False).zeros for t in members)
     return sum(t.weight.numel() - int(t.weight.count_nonzero()) for t in members)
 
 

@@ -77,6 +77,7 @@ class Histogram:
         name: str = "weight",
         progress: Progress = False,
         joint: bool = True,
+        count: int | None = None,
     ) -> "Histogram":
         """Histogram of a tensor, in one pass over it; some nanoseconds a weight.
 
@@ -86,13 +87,14 @@ class Histogram:
             name: What an error calls the tensor.
             progress: See :data:`nbquant.progress.Progress`.
             joint: Whether the joint grid is wanted; without it, which takes a third of the time, all is in one row.
+            count: Number of weights of which these are some, which decides how fine the bins are; None if they are all.
 
         Raises:
             ValueError: Weights or sensitivities that are not finite, or negative sensitivities.
         """
         w, h = weight.detach().reshape(-1), None if sensitivity is None else sensitivity.detach().reshape(-1)
         grid = joint and h is not None
-        for fine, coarse in SHIFTS if len(w) > EXACT_UP_TO else ((0, 0),):
+        for fine, coarse in SHIFTS if (len(w) if count is None else count) > EXACT_UP_TO else ((0, 0),):
             key, sums, joint_key, joint_sums = dispatch.histogram(w, h, fine, coarse if grid else None, progress)
             if len(key) >= FEW_BINS:
                 break

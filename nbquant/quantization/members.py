@@ -50,7 +50,9 @@ class Members:
         constant: float | None = None,
     ) -> Sums:
         """One sweep: see :func:`nbquant.kernels.reference.assign`."""
-        if lmbda == 0 and constant is None and self.marginal is not None and len(self.selection) > MANY:
+        known = self.marginal is not None and self.selection.shards is None  # bins of shards are those of all ranks
+        if lmbda == 0 and constant is None and known and len(self.selection) > MANY:
+            assert self.marginal is not None
             found = self._assign_nearest(codebook, self.marginal)
             if found is not None:
                 return found
@@ -87,17 +89,23 @@ class Members:
     def reach(self) -> tuple[float, float]:
         """Least and largest weight."""
         ends = [torch.stack(t.weight.reshape(-1)[b].aminmax()) for t in self.selection for b in _blocks(t.weight)]
-        values = torch.stack([e.double() for e in ends])
-        return float(values.min()), float(values.max())
+        if self.selection.shards is None:
+            values = torch.stack([e.double() for e in ends])
+            return float(values.min()), float(values.max())
+        least = min((float(e[0]) for e in ends), default=np.inf)
+        most = max((float(e[1]) for e in ends), default=-np.inf)
+        found = self.selection.shards.gather(np.array([least, most]))
+        return float(found[:, 0].min()), float(found[:, 1].max())
 
     def constant(self, weighted: bool) -> float | None:
         """What stands for every h in a choice that does not look at each: their mean; None if it does."""
-        if weighted and any(
+        counts = weighted and any(
             bool(t.sensitivity.reshape(-1)[b].any())
             for t in self.selection
             if t.sensitivity is not None
             for b in _blocks(t.weight)
-        ):
+        )
+        if counts if self.selection.shards is None else self.selection.shards.any(counts):
             return None
         if all(t.sensitivity is None for t in self.selection):
             return 1.0
@@ -117,6 +125,7 @@ class Members:
     def _sweep(self, levels: int, kernel: Callable[[Tensor, Tensor | None, Tensor], Sums]) -> Sums:
         dtype = index_dtype(levels)
         self.sums.clear()
+        shards = self.selection.shards
         for t in self.selection:
             w, h = t.weight.reshape(-1), None if t.sensitivity is None else t.sensitivity.reshape(-1)
             if t.name not in self.assignment or self.assignment[t.name].dtype != dtype:
@@ -124,7 +133,11 @@ class Members:
             out, sums = self.assignment[t.name], self.sums.setdefault(w.dtype, np.zeros((levels, 5)))
             for block in _blocks(w):
                 next(self.ticks, None)
-                sums += kernel(w[block], None if h is None else h[block], out[block])
+                found = kernel(w[block], None if h is None else h[block], out[block])
+                if shards is None or t.name not in shards.elsewhere:
+                    sums += found
+        if shards is not None:
+            self.sums.update({own: shards.total(sums) for own, sums in self.sums.items()})
         return np.sum(list(self.sums.values()), axis=0)
 
 

@@ -18,6 +18,7 @@ from nbquant.quantization.parametrize import look_up, register_lookups
 from nbquant.quantization.quantizer import Coding, Quantizer
 from nbquant.quantization.rate import lengths_for
 from nbquant.quantization.selection import SensitivityRecord
+from nbquant.quantization.shards import Shards
 from nbquant.quantization.streams import coded, group_of
 
 
@@ -36,6 +37,7 @@ class Quantized:
         unselected_bits: Bits of the model's other parameters and buffers, stored as they are.
         record: How the sensitivities came about; None if there were none.
         finetuned: How the codebooks were fine-tuned, as names and plain values; empty if they were not.
+        shards: How ranks share it, of which each has its part of every tensor; None if all of it is here.
     """
 
     quantizer: Quantizer
@@ -47,9 +49,12 @@ class Quantized:
     unselected_bits: int = 0
     record: SensitivityRecord | None = None
     finetuned: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    shards: Shards | None = None
 
     def __len__(self) -> int:
         """Number of weights N."""
+        if self.shards is not None:
+            return sum(self.shards.counts[name] for name in self.tensors)
         return sum(t.shape.numel() for t in self.tensors.values())
 
     @property
@@ -153,6 +158,7 @@ class Quantized:
         Raises:
             ValueError: The model lacks one, or has it in another shape.
         """
+        self.require_whole()
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for name, tensor in self.tensors.items():
             if name not in parameters:
@@ -167,6 +173,18 @@ class Quantized:
                     f"{tuple(parameters[name].shape)}: apply to the model that was selected from"
                 )
         return {name: parameters[name] for name in self.tensors}
+
+    def require_whole(self) -> None:
+        """Refuse what needs all of the assignment in one process.
+
+        Raises:
+            ValueError: Ranks hold shards of it.
+        """
+        if self.shards is not None:
+            raise ValueError(
+                "a whole quantization is required, but ranks hold shards of this one: pass what "
+                "nbquant.gather_quantized(quantized, model) returns on all of them."
+            )
 
     def with_values(
         self,

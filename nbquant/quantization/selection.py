@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nbquant.quantization.moments import Calibration
+from nbquant.quantization.shards import Shards
 from nbquant.tensorfile import FileSlice
 
 
@@ -65,6 +66,8 @@ class Selection:
         unselected_count: Number of the model's other parameters (buffers are not weights and do not count).
         record: How the sensitivities came about; None if there are none.
         calibration: What knows the moments of layers, for error feedback; None if it was not given.
+        shards: How the ranks share it, of which each holds a part of every tensor; None if all of it is here. Numbers
+            of weights and of bits are those of all ranks.
     """
 
     tensors: tuple[SelectedTensor, ...]
@@ -72,10 +75,27 @@ class Selection:
     unselected_count: int = 0
     record: SensitivityRecord | None = None
     calibration: Calibration | None = None
+    shards: Shards | None = None
 
     def __len__(self) -> int:
         """Number of weights N."""
-        return sum(t.weight.numel() for t in self.tensors)
+        return sum(map(self.count, self.tensors))
+
+    def count(self, tensor: SelectedTensor) -> int:
+        """Number of weights of a tensor, over all ranks."""
+        return tensor.weight.numel() if self.shards is None else self.shards.counts[tensor.name]
+
+    def require_whole(self, what: str) -> None:
+        """Refuse what needs all weights at once.
+
+        Raises:
+            ValueError: Ranks hold shards.
+        """
+        if self.shards is not None:
+            raise ValueError(
+                f"{what} needs all weights in one process, but ranks hold shards of them: use kmeans, uniform or ecsq "
+                "with huffman or fixed codes, or gather the model first."
+            )
 
     def __iter__(self) -> Iterator[SelectedTensor]:
         return iter(self.tensors)
@@ -99,11 +119,14 @@ class Selection:
     @property
     def source_bits(self) -> int:
         """N·b: bits of the weights as they are stored now."""
-        return sum(t.bits for t in self.tensors)
+        return sum(8 * t.weight.element_size() * self.count(t) for t in self.tensors)
 
     def by_layer(self) -> dict[str, "Selection"]:
         """One selection a layer."""
-        return {layer: Selection(tuple(t for t in self.tensors if t.layer == layer)) for layer in self.layers}
+        return {
+            layer: Selection(tuple(t for t in self.tensors if t.layer == layer), shards=self.shards)
+            for layer in self.layers
+        }
 
     def part(self, layers: Collection[str]) -> "Selection":
         """Some of the layers, as they are; the others count as unselected. No weight is looked at.
@@ -117,7 +140,7 @@ class Selection:
         chosen = {layers} if isinstance(layers, str) else set(layers)
         unknown = chosen - {t.layer for t in self.tensors}
         kept = tuple(t for t in self.tensors if t.layer in chosen)
-        if unknown or not any(t.weight.numel() for t in kept):
+        if unknown or not any(map(self.count, kept)):
             came = f"{min(unknown)!r} is not among them" if unknown else f"layers={sorted(chosen)} came"
             raise ValueError(
                 f"at least one weight in the {len(self.layers)} layers of this selection is required, but {came}: "
@@ -126,10 +149,11 @@ class Selection:
         left = [t for t in self.tensors if t.layer not in chosen]
         return Selection(
             kept,
-            self.unselected_bits + sum(t.bits for t in left),
-            self.unselected_count + sum(t.weight.numel() for t in left),
+            self.unselected_bits + sum(8 * t.weight.element_size() * self.count(t) for t in left),
+            self.unselected_count + sum(map(self.count, left)),
             self.record,
             self.calibration,
+            self.shards,
         )
 
     def damped(self, offset: float) -> "Selection":

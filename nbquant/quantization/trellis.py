@@ -124,6 +124,7 @@ def checked_selection(weight: Weights, sensitivity: Float[Tensor, "..."] | None)
         return _plain(weight, sensitivity)
     if sensitivity is not None:
         raise TypeError("sensitivity comes with the selection: pass it to select(), not to fit()")
+    weight.require_whole("a trellis")
     for t in weight:
         require_finite_weight(t.weight, t.name)
         if t.sensitivity is not None:

@@ -97,6 +97,7 @@ def save(
     path = Path(path)
     if path.suffix != ".nbq":
         raise ValueError(f"the name of the file must end in .nbq, but {path.name!r} came: add the ending.")
+    quantized.require_whole()
     rest = rest_of(model, quantized)
     layout, codes, header = _plan(quantized, rest)
     steps = sum(len(entry.blocks) for entry in layout.quantized) + len(layout.raw)

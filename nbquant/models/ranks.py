@@ -1,0 +1,120 @@
+"""Models whose parameters are spread over the ranks of ``torch.distributed``, as FSDP2 does with DTensors."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
+
+from nbquant.coding.ledger import Ledger
+from nbquant.quantization.codebook import QuantizedTensor
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.rate import position_ledger, tensor_gaps
+from nbquant.quantization.shards import Array, Shards
+
+
+def local_part(name: str, values: Tensor) -> Tensor:
+    """What this rank holds of a tensor; the tensor itself where it is not spread.
+
+    Raises:
+        ValueError: Ranks hold summands of it, or a mesh of other ranks than the default group's.
+    """
+    if not isinstance(values, DTensor):
+        return values
+    if any(isinstance(placement, Partial) for placement in values.placements):
+        raise ValueError(
+            f"shards or copies are required, but ranks hold summands of {name!r}: redistribute it to Shard or "
+            "Replicate."
+        )
+    if values.device_mesh.size() != dist.get_world_size():
+        raise ValueError(
+            f"{name!r} must be spread over all {dist.get_world_size()} ranks, but is over {values.device_mesh.size()}: "
+            "select on a mesh of all ranks."
+        )
+    return values.to_local()
+
+
+def part_like(values: Tensor, parameter: Tensor) -> Tensor:
+    """That part of whole values that lies where this rank's part of a parameter does; no communication."""
+    if not isinstance(parameter, DTensor) or isinstance(values, DTensor) or values.shape != parameter.shape:
+        return values
+    return distribute_tensor(
+        values.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+    )
+
+
+def shards_of(tensors: Mapping[str, Tensor]) -> Shards | None:
+    """How ranks share tensors; None if none of them is spread."""
+    if not any(isinstance(values, DTensor) for values in tensors.values()):
+        return None
+    return Shards(
+        gather=gather,
+        counts={name: values.numel() for name, values in tensors.items()},
+        elsewhere=frozenset(name for name, values in tensors.items() if _is_copy(values)),
+    )
+
+
+def gather(values: Array) -> Array:
+    """The arrays of all ranks, stacked; see :class:`~nbquant.quantization.shards.Shards`."""
+    ranks = dist.get_world_size()
+    if not values.size:
+        return np.zeros((ranks, *values.shape), values.dtype)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    own = torch.from_numpy(np.array(values, order="C")).to(device)
+    found = [torch.empty_like(own) for _ in range(ranks)]
+    dist.all_gather(found, own)
+    return torch.stack(found).cpu().numpy()
+
+
+def _is_copy(values: Tensor) -> bool:
+    """Whether another rank holds the same, and counts it: the first along each dimension of the mesh does."""
+    if not isinstance(values, DTensor):
+        return dist.get_rank() != 0
+    coordinate = values.device_mesh.get_coordinate()
+    assert coordinate is not None
+    return any(at and not isinstance(p, Shard) for at, p in zip(coordinate, values.placements, strict=True))
+
+
+def gather_quantized(quantized: Quantized, model: nn.Module) -> Quantized:
+    """The whole of a quantization of which every rank holds a shard, to be saved or applied; called by all ranks.
+
+    Args:
+        quantized: What was fitted to a selection of shards.
+        model: The model that was selected from, spread as it was.
+
+    Raises:
+        ValueError: It is whole already, or the model is another.
+    """
+    if quantized.shards is None:
+        raise ValueError("a quantization of shards is required, but this one is whole: use it as it is.")
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    missing = [name for name in quantized.tensors if name not in parameters]
+    if missing:
+        raise ValueError(f"the model must have the parameter {missing[0]!r}: pass the model that was selected from.")
+    tensors = {name: _whole(tensor, parameters[name]) for name, tensor in quantized.tensors.items()}
+    ledger = dict(quantized.ledger)
+    if quantized.pruned:
+        # Positions of a whole tensor are one stream, not one a shard.
+        positions = position_ledger([tensor_gaps((t.assignment >= 0).to(torch.int8)) for t in tensors.values()])
+        ledger |= {part: bits for part, bits in positions.items() if part.startswith("position")}
+    return replace(quantized, tensors=tensors, ledger=Ledger(ledger), shards=None)
+
+
+def _whole(tensor: QuantizedTensor, parameter: nn.Parameter) -> QuantizedTensor:
+    if not isinstance(parameter, DTensor):
+        return tensor
+    index = tensor.assignment.reshape(tensor.shape)
+    sent = index if index.dtype == torch.int8 else index.to(torch.int32)  # gloo has no integers of 16 bits
+    spread = DTensor.from_local(
+        sent,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+    assignment = spread.full_tensor().to(index.dtype).reshape(-1)
+    return replace(tensor, assignment=assignment, shape=parameter.shape)
