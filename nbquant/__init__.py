@@ -1,6 +1,6 @@
 """See, understand and choose neural-network weight quantization in a Jupyter notebook."""
 
-from nbquant import plot
+from nbquant import course, plot
 from nbquant.analysis.bounds import rate_distortion_bound
 from nbquant.analysis.curves import curves
 from nbquant.analysis.decomposition import decompose
@@ -40,6 +40,7 @@ __all__ = [
     "Uniform",
     "average_sensitivity",
     "calibrate",
+    "course",
     "curves",
     "decompose",
     "decompress",

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
 
+from nbquant.views.notebook_figure import NotebookFigure
 from nbquant.views.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, method_style
 
 DEPTH = 12.0  # points of accuracy below the original that are shown
@@ -129,7 +130,7 @@ def plot_accuracy(data: AccuracyData) -> Figure:
     """
     columns = min(2, len(data.panels))
     rows = -(-len(data.panels) // columns)
-    figure = Figure(figsize=(4.6 * columns, 2.9 * rows + 0.8), layout="constrained")
+    figure = NotebookFigure(figsize=(4.6 * columns, 2.9 * rows + 0.8), layout="constrained")
     axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     longest = max(c.codeword_length[-1] for panel in data.panels for c in panel.curves)
     lines = {}

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure, FigureBase
 
 from nbquant.coding.ledger import Ledger
+from nbquant.views.notebook_figure import NotebookFigure
 from nbquant.views.palette import LEDGER_COLOURS, OTHER_PART
 
 _NARROW = 0.06  # of the longest bar: what is narrower has its number in the legend only
@@ -61,7 +62,7 @@ def ledger_data(ledgers: dict[str, Ledger]) -> LedgerData:
 
 def plot_ledger(data: LedgerData) -> Figure:
     """Draw the bars; the figure is returned, not shown, and belongs to no pyplot session."""
-    figure = Figure(figsize=(9.2, 1.5 + 0.5 * len(data.bars)), layout="constrained")
+    figure = NotebookFigure(figsize=(9.2, 1.5 + 0.5 * len(data.bars)), layout="constrained")
     draw_ledger(figure, data)
     return figure
 

@@ -12,6 +12,7 @@ from matplotlib.textpath import TextToPath
 
 from nbquant.views import theme
 from nbquant.views.ledger import LedgerData, draw_ledger
+from nbquant.views.notebook_figure import NotebookFigure
 from nbquant.views.still_axes import PALE, lay_out_axes, on_white, plain, set_free_ends
 from nbquant.views.still_traces import draw_annotation, draw_trace
 
@@ -43,7 +44,7 @@ def still(figure: theme.Figure, *, width: float = WIDTH, height: float | None = 
         ValueError: A trace of another type.
     """
     with _LOCK:
-        target = Figure(figsize=(width, height or _HEIGHT * width), layout="constrained", facecolor="white")
+        target = NotebookFigure(figsize=(width, height or _HEIGHT * width), layout="constrained", facecolor="white")
         _draw(target, figure, width)
         return target
 
@@ -72,7 +73,7 @@ def picture(figures: Sequence[theme.Figure], caption: str, ledger: LedgerData | 
     ]
     heights += [_LEDGER + _BAR * len(ledger.bars)] if ledger else []
     with _LOCK:
-        whole = Figure(figsize=(PICTURE_WIDTH, sum(heights)), layout="constrained", facecolor="white")
+        whole = NotebookFigure(figsize=(PICTURE_WIDTH, sum(heights)), layout="constrained", facecolor="white")
         parts = list(whole.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
         if caption:
             top = parts.pop(0)

@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 import threading
 from xml.etree import ElementTree
 
@@ -214,3 +216,17 @@ def test_several_threads_draw_at_once():
 
 def test_ledger_is_saved_too():
     assert svg(plot_ledger(ledger_data({"file": Ledger(payload=80)}))).startswith(b"<?xml")
+
+
+def test_a_notebook_shows_it_without_pyplot():
+    """IPython asks a figure itself where no inline backend has been set up."""
+    code = (
+        "import sys, nbquant as nq, torch\n"
+        "from IPython.core.formatters import DisplayFormatter\n"
+        "figure = nq.plot.heatmap(nq.select(torch.nn.Linear(20, 20), {'weight': torch.rand(20, 20), "
+        "'bias': torch.rand(20)}), 'weight', backend='matplotlib')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+        "data, _ = DisplayFormatter().format(figure)\n"
+        "assert data['image/png'].startswith(b'\\x89PNG'), data\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
