@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 NOTEBOOK := 01_explore.ipynb
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
-STAMPS := $(VENV)/.made $(VENV)/.run $(VENV)/.test $(VENV)/.bench
+STAMPS := $(VENV)/.made $(VENV)/.run $(VENV)/.test $(VENV)/.bench $(VENV)/.docs
 
 # A checkout that was moved, or whose Python went away, needs its environment made again.
 ifneq ($(wildcard $(VENV)/.made),)
@@ -15,13 +15,14 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help explore test bench clean
+.PHONY: help explore test bench docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make explore   open the explorer in JupyterLab (LAB="--port=9000" for options of its own)'
 	@echo 'make test      run every test and check (TESTS="tests/coding -k huffman" to choose; linters run all the same)'
 	@echo 'make bench     run the benchmarks (BENCH="kmeans ecsq" to choose, FULL=1 for the largest sizes, ARGS="--device cuda")'
+	@echo 'make docs      write the site, reference and course, to .docs/site'
 	@echo 'make clean     remove the environment and all caches'
 	@echo 'PYTHON=python3.12 chooses the Python that the environment is made from (3.11 or newer).'
 
@@ -51,8 +52,12 @@ test: $(VENV)/.test
 bench: $(VENV)/.bench
 	@$(PY) -m tests.benchmarks $(BENCH) $(if $(FULL),--full) $(ARGS)
 
+docs: $(VENV)/.docs
+	@$(PY) -m sphinx --quiet --fail-on-warning --builder html .docs .docs/site
+	@echo 'The site is .docs/site/index.html'
+
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .docs/site .docs/notebooks dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
 
@@ -85,4 +90,9 @@ $(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
 $(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt
 	@echo 'Installing nbquant and its benchmarks into $(VENV); the first time takes some minutes …'
 	@$(PIP_INSTALL) -e '.[bench]'
+	@touch $(VENV)/.run $@
+
+$(VENV)/.docs: $(VENV)/.made pyproject.toml constraints.txt
+	@echo 'Installing nbquant and what writes its site into $(VENV); the first time takes some minutes …'
+	@$(PIP_INSTALL) -e '.[docs]'
 	@touch $(VENV)/.run $@

@@ -1,0 +1,22 @@
+"""The site of `make docs`: API reference from docstrings, and the notebooks as they are, not run."""
+
+import shutil
+from pathlib import Path
+
+import nbquant
+
+HERE = Path(__file__).parent
+# Sphinx reads one folder: the notebooks come into it for a build.
+shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+
+project = "nbquant"
+author = "The nbquant developers"
+version = release = nbquant.__version__
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb"]
+exclude_patterns = ["site"]
+html_theme = "furo"
+nb_execution_mode = "off"
+myst_enable_extensions = ["dollarmath", "amsmath"]
+napoleon_use_ivar = True
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"

@@ -1,0 +1,25 @@
+"""The site of `make docs` builds, with a reference of all that is public and every notebook."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nbquant as nq
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_every_public_name_has_an_entry_and_warnings_are_errors(tmp_path):
+    pytest.importorskip("sphinx")
+    build = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--doctree-dir", tmp_path / "trees"]
+    done = subprocess.run([*build, ROOT / ".docs", tmp_path / "site"], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "api.html").read_text()
+    modules = {"course": "course", "plot": "plot", "zoo": "models.zoo"}
+    for name in nq.__all__:
+        own = f'id="module-nbquant.{modules[name]}"' if name in modules else f'id="nbquant.{name}"'
+        assert own in page, name
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert (tmp_path / "site" / "notebooks" / f"{notebook.stem}.html").exists()
