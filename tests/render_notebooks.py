@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-COLOURS = 64
+COLOURS = 32
 
 
 def render(path: Path) -> int:
