@@ -1,13 +1,12 @@
 """Many quantizations: models × methods × ratios, one row a run, here or on other machines."""
 
-import copy
 import hashlib
 import inspect
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,7 +22,6 @@ from nbquant.analysis.solve import fit
 from nbquant.models.evaluate import Evaluation
 from nbquant.models.select import select
 from nbquant.progress import Progress, track
-from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 
 Model = nn.Module | str | os.PathLike[str] | Selection | tuple[nn.Module, Selection]
@@ -34,7 +32,8 @@ _GIVEN = {"selection", "ratio", "rate", "levels", "lmbda", "step", "file_of", "p
 OPTIONS = tuple(name for name in inspect.signature(fit).parameters if name not in _GIVEN)
 """What a method of a sweep may say beside its name: the arguments of :func:`nbquant.fit`."""
 
-MEASURES = ("compression_ratio", "rate", "levels", "distortion", "predicted_loss_increase", "seconds", "error")
+MEASURED = ("compression_ratio", "rate", "levels", "distortion", "predicted_loss_increase")
+COLUMNS = (*MEASURED, "seconds", "error")
 
 
 @dataclass(frozen=True)
@@ -103,12 +102,20 @@ def sweep(
         rows = dict(file.rows) if file else {}
         left = [i for i, key in enumerate(keys) if key not in rows]
         needed = {name: subjects[name] for name in dict.fromkeys(runs[i][0] for i in left)}
-        report, ticks = _reporter(len(runs), len(runs) - len(left), progress)
-        report()
-        for i, row in completed(executor, run_one, needed, [runs[i] for i in left], report):
+        done = len(runs) - len(left)
+        ticks = track(range(len(runs)), "sweep", progress)
+        for _ in range(done + 1):
+            next(ticks, None)
+
+        def look() -> None:
+            if callable(progress):
+                progress(done, len(runs))
+
+        for i, row in completed(executor, run_one, needed, [runs[i] for i in left], look):
             rows[keys[left[i]]] = row
             if file:
                 file.add(keys[left[i]], row)
+            done += 1
             next(ticks, None)
     return _frame(runs, [rows[key] for key in keys])
 
@@ -120,15 +127,12 @@ def run_one(subject: Subject, run: Mapping[str, Any], progress: Progress = False
         quantized = fit(subject.selection, **run, progress=progress)
     except OutOfReachError as error:
         return {"error": str(error)}
-    row = {**_measures(quantized), "seconds": time.perf_counter() - began}
+    row: Row = {name: getattr(quantized, name) for name in MEASURED}
+    row["seconds"] = time.perf_counter() - began
     if subject.evaluate is not None:
         assert subject.model is not None
-        row |= _found(subject.evaluate(quantized.apply(copy.deepcopy(subject.model))))
+        row |= _found(subject.evaluate(quantized.apply(subject.model)))
     return row
-
-
-def _measures(quantized: Quantized) -> Row:
-    return {name: getattr(quantized, name) for name in MEASURES[:-2]}
 
 
 def _found(found: Found) -> Row:
@@ -136,7 +140,7 @@ def _found(found: Found) -> Row:
         return asdict(found)
     if not isinstance(found, Mapping):
         return {"score": float(found)}
-    taken = [name for name in found if name in (*MEASURES, *OPTIONS, "model", "ratio", "key")]
+    taken = [name for name in found if name in (*COLUMNS, *OPTIONS, "model", "ratio", "key")]
     if taken:
         raise TypeError(f"evaluate must find what a sweep has no column of, but {', '.join(taken)} came: rename it.")
     return {str(name): float(value) for name, value in found.items()}
@@ -204,28 +208,9 @@ def _key(content: str, run: Mapping[str, Any], evaluated: bool) -> str:
     return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
 
-def _reporter(total: int, known: int, progress: Progress) -> tuple[Callable[[], None], Iterator[int]]:
-    """What asks whether to go on, and ticks for rows."""
-    if callable(progress):
-        done = known
-
-        def counted() -> Iterator[int]:
-            nonlocal done
-            for i in range(known, total):
-                done += 1
-                progress(done, total)
-                yield i
-
-        return lambda: progress(done, total), counted()
-    ticks = track(range(total), "sweep", progress)
-    for _ in range(known + 1):
-        next(ticks, None)
-    return lambda: None, ticks
-
-
 def _frame(runs: Sequence[tuple[str, Mapping[str, Any]]], rows: Sequence[Row]) -> pd.DataFrame:
     named = [name for name in OPTIONS if any(name in run for _, run in runs)]
-    columns = ["model", *named, "ratio", *MEASURES]
+    columns = ["model", *named, "ratio", *COLUMNS]
     found = [{"model": name, **run, **row} for (name, run), row in zip(runs, rows, strict=True)]
     others = dict.fromkeys(key for row in found for key in row if key not in columns)
     return pd.DataFrame(found, columns=[*columns, *others])

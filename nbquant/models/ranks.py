@@ -1,19 +1,29 @@
 """Models whose parameters are spread over the ranks of ``torch.distributed``, as FSDP2 does with DTensors."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 
 from nbquant.coding.ledger import Ledger
 from nbquant.quantization.codebook import QuantizedTensor
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.rate import position_ledger, tensor_gaps
 from nbquant.quantization.shards import Array, Shards
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def is_spread(values: Tensor) -> "TypeGuard[DTensor]":
+    """Whether it is a DTensor; those there can be only where their module is loaded, which takes half a second."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(values, module.DTensor)
 
 
 def local_part(name: str, values: Tensor) -> Tensor:
@@ -22,9 +32,9 @@ def local_part(name: str, values: Tensor) -> Tensor:
     Raises:
         ValueError: Ranks hold summands of it, or a mesh of other ranks than the default group's.
     """
-    if not isinstance(values, DTensor):
+    if not is_spread(values):
         return values
-    if any(isinstance(placement, Partial) for placement in values.placements):
+    if any(placement.is_partial() for placement in values.placements):
         raise ValueError(
             f"shards or copies are required, but ranks hold summands of {name!r}: redistribute it to Shard or "
             "Replicate."
@@ -39,8 +49,10 @@ def local_part(name: str, values: Tensor) -> Tensor:
 
 def part_like(values: Tensor, parameter: Tensor) -> Tensor:
     """That part of whole values that lies where this rank's part of a parameter does; no communication."""
-    if not isinstance(parameter, DTensor) or isinstance(values, DTensor) or values.shape != parameter.shape:
+    if not is_spread(parameter) or is_spread(values) or values.shape != parameter.shape:
         return values
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(
         values.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
     )
@@ -48,7 +60,7 @@ def part_like(values: Tensor, parameter: Tensor) -> Tensor:
 
 def shards_of(tensors: Mapping[str, Tensor]) -> Shards | None:
     """How ranks share tensors; None if none of them is spread."""
-    if not any(isinstance(values, DTensor) for values in tensors.values()):
+    if not any(map(is_spread, tensors.values())):
         return None
     return Shards(
         gather=gather,
@@ -71,11 +83,11 @@ def gather(values: Array) -> Array:
 
 def _is_copy(values: Tensor) -> bool:
     """Whether another rank holds the same, and counts it: the first along each dimension of the mesh does."""
-    if not isinstance(values, DTensor):
+    if not is_spread(values):
         return dist.get_rank() != 0
     coordinate = values.device_mesh.get_coordinate()
     assert coordinate is not None
-    return any(at and not isinstance(p, Shard) for at, p in zip(coordinate, values.placements, strict=True))
+    return any(at and not p.is_shard() for at, p in zip(coordinate, values.placements, strict=True))
 
 
 def gather_quantized(quantized: Quantized, model: nn.Module) -> Quantized:
@@ -90,10 +102,7 @@ def gather_quantized(quantized: Quantized, model: nn.Module) -> Quantized:
     """
     if quantized.shards is None:
         raise ValueError("a quantization of shards is required, but this one is whole: use it as it is.")
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    missing = [name for name in quantized.tensors if name not in parameters]
-    if missing:
-        raise ValueError(f"the model must have the parameter {missing[0]!r}: pass the model that was selected from.")
+    parameters = quantized.named_in(model)
     tensors = {name: _whole(tensor, parameters[name]) for name, tensor in quantized.tensors.items()}
     ledger = dict(quantized.ledger)
     if quantized.pruned:
@@ -104,8 +113,10 @@ def gather_quantized(quantized: Quantized, model: nn.Module) -> Quantized:
 
 
 def _whole(tensor: QuantizedTensor, parameter: nn.Parameter) -> QuantizedTensor:
-    if not isinstance(parameter, DTensor):
+    if not is_spread(parameter):
         return tensor
+    from torch.distributed.tensor import DTensor
+
     index = tensor.assignment.reshape(tensor.shape)
     sent = index if index.dtype == torch.int8 else index.to(torch.int32)  # gloo has no integers of 16 bits
     spread = DTensor.from_local(

@@ -12,7 +12,6 @@ from nbquant.models.layers import Layers, listed, owner, resolve, resolve_names
 from nbquant.models.ranks import local_part, part_like, shards_of
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.selection import SelectedTensor, Selection, SensitivityRecord
-from nbquant.quantization.shards import Shards
 from nbquant.quantization.validate import (
     QUANTIZABLE,
     checked_sensitivity,
@@ -109,25 +108,9 @@ def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers
     if sensitivity is not None:
         parameters = dict(model.named_parameters())
         known = {t.name: aliases[id(parameters[t.name])] for t in chosen}
-        chosen = _with_sensitivity(chosen, _parts(sensitivity, known, whole) if shards else sensitivity, known, shards)
+        chosen = _with_sensitivity(chosen, sensitivity, known, whole if shards else None)
     unselected = _unselected(model, {tensor.name for tensor in chosen})
     return Selection(tuple(chosen), *unselected, _record(sensitivity), shards=shards)
-
-
-def _parts(
-    sensitivity: Sensitivities, aliases: Mapping[str, Sequence[str]], whole: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Of given sensitivities, of each tensor's shape, this rank's parts."""
-    stored = None if isinstance(sensitivity, Mapping) else Checkpoint.open(sensitivity)
-    given = sensitivity if isinstance(sensitivity, Mapping) else {}
-    names = given if stored is None else stored.files
-    found = {}
-    for name, others in aliases.items():
-        key = next((n for n in others if n in names), None)
-        if key is not None:
-            h = given[key] if stored is None else stored.tensor(key)
-            found[name] = local_part(name, part_like(h, whole[name]))
-    return found
 
 
 def _select_of_checkpoint(checkpoint: Checkpoint, sensitivity: Sensitivities | None, layers: Layers) -> Selection:
@@ -190,7 +173,7 @@ def _with_sensitivity(
     chosen: Sequence[SelectedTensor],
     sensitivity: Sensitivities,
     aliases: Mapping[str, Sequence[str]],
-    shards: Shards | None = None,
+    spread: Mapping[str, Tensor] | None = None,
 ) -> list[SelectedTensor]:
     stored = None if isinstance(sensitivity, Mapping) else Checkpoint.open(sensitivity)
     given = sensitivity if isinstance(sensitivity, Mapping) else {}
@@ -207,11 +190,13 @@ def _with_sensitivity(
     for t in chosen:
         key = keys[t.name] or t.name
         h, source = (given[key], None) if stored is None else _mapped(stored, key, t.name)
+        if spread is not None:
+            h, source = local_part(t.name, part_like(h, spread[t.name])), None
         # Both on disk: no entry is looked at here.
         check = fitting_sensitivity if t.weight_source and source else checked_sensitivity
         result.append(replace(t, sensitivity=check(h, t.weight, t.name), sensitivity_source=source))
     # On disk no entry is looked at here, and of shards another rank may have those that are not zero.
-    if shards is None and not all(t.weight_source and t.sensitivity_source for t in result):
+    if spread is None and not all(t.weight_source and t.sensitivity_source for t in result):
         require_positive_somewhere([t.sensitivity for t in result if t.sensitivity is not None])
     return result
 

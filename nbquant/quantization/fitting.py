@@ -19,6 +19,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.rate import is_mostly_zero, lengths_for, position_ledger, tensor_gaps
 from nbquant.quantization.selection import SelectedTensor, Selection, SensitivityRecord
+from nbquant.quantization.shards import Shards
 from nbquant.quantization.streams import MEASURED, coded
 from nbquant.quantization.validate import checked_sensitivity, checked_weight, require_positive_somewhere
 
@@ -133,20 +134,23 @@ def histogram_of(tensor: SelectedTensor, of: Selection, progress: Progress = Fal
     Raises:
         ValueError: As :meth:`Histogram.of`.
     """
-    w, h = tensor.weight, tensor.sensitivity
     if of.shards is None:
-        return Histogram.of(w, h, tensor.name, progress, joint)
-    if tensor.name in of.shards.elsewhere:
-        w, h = w.reshape(-1)[:0], None if h is None else h.reshape(-1)[:0]
-    return of.shards.merged(Histogram.of(w, h, tensor.name, progress, joint, of.count(tensor)))
+        return Histogram.of(tensor.weight, tensor.sensitivity, tensor.name, progress, joint)
+    w, h = _counted(tensor.weight, tensor, of.shards), tensor.sensitivity
+    own = None if h is None else _counted(h, tensor, of.shards)
+    return of.shards.merged(Histogram.of(w, own, tensor.name, progress, joint, of.count(tensor)))
 
 
 def gaps_of(tensor: SelectedTensor, of: Selection) -> GapHistogram:
     """Gaps between the non-zero weights of a tensor of a selection, over all ranks."""
     if of.shards is None:
         return tensor_gaps(tensor.weight)
-    here = tensor.name not in of.shards.elsewhere
-    return of.shards.merged_gaps(tensor_gaps(tensor.weight if here else tensor.weight.reshape(-1)[:0]))
+    return of.shards.merged_gaps(tensor_gaps(_counted(tensor.weight, tensor, of.shards)))
+
+
+def _counted(values: Float[Tensor, "..."], tensor: SelectedTensor, shards: Shards) -> Float[Tensor, "..."]:
+    """Those of a tensor's values that count on this rank: none where another has them, too, and counts them."""
+    return values.reshape(-1)[:0] if tensor.name in shards.elsewhere else values
 
 
 def _zeros(members: Selection) -> int:
@@ -183,6 +187,7 @@ def _fit_group(
     else:
         # A mean without weighting is of w itself, which bins know by h only.
         tells = quantizer.weighted or selection.tensors[0].sensitivity is None
+        tells = tells and selection.shards is None  # bins of all ranks are not those of the weights here
         members = Members(selection, pruned, ticks, histogram.marginal if histogram is not None and tells else None)
         centres, sums = quantizer.refine(members, start)
         used = np.flatnonzero(sums[:, 0] > 0)

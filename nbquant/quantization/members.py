@@ -50,9 +50,7 @@ class Members:
         constant: float | None = None,
     ) -> Sums:
         """One sweep: see :func:`nbquant.kernels.reference.assign`."""
-        known = self.marginal is not None and self.selection.shards is None  # bins of shards are those of all ranks
-        if lmbda == 0 and constant is None and known and len(self.selection) > MANY:
-            assert self.marginal is not None
+        if lmbda == 0 and constant is None and self.marginal is not None and len(self.selection) > MANY:
             found = self._assign_nearest(codebook, self.marginal)
             if found is not None:
                 return found

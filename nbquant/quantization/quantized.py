@@ -159,18 +159,28 @@ class Quantized:
             ValueError: The model lacks one, or has it in another shape.
         """
         self.require_whole()
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        parameters = self.named_in(model)
         for name, tensor in self.tensors.items():
+            if parameters[name].shape != tensor.shape:
+                raise ValueError(
+                    f"parameter {name!r} must have the shape {tuple(tensor.shape)}, but has "
+                    f"{tuple(parameters[name].shape)}: apply to the model that was selected from"
+                )
+        return parameters
+
+    def named_in(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Parameters of a model with the names of the quantized tensors, of whatever shape.
+
+        Raises:
+            ValueError: The model lacks one.
+        """
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for name in self.tensors:
             if name not in parameters:
                 near = ", ".join(map(repr, get_close_matches(name, parameters) or list(parameters)[:3])) or "none"
                 raise ValueError(
                     f"the model must have the parameter {name!r}, but among its {len(parameters)} "
                     f"parameters the nearest are {near}: apply to the model that was selected from"
-                )
-            if parameters[name].shape != tensor.shape:
-                raise ValueError(
-                    f"parameter {name!r} must have the shape {tuple(tensor.shape)}, but has "
-                    f"{tuple(parameters[name].shape)}: apply to the model that was selected from"
                 )
         return {name: parameters[name] for name in self.tensors}
 

@@ -50,11 +50,6 @@ class SelectedTensor:
     weight_source: FileSlice | None = None
     sensitivity_source: FileSlice | None = None
 
-    @property
-    def bits(self) -> int:
-        """Bits of the weights as they are stored now."""
-        return self.weight.numel() * self.weight.element_size() * 8
-
 
 @dataclass(frozen=True, eq=False)
 class Selection:
@@ -84,6 +79,10 @@ class Selection:
     def count(self, tensor: SelectedTensor) -> int:
         """Number of weights of a tensor, over all ranks."""
         return tensor.weight.numel() if self.shards is None else self.shards.counts[tensor.name]
+
+    def bits(self, tensor: SelectedTensor) -> int:
+        """Bits of the weights of a tensor as they are stored now."""
+        return 8 * tensor.weight.element_size() * self.count(tensor)
 
     def require_whole(self, what: str) -> None:
         """Refuse what needs all weights at once.
@@ -119,7 +118,7 @@ class Selection:
     @property
     def source_bits(self) -> int:
         """N·b: bits of the weights as they are stored now."""
-        return sum(8 * t.weight.element_size() * self.count(t) for t in self.tensors)
+        return sum(map(self.bits, self.tensors))
 
     def by_layer(self) -> dict[str, "Selection"]:
         """One selection a layer."""
@@ -149,7 +148,7 @@ class Selection:
         left = [t for t in self.tensors if t.layer not in chosen]
         return Selection(
             kept,
-            self.unselected_bits + sum(8 * t.weight.element_size() * self.count(t) for t in left),
+            self.unselected_bits + sum(map(self.bits, left)),
             self.unselected_count + sum(map(self.count, left)),
             self.record,
             self.calibration,

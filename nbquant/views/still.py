@@ -1,7 +1,5 @@
 """Still pictures of the figures, drawn by matplotlib: what a page without JavaScript and a saved PNG or SVG show."""
 
-import io
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,7 +10,7 @@ from matplotlib.textpath import TextToPath
 
 from nbquant.views import theme
 from nbquant.views.ledger import LedgerData, draw_ledger
-from nbquant.views.notebook_figure import NotebookFigure
+from nbquant.views.notebook_figure import LOCK, NotebookFigure
 from nbquant.views.still_axes import PALE, lay_out_axes, on_white, plain, set_free_ends
 from nbquant.views.still_traces import draw_annotation, draw_trace
 
@@ -22,9 +20,6 @@ _HEIGHT = 0.53  # of a figure, over its width
 _ROW, _LEDGER, _BAR, _LEGEND, _CAPTION_LINE = 2.25, 0.75, 0.3, 0.9, 0.19  # heights in a picture [in]
 _TITLE, _SUBTITLE, _CAPTION = 10, 8.5, 9.5  # [pt]
 _HINTED = 1.05  # letters on whole pixels are wider by that at most
-
-# Matplotlib's fonts, mathtext and caches are shared by all figures.
-_LOCK = threading.RLock()
 
 
 def still(figure: theme.Figure, *, width: float = WIDTH, height: float | None = None) -> Figure:
@@ -43,7 +38,7 @@ def still(figure: theme.Figure, *, width: float = WIDTH, height: float | None = 
     Raises:
         ValueError: A trace of another type.
     """
-    with _LOCK:
+    with LOCK:
         target = NotebookFigure(figsize=(width, height or _HEIGHT * width), layout="constrained", facecolor="white")
         _draw(target, figure, width)
         return target
@@ -66,13 +61,13 @@ def picture(figures: Sequence[theme.Figure], caption: str, ledger: LedgerData | 
     if not figures and ledger is None:
         raise ValueError("a figure or a ledger is required, but neither came.")
     rows = [figures[:1], *(figures[i : i + 2] for i in range(1, len(figures), 2))] if figures else []
-    with _LOCK:
+    with LOCK:
         lines = _wrapped(caption, PICTURE_WIDTH - 0.3, _CAPTION)
     heights = [_CAPTION_LINE * (lines.count("\n") + 1) + 0.12] * bool(caption) + [
         _ROW + _LEGEND * any(map(_has_legend_below, row)) for row in rows
     ]
     heights += [_LEDGER + _BAR * len(ledger.bars)] if ledger else []
-    with _LOCK:
+    with LOCK:
         whole = NotebookFigure(figsize=(PICTURE_WIDTH, sum(heights)), layout="constrained", facecolor="white")
         parts = list(whole.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
         if caption:
@@ -86,30 +81,6 @@ def picture(figures: Sequence[theme.Figure], caption: str, ledger: LedgerData | 
         if ledger:
             draw_ledger(parts.pop(0), ledger)
         return whole
-
-
-def png(figure: Figure, dpi: float = 160) -> bytes:
-    """The figure as a PNG file.
-
-    Args:
-        figure: What :func:`still`, :func:`picture` or :func:`nbquant.views.ledger.plot_ledger` gives.
-        dpi: Pixels an inch.
-    """
-    return _saved(figure, "png", dpi)
-
-
-def svg(figure: Figure) -> bytes:
-    """The same as an SVG file, its letters as outlines, so that it looks alike everywhere."""
-    return _saved(figure, "svg", 72)
-
-
-def _saved(figure: Figure, kind: str, dpi: float) -> bytes:
-    buffer = io.BytesIO()
-    with _LOCK:
-        # Without the date equal figures make equal files, which a version control system likes.
-        metadata = {"Date": None} if kind == "svg" else {}
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
-    return buffer.getvalue()
 
 
 def _draw(target: FigureBase, figure: theme.Figure, width: float) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
-from nbquant.views.still import png
+from nbquant.views.notebook_figure import png
 from nbquant.widgets.actions import Actions
 from nbquant.widgets.controls import Controls
 from nbquant.widgets.figure_panel import FigurePanel

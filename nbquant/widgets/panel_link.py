@@ -11,7 +11,7 @@ from nbquant.analysis.operating_point import operating_point
 from nbquant.analysis.runs import RUNNERS
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.rate import lengths_for
-from nbquant.views.still import png, svg
+from nbquant.views.notebook_figure import png, svg
 from nbquant.widgets.background import Job, Report, Slot
 from nbquant.widgets.figure_panel import FigurePanel
 from nbquant.widgets.pictures import curve_points, figure, histogram_edges, still_figure, table

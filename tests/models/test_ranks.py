@@ -1,6 +1,8 @@
 """Models spread over ranks: the same codebook as in one process, each rank's own weights."""
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,3 +167,9 @@ def test_without_ranks_it_is_said():
         nq.average_sensitivity(nq.sensitivity(model, batches(1), progress=False))
     with pytest.raises(ValueError, match="this one is whole"):
         nq.gather_quantized(nq.fit(nq.select(model), ratio=9, progress=False), copy.deepcopy(model))
+
+
+def test_nobody_else_waits_for_dtensors():
+    """Their module takes half a second to load."""
+    code = "import sys, nbquant; assert 'torch.distributed.tensor' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

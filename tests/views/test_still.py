@@ -18,10 +18,11 @@ from nbquant.views.finetuning import draw_finetuning, finetuning_data
 from nbquant.views.heatmap import draw_equal_sensitivities, draw_heatmap, heatmap_data
 from nbquant.views.histogram import draw_histogram, histogram_data
 from nbquant.views.ledger import ledger_data, plot_ledger
+from nbquant.views.notebook_figure import png, svg
 from nbquant.views.prediction import PredictedPoint, draw_prediction, prediction_data
 from nbquant.views.rate_distortion import Curve, draw_rate_distortion, rate_distortion_data
 from nbquant.views.single_points import ChosenPoint, MeasuredPoint, PinnedPoint
-from nbquant.views.still import picture, png, still, svg
+from nbquant.views.still import picture, still
 
 RATIO = np.array([4.0, 8.0, 16.0])
 CURVES = [
