@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, TimeoutError
 
 from .lab import Complaints, JupyterLab, write_scratch
 
@@ -36,14 +36,26 @@ def page(seven: JupyterLab, browser: Browser) -> Iterator[Page]:
         page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000, state="attached")
         # Notebook 7 asks for commands and settings before they are there, whatever the notebook: not the explorer's.
         complaints.console_errors.clear()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        run_all(page)
         page.wait_for_selector("[data-figure=histogram][data-revision]", timeout=90_000)
         page.wait_for_selector(".nbquant-table tbody tr[data-key=fc1]", timeout=60_000)
         yield page
         complaints.assert_none()
     finally:
         context.close()
+
+
+def run_all(page: Page) -> None:
+    """By the menu, whose command does nothing until the notebook has its kernel: again if no cell is asked to run."""
+    for patience in (10_000, 60_000):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        try:
+            page.wait_for_selector(".jp-CodeCell .jp-InputPrompt:not(:text-is('[ ]:'))", timeout=patience)
+            return
+        except TimeoutError:
+            continue
+    raise AssertionError("no cell was asked to run")
 
 
 def test_explorer_is_drawn_and_takes_keys_that_the_notebook_has_uses_for(page, tmp_path):
