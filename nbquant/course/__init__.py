@@ -1,0 +1,86 @@
+"""Exercises of the notebooks, and checks that say what is wrong with an answer without giving the right one away."""
+
+import difflib
+from dataclasses import dataclass
+
+from nbquant.course import explore, hessian, limit, own_model, pipeline, rate_distortion, scale
+from nbquant.course.exercise import AnswerError, Exercise
+
+EXERCISES: dict[str, Exercise] = {
+    number: exercise
+    for notebook in (explore, pipeline, hessian, rate_distortion, limit, own_model, scale)
+    for number, exercise in notebook.EXERCISES.items()
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        number: Of the exercise.
+        right: Whether the answer is right; so is ``bool(verdict)``.
+        said: What is wrong, or that nothing is.
+    """
+
+    number: str
+    right: bool
+    said: str
+
+    def __bool__(self) -> bool:
+        return self.right
+
+    def __repr__(self) -> str:
+        return f"{'✓' if self.right else '✗'} {self.number}: {self.said}"
+
+
+def check(number: str, answer: object) -> Verdict:
+    """Look at an answer.
+
+    Args:
+        number: Of the exercise, such as "03.2".
+        answer: A number, a name, a function, what :func:`nbquant.fit` returned or the path of a file, as the question
+            says; None is no answer yet.
+
+    Raises:
+        ValueError: No exercise of that number.
+    """
+    exercise = _exercise(number)
+    if answer is None:
+        return Verdict(number, False, f"no answer yet. {exercise.question}")
+    try:
+        wrong = exercise.examine(answer)
+    except AnswerError as error:
+        wrong = str(error)
+    return Verdict(number, wrong is None, wrong or "right.")
+
+
+def question(number: str) -> str:
+    """What is asked for.
+
+    Raises:
+        ValueError: No exercise of that number.
+    """
+    return _exercise(number).question
+
+
+def hint(number: str, which: int = 1) -> str:
+    """The first hint, or a later one that says more.
+
+    Raises:
+        ValueError: No exercise of that number, or no hint.
+    """
+    hints = _exercise(number).hints
+    if not 1 <= which <= len(hints):
+        raise ValueError(f"exercise {number} has hints 1 to {len(hints)}, but {which} was asked for")
+    return hints[which - 1]
+
+
+def _exercise(number: str) -> Exercise:
+    if number not in EXERCISES:
+        near = difflib.get_close_matches(str(number), EXERCISES, n=1, cutoff=0)
+        raise ValueError(
+            f"the number of an exercise is required, one of {', '.join(EXERCISES)}, but {number!r} came: did you mean "
+            f"{near[0]!r}?"
+        )
+    return EXERCISES[number]

@@ -1,0 +1,111 @@
+"""Exercises of notebook 06: your own model."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nbquant.course.exercise import AnswerError, Exercise, attempt, bundled, call, generator
+from nbquant.models.select import select
+from nbquant.sensitivity.estimate import sensitivity
+
+RESNET = "resnet8-fashion"
+
+
+class Two(nn.Module):
+    """A network that solves two tasks at once, and returns a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.a, self.b = nn.Linear(16, 8), nn.Linear(8, 3), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (n, 3) and (n, 1) of inputs (n, 16)."""
+        features = self.body(x)
+        return self.a(features), self.b(features)
+
+
+def _wrapper(answer: object) -> str | None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Two()
+        inputs = torch.randn(8, 16)
+    wrapped = call(answer, network)
+    if not isinstance(wrapped, nn.Module):
+        return f"it must make a torch.nn.Module of a network, but made a {type(wrapped).__name__}."
+    found = attempt(lambda: wrapped(inputs))
+    if not isinstance(found, Tensor):
+        return f"its output must be one tensor, but is a {type(found).__name__}."
+    if found.shape != (8, 3) or not torch.equal(found, network(inputs)[0]):
+        return "its output must be that of the first task."
+    own = sum(1 for _ in wrapped.parameters())
+    if own != 6:
+        return f"its parameters must be the network's six, so that they can be selected, but it has {own}."
+    batches = [(inputs, torch.arange(8) % 3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # h of the other task is zero, as it should be
+        attempt(lambda: sensitivity(wrapped, batches, "gauss_newton", progress=False))
+    return None
+
+
+def _loader(answer: object) -> str | None:
+    x, y = torch.randn(6, 4, generator=generator()), torch.arange(6)
+    batches = [{"image": x[i : i + 2], "label": y[i : i + 2]} for i in range(0, 6, 2)]
+    pairs: Any = call(answer, batches)
+    for time in ("first", "second"):
+        try:
+            read = list(pairs)
+        except Exception as error:  # the student's, of any kind
+            raise AnswerError(f"reading it for the {time} time raised {type(error).__name__}: {error}") from error
+        if time == "second" and not read:
+            return "nothing comes when it is read for the second time, as a generator is used up after the first."
+        if len(read) != len(batches):
+            return f"{len(batches)} batches go in, but {len(read)} come out."
+        for batch, pair in zip(batches, read, strict=True):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                return f"it must yield pairs, but yields a {type(pair).__name__}."
+            if not all(isinstance(a, Tensor) and torch.equal(a, b) for a, b in zip(pair, batch.values(), strict=True)):
+                return "each pair must be the images and the labels of a batch, in that order."
+    return None
+
+
+def _patterns(answer: Any) -> str | None:
+    model, _ = bundled(RESNET)
+    wanted = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    try:
+        found = {t.name for t in select(model, layers=answer)}
+    except (TypeError, ValueError) as error:
+        raise AnswerError(f"nq.select refuses it: {error}") from error
+    if surplus := sorted(found - wanted):
+        return f"{surplus[0]} is selected, too, but is of no convolution."
+    if missing := wanted - found:
+        return f"{len(missing)} of {len(wanted)} convolutions are missing."
+    return None
+
+
+EXERCISES = {
+    "06.1": Exercise(
+        "A network that solves two tasks returns a tuple. Write FirstOnly(network): a module whose output is the first "
+        "of them, such that nq.sensitivity(FirstOnly(network), …) works.",
+        (
+            "A subclass of torch.nn.Module that keeps the network as an attribute.",
+            "forward(self, x) returns self.network(x)[0].",
+        ),
+        _wrapper,
+    ),
+    "06.2": Exercise(
+        'Write pairs(batches): batches of dicts {"image": …, "label": …} go in, and out comes what yields '
+        "(image, label) and can be read as often as one likes.",
+        (
+            "nbquant reads a loader once for sensitivities and again for the loss.",
+            "A list; or, if memory is short, a class with __iter__.",
+        ),
+        _loader,
+    ),
+    "06.3": Exercise(
+        f'Which layers= selects all convolutions of "{RESNET}", and nothing else? (a pattern, or a list of some)',
+        ("nq.select(model, layers=…) shows what it selected.", "* stands for any part of a name, dots included."),
+        _patterns,
+    ),
+}

@@ -1,0 +1,71 @@
+"""Exercises of notebook 02: the pipeline."""
+
+import math
+
+import torch
+
+from nbquant.course.exercise import Exercise, accuracy_of, bundled, call, generator, number, same, tensor
+from nbquant.course.files import examine_file
+
+PRUNED = "lenet5-fashion-pruned"
+ORIGINAL_BYTES = 4 * 431_080
+RATIO = 48
+LOST = 0.005
+
+
+def _positions(answer: object) -> str | None:
+    model, _ = bundled(PRUNED)
+    q = sum(int(p.count_nonzero()) for p in model.parameters()) / sum(p.numel() for p in model.parameters())
+    of_all = -q * math.log2(q) - (1 - q) * math.log2(1 - q)
+    found = number(answer)
+    if abs(found - of_all / q) < 5e-4:
+        return None
+    if abs(found - of_all) < 5e-4:
+        return "that is a weight, of all; what is asked for is a kept weight."
+    if abs(found + math.log2(q)) < 5e-4:
+        return "that tells where weights are, but it must be told where none are, too."
+    if abs(found - of_all / q * math.log(2)) < 5e-4:
+        return "that is in nats: a bit is a logarithm to base 2."
+    return "it is not H₂(q)/q for the q of this network."
+
+
+def _gradient(answer: object) -> str | None:
+    g = torch.randn(50, generator=generator(), dtype=torch.float64)
+    index = torch.randint(0, 4, (50,), generator=generator())
+    k = 5  # one value has no members
+    right = torch.zeros(k, dtype=torch.float64).index_add_(0, index, g)
+    found = tensor(call(answer, g, index, k), (k,))
+    counts = torch.bincount(index, minlength=k)
+    if same(found, right):
+        return None
+    if found.isnan().any() or found.isinf().any():
+        return "a value without members has no effect on the loss: its derivative is 0, and not a division by zero."
+    if same(found, right / counts.clamp_min(1)):
+        return "that is the mean over members: what does the chain rule do with the derivatives by each of them?"
+    return "it is not what autograd finds for a loss of c[index]."
+
+
+EXERCISES = {
+    "02.1": Exercise(
+        "If a part q of the weights is kept, and which ones is pure chance, positions take at least H₂(q)/q bit a kept "
+        "weight, with H₂(q) = −q·log₂q − (1 − q)·log₂(1 − q). How many is that for the bundled pruned LeNet-5? "
+        "(a number)",
+        ("q is the number of kept weights over that of all 431,080.", "math.log2; and divide by q at the end."),
+        _positions,
+    ),
+    "02.2": Exercise(
+        f"Make a file of at most 1/{RATIO} of the float32 bytes of the bundled pruned LeNet-5 that loses at most half "
+        "a point of accuracy on all test images, header and all. (the path of the .nbq file)",
+        (
+            "nq.fit, perhaps nq.finetune, then nq.save(quantized, path, model); the ratio of a file counts the header.",
+            'Adaptive codes need neither tables nor positions: coding="context".',
+        ),
+        examine_file(PRUNED, ORIGINAL_BYTES // RATIO, lambda: accuracy_of(PRUNED) - LOST),
+    ),
+    "02.3": Exercise(
+        "Write gradient(g, index, k): the derivatives (k) of the loss by the shared values c, from its derivatives g "
+        "(n) by the weights and the index (n) of each weight's value, where w = c[index].",
+        ("The chain rule: a value acts on the loss through all its members.", "torch.Tensor.index_add_"),
+        _gradient,
+    ),
+}

@@ -1,0 +1,116 @@
+"""Exercises of notebook 04: from k-means to rate-distortion."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nbquant.coding.entropy import entropy
+from nbquant.coding.huffman import codeword_lengths
+from nbquant.course.exercise import CLOSE, AnswerError, Exercise, call, generator, number, same, tensor
+from nbquant.quantization.rate import code_ledger, lengths_for
+
+COUNTS = (11, 6, 4, 2, 1)
+
+
+def _fixed_ratio(answer: object) -> str | None:
+    cases = ((1000, 8, 32), (431_080, 32, 32), (5000, 5, 16), (64, 1, 32))
+    for n, k, bits in cases:
+        counts = np.full(k, n // k, np.int64)
+        counts[0] += n - counts.sum()
+        right = n * bits / code_ledger(counts, lengths_for(counts, "fixed"), "fixed", bits).total
+        found = number(call(answer, n, k, bits))
+        if same(found, right):
+            continue
+        case = f"for N = {n:,}, k = {k}, b = {bits}"
+        if k & (k - 1) and same(found, n * bits / (n * np.log2(k) + k * bits)):
+            return f"{case}: a codeword has a whole number of bits."
+        if k > 1 and same(found, n * bits / (n * np.ceil(np.log2(k)))):
+            return f"{case}: whoever reads indices needs the codebook, too."
+        if found < 1 < right:
+            return f"{case} it is below 1: bits before over bits after."
+        return f"{case} it is off by a factor of {found / right:.3g}."
+    return None
+
+
+def _entropy(answer: object) -> str | None:
+    for counts in ((1, 1), COUNTS, (5, 0, 3), (9,)):
+        found, right = number(call(answer, list(counts))), float(entropy(np.array(counts)))
+        if np.isnan(found):
+            return f"for the counts {counts} it is not a number: 0·log 0 counts as 0."
+        if abs(found - right) <= CLOSE:
+            continue
+        if abs(found - right * np.log(2)) <= CLOSE:
+            return "that is in nats: a bit is a logarithm to base 2."
+        if abs(found + right) <= CLOSE:
+            return "it has the wrong sign: a code cannot take less than no bits."
+        if abs(found - right * sum(counts)) <= CLOSE:
+            return "that is for all of them together: bits a symbol are asked for."
+        return f"for the counts {counts} it is {'more' if found > right else 'less'} than it should be."
+    return None
+
+
+def _huffman(answer: object) -> str | None:
+    try:
+        lengths = np.array([int(x) for x in answer])  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise AnswerError("a list of whole numbers is required, a length for each count.") from None
+    if len(lengths) != len(COUNTS):
+        return f"{len(COUNTS)} lengths are required, but {len(lengths)} came."
+    if (lengths < 1).any():
+        return "each codeword has a bit at least."
+    kraft = float((2.0**-lengths).sum())
+    if kraft > 1:
+        return f"Σ2^−ℓ = {kraft:g} is more than 1: no code without separators has these lengths."
+    counts = np.array(COUNTS)
+    if counts @ lengths > counts @ codeword_lengths(counts):
+        more = "" if kraft == 1 else f" Σ2^−ℓ = {kraft:g} leaves room."
+        return f"there is a code, but one that takes fewer bits than {counts @ lengths} exists.{more}"
+    return None
+
+
+def _choice(answer: object) -> str | None:
+    w = torch.randn(200, generator=generator(), dtype=torch.float64)
+    h = torch.rand(200, generator=generator(), dtype=torch.float64) + 0.1
+    c = torch.tensor([-1.2, -0.1, 0.2, 1.0], dtype=torch.float64)
+    length = torch.tensor([3.0, 1.0, 2.0, 3.0], dtype=torch.float64)
+    lmbda, squares = 0.05, (w[:, None] - c) ** 2
+
+    def best(cost: Tensor) -> Tensor:
+        return cost.argmin(1).double()
+
+    found = tensor(call(answer, w, h, c, length, lmbda), (200,))
+    if torch.equal(found, best(0.5 * h[:, None] * squares + lmbda * length)):
+        return None
+    if torch.equal(found, best(squares)):
+        return "that is the nearest value, at whatever length of its codeword."
+    if torch.equal(found, best(0.5 * squares + lmbda * length)):
+        return "weights with a small h may go further for a short codeword: h is not in it."
+    if torch.equal(found, best(h[:, None] * squares + lmbda * length)):
+        return "a loss without the ½ makes bits count half of what λ says."
+    return "some weights go to a value that does not minimize ½h(w − c)² + λℓ."
+
+
+EXERCISES = {
+    "04.1": Exercise(
+        "Write ratio(n, k, b): the compression ratio of n weights of b bits, quantized to k values with a fixed-length "
+        "code.",
+        ("Bits before: n·b. Afterwards there are indices and a codebook.", "An index of k takes ⌈log₂k⌉ bits."),
+        _fixed_ratio,
+    ),
+    "04.2": Exercise(
+        "Write entropy(counts): bits a symbol that no code can go below, from a list of counts.",
+        ("Shares first; then −Σp·log₂p.", "A count may be zero."),
+        _entropy,
+    ),
+    "04.3": Exercise(
+        f"Which codeword lengths does Huffman's code have for the counts {COUNTS}? (a list)",
+        ("Join the two least again and again.", "What is joined deepens by a bit each time."),
+        _huffman,
+    ),
+    "04.4": Exercise(
+        "Write choose(w, h, c, length, lmbda): the index of the value (n) that each weight goes to in ECSQ, for w (n), "
+        "h (n), values c (k) and codeword lengths (k).",
+        ("Each weight minimizes loss plus λ times its bits.", "½h(w − c)² + λℓ, over all values."),
+        _choice,
+    ),
+}
