@@ -21,9 +21,12 @@ from nbquant.analysis.price import Price
 from nbquant.analysis.statistics import Statistics
 from nbquant.coding.ledger import Ledger
 from nbquant.progress import Progress
+from nbquant.quantization.codebook import Codebook
 from nbquant.quantization.fitting import WHOLE
+from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.uniform import Uniform
 from nbquant.views import theme
 from nbquant.views.bound import bound_data, bound_traces
 from nbquant.views.decomposition import decomposition_data, draw_decomposition
@@ -71,6 +74,7 @@ def histogram(
         book.value.detach().cpu().double().numpy(),
         book.counts.cpu().numpy(),
         book.codeword_length.cpu().double().numpy(),
+        thresholds=_boundaries(quantized, book),
         pruned_zeros=statistics.zeros_of(group) if statistics.pruned else 0,
         label="all layers" if group == WHOLE else group,
     )
@@ -185,6 +189,18 @@ def _shown(figure: theme.Figure, backend: Backend) -> go.Figure | Figure:
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, but is {backend!r}.")
     return go.Figure(figure) if backend == "plotly" else still(figure)
+
+
+def _boundaries(quantized: Quantized, book: Codebook) -> "np.ndarray[Any, np.dtype[np.float64]] | None":
+    """Where one cell ends and the next begins; None where cells are not intervals, or not known from their values."""
+    value, made = book.value.detach().cpu().double().numpy(), quantized.quantizer
+    if isinstance(made, KMeans) and not quantized.finetuned:
+        return 0.5 * (value[:-1] + value[1:])
+    if isinstance(made, Uniform) and made.offset is not None and made.steps == "joint" and not quantized.finetuned:
+        index = np.rint(value / made.step - made.offset)
+        # Values that were rounded to few bits may seem to lie in their neighbours' cells.
+        return (0.5 * (index[:-1] + index[1:]) + made.offset) * made.step if (np.diff(index) > 0).all() else None
+    return None
 
 
 def _tensor(selection: Selection, name: str) -> SelectedTensor:

@@ -1,5 +1,6 @@
 """Pictures by their names: live and still, of the same numbers."""
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
@@ -7,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import nbquant as nq
+from nbquant.plot import _boundaries as boundaries
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,21 @@ def pictures(made):
         "decomposition": lambda b: nq.plot.decomposition(rows, backend=b),
         "price": lambda b: nq.plot.price(price, backend=b),
     }
+
+
+@pytest.mark.parametrize("quantizer", [nq.KMeans(7), nq.Uniform(0.06), nq.Uniform(0.06, offset=0.5), nq.ECSQ(1e-4)])
+def test_boundaries_are_where_members_part(made, quantizer):
+    """Every member lies between the boundaries that are drawn; ECSQ's depend on h, and none are drawn."""
+    _, _, _, selection, _ = made
+    q = quantizer.fit(selection)
+    found = boundaries(q, q.codebooks["all"])
+    if isinstance(quantizer, nq.ECSQ):
+        assert found is None
+        return
+    weight = selection.weight.double().numpy()
+    assignment = torch.cat([t.assignment for t in q.tensors.values()]).numpy()
+    assert len(found) == q.levels - 1 > 1
+    assert np.array_equal(np.searchsorted(found, weight), assignment)
 
 
 def test_every_picture_is_live_and_still(made, tmp_path):

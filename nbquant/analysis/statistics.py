@@ -22,6 +22,7 @@ from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.rate import is_mostly_zero, position_ledger, tensor_gaps, zeros_ledger
 from nbquant.quantization.selection import SelectedTensor, Selection
 from nbquant.quantization.validate import all_zero
+from nbquant.quantization.workers import Workers
 from nbquant.tensorfile import FileSlice
 
 TENSORS_KEPT = 512  # of which statistics are kept in memory, a megabyte or two each
@@ -94,6 +95,20 @@ def _over_ranks(selection: Selection) -> tuple[TensorStatistics, ...]:
     )
 
 
+def _by_workers(selection: Selection, workers: Workers, progress: Progress) -> tuple[TensorStatistics, ...]:
+    """Statistics of tensors that are on disk, a task a file; those that were seen before are here."""
+    content = {t.name: _content(t) for t in selection}
+    left = [t for t in selection if _tensors.get(content[t.name]) is None]
+    ticks = track(range(len(left)), "histograms", progress)
+    next(ticks, None)
+    for part in workers.map(tensor_statistics, left):
+        for found in part:
+            _tensors.keep(content[found.name], (found.histogram, found.gaps))
+            next(ticks, None)
+    # All that were asked for are in memory or, of very many tensors, in the cache on disk.
+    return tuple(map(TensorStatistics.of, selection))
+
+
 def _counted(ticks: Iterator[int], most: int) -> Callable[[int, int | None], None]:
     """What takes so many ticks as it is told are done, each once."""
     taken = 0
@@ -156,7 +171,12 @@ class Statistics:
                 sensitivities that are zero throughout.
             Cancelled: By ``progress``; what was done so far is kept.
         """
-        tensors = tensor_statistics(selection.tensors, progress) if selection.shards is None else _over_ranks(selection)
+        if selection.shards is not None:
+            tensors = _over_ranks(selection)
+        elif selection.workers is not None:
+            tensors = _by_workers(selection, selection.workers, progress)
+        else:
+            tensors = tensor_statistics(selection.tensors, progress)
         if sum(t.histogram.mass for t in tensors) < NEGLIGIBLE:
             raise all_zero(len(selection))
         # The same tensors have the same histograms as objects: they are known by that.

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from nbquant.quantization.validate import (
     require_finite_weight,
     require_positive_somewhere,
 )
+from nbquant.quantization.workers import Workers
 from nbquant.tensorfile import FLOATS, FileSlice
 
 Sensitivities = Mapping[str, Float[Tensor, "..."]] | str | os.PathLike[str]
@@ -32,6 +34,7 @@ def select(
     sensitivity: Sensitivities | None = None,
     layers: Layers = None,
     calibration: Calibration | None = None,
+    executor: Any = None,
 ) -> Selection:
     """Select weights of a model, with their sensitivities.
 
@@ -49,6 +52,8 @@ def select(
         layers: What to select: layer names ("fc1"; a container's name means all below it), parameter names
             ("fc1.weight"), globs of either ("conv*"), or modules of the model; one or several. None is all.
         calibration: What :func:`nbquant.calibrate` returned, for the method "feedback".
+        executor: A ``dask.distributed.Client`` whose workers are to sweep over a checkpoint, one task a file of it;
+            all of them must find its files under the same paths. None is this process.
 
     Where parameters are spread over ranks as DTensors (FSDP2), each rank selects its own parts, without communication;
     what is fitted to them then is what one process would fit, see :class:`nbquant.quantization.shards.Shards`.
@@ -75,11 +80,20 @@ def select(
             "sensitivity must map parameter names to tensors or be the path of a safetensors file, but a "
             f"{type(sensitivity).__name__} came: pass what nbquant.sensitivity(model, …) returned."
         )
+    if executor is not None and not hasattr(executor, "submit"):
+        raise TypeError(f"executor must be a dask.distributed.Client or None, but a {type(executor).__name__} came.")
     if isinstance(source, nn.Module):
         selection = _select_of_model(source, sensitivity, layers)
     else:
         selection = _select_of_checkpoint(Checkpoint.open(source), sensitivity, layers)
-    return replace(selection, calibration=calibration)
+    if executor is not None and any(
+        t.weight_source is None or (t.sensitivity is not None and t.sensitivity_source is None) for t in selection
+    ):
+        raise ValueError(
+            "weights and sensitivities must be in files for workers to read them, but are in memory: select from the "
+            "paths of checkpoints, or leave executor out."
+        )
+    return replace(selection, calibration=calibration, workers=Workers(executor) if executor is not None else None)
 
 
 def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers: Layers) -> Selection:

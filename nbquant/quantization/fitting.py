@@ -190,6 +190,7 @@ def _fit_group(
         tells = tells and selection.shards is None  # bins of all ranks are not those of the weights here
         members = Members(selection, pruned, ticks, histogram.marginal if histogram is not None and tells else None)
         centres, sums = quantizer.refine(members, start)
+        members.fetch()
         used = np.flatnonzero(sums[:, 0] > 0)
         # What is stored is rounded to the weights' dtype, which may make two values one.
         value, index = torch.unique(torch.from_numpy(centres[used]).to(dtype), return_inverse=True)

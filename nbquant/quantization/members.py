@@ -1,7 +1,9 @@
 """The weights that share a codebook, as the exact pass sees them: swept over in blocks, never copied or joined."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor
 from nbquant.kernels import dispatch
 from nbquant.quantization.clusters import centres
 from nbquant.quantization.histogram import Bins, N
-from nbquant.quantization.selection import Selection
+from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.workers import Workers
 
 BLOCK = 1 << 24  # weights between two chances to cancel
 MANY = 1 << 20  # weights; of more, the histogram's clusters need fewer sweeps
@@ -19,6 +22,10 @@ SWEEPS, SWEEPS_OF_MANY = 10, 2
 
 Sums = Float[np.ndarray, "k 5"]
 """For each codeword n, Σw, Σh, Σhw, Σhw² of its members."""
+
+
+Kernel = Callable[[Tensor, Tensor | None, Tensor], Sums]
+"""kernel(w, h, out): the sums of a block whose indices it writes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +40,7 @@ class Members:
             if their h is of no account.
         assignment: For each tensor the indices of its weights, in the smallest integers that hold them.
         sums: Sums of the clusters for each dtype among the tensors.
+        held: What workers hold of the last sweep, see :meth:`fetch`.
     """
 
     selection: Selection
@@ -41,6 +49,7 @@ class Members:
     marginal: Bins | None = None
     assignment: dict[str, Int[Tensor, " n"]] = field(default_factory=dict)
     sums: dict[torch.dtype, Sums] = field(default_factory=dict)
+    held: list[Any] = field(default_factory=list)
 
     def assign(
         self,
@@ -55,9 +64,9 @@ class Members:
             if found is not None:
                 return found
         length = np.zeros(len(codebook)) if codeword_length is None else codeword_length
+        skip = self.skip_zeros  # kernels travel to workers, and members do not
         return self._sweep(
-            len(codebook),
-            lambda w, h, out: dispatch.assign(w, h, codebook, length, lmbda, out, constant, self.skip_zeros),
+            len(codebook), lambda w, h, out: dispatch.assign(w, h, codebook, length, lmbda, out, constant, skip)
         )
 
     def _assign_nearest(self, codebook: Float[np.ndarray, " k"], marginal: Bins) -> Sums | None:
@@ -70,22 +79,23 @@ class Members:
         if known is None:
             return None
         table, sums = known
-        length = np.zeros(len(codebook))
+        length, skip = np.zeros(len(codebook)), self.skip_zeros
         sums = sums + self._sweep(
-            len(codebook),
-            lambda w, h, out: dispatch.assign(w, h, codebook, length, 0.0, out, None, self.skip_zeros, table),
+            len(codebook), lambda w, h, out: dispatch.assign(w, h, codebook, length, 0.0, out, None, skip, table)
         )
         self.sums[first.dtype] = sums
         return sums if sums[:, 0].sum() == bins.sums[:, N].sum() else None
 
     def assign_grid(self, step: float, offset: float, first: int, cells: int) -> Sums:
         """One sweep: see :func:`nbquant.kernels.reference.assign_grid`."""
-        return self._sweep(
-            cells, lambda w, h, out: dispatch.assign_grid(w, h, step, offset, first, cells, out, self.skip_zeros)
-        )
+        skip = self.skip_zeros
+        return self._sweep(cells, lambda w, h, out: dispatch.assign_grid(w, h, step, offset, first, cells, out, skip))
 
     def reach(self) -> tuple[float, float]:
         """Least and largest weight."""
+        if self.selection.workers is not None:
+            found = np.array(list(self.selection.workers.map(_reach, self.selection.tensors)))
+            return float(found[:, 0].min()), float(found[:, 1].max())
         ends = [torch.stack(t.weight.reshape(-1)[b].aminmax()) for t in self.selection for b in _blocks(t.weight)]
         if self.selection.shards is None:
             values = torch.stack([e.double() for e in ends])
@@ -120,7 +130,18 @@ class Members:
         for name, found in self.assignment.items():
             self.assignment[name] = dispatch.gather(shifted.to(found.device), found).sub_(1)  # −1 gathers 0
 
-    def _sweep(self, levels: int, kernel: Callable[[Tensor, Tensor | None, Tensor], Sums]) -> Sums:
+    def fetch(self) -> None:
+        """Bring the assignment here that workers hold, file by file."""
+        if self.selection.workers is None or not self.held:
+            return
+        for found in self.selection.workers.pick(self.held, 1):
+            # Copied, since what came over a network may be read-only.
+            self.assignment.update({name: torch.from_numpy(index.copy()) for name, index in found.items()})
+        self.held.clear()
+
+    def _sweep(self, levels: int, kernel: Kernel) -> Sums:
+        if self.selection.workers is not None:
+            return self._sweep_by_workers(self.selection.workers, levels, kernel)
         dtype = index_dtype(levels)
         self.sums.clear()
         shards = self.selection.shards
@@ -137,6 +158,30 @@ class Members:
         if shards is not None:
             self.sums.update({own: shards.total(sums) for own, sums in self.sums.items()})
         return np.sum(list(self.sums.values()), axis=0)
+
+    def _sweep_by_workers(self, workers: Workers, levels: int, kernel: Kernel) -> Sums:
+        self.sums.clear()
+        self.held[:] = workers.hold(partial(_swept, levels, kernel), self.selection.tensors)
+        for found, blocks in workers.pick(self.held, 0):
+            for own, sums in found.items():
+                self.sums[own] = self.sums.get(own, 0) + sums
+            for _ in range(blocks):
+                next(self.ticks, None)
+        return np.sum(list(self.sums.values()), axis=0)
+
+
+def _swept(
+    levels: int, kernel: Kernel, tensors: Sequence[SelectedTensor]
+) -> tuple[tuple[dict[torch.dtype, Sums], int], dict[str, Int[np.ndarray, " n"]]]:
+    """On a worker: (sums by dtype, number of blocks), and the indices by the tensors' names."""
+    members = Members(Selection(tuple(tensors)), False, iter(()))  # the kernel knows what to skip
+    members._sweep(levels, kernel)
+    blocks = blocks_of(members.selection)
+    return (members.sums, blocks), {name: found.numpy() for name, found in members.assignment.items()}
+
+
+def _reach(tensors: Sequence[SelectedTensor]) -> tuple[float, float]:
+    return Members(Selection(tuple(tensors)), False, iter(())).reach()
 
 
 def most_sweeps(weights: int) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.shards import Shards
+from nbquant.quantization.workers import Workers
 from nbquant.tensorfile import FileSlice
 
 
@@ -63,6 +64,7 @@ class Selection:
         calibration: What knows the moments of layers, for error feedback; None if it was not given.
         shards: How the ranks share it, of which each holds a part of every tensor; None if all of it is here. Numbers
             of weights and of bits are those of all ranks.
+        workers: Who sweeps over it, if it is on disk; None is this process.
     """
 
     tensors: tuple[SelectedTensor, ...]
@@ -71,6 +73,7 @@ class Selection:
     record: SensitivityRecord | None = None
     calibration: Calibration | None = None
     shards: Shards | None = None
+    workers: Workers | None = None
 
     def __len__(self) -> int:
         """Number of weights N."""
@@ -123,7 +126,9 @@ class Selection:
     def by_layer(self) -> dict[str, "Selection"]:
         """One selection a layer."""
         return {
-            layer: Selection(tuple(t for t in self.tensors if t.layer == layer), shards=self.shards)
+            layer: Selection(
+                tuple(t for t in self.tensors if t.layer == layer), shards=self.shards, workers=self.workers
+            )
             for layer in self.layers
         }
 
@@ -153,10 +158,11 @@ class Selection:
             self.record,
             self.calibration,
             self.shards,
+            self.workers,
         )
 
     def damped(self, offset: float) -> "Selection":
-        """The same with ``offset`` [loss/weight²] added to every sensitivity, which makes copies of them."""
+        """The same with ``offset`` [loss/weight²] added to every sensitivity, which makes copies of them in memory."""
         if offset == 0:
             return self
         tensors = (
@@ -164,4 +170,4 @@ class Selection:
             for t in self.tensors
         )
         record = self.record and replace(self.record, offset=self.record.offset + offset)
-        return replace(self, tensors=tuple(tensors), record=record)
+        return replace(self, tensors=tuple(tensors), record=record, workers=None)

@@ -10,6 +10,7 @@ from nbquant.views.notebook_figure import NotebookFigure
 from nbquant.views.palette import LEDGER_COLOURS, OTHER_PART
 
 _NARROW = 0.06  # of the longest bar: what is narrower has its number in the legend only
+_COLUMNS = 5  # of the legend
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ def plot_ledger(data: LedgerData) -> Figure:
     return figure
 
 
+def legend_rows(data: LedgerData) -> int:
+    """Rows of the legend below the bars."""
+    return -(-len({name for bar in data.bars for name, _ in bar.parts}) // _COLUMNS)
+
+
 def draw_ledger(figure: FigureBase, data: LedgerData) -> None:
     """Draw the bars in a figure, or a part of one, that is empty and has a constrained layout."""
     ax = figure.subplots()
@@ -94,7 +100,7 @@ def draw_ledger(figure: FigureBase, data: LedgerData) -> None:
         list(handles.values()),
         [name.replace("_", " ") for name in handles],
         loc="outside lower center",
-        ncols=5,
+        ncols=_COLUMNS,
         frameon=False,
         fontsize=9,
     )

@@ -9,7 +9,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
 from nbquant.views import theme
-from nbquant.views.ledger import LedgerData, draw_ledger
+from nbquant.views.ledger import LedgerData, draw_ledger, legend_rows
 from nbquant.views.notebook_figure import LOCK, NotebookFigure
 from nbquant.views.still_axes import PALE, lay_out_axes, on_white, plain, set_free_ends
 from nbquant.views.still_traces import draw_annotation, draw_trace
@@ -17,7 +17,7 @@ from nbquant.views.still_traces import draw_annotation, draw_trace
 WIDTH = 7.0  # of a single figure [in]
 PICTURE_WIDTH = 9.0  # of several in one [in]
 _HEIGHT = 0.53  # of a figure, over its width
-_ROW, _LEDGER, _BAR, _LEGEND, _CAPTION_LINE = 2.25, 0.75, 0.3, 0.9, 0.19  # heights in a picture [in]
+_ROW, _LEDGER, _BAR, _LEGEND_ROW, _LEGEND, _CAPTION_LINE = 2.25, 0.55, 0.3, 0.2, 0.9, 0.19  # heights [in]
 _TITLE, _SUBTITLE, _CAPTION = 10, 8.5, 9.5  # [pt]
 _HINTED = 1.05  # letters on whole pixels are wider by that at most
 
@@ -66,7 +66,7 @@ def picture(figures: Sequence[theme.Figure], caption: str, ledger: LedgerData | 
     heights = [_CAPTION_LINE * (lines.count("\n") + 1) + 0.12] * bool(caption) + [
         _ROW + _LEGEND * any(map(_has_legend_below, row)) for row in rows
     ]
-    heights += [_LEDGER + _BAR * len(ledger.bars)] if ledger else []
+    heights += [_LEDGER + _BAR * len(ledger.bars) + _LEGEND_ROW * legend_rows(ledger)] if ledger else []
     with LOCK:
         whole = NotebookFigure(figsize=(PICTURE_WIDTH, sum(heights)), layout="constrained", facecolor="white")
         parts = list(whole.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])

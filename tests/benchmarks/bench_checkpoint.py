@@ -1,19 +1,24 @@
 """A sharded bfloat16 checkpoint on disk, quantized to a file: time a weight, and memory, from 10⁷ weights up.
 
-Each size runs in a process of its own. "held" is its largest anonymous memory, sampled; what is mapped from files
-counts apart, since the system takes it back when it needs it.
+Each size runs in a process of its own, and again with two workers of Dask that take a task a file. "held" is the
+largest anonymous memory of the process, and of the workers together, sampled; what is mapped from files counts apart,
+since the system takes it back when it needs it.
 """
 
 import json
 import multiprocessing
+import os
 import re
 import shutil
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -48,17 +53,23 @@ def generate(folder: Path, weights: int) -> int:
     return layers * side**2
 
 
-def held() -> int:
-    """Anonymous memory of this process [bytes]."""
-    status = Path("/proc/self/status").read_text()
+def held(process: int | str = "self") -> int:
+    """Anonymous memory of a process [bytes]; none if it has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
     return 1024 * sum(int(found) for found in re.findall(r"^(?:RssAnon|RssShmem):\s+(\d+) kB", status, re.MULTILINE))
 
 
 class Peak:
-    """The largest anonymous memory while it runs."""
+    """The largest anonymous memory of processes together while it runs."""
+
+    def __init__(self, *processes: int | str) -> None:
+        self.processes = processes
 
     def __enter__(self) -> "Peak":
-        self.bytes, self._stop = held(), threading.Event()
+        self.bytes, self._stop = 0, threading.Event()
         self._thread = threading.Thread(target=self._sample)
         self._thread.start()
         return self
@@ -69,16 +80,40 @@ class Peak:
 
     def _sample(self) -> None:
         while not self._stop.wait(SAMPLE):
-            self.bytes = max(self.bytes, held())
+            self.bytes = max(self.bytes, sum(map(held, self.processes)))
 
 
-def quantize(folder: Path) -> dict[str, float]:
+@contextmanager
+def dask_client(workers: int) -> Iterator[Any]:
+    """A client of so many worker processes; None if it is none."""
+    if not workers:
+        yield None
+        return
+    from dask.distributed import Client, LocalCluster
+
+    here = {"host": "127.0.0.1", "dashboard_address": None}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalCluster(n_workers=workers, threads_per_worker=1, local_directory=folder, **here) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def quantize(folder: Path, workers: int) -> dict[str, float]:
     """Seconds of each step, peak bytes, and what came out."""
-    warm()
+    with dask_client(workers) as client:
+        warm(client)
+        others = client.run(os.getpid).values() if client else ()
+        return measured(folder, client, *others)
+
+
+def measured(folder: Path, client: Any, *others: int) -> dict[str, float]:
+    """The same, where all kernels are compiled."""
     found: dict[str, float] = {}
-    with Peak() as peak:
+    with Peak("self") as peak, Peak(*others) as elsewhere:
         began = time.perf_counter()
-        selection = nq.select(folder)
+        selection = nq.select(folder, executor=client)
         found["select"] = time.perf_counter() - began
         began = time.perf_counter()
         Statistics.of(selection)
@@ -91,11 +126,14 @@ def quantize(folder: Path) -> dict[str, float]:
         found["save"] = time.perf_counter() - began
     size = (folder / "model.nbq").stat().st_size
     assert ledger.total == 8 * size
-    return found | {"held": peak.bytes, "ratio": 2 * len(selection) / size, "weights": len(selection)}
+    of_workers = {"elsewhere": elsewhere.bytes} if others else {}
+    return found | of_workers | {"held": peak.bytes, "ratio": 2 * len(selection) / size, "weights": len(selection)}
 
 
-def warm() -> None:
-    """Kernels are compiled before anything is measured."""
+def warm(client: Any) -> None:
+    """Kernels are compiled before anything is measured, by the workers, too."""
+    if client:
+        client.run(warm, None)
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder), 100_000)
         q = nq.fit(nq.select(folder), "ecsq", ratio=RATIO, progress=False)
@@ -108,7 +146,10 @@ def main(argv: list[str]) -> None:
         return
     sizes = [200_000] if chosen.smoke else [10**7, 10**8, *([5 * 10**8, 2 * 10**9] if chosen.full else [])]
     print(f"ECSQ without sensitivities, {RATIO:g}×, one codebook; nanoseconds a weight, memory in MiB")
-    print(f"{'weights':>15}{'statistics':>12}{'fit':>8}{'save':>8}{'together':>10}{'s':>9}{'held':>9}{'file':>9}")
+    print(
+        f"{'weights':>15}{'workers':>9}{'statistics':>12}{'fit':>8}{'save':>8}{'together':>10}{'s':>9}{'held':>9}"
+        f"{'by workers':>12}{'file':>9}"
+    )
     for weights in sizes:
         with tempfile.TemporaryDirectory() as name:
             needed, free = SPARE * 2 * weights, shutil.disk_usage(name).free
@@ -116,16 +157,30 @@ def main(argv: list[str]) -> None:
                 print(f"left out: {weights:.3g} weights need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free")
                 continue
             generate(Path(name), weights)
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                found = pool.submit(quantize, Path(name)).result()
-        n = found["weights"]
-        steps = [found[step] for step in ("statistics", "fit", "save")]
-        shown = "".join(f"{1e9 * s / n:{width}.1f}" for s, width in zip(steps, (12, 8, 8), strict=True))
-        whole = sum(steps) + found["select"]
-        print(
-            f"{n:15,.0f}{shown}{1e9 * whole / n:10.1f}{whole:9.1f}{found['held'] / 2**20:9.0f}{found['ratio']:8.2f}×",
-            flush=True,
-        )
+            for workers in (0, 2):
+                # The second run would find the histograms of the first in the cache.
+                cache = str(Path(name) / f"cache-{workers}")
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), cached_in, (cache,)) as pool:
+                    show(workers, pool.submit(quantize, Path(name), workers).result())
+
+
+def cached_in(folder: str) -> None:
+    """Keep statistics here, also those of the workers that this process starts."""
+    os.environ["NBQUANT_CACHE"] = folder
+
+
+def show(workers: int, found: dict[str, float]) -> None:
+    """A row."""
+    n = found["weights"]
+    steps = [found[step] for step in ("statistics", "fit", "save")]
+    shown = "".join(f"{1e9 * s / n:{width}.1f}" for s, width in zip(steps, (12, 8, 8), strict=True))
+    whole = sum(steps) + found["select"]
+    elsewhere = f"{found['elsewhere'] / 2**20:12.0f}" if workers else f"{'':12}"
+    print(
+        f"{n:15,.0f}{workers:9}{shown}{1e9 * whole / n:10.1f}{whole:9.1f}{found['held'] / 2**20:9.0f}{elsewhere}"
+        f"{found['ratio']:8.2f}×",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
