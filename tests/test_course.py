@@ -279,7 +279,7 @@ def test_every_exercise_is_tried():
 def test_no_answer_yet(number):
     verdict = check(number, None)
     assert not verdict
-    assert question(number) in verdict.said
+    assert verdict.said == "no answer yet."
 
 
 @pytest.mark.parametrize(("number", "answer"), [(n, a) for n, answers in RIGHT.items() for a in answers])
