@@ -140,9 +140,9 @@ def _as_completed(futures: Mapping["Future[dict[str, Any]]", int], look: Callabl
     waiting = set(futures)
     while waiting:
         done, waiting = wait(waiting, LOOK, FIRST_COMPLETED)
-        look()
-        # What was done comes first: nothing of it is lost where another's worker has died.
+        # What was done comes first: nothing of it is lost where another's worker has died, or the user cancels.
         yield from sorted(done, key=lambda future: (future.exception() is not None, futures[future]))
+        look()
 
 
 def _dask(
