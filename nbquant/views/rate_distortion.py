@@ -29,7 +29,14 @@ _COLUMNS = [
     "accuracy",
 ]
 _ROW = 20  # of a legend [px]
-_LEGEND = {"bgcolor": "rgba(0,0,0,0)", "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
+_LEGEND = {
+    "bgcolor": "rgba(0,0,0,0)",
+    "font": {"size": 11},  # the longest label just fits where two figures are side by side
+    "xanchor": "left",
+    "y": 0,
+    "yref": "container",
+    "yanchor": "bottom",
+}
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def dask_client(workers: int) -> Iterator[Any]:
     if not workers:
         yield None
         return
-    from dask.distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster
 
     here = {"host": "127.0.0.1", "dashboard_address": None}
     with (
