@@ -299,7 +299,7 @@ def draw_rate_distortion(data: RateDistortionData, beside: Sequence[theme.Trace]
         # itself plotly would make room for them beside the plot as well, until nothing of the plot is left;
         # and from legends that stand in the container's coordinates the title of the y axis flees to the middle.
         legend=_LEGEND | {"x": -0.1},
-        legend2=_LEGEND | {"x": 0.18},
+        legend2=_LEGEND | {"x": 0.2},
         margin={"l": 64, "r": 12, "t": 52, "b": 50 + _ROW * max(rows, 3), "autoexpand": False},
         uirevision="rate and distortion",
     )
