@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -191,7 +192,7 @@ def _shown(figure: theme.Figure, backend: Backend) -> go.Figure | Figure:
     return go.Figure(figure) if backend == "plotly" else still(figure)
 
 
-def _boundaries(quantized: Quantized, book: Codebook) -> "np.ndarray[Any, np.dtype[np.float64]] | None":
+def _boundaries(quantized: Quantized, book: Codebook) -> Float[np.ndarray, " k-1"] | None:
     """Where one cell ends and the next begins; None where cells are not intervals, or not known from their values."""
     value, made = book.value.detach().cpu().double().numpy(), quantized.quantizer
     if isinstance(made, KMeans) and not quantized.finetuned:

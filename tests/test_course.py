@@ -1,7 +1,9 @@
 """Right answers are accepted, wrong ones refused with a reason that does not give the right one away."""
 
+import atexit
 import math
 import runpy
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from nbquant.course.rate_distortion import COUNTS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(tempfile.mkdtemp(prefix="nbquant-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.py"))
 
 
@@ -41,7 +44,7 @@ def network(name):
 
 @cache
 def written(name="lenet5-fashion-pruned", levels=24, coding="huffman"):
-    """A file of a bundled network, as an answer; removed with the process's temporary folder."""
+    """A file of a bundled network, as an answer."""
     model = network(name)
     path = FOLDER / f"{name}-{levels}-{coding}.nbq"
     nq.save(

@@ -98,15 +98,16 @@ def _over_ranks(selection: Selection) -> tuple[TensorStatistics, ...]:
 def _by_workers(selection: Selection, workers: Workers, progress: Progress) -> tuple[TensorStatistics, ...]:
     """Statistics of tensors that are on disk, a task a file; those that were seen before are here."""
     content = {t.name: _content(t) for t in selection}
-    left = [t for t in selection if _tensors.get(content[t.name]) is None]
+    known = {name: _tensors.get(key) for name, key in content.items()}
+    left = [t for t in selection if known[t.name] is None]
     ticks = track(range(len(left)), "histograms", progress)
     next(ticks, None)
     for part in workers.map(tensor_statistics, left):
         for found in part:
-            _tensors.keep(content[found.name], (found.histogram, found.gaps))
+            known[found.name] = _tensors.keep(content[found.name], (found.histogram, found.gaps))
             next(ticks, None)
-    # All that were asked for are in memory or, of very many tensors, in the cache on disk.
-    return tuple(map(TensorStatistics.of, selection))
+    every = ((t, known[t.name]) for t in selection)
+    return tuple(TensorStatistics(t.name, t.layer, t.weight.dtype, *sums) for t, sums in every if sums is not None)
 
 
 def _counted(ticks: Iterator[int], most: int) -> Callable[[int, int | None], None]:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from nbquant.quantization.selection import SelectedTensor
 
 FILES_OPEN = 64  # on a worker; what is mapped from them takes no memory that it does not give back
-RETRIES = 3  # of a task whose worker was killed
 
 Part = tuple["_Travelling", ...]
+OfPart = Callable[[Sequence["SelectedTensor"]], Any]
+"""What is found of the tensors of a file; it travels to workers."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,13 @@ class Workers:
 
     client: Any
 
-    def map(
-        self, function: Callable[[Sequence["SelectedTensor"]], Any], tensors: Sequence["SelectedTensor"]
-    ) -> Iterator[Any]:
+    def map(self, function: OfPart, tensors: Sequence["SelectedTensor"]) -> Iterator[Any]:
         """What a function says of the tensors of each file, in their order."""
         yield from self._results(self.hold(function, tensors))
 
-    def hold(
-        self, function: Callable[[Sequence["SelectedTensor"]], Any], tensors: Sequence["SelectedTensor"]
-    ) -> list[Any]:
+    def hold(self, function: OfPart, tensors: Sequence["SelectedTensor"]) -> list[Any]:
         """The same as futures: what it says stays with the workers."""
-        return [self.client.submit(_on_worker, function, part, retries=RETRIES, pure=False) for part in _parts(tensors)]
+        return [self.client.submit(_on_worker, function, part, pure=False) for part in _parts(tensors)]
 
     def pick(self, held: Sequence[Any], item: int) -> Iterator[Any]:
         """One item of each of the tuples that workers hold, in the order of files."""
@@ -78,25 +75,33 @@ def _parts(tensors: Sequence["SelectedTensor"]) -> list[Part]:
     return [tuple(part) for part in files.values()]
 
 
-def _on_worker(function: Callable[[Sequence["SelectedTensor"]], Any], part: Part) -> Any:
+def _on_worker(function: OfPart, part: Part) -> Any:
     from nbquant.quantization.selection import SelectedTensor
 
     def selected(t: _Travelling) -> SelectedTensor:
-        h = None if t.sensitivity is None else _mapped(t.sensitivity)
-        return SelectedTensor(t.name, t.layer, _mapped(t.weight), h, t.weight, t.sensitivity)
+        weight, of_weight = _mapped(t.weight)
+        h, of_h = (None, None) if t.sensitivity is None else _mapped(t.sensitivity)
+        return SelectedTensor(t.name, t.layer, weight, h, of_weight, of_h)
 
     return function(tuple(map(selected, part)))
 
 
-def _mapped(source: FileSlice) -> Tensor:
+def _mapped(source: FileSlice) -> tuple[Tensor, FileSlice]:
+    """The values, and where they are on this machine."""
     file = _opened(source.path, source.version)
     for name, stored in file.tensors.items():
-        if stored.source == source:
-            return file.tensor(name)
+        if _anywhere(stored.source) == _anywhere(source):
+            return file.tensor(name), stored.source
     raise ValueError(
         f"{str(source.path)!r} must be for the workers the file that was selected from, but is another one or was "
         "changed: select again, from a folder that all of them share."
     )
+
+
+def _anywhere(source: FileSlice) -> tuple[int, ...]:
+    """What is alike on all machines that share a file: where in it, its size and when its content was changed."""
+    _device, _inode, size, content_changed, _entry_changed = source.version
+    return source.offset, source.size, size, content_changed
 
 
 @lru_cache(FILES_OPEN)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 import nbquant as nq
 from nbquant.analysis import statistics
 from nbquant.progress import Cancelled
+from nbquant.quantization import workers
 from nbquant.quantization.workers import Workers
 
 distributed = pytest.importorskip("distributed")
@@ -180,6 +182,19 @@ def test_file_that_was_changed_is_refused(tmp_path, client):
     save_file({"0.weight": torch.randn(10, 10)}, tmp_path / "weights-0.safetensors")
     with pytest.raises(ValueError, match="select again"):
         list(selection.workers.map(names_and_worker, selection.tensors))
+
+
+def test_file_is_known_on_another_machine(checkpoint):
+    """There a shared folder has another device number, and its own time of the last change of the entry."""
+    tensor = nq.select(*checkpoint).tensors[1]
+    source = tensor.weight_source
+    _device, inode, size, changed, _entry = source.version
+    elsewhere = replace(source, version=(99, inode, size, changed, 1))
+    found, own = workers._mapped(elsewhere)
+    assert own == source
+    assert torch.equal(found, tensor.weight)
+    with pytest.raises(ValueError, match="select again"):
+        workers._mapped(replace(source, version=(99, inode, size, changed + 1, 1)))
 
 
 def test_what_workers_cannot_read_is_refused(checkpoint, client):
