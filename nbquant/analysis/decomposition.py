@@ -8,9 +8,9 @@ import pandas as pd
 from torch import Tensor, nn
 
 from nbquant.analysis.prediction import predict_loss
+from nbquant.losses import Loss
 from nbquant.progress import Progress, track
 from nbquant.quantization.quantized import Quantized
-from nbquant.sensitivity.problem import Loss
 
 OFF = 2.0
 """Factor between prediction and measurement from which on the second-order picture counts as broken."""

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nbquant.kernels import dispatch
+from nbquant.losses import Loss, batch_loss
 from nbquant.nested import call, map_tensors
 from nbquant.progress import Progress, track
 from nbquant.quantization.quantized import Quantized
 from nbquant.sensitivity.batch import Batch
-from nbquant.sensitivity.problem import Loss, Problem, undisturbed, wide
+from nbquant.sensitivity.loss import wide
+from nbquant.sensitivity.problem import Problem, undisturbed
 from nbquant.sensitivity.second_order import loss_gradient, second_order
 
 
@@ -81,17 +83,20 @@ def predict_loss(
     diagonal = _diagonal(quantized, parameters, sensitivity)
     after = quantized.apply(model).eval()
     change = {name: after.get_parameter(name).detach() - p.detach() for name, p in parameters.items()}
-    counted = track(batches, "prediction", progress)
-    problem = Problem(model, parameters, counted, loss or functional.cross_entropy, progress=False)
-    totals, samples = np.zeros(4), 0
+    ticking = track(batches, "prediction", progress)
+    problem = Problem(model, parameters, ticking, loss or functional.cross_entropy, progress=False)
+    totals, samples, counted = np.zeros(4), 0, 0.0
     with undisturbed(model, parameters.values()), second_order():
         for batch in problem:
             gradient, quadratic = _derivatives(problem, batch, change, first=samples == 0)
-            measured = _loss(problem, after, batch) - _loss(problem, model, batch)
+            before, mass = _loss(problem, model, batch)
+            measured = _loss(problem, after, batch)[0] - before
+            if not mass:
+                continue
             curvature = _gauss_newton(problem, batch, change) if gauss_newton else 0.0
-            totals += batch.size * np.array([gradient, quadratic, measured, curvature])
-            samples += batch.size
-    gradient, quadratic, measured, curvature = (totals / samples).tolist()
+            totals += mass * np.array([gradient, quadratic, measured, curvature])
+            samples, counted = samples + batch.size, counted + mass
+    gradient, quadratic, measured, curvature = (totals / max(counted, 1e-300)).tolist()
     return LossPrediction(gradient, diagonal, quadratic, measured, samples, curvature if gauss_newton else None)
 
 
@@ -117,7 +122,7 @@ def _diagonal(
 def _derivatives(problem: Problem, batch: Batch, change: Mapping[str, Tensor], first: bool) -> tuple[float, float]:
     """gᵀδ and ½δᵀHδ of one batch; on return its graph is gone."""
     parameters, steps = list(problem.parameters.values()), list(change.values())
-    gradient = loss_gradient(problem, batch, first)
+    gradient, _ = loss_gradient(problem, batch, first)
     slope = _dot(gradient, steps)
     curved = [(g, d) for g, d in zip(gradient, steps, strict=True) if g.requires_grad]
     if not curved:
@@ -152,7 +157,7 @@ def _gauss_newton(problem: Problem, batch: Batch, change: Mapping[str, Tensor]) 
         [b for b, _ in pairs], dummies, [d for _, d in pairs], allow_unused=True, materialize_grads=True
     )
     replaced = {id(z): z.detach().requires_grad_(True) for z in outputs}
-    loss = problem.mean_loss(map_tensors(lambda z: replaced.get(id(z), z), output), batch)
+    loss, _ = problem.mean_loss(map_tensors(lambda z: replaced.get(id(z), z), output), batch)
     leaves = [replaced[id(z)] for z in outputs]
     slopes = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
     curved = [(s, u) for s, u in zip(slopes, moved, strict=True) if s.requires_grad]
@@ -169,6 +174,8 @@ def _dot(left: Iterable[Float[Tensor, "..."]], right: Iterable[Float[Tensor, "..
     return sum(float(torch.dot(a.to(wide(a.dtype)), b.to(wide(b.dtype)))) for a, b in pairs)
 
 
-def _loss(problem: Problem, model: nn.Module, batch: Batch) -> float:
+def _loss(problem: Problem, model: nn.Module, batch: Batch) -> tuple[float, float]:
+    """Mean loss of a batch, and the number it counts by."""
     with torch.no_grad():
-        return float(problem.mean_loss(call(model, batch.inputs), batch))
+        value, mass = batch_loss(problem.loss, call(model, batch.inputs), batch.target, batch.size)
+    return float(value), mass

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from nbquant.sensitivity.problem import Estimate, Problem, wide
+from nbquant.sensitivity.loss import wide
+from nbquant.sensitivity.problem import Estimate, Problem
 from nbquant.sensitivity.second_order import loss_gradient
 
 _DECAY = 0.999
@@ -24,7 +25,9 @@ def adam(problem: Problem) -> Estimate:
         return _from_optimizer(problem, problem.optimizer), 0
     total, samples, step = problem.zeros(), 0, 0
     for batch in problem:
-        gradients = loss_gradient(problem, batch, first=samples == 0, create_graph=False)
+        gradients, mass = loss_gradient(problem, batch, first=samples == 0, create_graph=False)
+        if not mass:
+            continue
         samples, step = samples + batch.size, step + 1
         for v, g in zip(total.values(), gradients, strict=True):
             v.mul_(_DECAY).add_(_dense(g).to(v.dtype).square(), alpha=1 - _DECAY)

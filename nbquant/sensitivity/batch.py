@@ -1,65 +1,60 @@
-"""A batch: nested tensors with samples along their first dimension."""
+"""A batch, and what part of its inputs belongs to which sample."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from nbquant.nested import map_tensors
+from nbquant.nested import map_tensors, tensors_in
+
+Axes = tuple[int | None, ...]
+"""Dimension that counts the samples, of each tensor of a nest in its order; None for what all samples share."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples, along the first dimension of every tensor that has one entry a sample.
+    """Samples.
 
     Attributes:
-        inputs: What the model is called with: a tensor, or a tuple, list or dict of arguments.
+        inputs: What the model is called with: a tensor, or a tuple, list or mapping of arguments.
         target: What the loss compares the output with.
         size: Number of samples.
+        axes: Dimension of each input tensor that counts the samples; None where that is not known.
     """
 
     inputs: Any
     target: Any
     size: int
+    axes: Axes | None = None
 
     def part(self, start: int, stop: int) -> "Batch":
-        """Samples ``start`` to ``stop``, as a batch."""
-
-        def cut(tensor: Tensor) -> Tensor:
-            return tensor[start:stop] if has_samples(tensor, self.size) else tensor
-
-        return Batch(map_tensors(cut, self.inputs), map_tensors(cut, self.target), min(stop, self.size) - start)
-
-    def twice(self) -> "Batch":
-        """The same samples, each two times."""
-
-        def repeat(tensor: Tensor) -> Tensor:
-            return torch.cat([tensor, tensor]) if has_samples(tensor, self.size) else tensor
-
-        return Batch(map_tensors(repeat, self.inputs), map_tensors(repeat, self.target), 2 * self.size)
+        """Cut out the inputs of samples ``start`` to ``stop``; the target stays whole."""
+        assert self.axes is not None
+        return Batch(cut(self.inputs, self.axes, start, stop), self.target, min(stop, self.size) - start, self.axes)
 
 
-def has_samples(tensor: Tensor, size: int) -> bool:
-    """Whether the first dimension counts the samples."""
-    return tensor.ndim > 0 and tensor.shape[0] == size
+def cut(nest: Any, axes: Axes, start: int, stop: int) -> Any:
+    """Narrow the tensors of a nest along their axes."""
+    following = iter(axes)
+
+    def narrow(tensor: Tensor) -> Tensor:
+        axis = next(following)
+        return tensor if axis is None else tensor.narrow(axis, start, min(stop, tensor.shape[axis]) - start)
+
+    return map_tensors(narrow, nest)
 
 
-def sample_dims(value: Any, size: int) -> Any:
-    """The nest with 0 for a tensor that has one entry a sample and None for all else, as ``vmap`` wants it."""
-    if isinstance(value, Tensor):
-        return 0 if has_samples(value, size) else None
-    if isinstance(value, Mapping):
-        return {key: sample_dims(item, size) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        items = [sample_dims(item, size) for item in value]
-        return tuple(items) if isinstance(value, tuple) else items
-    return None
+def repeated(nest: Any, axes: Axes) -> Any:
+    """Repeat every sample of a nest once."""
+    following = iter(axes)
+
+    def twice(tensor: Tensor) -> Tensor:
+        axis = next(following)
+        return tensor if axis is None else tensor.repeat_interleave(2, axis)
+
+    return map_tensors(twice, nest)
 
 
 def first_tensor(value: Any) -> Tensor | None:
-    """The first tensor of the nest that has a dimension."""
-    found: list[Tensor] = []
-    map_tensors(lambda tensor: found.append(tensor) if tensor.ndim > 0 else None, value)
-    return found[0] if found else None
+    """Find the first tensor of a nest that has a dimension."""
+    return next((tensor for tensor in tensors_in(value) if tensor.ndim), None)

@@ -9,8 +9,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from nbquant.sensitivity.batch import Batch
-from nbquant.sensitivity.loss import gradient, hessian_diagonal
-from nbquant.sensitivity.problem import Estimate, Problem, wide
+from nbquant.sensitivity.layout import Layout, sized
+from nbquant.sensitivity.loss import wide
+from nbquant.sensitivity.problem import Estimate, Problem
 
 _ADVICE = 'it takes chains of layers only: use method="gauss_newton" or "gauss_newton_sampled".'
 _LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -52,26 +53,31 @@ def becker_lecun(problem: Problem) -> Estimate:
 
     Source: Becker & Le Cun, "Improving the convergence of back-propagation learning with second order methods", 1988.
     """
-    total, samples = problem.zeros(), 0
+    total, samples, counted = problem.zeros(), 0, 0.0
+    layout = Layout()
     names = {id(p): name for name, p in problem.parameters.items()}
     model = nn.Sequential(problem.model)  # so that a network which is one layer has its layer inside
     graph = _trace(model)
-    for batch in problem:
+    for batch in sized(problem, layout):
         steps, values = _run(graph, model, batch)
         z = values[-1].to(wide(values[-1].dtype))
-        problem.mean_loss(z, batch)
+        axes = (layout.outputs[0] or 0,) if layout.outputs else None
+        loss = problem.output_loss(z, [z], axes, batch)
+        problem.check(loss.recorded, batch, loss.mass)
         if samples == 0:
             problem.check_mean(z, batch)
-        samples += batch.size
-        g = gradient(problem.loss, z, batch.target).detach()
-        s = hessian_diagonal(problem.loss, z, batch.target).detach()
+        samples, counted = samples + batch.size, counted + loss.mass
+        if not loss.mass:
+            continue
+        (g,) = (slope * loss.mass for slope in loss.gradient())
+        (s,) = loss.diagonal()
         for step, x, y in zip(reversed(steps), reversed(values[:-1]), reversed(values[1:]), strict=True):
             if step.layer is not None and step.kind in ("linear", "norm"):
                 for p, h in _parameters(step, x, s):
                     if id(p) in names:
                         total[names[id(p)]] += h
             s, g = _backward(step, x, y, s, g)
-    return {name: h / samples for name, h in total.items()}, samples
+    return {name: h / max(counted, 1e-300) for name, h in total.items()}, samples
 
 
 def _trace(model: nn.Sequential) -> fx.GraphModule:

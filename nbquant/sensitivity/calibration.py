@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from nbquant.losses import Loss
 from nbquant.progress import Progress
 from nbquant.quantization.moments import LayerMoments
 from nbquant.sensitivity.layers import windows
-from nbquant.sensitivity.loss import hessian_draws
-from nbquant.sensitivity.problem import Loss, Problem, undisturbed, wide
+from nbquant.sensitivity.layout import floating
+from nbquant.sensitivity.loss import wide
+from nbquant.sensitivity.problem import Problem, undisturbed
 
 PLACES = 1 << 17  # of all samples, that moments are taken of; more say hardly anything new …
 PLACES_OF_EACH = 32  # … beside so many for each input
@@ -144,28 +146,34 @@ def calibrate(
     problem = Problem(model, parameters, batches, loss or functional.cross_entropy, draws, seed, None, progress)
     sums: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
-    inputs, samples, generator = [], 0, problem.generator()
+    inputs, samples, mass, generator = [], 0, 0.0, problem.generator()
     with undisturbed(model, parameters.values()):
         for batch in problem:
             with _watched(layers) as met:
                 output = problem.call(batch)
-            z = output.detach().to(wide(output.dtype))
-            problem.mean_loss(z, batch)
-            samples += batch.size
+            outputs = floating(output)
+            loss_at = problem.output_loss(output, outputs, None, batch)
+            problem.check(loss_at.recorded, batch, loss_at.mass)
+            samples, mass = samples + batch.size, mass + loss_at.mass
             inputs.append(batch.inputs)
             for name, _ in met:
                 sums.setdefault(name, torch.zeros((), dtype=torch.float64))
                 calls[name] = sum(name == other for other, _ in met)
-            for sign, block in hessian_draws(problem.loss, z, batch.target, draws, generator):
-                for vector in block:
+            for sign, block in loss_at.draws(draws, generator):
+                pairs = [(z, v[0]) for z, v in zip(outputs, block, strict=True) if v is not None and z.requires_grad]
+                if pairs:
                     ends = [end for _, end in met]
                     gradients = torch.autograd.grad(
-                        output, ends, vector.to(output.dtype), retain_graph=True, allow_unused=True
+                        [z for z, _ in pairs],
+                        ends,
+                        [v.to(z.dtype) for z, v in pairs],
+                        retain_graph=True,
+                        allow_unused=True,
                     )
                     for (name, _), g in zip(met, gradients, strict=True):
                         if g is not None:
                             sums[name] = sums[name] + sign * _squares(layers[name], g)
-    known = {name: (total / samples).clamp(min=0) for name, total in sums.items() if total.ndim}
+    known = {name: (total / mass).clamp(min=0) for name, total in sums.items() if total.ndim}
     return ModelCalibration(model, tuple(inputs), known, calls, samples)
 
 

@@ -1,7 +1,11 @@
 """Empirical Fisher information: squared gradients at the true labels."""
 
-from nbquant.sensitivity.loss import gradient
-from nbquant.sensitivity.per_sample import mean_squared_gradients
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from nbquant.sensitivity.loss import Block, OutputLoss
+from nbquant.sensitivity.per_sample import squared_gradient_sums
 from nbquant.sensitivity.problem import Estimate, Problem
 
 
@@ -11,6 +15,12 @@ def empirical_fisher(problem: Problem) -> Estimate:
     Not the Hessian, nor an unbiased estimate of it: it vanishes where every sample is fitted. Kunstner et al.
     (arXiv:1905.12558) say when it misleads.
     """
-    return mean_squared_gradients(
-        problem, lambda z, target: [(1.0, gradient(problem.loss, z, target).detach().unsqueeze(0))]
-    )
+    sums = squared_gradient_sums(problem, _gradient, independent=False)
+    factor = sums.samples / max(sums.mass, 1e-300) ** 2
+    return {name: square * factor for name, square in sums.squares.items()}, sums.samples
+
+
+def _gradient(loss: OutputLoss) -> Iterator[Block]:
+    """Gradient of mass · L, which is a sum over samples."""
+    vectors: list[Tensor | None] = [slope.unsqueeze(0) * loss.mass for slope in loss.gradient()]
+    yield 1.0, vectors

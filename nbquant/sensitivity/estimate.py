@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nbquant.losses import Loss
 from nbquant.progress import Progress
 from nbquant.sensitivity.adam import adam
 from nbquant.sensitivity.becker_lecun import becker_lecun
@@ -19,7 +20,7 @@ from nbquant.sensitivity.exact import exact
 from nbquant.sensitivity.gauss_newton import gauss_newton
 from nbquant.sensitivity.gauss_newton_sampled import gauss_newton_sampled
 from nbquant.sensitivity.hutchinson import hutchinson
-from nbquant.sensitivity.problem import Estimate, Loss, Problem, undisturbed
+from nbquant.sensitivity.problem import Estimate, Problem, undisturbed
 from nbquant.sensitivity.result import Sensitivity
 
 

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from nbquant.sensitivity.problem import Estimate, Problem, wide
+from nbquant.sensitivity.layout import sized
+from nbquant.sensitivity.loss import wide
+from nbquant.sensitivity.problem import Estimate, Problem
 from nbquant.sensitivity.second_order import loss_gradient, second_order
 
 MAX_PARAMETERS = 20_000
@@ -21,15 +23,15 @@ def exact(problem: Problem) -> Estimate:
             f"the exact Hessian diagonal takes one backward pass per parameter and is limited to {MAX_PARAMETERS:,}, "
             f'but {count:,} are chosen: choose fewer with parameters=, or use method="gauss_newton".'
         )
-    total, samples = problem.zeros(), 0
-    for batch in problem:
+    total, samples, counted = problem.zeros(), 0, 0.0
+    for batch in sized(problem):
         with second_order():
-            gradients = loss_gradient(problem, batch, first=samples == 0)
-            samples += batch.size
+            gradients, mass = loss_gradient(problem, batch, first=samples == 0)
+            samples, counted = samples + batch.size, counted + mass
             for (name, p), g in zip(problem.parameters.items(), gradients, strict=True):
                 if g.requires_grad:
-                    total[name] += batch.size * _diagonal(g, p).to(wide(p.dtype))
-    return {name: h / samples for name, h in total.items()}, samples
+                    total[name] += mass * _diagonal(g, p).to(wide(p.dtype))
+    return {name: h / max(counted, 1e-300) for name, h in total.items()}, samples
 
 
 def _diagonal(gradient: Tensor, p: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Sampled diagonal of the generalized Gauss-Newton matrix, for the price of a gradient."""
 
-from nbquant.sensitivity.loss import hessian_draws
-from nbquant.sensitivity.per_sample import mean_squared_gradients
+from nbquant.sensitivity.per_sample import squared_gradient_sums
 from nbquant.sensitivity.problem import Estimate, Problem
 
 
@@ -12,6 +11,4 @@ def gauss_newton_sampled(problem: Problem) -> Estimate:
     information); for any other loss, random signs times a factor of its Hessian.
     """
     generator = problem.generator()
-    return mean_squared_gradients(
-        problem, lambda z, target: hessian_draws(problem.loss, z, target, problem.draws, generator)
-    )
+    return squared_gradient_sums(problem, lambda loss: loss.draws(problem.draws, generator), independent=True).mean()

@@ -2,7 +2,9 @@
 
 import torch
 
-from nbquant.sensitivity.problem import Estimate, Problem, wide
+from nbquant.sensitivity.layout import sized
+from nbquant.sensitivity.loss import wide
+from nbquant.sensitivity.problem import Estimate, Problem
 from nbquant.sensitivity.second_order import loss_gradient, second_order
 
 
@@ -16,11 +18,11 @@ def hutchinson(problem: Problem) -> Estimate:
     """
     generator = problem.generator()
     parameters = list(problem.parameters.values())
-    total, samples = problem.zeros(), 0
-    for batch in problem:
+    total, samples, counted = problem.zeros(), 0, 0.0
+    for batch in sized(problem):
         with second_order():
-            gradient = loss_gradient(problem, batch, first=samples == 0)
-            samples += batch.size
+            gradient, mass = loss_gradient(problem, batch, first=samples == 0)
+            samples, counted = samples + batch.size, counted + mass
             curved = [(p, g) for p, g in zip(parameters, gradient, strict=True) if g.requires_grad]
             for _ in range(problem.draws if curved else 0):
                 probe = {
@@ -33,5 +35,5 @@ def hutchinson(problem: Problem) -> Estimate:
                 )
                 for (name, v), product in zip(probe.items(), products, strict=True):
                     if product is not None:
-                        total[name] += (v * product).to(wide(product.dtype)) * (batch.size / problem.draws)
-    return {name: h / samples for name, h in total.items()}, samples
+                        total[name] += (v * product).to(wide(product.dtype)) * (mass / problem.draws)
+    return {name: h / max(counted, 1e-300) for name, h in total.items()}, samples

@@ -7,37 +7,41 @@ of a convolution, the words of a sentence), the places are added before squaring
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nbquant.sensitivity.problem import wide
+from nbquant.sensitivity.loss import wide
 
 Squares = dict[str, Tensor]
 _CHUNK = 1 << 19  # entries of the largest temporary: small enough to stay near the processor
 
 
 def squared_gradients(
-    layer: nn.Module, x: Float[Tensor, "batch ..."], g: Float[Tensor, "v batch ..."], names: frozenset[str]
+    layer: nn.Module, inputs: tuple[Any, ...], g: Float[Tensor, "v batch ..."], names: frozenset[str]
 ) -> Squares:
-    """Σ_v Σ_n (per-sample gradient)² of the parameters ``names`` of ``layer``.
+    """Compute Σ_v Σ_n (per-sample gradient)² of the parameters ``names`` of ``layer``.
 
     Args:
         layer: A layer for which :func:`is_supported` holds.
-        x: Its input.
+        inputs: Its arguments, the first of them x.
         g: Gradients with respect to its output.
         names: Names of the layer's own parameters, as "weight".
     """
     dtype = wide(g.dtype)
+    x, *others = inputs
     x = x.detach().to(dtype) if x.is_floating_point() else x.detach()
-    return _LAYERS[type(layer)](layer, x, g.to(dtype), names)
+    formula = _formula(layer)
+    assert formula is not None
+    return formula(layer, x, g.to(dtype), names, *others)
 
 
 def is_supported(layer: nn.Module) -> bool:
-    """Whether there is a formula for this layer: by its exact type, as a subclass may compute something else."""
-    if type(layer) not in _LAYERS:
+    """Whether there is a formula for this layer: that of its class, or of the one whose ``forward`` it inherits."""
+    if _formula(layer) is None:
         return False
     if isinstance(layer, nn.modules.conv._ConvNd):
         return layer.padding_mode == "zeros"
@@ -45,10 +49,34 @@ def is_supported(layer: nn.Module) -> bool:
         return layer.running_mean is not None
     if isinstance(layer, nn.Embedding):
         return layer.max_norm is None and not layer.scale_grad_by_freq
+    if isinstance(layer, nn.EmbeddingBag):
+        return layer.max_norm is None and not layer.scale_grad_by_freq and layer.mode in ("sum", "mean")
     return True
 
 
-def _linear(layer: nn.Linear, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
+def parameters_of(layer: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters that the formula of a layer covers."""
+    return ("weight", "bias") if _formula(layer) is not None else ()
+
+
+def _formula(layer: nn.Module) -> Callable[..., Squares] | None:
+    """The formula of the class that a layer takes its ``forward`` from."""
+    if "forward" in vars(layer):
+        return None
+    own = type(layer).forward
+    for kind in type(layer).__mro__:
+        if kind in _LAYERS:
+            same = own is kind.forward and getattr(type(layer), "_conv_forward", None) is getattr(
+                kind, "_conv_forward", None
+            )
+            return _LAYERS[kind] if same else None
+    # transformers need not be installed
+    if type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils":
+        return _transposed_linear
+    return None
+
+
+def _linear(layer: nn.Module, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
     out: Squares = {}
     if x.ndim == 2:  # (g_o x_i)² = g_o² x_i²: one matrix product for all samples and vectors
         energy = g.square().sum(0)
@@ -65,6 +93,12 @@ def _linear(layer: nn.Linear, x: Tensor, g: Tensor, names: frozenset[str]) -> Sq
     return out
 
 
+def _transposed_linear(layer: nn.Module, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
+    """The ``Conv1D`` of GPT-2: a linear layer whose weight is [in, out]."""
+    found = _linear(layer, x, g, names)
+    return {name: square.T if name == "weight" else square for name, square in found.items()}
+
+
 def _convolution(layer: nn.modules.conv._ConvNd, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
     out: Squares = {}
     g = g.flatten(3)
@@ -76,10 +110,41 @@ def _convolution(layer: nn.modules.conv._ConvNd, x: Tensor, g: Tensor, names: fr
     return out
 
 
+def _transposed_convolution(
+    layer: nn.modules.conv._ConvTransposeNd, x: Tensor, g: Tensor, names: frozenset[str], *_: Any
+) -> Squares:
+    """A convolution of the gradients: every input place meets the kernel's window of the output."""
+    out: Squares = {}
+    if "weight" in names:
+        rows = x.flatten(2).unflatten(1, (layer.groups, -1)).unsqueeze(0)  # [1, B, groups, in, places]
+        total = torch.zeros(layer.weight.shape, dtype=g.dtype, device=g.device)
+        for vector in g:
+            seen = windows(layer, vector)
+            # An output padding adds places that no input meets.
+            for d, n in enumerate(x.shape[2:]):
+                seen = seen.narrow(d + 3 + len(layer.kernel_size), 0, n)
+            total += _outer(rows, seen).reshape(layer.weight.shape)
+        out["weight"] = total
+    if "bias" in names:
+        out["bias"] = g.flatten(3).sum(3).square().sum((0, 1))
+    return out
+
+
+def _prelu(layer: nn.PReLU, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
+    """Slopes of channels (the second dimension), or one of all entries."""
+    product = g * x.clamp(max=0)
+    if layer.num_parameters == 1:
+        return {"weight": product.flatten(2).sum(2).square().sum().reshape(1)}
+    places = tuple(range(3, g.ndim))
+    return {"weight": (product.sum(places) if places else product).square().sum((0, 1))}
+
+
 def windows(layer: nn.modules.conv._ConvNd, x: Tensor) -> Float[Tensor, "batch groups inputs *k_and_places"]:
     """What the kernel sees at every place, as a view: [B, groups, in/groups, *kernel, *places]."""
     dims = len(layer.kernel_size)
-    if layer.padding == "same":
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        pads = [(int(p), int(p)) for p in layer.padding]
+    elif layer.padding == "same":
         totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         pads = [(total // 2, total - total // 2) for total in totals]
     elif layer.padding == "valid":
@@ -150,6 +215,11 @@ def _layer_norm(layer: nn.LayerNorm, x: Tensor, g: Tensor, names: frozenset[str]
     return _affine(x_hat, g, names, tuple(range(2, g.ndim - len(layer.normalized_shape))))
 
 
+def _rms_norm(layer: nn.RMSNorm, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
+    x_hat = functional.rms_norm(x, layer.normalized_shape, eps=layer.eps)
+    return _affine(x_hat, g, names, tuple(range(2, g.ndim - len(layer.normalized_shape))))
+
+
 def _embedding(layer: nn.Embedding, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
     """Words of a sample that are the same share a row: their gradients are added before squaring."""
     rows = layer.num_embeddings
@@ -165,6 +235,24 @@ def _embedding(layer: nn.Embedding, x: Tensor, g: Tensor, names: frozenset[str])
     return {"weight": out}
 
 
+def _embedding_bag(layer: nn.EmbeddingBag, x: Tensor, g: Tensor, names: frozenset[str], *others: Any) -> Squares:
+    """Bags of one length, a row of ids each; an id that comes again adds its weights before squaring."""
+    counts = (x != layer.padding_idx) if layer.padding_idx is not None else torch.ones_like(x, dtype=torch.bool)
+    factor = counts.to(g.dtype)
+    own = next((w for w in others if isinstance(w, Tensor) and w.is_floating_point()), None)
+    if own is not None:
+        factor = factor * own.detach().to(g.dtype)
+    elif layer.mode == "mean":
+        factor = factor / counts.sum(1, keepdim=True).clamp(min=1)
+    sample = torch.arange(len(x), device=x.device)[:, None].expand_as(x)
+    pairs, index = torch.unique(sample * layer.num_embeddings + x, return_inverse=True)
+    share = g.new_zeros(len(pairs)).index_add_(0, index.flatten(), factor.flatten()).square()
+    energy = g.square().sum(0)  # [B, d]
+    out = g.new_zeros(layer.num_embeddings, layer.embedding_dim)
+    out.index_add_(0, pairs % layer.num_embeddings, share[:, None] * energy[pairs // layer.num_embeddings])
+    return {"weight": out}
+
+
 _LAYERS: dict[type[nn.Module], Callable[..., Squares]] = {
     nn.Linear: _linear,
     nn.Conv1d: _convolution,
@@ -175,5 +263,11 @@ _LAYERS: dict[type[nn.Module], Callable[..., Squares]] = {
     nn.BatchNorm3d: _batch_norm,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
+    nn.RMSNorm: _rms_norm,
     nn.Embedding: _embedding,
+    nn.EmbeddingBag: _embedding_bag,
+    nn.PReLU: _prelu,
+    nn.ConvTranspose1d: _transposed_convolution,
+    nn.ConvTranspose2d: _transposed_convolution,
+    nn.ConvTranspose3d: _transposed_convolution,
 }

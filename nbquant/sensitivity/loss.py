@@ -1,221 +1,358 @@
-"""Derivatives of the loss with respect to the network's output, one sample at a time.
+"""Derivatives of the loss of a batch with respect to the network's outputs.
 
-Throughout, z is a batch of outputs [B, ...] and K the number of outputs a sample; ℓ(z_n, t_n) is the loss of a single
-sample, the loss of a batch being their mean. Cross-entropy and squared error have closed forms; any other loss is
-differentiated on batches of one.
+Nothing here guesses which targets belong to which sample: all derivatives are those of the loss of the whole batch.
+Losses that end in one of torch's have closed forms (:mod:`nbquant.losses`); any other loss is differentiated twice.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Float, Shaped
-from torch import Tensor, nn
-from torch.nn import functional
+from jaxtyping import Float, Int64
+from torch import Tensor
 
+from nbquant.losses import Loss, Recorded, Term, record
 from nbquant.nested import map_tensors
-from nbquant.sensitivity.batch import has_samples, sample_dims
+from nbquant.sensitivity.places import ranks, sample_of_places
 
-Loss = Callable[[Any, Any], Tensor]
-Block = tuple[float, Float[Tensor, "v batch ..."]]
-"""A sign and vectors in output space: h += sign · Σ_v (Jᵀ vector)²."""
+Block = tuple[float, list[Tensor | None]]
+"""A sign and v vectors in output space, [v, *z.shape] for each output z (None: zeros): h += sign · Σ_v (Jᵀ vector)²."""
 
 MAX_COLUMNS = 20_000
-MAX_OUTPUTS = 2_048  # of a loss without closed form: its K × K Hessian is formed for every sample
+MAX_OUTPUTS = 2_048  # of a sample, for a loss without closed form: its K × K Hessian is formed
 _BLOCK = 1 << 24  # entries of one block of columns
-_NO_VMAP = (RuntimeError, NotImplementedError, ValueError, TypeError)
 
 
-def is_known(loss: Loss) -> str | None:
-    """Name of the closed form that fits ``loss``: "cross_entropy", "mse", or None."""
-    if loss is functional.cross_entropy:
-        return "cross_entropy"
-    if loss is functional.mse_loss:
-        return "mse"
-    if type(loss) is nn.MSELoss and loss.reduction == "mean":
-        return "mse"
-    if type(loss) is nn.CrossEntropyLoss and loss.reduction == "mean" and loss.weight is None:
-        return "cross_entropy" if loss.label_smoothing == 0 and loss.ignore_index == -100 else None
-    return None
+@dataclass(frozen=True, eq=False)
+class OutputLoss:
+    """The loss L of a batch as a function of the network's outputs z.
 
-
-def single_losses(loss: Loss, z: Float[Tensor, "batch ..."], target: Any) -> Float[Tensor, " batch"]:
-    """Loss of each sample, as a batch of one."""
-    return torch.stack([loss(z[n : n + 1], _sample(target, n, len(z))).reshape(()) for n in range(len(z))])
-
-
-def gradient(loss: Loss, z: Float[Tensor, "batch ..."], target: Any) -> Float[Tensor, "batch ..."]:
-    """∂ℓ(z_n, t_n)/∂z_n for every sample."""
-    target = _like(target, z)
-    if is_known(loss):
-        if is_known(loss) == "cross_entropy":
-            _target_mass(z, target)
-        leaf = z.detach().requires_grad_()
-        return torch.autograd.grad(loss(leaf, target), leaf)[0] * len(z)
-    try:
-        return _vmap(torch.func.grad(_on_one(loss, len(z), target)), z, target)
-    except _NO_VMAP:
-        leaf = z.detach().requires_grad_()
-        return torch.autograd.grad(single_losses(loss, leaf, target).sum(), leaf)[0]
-
-
-def hessian_diagonal(loss: Loss, z: Float[Tensor, "batch ..."], target: Any) -> Float[Tensor, "batch ..."]:
-    """∂²ℓ(z_n, t_n)/∂z_n² for every output of every sample."""
-    match is_known(loss):
-        case "cross_entropy":
-            p = z.softmax(1)
-            return p * (1 - p) * _target_mass(z, target).unsqueeze(1) / z[0, 0].numel()
-        case "mse":
-            return torch.full_like(z, 2 / z[0].numel())
-        case _:
-            return _hessian(loss, z, target).diagonal(dim1=1, dim2=2).reshape(z.shape)
-
-
-def hessian_columns(loss: Loss, z: Float[Tensor, "batch ..."], target: Any) -> Iterator[Block]:
-    """Columns of S with ∇²ℓ = S Sᵀ, in blocks; two sets, of opposite sign, where ∇²ℓ is not semidefinite.
-
-    For cross-entropy, diag(p) − p pᵀ = R Rᵀ with R = diag(√p)(I − √p √pᵀ). The Householder reflection Q that takes √p
-    to an axis turns R into R Q, whose first column is zero: one backward pass fewer than there are classes.
-
-    Raises:
-        ValueError: More columns than backward passes are reasonable.
+    Attributes:
+        z: The outputs that it is differentiated by: leaves, in float32 or wider.
+        axes: Dimension of each output that counts the samples; None if samples cannot be told apart.
+        recorded: L, and the terms with closed forms that it consists of.
+        samples: Number of samples.
     """
-    match is_known(loss):
-        case "cross_entropy":
-            mass, places = _target_mass(z, target), z[0, 0].numel()
-            classes = z.shape[1]
-            _check_columns((classes - 1) * places)
-            root = z.softmax(1).sqrt().reshape(len(z), classes, places)
-            scale = (mass / places).sqrt().reshape(len(z), places)
-            for start, stop in _ranges(classes - 1, z.numel()):
-                index = torch.arange(start + 1, stop + 1, device=z.device)
-                factor = (root[:, index] / (1 + root[:, :1])).transpose(0, 1)  # [v, B, places]
-                columns = -root * root * factor.unsqueeze(2)
-                columns[:, :, 0] -= root[:, 0] * factor
-                columns[torch.arange(len(index), device=z.device), :, index] += root[:, index].transpose(0, 1)
-                columns *= scale[None, :, None]
-                if places == 1:
-                    yield 1.0, columns.reshape(len(columns), *z.shape)
-                    continue
-                for place in range(places):  # places do not share curvature: one at a time
-                    apart = torch.zeros_like(columns)
-                    apart[..., place] = columns[..., place]
-                    yield 1.0, apart.reshape(len(columns), *z.shape)
-        case "mse":
-            outputs = z[0].numel()
-            _check_columns(outputs)
-            for start, stop in _ranges(outputs, z.numel()):
-                columns = z.new_zeros(stop - start, len(z), outputs)
-                columns[torch.arange(stop - start), :, torch.arange(start, stop)] = math.sqrt(2 / outputs)
-                yield 1.0, columns.reshape(stop - start, *z.shape)
-        case _:
-            for sign, factor in _factors(_hessian(loss, z, target)):
-                for start, stop in _ranges(len(factor), z.numel()):
-                    yield sign, factor[start:stop].reshape(stop - start, *z.shape)
+
+    z: tuple[Float[Tensor, "..."], ...]
+    axes: tuple[int, ...] | None
+    recorded: Recorded
+    samples: int
+
+    @property
+    def value(self) -> Tensor:
+        """L, the mean loss of the batch."""
+        return self.recorded.value
+
+    @cached_property
+    def mass(self) -> float:
+        """Number that the batch counts by; see :meth:`nbquant.losses.Recorded.mass`."""
+        return self.recorded.mass(self.samples)
+
+    @cached_property
+    def terms(self) -> tuple[tuple[Term, Tensor], ...]:
+        """Terms with closed forms, with ∂L/∂term; empty unless all of L's curvature is theirs."""
+        terms = self.recorded.terms
+        if len(terms) == 1 and terms[0][0].value is self.value:
+            return terms
+        if not terms:
+            return ()
+        own = sum((term.value * slope).sum() for term, slope in terms)
+        assert isinstance(own, Tensor)
+        for a, b in zip(self._slopes(self.value), self._slopes(own), strict=True):
+            if (a - b).abs().amax() > 1e-4 * a.abs().amax():
+                return ()
+        return terms
+
+    def _slopes(self, value: Tensor, create_graph: bool = False) -> list[Tensor]:
+        if not value.requires_grad:
+            return [torch.zeros_like(z) for z in self.z]
+        return list(
+            torch.autograd.grad(
+                value,
+                self.z,
+                retain_graph=True,
+                create_graph=create_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        )
+
+    @cached_property
+    def is_separable(self) -> bool:
+        """Whether L's curvature couples no outputs of different samples; True where samples are not told apart."""
+        if self.axes is None or self.samples < 2:
+            return True
+        if self.terms:
+            return all(self._sample_of(term) is not None for term, _ in self.terms)
+        slopes = self._slopes(self.value, create_graph=True)
+        if not any(slope.requires_grad for slope in slopes):
+            return True
+        flat = self._flattened(slopes)
+        generator = torch.Generator(flat.device).manual_seed(0)
+        signs, u = _signs((len(flat), 1), flat, generator), _signs((1, flat.shape[1]), flat, generator)
+        alone, together = (self._product(flat, v) for v in (u.expand_as(flat), signs * u))
+        return bool((together - signs * alone).abs().amax() <= 1e-3 * alone.abs().amax())
+
+    def _product(self, slopes: Float[Tensor, "groups k"], v: Float[Tensor, "groups k"]) -> Float[Tensor, "groups k"]:
+        """∇²L v."""
+        found = torch.autograd.grad(
+            (slopes * v).sum(), self.z, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return self._flattened(found)
+
+    def gradient(self) -> list[Float[Tensor, "..."]]:
+        """Compute ∂L/∂z, for each output."""
+        return [slope.detach() for slope in self._slopes(self.value)]
+
+    def draws(self, count: int, generator: torch.Generator) -> Iterator[Block]:
+        """Draw random vectors v with Σ sign · E[v vᵀ] = mass · ∇²L, those of different samples independent.
+
+        For a softmax p − y, with the label y of each place drawn from the network's own prediction p; random signs
+        times a factor of the Hessian for any other loss.
+        """
+        if self.terms:
+            for _ in range(count):
+                for sign in (1.0, -1.0):
+                    found = [_drawn(term, self._scaled(term, slope, sign), generator) for term, slope in self.terms]
+                    if any(v is not None for v in found):
+                        pulled = self._pulled([None if v is None else v / math.sqrt(count) for v in found])
+                        yield sign, [None if v is None else v[None] for v in pulled]
+            return
+        for sign, factor in self._factors():  # [v, groups, k]
+            for _ in range(count):
+                signs = _signs((len(factor), factor.shape[1]), factor, generator)
+                vector = torch.einsum("vb,vbk->bk", signs, factor) / math.sqrt(count)
+                yield sign, [v[None] for v in self._unflattened(vector)]
+
+    def columns(self) -> Iterator[Block]:
+        """Columns of S with S Sᵀ = mass · ∇²L, one of every sample at a time; two sets where L is not convex in z.
+
+        For a softmax, diag(p) − p pᵀ = R Rᵀ with R = diag(√p)(I − √p √pᵀ). The Householder reflection Q that takes √p
+        to an axis turns R into R Q, whose first column is zero: one backward pass fewer than there are classes.
+
+        Raises:
+            ValueError: More columns than backward passes are reasonable.
+        """
+        _check_columns(self.column_count)
+        if self.terms:
+            for i, (term, slope) in enumerate(self.terms):
+                for sign in (1.0, -1.0):
+                    for block in self._columns_of(term, self._scaled(term, slope, sign), self._slots[i]):
+                        empty: list[Tensor | None] = [None] * len(self.terms)
+                        if self._is_output(term) and len(self.terms) == 1:
+                            yield sign, list(self._placed(block))
+                            continue
+                        for vector in block:
+                            given = [*empty[:i], vector, *empty[i + 1 :]]
+                            yield sign, [None if v is None else v[None] for v in self._pulled(given)]
+            return
+        for sign, factor in self._factors():
+            for start, stop in _ranges(len(factor), factor[0].numel()):
+                parts = [self._unflattened(vector) for vector in factor[start:stop]]
+                yield sign, [torch.stack(part) for part in zip(*parts, strict=True)]
+
+    @property
+    def column_count(self) -> int:
+        """Number of backward passes that :meth:`columns` takes; of a loss without closed form, at the most."""
+        if not self.terms:
+            return self._entries
+        counts = zip(self.terms, self._slots, strict=True)
+        return sum(
+            (int(slots.max()) + 1 if len(slots) else 0) * (_classes(term) - 1 or 1) for (term, _), slots in counts
+        )
+
+    def diagonal(self) -> list[Float[Tensor, "..."]]:
+        """Compute mass · ∂²L/∂z², for each output."""
+        total = [torch.zeros_like(z) for z in self.z]
+        if len(self.terms) == 1 and self._is_output(self.terms[0][0]):
+            ((term, slope),) = self.terms
+            for sign in (1.0, -1.0):
+                scale = self._scaled(term, slope, sign)
+                if term.mass is not None:
+                    p = term.z.detach().softmax(term.dim)
+                    found = p * (1 - p) * scale.unsqueeze(term.dim)
+                else:
+                    found = scale
+                for part, v in zip(total, self._placed(found[None]), strict=True):
+                    part += 0 if v is None else sign * v[0]
+            return total
+        for sign, factor in self._factors():
+            for part, v in zip(total, self._unflattened(factor.square().sum(0)), strict=True):
+                part += sign * v
+        return total
+
+    # Closed forms
+
+    def _is_output(self, term: Term) -> bool:
+        return any(term.z is z for z in self.z)
+
+    def _placed(self, v: Tensor) -> list[Tensor | None]:
+        """Vectors of the only term, as vectors of the outputs."""
+        return [v if z is self.terms[0][0].z else None for z in self.z]
+
+    def _scaled(self, term: Term, slope: Tensor, sign: float) -> Tensor:
+        """Curvature of each place where it has this sign [mass · loss/z²]: the softmax's mass, or the entry's own."""
+        slope = term.slope_of_places(slope) * self.mass
+        if term.mass is not None:
+            return (sign * slope * term.mass).clamp(min=0).expand(term.mass.shape)
+        assert term.again is not None
+        with torch.enable_grad():
+            leaf = term.z.detach().requires_grad_()
+            (first,) = torch.autograd.grad(term.again(leaf).sum(), leaf, create_graph=True)
+            second = torch.zeros_like(leaf)
+            if first.requires_grad:
+                (second,) = torch.autograd.grad(first.sum(), leaf, materialize_grads=True, allow_unused=True)
+        return (sign * slope * second.detach()).clamp(min=0)
+
+    def _pulled(self, vectors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Vectors of the terms, as vectors of the outputs."""
+        if len(self.z) == len(self.terms) == 1 and self._is_output(self.terms[0][0]):
+            return list(vectors)
+        used = [(term.z, v) for (term, _), v in zip(self.terms, vectors, strict=True) if v is not None]
+        return list(
+            torch.autograd.grad(
+                [z for z, _ in used],
+                self.z,
+                [v.to(z.dtype) for z, v in used],
+                retain_graph=True,
+                allow_unused=True,
+            )
+        )
+
+    @cached_property
+    def _slots(self) -> list[Int64[Tensor, "..."]]:
+        """For each term, the number of each place (or entry) within its sample; −1 for places that do not count."""
+        return [ranks(self._sample_of(term), self._counting(term, slope)) for term, slope in self.terms]
+
+    def _counting(self, term: Term, slope: Tensor) -> Tensor:
+        if term.mass is None:
+            return torch.ones(term.z.shape, dtype=torch.bool, device=term.z.device)
+        return (term.mass != 0) & (slope != 0)
+
+    def _sample_of(self, term: Term) -> Int64[Tensor, "..."] | None:
+        return None if self.axes is None else sample_of_places(term, self.z, self.axes, self.samples)
+
+    def _columns_of(self, term: Term, scale: Tensor, slots: Tensor) -> Iterator[Float[Tensor, "v ..."]]:
+        if not scale.any():
+            return
+        root = scale.sqrt()
+        for slot in range(int(slots.max()) + 1):
+            here = slots == slot
+            if term.mass is None:
+                yield (root * here)[None]
+                continue
+            p = term.z.detach().softmax(term.dim).movedim(term.dim, -1)[here].sqrt()  # [places, classes]
+            for start, stop in _ranges(p.shape[-1] - 1, term.z.numel()):
+                index = torch.arange(start + 1, stop + 1, device=p.device)
+                factor = (p[:, index] / (1 + p[:, :1])).T  # [v, places]
+                columns = -(p * p) * factor[:, :, None]
+                columns[:, :, 0] -= p[:, 0] * factor
+                columns[torch.arange(len(index), device=p.device), :, index] += p[:, index].T
+                block = term.z.new_zeros(len(index), *scale.shape, p.shape[-1])
+                block[:, here] = columns * root[here][:, None]
+                yield block.movedim(-1, term.dim + 1)
+
+    # Any other loss
+
+    @property
+    def _entries(self) -> int:
+        """Entries of the outputs a sample, or of all of them where samples cannot be told apart."""
+        return sum(z.numel() for z in self.z) // (self.samples if self.axes is not None else 1)
+
+    def _factors(self) -> list[tuple[float, Float[Tensor, "v groups k"]]]:
+        """√mass times columns √|λ|·q of the positive, then of the negative eigenvalues of the Hessian's blocks."""
+        if self._entries > MAX_OUTPUTS:
+            raise ValueError(
+                f"a loss without closed form allows at most {MAX_OUTPUTS} outputs a sample here, but there are "
+                f"{self._entries}: end it in torch's cross_entropy, mse_loss or binary_cross_entropy_with_logits, or "
+                'use method="empirical_fisher".'
+            )
+        slopes = self._slopes(self.value, create_graph=True)
+        curved = [(z, s) for z, s in zip(self.z, slopes, strict=True) if s.requires_grad]
+        if not curved:
+            return []
+        flat = self._flattened(slopes)  # [groups, k]
+        rows = []
+        for k in range(flat.shape[1]):
+            unit = torch.zeros_like(flat)
+            unit[:, k] = 1
+            rows.append(self._product(flat, unit))
+        hessian = torch.stack(rows, 1)  # [groups, k, k]
+        values, vectors = torch.linalg.eigh((hessian + hessian.mT) * (0.5 * self.mass))
+        floor = values.abs().amax() * hessian.shape[-1] * torch.finfo(values.dtype).eps
+        found = []
+        for sign in (1.0, -1.0):
+            size = (sign * values).where(sign * values > floor, values.new_zeros(()))
+            used = size.any(0)
+            if used.any():
+                found.append((sign, (vectors * size.sqrt().unsqueeze(1))[:, :, used].permute(2, 0, 1)))
+        return found
+
+    def _flattened(self, parts: Sequence[Tensor]) -> Float[Tensor, "groups k"]:
+        if self.axes is None:
+            return torch.cat([part.reshape(1, -1) for part in parts], 1)
+        rows = (part.movedim(axis, 0).flatten(1) for part, axis in zip(parts, self.axes, strict=True))
+        return torch.cat([row if row.ndim > 1 else row[:, None] for row in rows], 1)
+
+    def _unflattened(self, flat: Float[Tensor, "groups k"]) -> list[Tensor]:
+        out, start = [], 0
+        for i, z in enumerate(self.z):
+            count = z.numel() // len(flat)
+            part, start = flat[:, start : start + count], start + count
+            if self.axes is None:
+                out.append(part.reshape(z.shape))
+            else:
+                out.append(part.reshape(z.movedim(self.axes[i], 0).shape).movedim(0, self.axes[i]))
+        return out
 
 
-def hessian_draws(
-    loss: Loss, z: Float[Tensor, "batch ..."], target: Any, draws: int, generator: torch.Generator
-) -> Iterator[Block]:
-    """Random vectors v with E[v vᵀ] = ∇²ℓ, one a sample and draw.
+def output_loss(
+    loss: Loss, output: object, outputs: Sequence[Tensor], axes: tuple[int, ...] | None, target: object, samples: int
+) -> OutputLoss:
+    """Compute the loss of a batch as a function of some of the tensors of its output.
 
-    For cross-entropy p − y with the label y drawn from the network's own distribution p; else S r, r of random signs.
+    Args:
+        loss: The loss.
+        output: The model's output, as it gave it.
+        outputs: The tensors of it to differentiate by.
+        axes: Dimension of each that counts the samples; None if they cannot be told apart.
+        target: Targets; floating ones take the dtype of the outputs.
+        samples: Number of samples.
     """
-    match is_known(loss):
-        case "cross_entropy":
-            mass, places = _target_mass(z, target), z[0, 0].numel()
-            p = z.softmax(1).movedim(1, -1)  # [B, *, C]
-            labels = torch.multinomial(p.reshape(-1, p.shape[-1]), draws, replacement=True, generator=generator)
-            scale = (mass / (places * draws)).sqrt().unsqueeze(-1)
-            blocks = [
-                ((p - functional.one_hot(label, p.shape[-1]).reshape(p.shape)) * scale).movedim(-1, 1)
-                for label in labels.T
-            ]
-            yield 1.0, torch.stack(blocks)
-        case "mse":
-            signs = _signs((draws, *z.shape), z, generator)
-            yield 1.0, signs * math.sqrt(2 / (z[0].numel() * draws))
-        case _:
-            for sign, factor in _factors(_hessian(loss, z, target)):
-                signs = _signs((draws, len(factor), len(z)), z, generator)
-                vectors = torch.einsum("dvb,vbk->dbk", signs, factor) / math.sqrt(draws)
-                yield sign, vectors.reshape(draws, *z.shape)
+    leaves = {id(z): z.detach().to(wide(z.dtype)).requires_grad_() for z in outputs}
+    dtype = next((leaf.dtype for leaf in leaves.values()), torch.float32)
+    with torch.enable_grad():
+        apart = map_tensors(lambda t: leaves.get(id(t), t), output)
+        target = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, target)
+        found = record(lambda: loss(apart, target))
+    return OutputLoss(tuple(leaves[id(z)] for z in outputs), axes, found, samples)
 
 
-def _target_mass(z: Tensor, target: Any) -> Float[Tensor, "batch ..."]:
-    """Σ_c t_c of every place: 1 for a class index."""
-    if torch.is_tensor(target) and target.is_floating_point() and target.shape == z.shape:
-        return target.sum(1)
-    if int((target == -100).sum()):
-        raise ValueError(
-            f"{int((target == -100).sum())} of {target.numel()} targets are -100 (ignored), so the mean over samples "
-            "is not defined: leave them out, or pass a loss of your own that averages over a sample's other places."
-        )
-    return torch.ones_like(z.select(1, 0))
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype sums are kept in: float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
 
 
-def _like(target: Any, z: Tensor) -> Any:
-    return map_tensors(lambda t: t.to(z.dtype) if t.is_floating_point() else t, target)
+def _classes(term: Term) -> int:
+    return term.z.shape[term.dim] if term.mass is not None else 1
 
 
-def _sample(target: Any, n: int, size: int) -> Any:
-    return map_tensors(lambda t: t[n : n + 1] if has_samples(t, size) else t, target)
+def _drawn(term: Term, scale: Tensor, generator: torch.Generator) -> Tensor | None:
+    """A random vector of what a term compares, whose second moments are its Hessian."""
+    if not scale.any():
+        return None
+    if term.mass is None:
+        return _signs(tuple(term.z.shape), term.z, generator) * scale.sqrt()
+    p = term.z.detach().softmax(term.dim).movedim(term.dim, -1)
+    label = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator).reshape(*p.shape[:-1], 1)
+    vector = p.scatter_add(-1, label, torch.full_like(p[..., :1], -1.0))
+    return (vector * scale.sqrt()[..., None]).movedim(-1, term.dim)
 
 
-def _vmap(derivative: Callable[..., Tensor], z: Tensor, target: Any) -> Tensor:
-    """``derivative(z_n, t_n)`` for every sample at once."""
-    dims = sample_dims(target, len(z))
-    return torch.func.vmap(derivative, in_dims=(0, dims), randomness="different")(z, target)
-
-
-def _on_one(loss: Loss, size: int, target: Any) -> Callable[[Tensor, Any], Tensor]:
-    dims = sample_dims(target, size)
-
-    def batched(part: Any, dim: Any) -> Any:
-        if isinstance(part, Mapping):
-            return {key: batched(item, dim[key]) for key, item in part.items()}
-        if isinstance(part, tuple | list):
-            return type(part)(batched(item, d) for item, d in zip(part, dim, strict=True))
-        return part if dim is None else part.unsqueeze(0)
-
-    return lambda z, target: loss(z.unsqueeze(0), batched(target, dims)).reshape(())
-
-
-def _hessian(loss: Loss, z: Float[Tensor, "batch ..."], target: Any) -> Float[Tensor, "batch k k"]:
-    outputs = z[0].numel()
-    if outputs > MAX_OUTPUTS:
-        raise ValueError(
-            f"a loss without closed form allows at most {MAX_OUTPUTS} outputs a sample here, but there are {outputs}: "
-            'use the plain cross_entropy (classes along dimension 1) or mse_loss, or method="empirical_fisher".'
-        )
-    target, shape = _like(target, z), z.shape[1:]
-    try:
-        full = _vmap(torch.func.jacrev(torch.func.jacrev(_on_one(loss, len(z), target))), z, target)
-    except _NO_VMAP:
-        full = torch.stack(
-            [
-                torch.autograd.functional.hessian(
-                    lambda y, n=n: loss(y[None], _sample(target, n, len(z))).reshape(()), z[n]
-                )
-                for n in range(len(z))
-            ]
-        )
-    return full.detach().reshape(len(z), math.prod(shape), math.prod(shape))
-
-
-def _factors(hessian: Float[Tensor, "batch k k"]) -> Iterator[tuple[float, Float[Tensor, "v batch k"]]]:
-    """Columns √|λ|·q of the positive, then of the negative eigenvalues; none that is zero for every sample."""
-    values, vectors = torch.linalg.eigh(hessian)
-    floor = values.abs().amax() * hessian.shape[-1] * torch.finfo(values.dtype).eps
-    for sign in (1.0, -1.0):
-        size = (sign * values).where(sign * values > floor, values.new_zeros(()))
-        used = size.any(0)
-        if used.any():
-            yield sign, (vectors * size.sqrt().unsqueeze(1))[:, :, used].permute(2, 0, 1)
-
-
-def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Shaped[Tensor, "..."]:
+def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randint(0, 2, shape, generator=generator, device=like.device).to(like.dtype) * 2 - 1
 
 

@@ -1,21 +1,21 @@
 """What an estimator is given: a model, its parameters, a loss, and samples."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
+from nbquant.losses import Loss, Recorded, record
 from nbquant.nested import call, map_tensors
 from nbquant.progress import Progress, track
-from nbquant.sensitivity.batch import Batch, first_tensor, has_samples
-from nbquant.sensitivity.loss import is_known, single_losses
+from nbquant.sensitivity.batch import Batch, first_tensor
+from nbquant.sensitivity.loss import OutputLoss, output_loss, wide
 
-Loss = Callable[[Any, Any], Tensor]
 Estimate = tuple[dict[str, Tensor], int]
 """Sensitivities by parameter name, not yet clamped, and the number of samples they come from."""
 
@@ -97,14 +97,43 @@ class Problem:
         """The model's output for a batch."""
         return call(self.model, batch.inputs)
 
-    def mean_loss(self, output: Any, batch: Batch) -> Float[Tensor, ""]:
-        """The loss of a batch, checked to be one finite number.
+    def output_loss(
+        self, output: Any, outputs: Sequence[Tensor], axes: tuple[int, ...] | None, batch: Batch
+    ) -> OutputLoss:
+        """The loss of a batch as a function of some tensors of the model's output, unchecked; see :func:`output_loss`.
+
+        Raises:
+            TypeError: No loss where the output is not a tensor.
+        """
+        return output_loss(self._loss_of(output), output, outputs, axes, batch.target, batch.size)
+
+    def mean_loss(self, output: Any, batch: Batch) -> tuple[Tensor, float]:
+        """The loss of a batch, and the number it counts by; see :meth:`nbquant.losses.Recorded.mass`.
+
+        Raises:
+            TypeError, ValueError: As :meth:`check`.
+        """
+        found = record(lambda: self._loss_of(output)(output, batch.target))
+        mass = found.mass(batch.size)
+        self.check(found, batch, mass)
+        return found.value, mass
+
+    def _loss_of(self, output: Any) -> Loss:
+        if self.loss is functional.cross_entropy and not isinstance(output, Tensor):
+            raise TypeError(
+                f"without loss=… the model must return a tensor of class logits, but it returned "
+                f"{type(output).__name__}: pass loss=lambda output, target: … that picks what it needs."
+            )
+        return self.loss
+
+    def check(self, found: Recorded, batch: Batch, mass: float) -> None:
+        """Refuse a loss that is not one finite number.
 
         Raises:
             TypeError: The loss gave no tensor.
-            ValueError: The loss is not scalar, or not finite.
+            ValueError: The loss is not scalar, or not finite though labels count.
         """
-        value = self.loss(output, batch.target)
+        value = found.value
         if not isinstance(value, Tensor):
             raise TypeError(f"loss must return a tensor, but it returned {type(value).__name__}.")
         if value.ndim:
@@ -112,11 +141,10 @@ class Problem:
                 f"loss must return one number, the mean over the batch, but it returned shape {tuple(value.shape)}: "
                 'use reduction="mean".'
             )
-        if not math.isfinite(value.item()):
+        if mass > 0 and not math.isfinite(value.item()):
             raise ValueError(
                 f"the loss of a batch of {batch.size} samples is {value.item()}, not finite: check inputs and weights."
             )
-        return value
 
     def check_mean(self, output: Any, batch: Batch) -> None:
         """Refuse a loss that adds over the batch, where that can be seen.
@@ -124,26 +152,23 @@ class Problem:
         Raises:
             ValueError: The loss of the batch is the sum of the losses of its samples, not their mean.
         """
-        if is_known(self.loss) or not isinstance(output, Tensor) or not has_samples(output, batch.size):
+        target, few = batch.target, min(batch.size, 4)
+        if not isinstance(output, Tensor) or not isinstance(target, Tensor) or few < 2:
             return
-        few = min(batch.size, 4)
-        if few < 2:
+        if not output.ndim or not target.ndim or len(output) != len(target):
             return
-        part = batch.part(0, few)
-        z = output[:few].detach()
-        with torch.no_grad():
-            total = single_losses(self.loss, z, part.target).sum().item()
-            together = self.loss(z, part.target).item()
+        z, target = output[:few].detach(), target[:few]
+        try:
+            with torch.no_grad():
+                total = sum(float(self.loss(z[n : n + 1], target[n : n + 1])) for n in range(few))
+                together = float(self.loss(z, target))
+        except Exception:  # whatever a loss raises that takes whole batches only
+            return
         if abs(total) > 1e-12 and abs(together - total) < 1e-3 * abs(total):
             raise ValueError(
                 f"loss must be the mean over the batch, but on {few} samples it is {together:.4g}, the sum of theirs: "
                 'use reduction="mean".'
             )
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype sums are kept in: float32, or float64 for float64."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 @contextmanager
@@ -154,6 +179,8 @@ def undisturbed(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterato
     """
     modes = [(module, module.training) for module in model.modules()]
     grads = [(p, p.requires_grad) for p in model.parameters()]
+    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    registered = [(module, dict(module._buffers)) for module in model.modules()]
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     fast = torch.backends.mha.get_fastpath_enabled()
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
@@ -176,3 +203,9 @@ def undisturbed(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterato
             module.training = training
         for p, needed in grads:
             p.requires_grad_(needed)
+        for module, own in registered:
+            module._buffers.update(own)
+        with torch.no_grad():
+            for buffer, version, value in buffers:  # some count their calls in eval mode too
+                if buffer._version != version:
+                    buffer.copy_(value)

@@ -18,8 +18,10 @@ def second_order() -> Iterator[None]:
         yield
 
 
-def loss_gradient(problem: Problem, batch: Batch, first: bool, create_graph: bool = True) -> list[Tensor]:
-    """Gradient of the batch's mean loss for every chosen parameter; zeros where it does not depend on one.
+def loss_gradient(problem: Problem, batch: Batch, first: bool, create_graph: bool = True) -> tuple[list[Tensor], float]:
+    """Compute the gradient of a batch's mean loss for every chosen parameter, and the number the batch counts by.
+
+    Zeros where the loss does not depend on a parameter, or where no label of the batch counts.
 
     Args:
         problem: Model, parameters, loss.
@@ -28,12 +30,13 @@ def loss_gradient(problem: Problem, batch: Batch, first: bool, create_graph: boo
         create_graph: Whether the gradient is to be differentiated again.
     """
     output = problem.call(batch)
-    loss = problem.mean_loss(output, batch)
+    loss, mass = problem.mean_loss(output, batch)
     if first:
         problem.check_mean(output, batch)
     parameters = list(problem.parameters.values())
-    if not loss.requires_grad:
-        return [torch.zeros_like(p, requires_grad=False) for p in parameters]
-    return list(
+    if not loss.requires_grad or not mass:
+        return [torch.zeros_like(p, requires_grad=False) for p in parameters], mass
+    gradients = list(
         torch.autograd.grad(loss, parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True)
     )
+    return gradients, mass

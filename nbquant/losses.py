@@ -1,0 +1,214 @@
+"""Losses whose curvature has a closed form, recorded as a loss function calls them.
+
+A loss of a user's own mostly ends in one of torch's: ``cross_entropy(output.logits.transpose(1, 2), labels)``. Torch
+tells of these calls, so the closed forms hold for such losses as well, with class weights, ignored labels, smoothing
+and any reduction.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from nbquant.nested import map_tensors, tensors_in
+
+Loss = Callable[[Any, Any], Tensor]
+"""loss(output, target): the mean loss of a batch, from the output as the model gave it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A call of one of torch's losses.
+
+    Attributes:
+        z: What it compared with targets: logits, or values.
+        value: What it returned.
+        norm: What the sum over places was divided by; 0 where every label is ignored.
+        mass: Σ_c t_c of each place, z's shape without the classes, for a softmax; None for losses that compare entry
+            by entry.
+        dim: Dimension of the classes, for a softmax.
+        again: The unreduced loss of other values, for entry-by-entry losses.
+    """
+
+    z: Float[Tensor, "..."]
+    value: Float[Tensor, "..."]
+    norm: float
+    mass: Float[Tensor, "..."] | None = None
+    dim: int = 1
+    again: Callable[[Tensor], Tensor] | None = None
+
+    def slope_of_places(self, slope: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """∂L/∂(unreduced loss of each place), from ∂L/∂value."""
+        return slope / self.norm if self.norm else torch.zeros_like(slope)
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """What a loss function returned, and which of torch's losses it called on the way.
+
+    Attributes:
+        value: What it returned.
+        terms: The calls that the value depends on, each with ∂value/∂term; empty if that is not constant.
+    """
+
+    value: Any
+    terms: tuple[tuple[Term, Float[Tensor, "..."]], ...]
+
+    def mass(self, samples: int) -> float:
+        """Number that this batch's mean loss counts by, so that means of batches add up to that of all samples.
+
+        Of a single term it is what it divides by: labels that count, or the sum of their class weights. Otherwise it
+        is the number of samples.
+        """
+        if len(self.terms) != 1:
+            return float(samples)
+        ((term, slope),) = self.terms
+        steepest = float(slope.abs().amax()) if slope.numel() else 0.0
+        return term.norm / steepest if steepest > 0 else 0.0
+
+
+def record(run: Callable[[], Any]) -> Recorded:
+    """Run a loss, or a model and its loss, and record which of torch's losses it calls.
+
+    Args:
+        run: Returns the loss. Terms are found of what it computes from tensors that require gradients.
+    """
+    return _recorded(run)[0]
+
+
+def _recorded(run: Callable[[], Any]) -> tuple[Recorded, list[Term]]:
+    """What was recorded, and all calls that there were."""
+    with _Recorder() as recorder:
+        value = run()
+    return Recorded(value, _slopes(value, recorder.terms)), recorder.terms
+
+
+def batch_loss(loss: Loss, output: Any, target: Any, samples: int) -> tuple[Any, float]:
+    """Compute the loss of a batch and the number it counts by; see :meth:`Recorded.mass`.
+
+    Args:
+        loss: The loss.
+        output: The model's output, as it gave it.
+        target: Targets.
+        samples: Number of samples.
+    """
+    with torch.no_grad():
+        found, terms = _recorded(lambda: loss(output, target))
+    if terms and not found.terms:  # something is done with what torch's losses give: only derivatives tell what
+        with torch.enable_grad():
+            apart = map_tensors(lambda t: t.detach().requires_grad_() if t.is_floating_point() else t, output)
+            found = Recorded(found.value, record(lambda: loss(apart, target)).terms)
+    return found.value, found.mass(samples)
+
+
+def _slopes(value: Any, terms: Sequence[Term]) -> tuple[tuple[Term, Tensor], ...]:
+    """∂value/∂term of the terms that matter; none if one of them depends on the outputs."""
+    if not isinstance(value, Tensor) or value.ndim:
+        return ()
+    same = [term for term in terms if term.value is value]
+    if same:
+        return ((same[0], torch.ones_like(same[0].value).detach()),)
+    terms = [term for term in terms if term.value.requires_grad]
+    if not terms or not value.requires_grad:
+        return ()
+    with torch.enable_grad():
+        slopes = torch.autograd.grad(value, [t.value for t in terms], create_graph=True, allow_unused=True)
+    used = [(term, slope) for term, slope in zip(terms, slopes, strict=True) if slope is not None]
+    return () if any(slope.requires_grad for _, slope in used) else tuple(used)
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes the calls of torch's losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.terms: list[Term] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        value = func(*args, **kwargs)
+        make = _TERMS.get(func)
+        if make is not None and isinstance(value, Tensor):
+            bound = inspect.signature(func).bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = bound.arguments
+            z, *others = tensors_in(tuple(given.values()))
+            current = given.get("size_average") is None and given.get("reduce") is None
+            if current and z.is_floating_point() and not any(t.requires_grad for t in others):
+                term = make(func, z, value, given)
+                if term is not None:
+                    self.terms.append(term)
+        return value
+
+
+def _cross_entropy(func: Callable[..., Any], z: Tensor, value: Tensor, given: dict[str, Any]) -> Term | None:
+    """−Σ_c q_c log softmax(z)_c at each place, the masses q smoothed and weighted by class."""
+    target, weight, smoothing = given["target"], given["weight"], float(given.get("label_smoothing", 0.0))
+    dim = 1 if z.ndim > 1 else 0
+    classes = z.shape[dim]
+    weight = torch.ones(classes, dtype=z.dtype, device=z.device) if weight is None else weight.to(z)
+    if target.is_floating_point():
+        shape = [classes if d == dim else 1 for d in range(z.ndim)]
+        q = (1 - smoothing) * target.to(z.dtype) + smoothing / classes
+        mass, norm = (q * weight.reshape(shape)).sum(dim), z.numel() / classes
+    else:
+        counts = target != given["ignore_index"]
+        own = weight[target.where(counts, 0)] * counts
+        mass = (1 - smoothing) * own + smoothing / classes * weight.sum() * counts
+        norm = float(own.sum())
+    return Term(z, value, norm if given["reduction"] == "mean" else 1.0, mass.detach(), dim)
+
+
+def _nll(func: Callable[..., Any], z: Tensor, value: Tensor, given: dict[str, Any]) -> Term | None:
+    """Cross-entropy of logarithms of probabilities: their softmax is what they are the logarithms of."""
+    dim = 1 if z.ndim > 1 else 0
+    return _cross_entropy(func, z, value, given) if _is_normalised(z, dim) else None
+
+
+def _kl(func: Callable[..., Any], z: Tensor, value: Tensor, given: dict[str, Any]) -> Term | None:
+    dim = next((d for d in (z.ndim - 1, 1) if 0 <= d < z.ndim and _is_normalised(z, d)), None)
+    if dim is None or given["target"].shape != z.shape or given["reduction"] == "none":
+        return None
+    target = given["target"].exp() if given["log_target"] else given["target"]
+    norm = {"mean": float(z.numel()), "batchmean": float(len(z)), "sum": 1.0}[given["reduction"]]
+    return Term(z, value, norm, target.sum(dim).detach(), dim)
+
+
+def _is_normalised(z: Tensor, dim: int) -> bool:
+    return bool(z.detach().logsumexp(dim).abs().amax() < 1e-3) if z.numel() else False
+
+
+def _entries(func: Callable[..., Any], z: Tensor, value: Tensor, given: dict[str, Any]) -> Term | None:
+    """A loss of each entry by itself; its second derivative is that of the sum."""
+    if func in (functional.mse_loss, functional.huber_loss) and given["weight"] is not None:
+        return None
+    if z is not given["input"] or any(t.numel() > z.numel() for t in tensors_in(given["target"])):
+        return None
+    others = {key: item for key, item in given.items() if key not in ("input", "reduction")}
+
+    def again(other: Tensor) -> Tensor:
+        return func(other, **{key: item for key, item in others.items() if item is not None}, reduction="none")
+
+    return Term(z, value, float(z.numel()) if given["reduction"] == "mean" else 1.0, again=again)
+
+
+_TERMS: dict[Callable[..., Any], Callable[..., Term | None]] = {
+    functional.cross_entropy: _cross_entropy,
+    functional.nll_loss: _nll,
+    functional.kl_div: _kl,
+    functional.mse_loss: _entries,
+    functional.binary_cross_entropy_with_logits: _entries,
+    functional.binary_cross_entropy: _entries,
+    functional.smooth_l1_loss: _entries,
+    functional.huber_loss: _entries,
+    functional.poisson_nll_loss: _entries,
+    functional.soft_margin_loss: _entries,
+}

@@ -1,0 +1,146 @@
+"""Which dimensions of a model's inputs and outputs count the samples: found by trial, never from a length alone."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from nbquant.nested import tensors_in
+from nbquant.sensitivity.batch import Axes, Batch, cut
+from nbquant.sensitivity.problem import Problem
+
+_TRIALS = 16  # ways of cutting that are tried, at the most
+
+
+@dataclass
+class Layout:
+    """How a model's batches are cut into samples.
+
+    Attributes:
+        inputs: Dimension of each input tensor that counts the samples; None before a batch has told.
+        outputs: The same of each floating output tensor.
+        mixing: Largest change of an output by the other samples of its batch, over the largest output, where the
+            model ran on parts of a batch but gave other outputs; 0 where it did not.
+    """
+
+    inputs: Axes | None = None
+    outputs: Axes | None = None
+    mixing: float = 0.0
+
+    def of(self, problem: Problem, batch: Batch) -> Batch:
+        """The batch with its axes and its number of samples, if the model's outputs tell them.
+
+        A batch of another make than the one that was tried is tried again.
+        """
+        if self.inputs is not None and (size := _size(batch, self.inputs)) is not None:
+            return replace(batch, axes=self.inputs, size=size)
+        if batch.size < 2 and all(t.shape[0] == 1 for t in tensors_in(batch.inputs) if t.ndim):
+            return batch  # one sample is no trial, and needs no cutting
+        self.inputs = self.outputs = None
+        self.mixing = 0.0
+        self._try(problem, batch)
+        if self.inputs is None:
+            return batch
+        return replace(batch, axes=self.inputs, size=_size(batch, self.inputs) or batch.size)
+
+    def _try(self, problem: Problem, batch: Batch) -> None:
+        with torch.no_grad():
+            whole = floating(problem.call(batch))
+            for size, axes in islice(_hypotheses(batch), _TRIALS):
+                few = min(2, size - 1)
+                found: list[Axes] = []
+                gap = 0.0
+                for start in (0, size - few):
+                    part = Batch(cut(batch.inputs, axes, start, start + few), batch.target, few)
+                    try:
+                        own = floating(problem.call(part))
+                    except Exception:  # whatever a model raises for inputs that do not fit each other
+                        break
+                    if (outputs := _axes_of(whole, own, size, few)) is None:
+                        break
+                    found.append(outputs)
+                    gap = max(gap, _gap(whole, own, outputs, start))
+                if len(found) < 2 or found[0] != found[1]:
+                    continue
+                if gap <= _tolerance(whole):
+                    self.inputs, self.outputs, self.mixing = axes, found[0], 0.0
+                    return
+                self.mixing = self.mixing or gap
+
+
+def sized(problem: Problem, layout: Layout | None = None) -> Iterator[Batch]:
+    """The batches of a problem, with their axes and numbers of samples where the model tells them."""
+    layout = Layout() if layout is None else layout
+    for batch in problem:
+        yield layout.of(problem, batch)
+
+
+def floating(output: object) -> list[Tensor]:
+    """List the floating tensors of an output."""
+    return [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
+
+
+def _size(batch: Batch, axes: Axes) -> int | None:
+    """Number of samples by these axes; None if the batch does not have them."""
+    tensors = tensors_in(batch.inputs)
+    if len(tensors) != len(axes):
+        return None
+    pairs = [(t, axis) for t, axis in zip(tensors, axes, strict=True) if axis is not None]
+    if any(axis >= t.ndim for t, axis in pairs):
+        return None
+    sizes = {t.shape[axis] for t, axis in pairs}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _hypotheses(batch: Batch) -> Iterator[tuple[int, Axes]]:
+    """Ways to cut the inputs, the likely ones first: all first dimensions of one length, fewer of them, second ones."""
+    tensors = tensors_in(batch.inputs)
+    for dim in (0, 1):
+        lengths = [t.shape[dim] if t.ndim > dim else 0 for t in tensors]
+        for size in dict.fromkeys([batch.size, *lengths] if dim == 0 else [n for n in lengths if n == batch.size]):
+            if size < 2 or size not in lengths:
+                continue
+            axes = tuple(dim if n == size else None for n in lengths)
+            yield size, axes
+            used = [i for i, axis in enumerate(axes) if axis is not None]
+            if len(used) > 1:
+                for out in reversed(used):  # masks and tables mostly come last
+                    yield size, tuple(None if i == out else axis for i, axis in enumerate(axes))
+                if len(used) > 2:
+                    yield size, tuple(axis if i == used[0] else None for i, axis in enumerate(axes))
+
+
+def _axes_of(whole: list[Tensor], part: list[Tensor], size: int, few: int) -> Axes | None:
+    """The dimension of each output that became shorter with the batch; None if they are not alike, or none did."""
+    if len(whole) != len(part):
+        return None
+    axes: list[int | None] = []
+    for a, b in zip(whole, part, strict=True):
+        if a.ndim != b.ndim:
+            return None
+        changed = [d for d in range(a.ndim) if a.shape[d] != b.shape[d]]
+        if len(changed) > 1 or (changed and (a.shape[changed[0]], b.shape[changed[0]]) != (size, few)):
+            return None
+        axes.append(changed[0] if changed else None)
+    return tuple(axes) if any(axis is not None for axis in axes) else None
+
+
+def _gap(whole: list[Tensor], part: list[Tensor], axes: Axes, start: int) -> float:
+    """Largest difference of the outputs of the same samples, over the largest of them."""
+    gap = 0.0
+    for a, b, axis in zip(whole, part, axes, strict=True):
+        if axis is None or not a.numel():
+            continue
+        scale = float(a.double().abs().nan_to_num(0, 0, 0).amax()) or 1.0
+        own = a.narrow(axis, start, b.shape[axis]).double()
+        off = torch.where(own.isfinite(), (own - b.double()).abs(), 0.0)
+        gap = max(gap, float(off.nan_to_num(math.inf, math.inf, math.inf).amax()) / scale)
+    return gap
+
+
+def _tolerance(outputs: list[Tensor]) -> float:
+    narrow = any(t.dtype.itemsize < 4 for t in outputs)
+    return 0.05 if narrow else 1e-3
