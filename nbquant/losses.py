@@ -7,11 +7,11 @@ and any reduction.
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -33,6 +33,9 @@ class Term:
         mass: Σ_c t_c of each place, z's shape without the classes, for a softmax; None for losses that compare entry
             by entry.
         dim: Dimension of the classes, for a softmax.
+        target: Class of each place, for a softmax whose targets are classes.
+        counts: Whether each place counts, for such a softmax: all but ignored labels.
+        is_plain: Whether it is such a softmax without class weights or smoothing.
         again: The unreduced loss of other values, for entry-by-entry losses.
     """
 
@@ -42,6 +45,9 @@ class Term:
     mass: Float[Tensor, "..."] | None = None
     dim: int = 1
     again: Callable[[Tensor], Tensor] | None = None
+    target: Int64[Tensor, "..."] | None = None
+    counts: Bool[Tensor, "..."] | None = None
+    is_plain: bool = False
 
     def slope_of_places(self, slope: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """∂L/∂(unreduced loss of each place), from ∂L/∂value."""
@@ -55,10 +61,12 @@ class Recorded:
     Attributes:
         value: What it returned.
         terms: The calls that the value depends on, each with ∂value/∂term; empty if that is not constant.
+        calls: All calls.
     """
 
     value: Any
     terms: tuple[tuple[Term, Float[Tensor, "..."]], ...]
+    calls: tuple[Term, ...] = ()
 
     def mass(self, samples: int) -> float:
         """Number that this batch's mean loss counts by, so that means of batches add up to that of all samples.
@@ -79,32 +87,26 @@ def record(run: Callable[[], Any]) -> Recorded:
     Args:
         run: Returns the loss. Terms are found of what it computes from tensors that require gradients.
     """
-    return _recorded(run)[0]
-
-
-def _recorded(run: Callable[[], Any]) -> tuple[Recorded, list[Term]]:
-    """What was recorded, and all calls that there were."""
     with _Recorder() as recorder:
         value = run()
-    return Recorded(value, _slopes(value, recorder.terms)), recorder.terms
+    return Recorded(value, _slopes(value, recorder.terms), tuple(recorder.terms))
 
 
-def batch_loss(loss: Loss, output: Any, target: Any, samples: int) -> tuple[Any, float]:
-    """Compute the loss of a batch and the number it counts by; see :meth:`Recorded.mass`.
+def record_loss(loss: Loss, output: Any, target: Any) -> Recorded:
+    """Compute the loss of a batch without a graph, and record it.
 
     Args:
         loss: The loss.
         output: The model's output, as it gave it.
         target: Targets.
-        samples: Number of samples.
     """
     with torch.no_grad():
-        found, terms = _recorded(lambda: loss(output, target))
-    if terms and not found.terms:  # something is done with what torch's losses give: only derivatives tell what
+        found = record(lambda: loss(output, target))
+    if found.calls and not found.terms:  # something is done with what torch's losses give: only derivatives tell what
         with torch.enable_grad():
             apart = map_tensors(lambda t: t.detach().requires_grad_() if t.is_floating_point() else t, output)
-            found = Recorded(found.value, record(lambda: loss(apart, target)).terms)
-    return found.value, found.mass(samples)
+            found = replace(found, terms=record(lambda: loss(apart, target)).terms)
+    return found
 
 
 def _slopes(value: Any, terms: Sequence[Term]) -> tuple[tuple[Term, Tensor], ...]:
@@ -154,17 +156,28 @@ def _cross_entropy(func: Callable[..., Any], z: Tensor, value: Tensor, given: di
     target, weight, smoothing = given["target"], given["weight"], float(given.get("label_smoothing", 0.0))
     dim = 1 if z.ndim > 1 else 0
     classes = z.shape[dim]
+    is_plain = weight is None and smoothing == 0 and not target.is_floating_point()
     weight = torch.ones(classes, dtype=z.dtype, device=z.device) if weight is None else weight.to(z)
     if target.is_floating_point():
         shape = [classes if d == dim else 1 for d in range(z.ndim)]
         q = (1 - smoothing) * target.to(z.dtype) + smoothing / classes
-        mass, norm = (q * weight.reshape(shape)).sum(dim), z.numel() / classes
+        mass, norm, counts, labels = (q * weight.reshape(shape)).sum(dim), z.numel() / classes, None, None
     else:
+        labels = target
         counts = target != given["ignore_index"]
         own = weight[target.where(counts, 0)] * counts
         mass = (1 - smoothing) * own + smoothing / classes * weight.sum() * counts
         norm = float(own.sum())
-    return Term(z, value, norm if given["reduction"] == "mean" else 1.0, mass.detach(), dim)
+    return Term(
+        z,
+        value,
+        norm if given["reduction"] == "mean" else 1.0,
+        mass.detach(),
+        dim,
+        target=labels,
+        counts=counts,
+        is_plain=is_plain,
+    )
 
 
 def _nll(func: Callable[..., Any], z: Tensor, value: Tensor, given: dict[str, Any]) -> Term | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nbquant.kernels import dispatch
-from nbquant.losses import Loss, batch_loss
+from nbquant.losses import Loss, record_loss
 from nbquant.nested import call, map_tensors
 from nbquant.progress import Progress, track
 from nbquant.quantization.quantized import Quantized
@@ -177,5 +177,7 @@ def _dot(left: Iterable[Float[Tensor, "..."]], right: Iterable[Float[Tensor, "..
 def _loss(problem: Problem, model: nn.Module, batch: Batch) -> tuple[float, float]:
     """Mean loss of a batch, and the number it counts by."""
     with torch.no_grad():
-        value, mass = batch_loss(problem.loss, call(model, batch.inputs), batch.target, batch.size)
-    return float(value), mass
+        found = record_loss(problem.loss, call(model, batch.inputs), batch.target)
+    mass = found.mass(batch.size)
+    problem.check(found, batch, mass)
+    return float(found.value), mass

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -68,8 +68,9 @@ def sweep(
         methods: A method's name each, or the arguments of :func:`nbquant.fit`, such as
             ``{"method": "ecsq", "coding": "arithmetic"}``.
         ratios: Compression ratios of the selected weights.
-        evaluate: ``evaluate(model)`` of a quantized copy of the module, as ``lambda m: nbquant.evaluate(m, batches)``:
-            returns an ``Evaluation``, numbers by name, or one number, the column "score". Needs modules.
+        evaluate: ``evaluate(model)`` of a quantized copy of the module, as ``lambda m: nbquant.evaluate(m, batches)``,
+            with ``reference=model`` for the divergence from the original's predictions: returns an ``Evaluation``,
+            numbers by name, or one number, the column "score". Needs modules.
         executor: None runs here, one after the other; a number in so many processes on this machine (models and
             ``evaluate`` must be picklable, and a script must call this under ``if __name__ == "__main__"``); a
             ``dask.distributed.Client`` on its workers. Models travel once to a worker. A run whose worker is killed is
@@ -137,7 +138,7 @@ def run_one(subject: Subject, run: Mapping[str, Any], progress: Progress = False
 
 def _found(found: Found) -> Row:
     if isinstance(found, Evaluation):
-        return asdict(found)
+        return found.to_row()
     if not isinstance(found, Mapping):
         return {"score": float(found)}
     taken = [name for name in found if name in (*COLUMNS, *OPTIONS, "model", "ratio", "key")]

@@ -1,9 +1,9 @@
 """Loss and accuracy of a model."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -11,12 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nbquant.losses import Loss, Recorded, Term, record, record_loss
 from nbquant.models.batches import device_of, to_device
+from nbquant.models.comparison import Comparing, Comparison, labelled, softmax_term
 from nbquant.nested import call
 from nbquant.progress import Progress, track
 
-Loss = Callable[[Any, Any], Float[Tensor, ""]]
-"""loss(output, target): the mean loss of a batch's samples."""
+Metric = Callable[[Any, Any], Any]
+"""metric(output, target): the mean of a quantity over a batch's samples, as one number."""
 
 
 @dataclass(frozen=True)
@@ -24,24 +26,72 @@ class Evaluation:
     """How good a model is.
 
     Attributes:
-        accuracy: Part of the samples whose greatest logit is the target's, in [0, 1]; None if it does not
-            classify.
-        loss: Mean loss [loss/sample].
+        accuracy: Part of the labels whose greatest logit is the target's, in [0, 1]; None if it does not classify.
+        loss: Mean loss [loss/label, or loss/sample where labels cannot be counted].
         samples: Number of samples it was measured on.
+        labels: Number of labels that count: all but ignored ones (-100); 0 if it does not classify.
+        metrics: Means over the samples of the metrics asked for.
+        comparison: Beside the predictions of a reference; None without one, or if it does not classify.
+        is_entropy: Whether the loss is the plain cross-entropy of the labels, so that :attr:`bits_per_label` holds.
     """
 
     accuracy: float | None
     loss: float
     samples: int
+    labels: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    comparison: Comparison | None = None
+    is_entropy: bool = False
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether samples have several labels each, as texts do."""
+        return self.labels > self.samples
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(loss); None unless the loss is plain cross-entropy."""
+        return math.exp(min(self.loss, 700.0)) if self.is_entropy else None
+
+    @property
+    def bits_per_label(self) -> float | None:
+        """Cross-entropy [bit/label], per token or character of a text; None unless the loss is plain cross-entropy."""
+        return self.loss / math.log(2) if self.is_entropy else None
 
     def __str__(self) -> str:
-        if self.accuracy is None:
-            return f"loss {self.loss:.4f} on {self.samples:,} samples"
-        return f"{100 * self.accuracy:.2f} % of {self.samples:,} samples, loss {self.loss:.4f}"
+        parts = []
+        if self.accuracy is not None:
+            count = f"{self.labels:,} labels" if self.is_sequence else f"{self.samples:,} samples"
+            parts.append(f"{100 * self.accuracy:.2f} % of {count}, loss {self.loss:.4f}")
+        else:
+            parts.append(f"loss {self.loss:.4f} on {self.samples:,} samples")
+        if self.is_sequence and self.perplexity is not None:
+            parts.append(f"perplexity {self.perplexity:.4g}, {self.bits_per_label:.4f} bit/label")
+        parts += [f"{name} {value:.4g}" for name, value in self.metrics.items()]
+        if self.comparison is not None:
+            parts.append(str(self.comparison))
+        return ", ".join(parts)
+
+    def to_row(self) -> dict[str, float | int | None]:
+        """All numbers by name, for a table; what is not known is left out, but for the accuracy."""
+        row: dict[str, float | int | None] = {"accuracy": self.accuracy, "loss": self.loss, "samples": self.samples}
+        if self.is_sequence:
+            row |= {"labels": self.labels}
+            if self.is_entropy:
+                row |= {"perplexity": self.perplexity, "bits_per_label": self.bits_per_label}
+        if self.comparison is not None:
+            row |= {name: value for name, value in asdict(self.comparison).items() if value is not None}
+        return row | dict(self.metrics)
 
 
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Any, Any]], loss: Loss | None = None, progress: Progress = True
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
+    loss: Loss | None = None,
+    progress: Progress = True,
+    *,
+    reference: nn.Module | None = None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Evaluation:
     """Measure loss and accuracy, without gradients and in eval mode.
 
@@ -51,43 +101,134 @@ def evaluate(
         model: Any module.
         batches: (inputs, targets), moved to the model's device. Inputs are a tensor, a tuple or list of tensors (passed
             by position) or a dict of tensors (passed by name).
-        loss: ``loss(output, target)``, the mean over a batch as one number; None is cross-entropy. Batches count by
-            their samples: the targets' (otherwise the inputs') first tensor has one a row.
+        loss: ``loss(output, target)``, the mean over a batch as one number, from the output as the model gave it; None
+            is cross-entropy. Batches count by the labels that the loss divides by, and where it does not say by their
+            samples: the targets' (otherwise the inputs') first tensor has one a row.
         progress: See :data:`nbquant.progress.Progress`.
+        reference: The model before quantization; adds ``comparison``: KL divergence, equal predictions, and the paired
+            standard error of the change in accuracy.
+        metrics: ``metric(output, target)`` by name, each the mean over a batch's samples as one number.
 
     Returns:
-        Loss and samples; accuracy where all outputs are class logits (n, C ≥ 2) and all targets integers (n).
+        Loss and samples; accuracy where the loss calls torch's cross-entropy with classes as targets, or outputs are
+        class logits (n, C ≥ 2) and targets integers (n). Ignored labels (-100) are left out.
 
     Raises:
-        ValueError: No batches or samples, a loss that is not one number, or one that is not finite.
+        ValueError: No batches, samples or labels, a loss or metric that is not one number, or a loss not finite.
         TypeError: A batch that is not a pair, or no ``loss`` where the output is not a tensor.
     """
-    total, samples, correct = 0.0, 0, 0
-    classifies = True
+    counting = _Counting()
+    comparing = Comparing() if reference is not None else None
     device = device_of(model)
-    with _undisturbed(model):
+    with ExitStack() as stack:
+        for network in filter(None, (model, reference)):
+            stack.enter_context(_undisturbed(network))
         for number, batch in enumerate(track(batches, "Evaluating", progress)):
             inputs, target, count = parts_of(batch, number, device)
             if count == 0:
                 continue
-            output = call(model, inputs)
-            value = float(loss_of(loss, output, target))
+            output, found = _measured(model, inputs, target, loss)
+            term = counting.add(output, target, found, number, count)
+            for name, metric in (metrics or {}).items():
+                counting.add_metric(name, metric(output, target), count)
+            if comparing is None or reference is None or term is None:
+                continue
+            place = device_of(reference)
+            _, other = _measured(reference, to_device(inputs, place), to_device(target, place), loss)
+            other_term = softmax_term(other)
+            if other_term is not None:
+                comparing.add(term, other_term)
+    return counting.result(None if comparing is None else comparing.result())
+
+
+@dataclass
+class _Counting:
+    """Sums over batches."""
+
+    total: float = 0.0
+    mass: float = 0.0
+    samples: int = 0
+    labels: int = 0
+    correct: int = 0
+    classifies: bool = True
+    is_entropy: bool = True
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def add(self, output: Any, target: Any, found: Recorded, number: int, count: int) -> Term | None:
+        """Count a batch; gives the cross-entropy in its loss."""
+        self.samples += count
+        mass = found.mass(count)
+        if mass > 0:
+            value = float(found.value)
             if not math.isfinite(value):
                 raise ValueError(
                     f"loss must be finite, but is {value} for batch {number}: look for NaN or infinity in weights and "
                     "inputs."
                 )
-            total += count * value
-            samples += count
-            classifies = classifies and _is_classification(output, target)
-            if classifies:
-                correct += int((output.argmax(1) == target).sum())
-    if samples == 0:
-        raise ValueError(
-            "at least one batch of one sample is required, but none came: an iterator that was gone through before is "
-            "empty, so pass a list or a DataLoader."
+            self.total, self.mass = self.total + mass * value, self.mass + mass
+        term = softmax_term(found)
+        if term is not None and term.target is not None:
+            z, labels = labelled(term)
+            assert labels is not None
+        elif _is_classification(output, target):
+            kept = target != -100
+            z, labels = output[kept], target[kept]
+        else:
+            self.classifies = self.is_entropy = False
+            return term
+        self.labels += len(labels)
+        self.correct += int((z.argmax(-1) == labels).sum())
+        self.is_entropy = self.is_entropy and term is not None and _is_plain(found, term)
+        return term
+
+    def add_metric(self, name: str, value: Any, count: int) -> None:
+        if not isinstance(value, Tensor | float | int) or (isinstance(value, Tensor) and value.numel() != 1):
+            came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ValueError(f"metric {name!r} must return one number a batch, but returned {came}: reduce it.")
+        self.metrics[name] = self.metrics.get(name, 0.0) + count * float(value)
+
+    def result(self, comparison: Comparison | None) -> Evaluation:
+        if self.samples == 0:
+            raise ValueError(
+                "at least one batch of one sample is required, but none came: an iterator that was gone through before "
+                "is empty, so pass a list or a DataLoader."
+            )
+        if not self.mass:
+            raise ValueError(f"at least one label must count, but all of {self.samples:,} samples are ignored (-100).")
+        return Evaluation(
+            accuracy=self.correct / self.labels if self.classifies and self.labels else None,
+            loss=self.total / self.mass,
+            samples=self.samples,
+            labels=self.labels if self.classifies else 0,
+            metrics={name: value / self.samples for name, value in self.metrics.items()},
+            comparison=comparison,
+            is_entropy=self.is_entropy,
         )
-    return Evaluation(correct / samples if classifies else None, total / samples, samples)
+
+
+def _is_plain(found: Recorded, term: Term) -> bool:
+    """Whether the loss is the mean cross-entropy of the labels that count: no weights, smoothing or other terms."""
+    if len(found.terms) != 1 or not term.is_plain or term.counts is None:
+        return False
+    ((own, slope),) = found.terms
+    counts = float(term.counts.sum())
+    explained = float((own.value.detach() * slope).sum())
+    is_all = not counts or math.isclose(float(found.value), explained, rel_tol=1e-4, abs_tol=1e-7)
+    return is_all and abs(found.mass(0) - counts) < 0.5
+
+
+def _measured(model: nn.Module, inputs: Any, target: Any, loss: Loss | None) -> tuple[Any, Recorded]:
+    """Output and loss of a batch, with the cross-entropy in it, be it in the model itself."""
+    seen: list[Any] = []
+
+    def run() -> Any:
+        seen.append(call(model, inputs))
+        return loss_of(loss, seen[0], target)
+
+    inside = record(run)
+    if inside.terms or not inside.calls:
+        return seen[0], inside
+    return seen[0], record_loss(lambda output, target: loss_of(loss, output, target), seen[0], target)
 
 
 def parts_of(batch: Any, number: int, device: torch.device | None) -> tuple[Any, Any, int]:
@@ -126,7 +267,7 @@ def loss_of(loss: Loss | None, output: Any, target: Any) -> Float[Tensor, ""]:
         raise ValueError(
             f"loss must return one number a batch, but returned {came}: reduce it, for example by .mean()."
         )
-    return torch.as_tensor(value)
+    return value if isinstance(value, Tensor) else torch.as_tensor(value)
 
 
 def _samples(part: Any) -> int:

@@ -1,22 +1,48 @@
-"""The bundled networks, trained on Fashion-MNIST (``python -m nbquant.pipeline.train`` makes such files)."""
+"""The bundled networks (``python -m nbquant.pipeline.train`` makes such files)."""
 
 import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import nn
 
-from nbquant.models import fashion_mnist
+from nbquant.models import fashion_mnist, python_docs
 from nbquant.models.dataset import Dataset
+from nbquant.models.gpt import Gpt
 from nbquant.models.lenet import LeNet5
+from nbquant.models.mobilenet import MobileNet
 from nbquant.models.resnet import ResNet8
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
-NETWORKS: dict[str, type[nn.Module]] = {
-    "lenet5-fashion": LeNet5,
-    "lenet5-fashion-pruned": LeNet5,
-    "resnet8-fashion": ResNet8,
+
+@dataclass(frozen=True)
+class Network:
+    """A bundled network, and how it was trained.
+
+    Attributes:
+        make: Makes it, with random weights.
+        bundled: Loads the data that come with the package.
+        load: Loads all of the data, from a folder.
+        epochs: Passes over the training samples.
+        batch_size: Samples in a batch.
+    """
+
+    make: Callable[[], nn.Module]
+    bundled: Callable[[], Dataset] = fashion_mnist.bundled
+    load: Callable[[str | Path | None], Dataset] = fashion_mnist.load
+    epochs: int = 10
+    batch_size: int = 64
+
+
+NETWORKS: dict[str, Network] = {
+    "lenet5-fashion": Network(LeNet5),
+    "lenet5-fashion-pruned": Network(LeNet5),
+    "resnet8-fashion": Network(ResNet8, epochs=8),
+    "mobilenet-fashion": Network(MobileNet, epochs=8),
+    "gpt-python": Network(Gpt, python_docs.bundled, python_docs.load, epochs=3, batch_size=32),
 }
 
 
@@ -45,6 +71,9 @@ def load(name: str) -> tuple[nn.Module, Dataset]:
             f"the name of a bundled network is required, one of {', '.join(map(repr, NETWORKS))}, but {name!r} came: "
             f"did you mean {nearest[0]!r}?"
         )
-    model = NETWORKS[name]()
-    model.load_state_dict(load_file(CHECKPOINTS / f"{name}.safetensors"), strict=True)
-    return model.eval(), fashion_mnist.bundled()
+    model = NETWORKS[name].make()
+    state = load_file(CHECKPOINTS / f"{name}.safetensors")
+    first = {id(p): key for key, p in model.named_parameters()}
+    aliases = {key: first[id(p)] for key, p in model.named_parameters(remove_duplicate=False)}
+    model.load_state_dict({key: state[aliases.get(key, key)] for key in model.state_dict()}, strict=True)
+    return model.eval(), NETWORKS[name].bundled()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from nbquant.losses import record
 from nbquant.models.batches import Batches, device_of
 from nbquant.models.evaluate import Evaluation, Loss, evaluate, loss_of, parts_of
 from nbquant.nested import call
@@ -71,13 +72,15 @@ class Training:
         device = device_of(self.model)
         for epoch in range(1, times + 1):
             steps: list[float] = []
-            total, samples = 0.0, 0
+            total = counted = 0.0
             for number, batch in enumerate(_shuffled(self.batches)):
                 next(ticks, None)
                 inputs, target, count = parts_of(batch, number, device)
                 if count == 0:
                     continue
-                value = self._step(inputs, target)
+                value, mass = self._step(inputs, target, count)
+                if not mass:  # no label counts
+                    continue
                 if not math.isfinite(value):
                     rates = ", ".join(f"{group['lr']:g}" for group in self.optimizer.param_groups)
                     raise ValueError(
@@ -85,23 +88,28 @@ class Training:
                         f"lr (it is {rates}), or look for NaN or infinity in weights and inputs if it is the first."
                     )
                 steps.append(value)
-                total, samples = total + count * value, samples + count
+                total, counted = total + mass * value, counted + mass
             if not steps:
                 raise ValueError(
                     f"at least one batch of one sample is required, but none came in epoch {epoch}: an iterator that "
                     "was gone through before is empty, so pass a list or a DataLoader."
                 )
             self.prepare()
-            yield Losses(tuple(steps), total / samples)
+            yield Losses(tuple(steps), total / counted)
 
-    def _step(self, inputs: Any, target: Any) -> float:
-        seen: list[float] = []
+    def _step(self, inputs: Any, target: Any, count: int) -> tuple[float, float]:
+        """The loss of a batch before its step, and the number it counts by."""
+        seen: list[tuple[float, float]] = []
 
         # Some optimizers, as LBFGS, look at the loss several times a step.
         def closure() -> Tensor:
             self.optimizer.zero_grad()
             self.prepare()
-            value = loss_of(self.loss, call(self.model, inputs), target)
+            found = record(lambda: loss_of(self.loss, call(self.model, inputs), target))
+            value, mass = found.value, found.mass(count)
+            seen.append((float(value.detach()), mass))
+            if not mass:
+                return value.detach()
             if not value.requires_grad:
                 raise ValueError(
                     "loss must return one number a batch that depends on the output by torch's operations, but "
@@ -109,7 +117,6 @@ class Training:
                 )
             value.backward()
             self.gather()
-            seen.append(float(value.detach()))
             return value
 
         self.optimizer.step(closure)  # type: ignore[arg-type]
@@ -162,7 +169,11 @@ def ticking(steps: int | None, description: str, progress: Progress) -> Iterator
 
 
 def evaluated(
-    model: nn.Module, batches: Iterable[tuple[Any, Any]], loss: Loss | None, ticks: Iterator[object]
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
+    loss: Loss | None,
+    ticks: Iterator[object],
+    reference: nn.Module | None = None,
 ) -> Evaluation:
     """As :func:`nbquant.evaluate`, each batch being one of the ticks."""
 
@@ -170,7 +181,7 @@ def evaluated(
         if done:
             next(ticks, None)
 
-    return evaluate(model, batches, loss, tick)
+    return evaluate(model, batches, loss, tick, reference=reference)
 
 
 def steps_of(*passes: tuple[Iterable[tuple[Any, Any]] | None, int]) -> int | None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nbquant.models.evaluate import Evaluation, Loss
+from nbquant.models.evaluate import Loss
 from nbquant.models.layers import Layers, listed, owner, resolve
 from nbquant.pipeline.loop import (
     MakeOptimizer,
@@ -43,6 +43,9 @@ class PruneRecord:
         train_loss: Mean loss during the epoch [loss/sample]; None where there was none.
         test_loss: Mean loss on the test batches; None without.
         test_accuracy: Accuracy on them; None without, or if the network does not classify.
+        kl_mean: Mean Kullback-Leibler divergence from the model's predictions on them [nat/label]; None likewise.
+        agreement: Part of the labels predicted as by the model; None likewise.
+        accuracy_error: Standard error of the change in accuracy, on the same labels; None likewise.
     """
 
     step: int
@@ -51,6 +54,9 @@ class PruneRecord:
     train_loss: float | None = None
     test_loss: float | None = None
     test_accuracy: float | None = None
+    kl_mean: float | None = None
+    agreement: float | None = None
+    accuracy_error: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +79,9 @@ class Pruned:
         return _density(self.masks)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a record: ``step``, ``epoch``, ``density``, ``train_loss``, ``test_loss``, ``test_accuracy``."""
+        """One row a record, with the attributes of :class:`PruneRecord` as columns."""
         frame = pd.DataFrame([asdict(record) for record in self.history])
-        return frame.astype(dict.fromkeys(("train_loss", "test_loss", "test_accuracy"), float))
+        return frame.astype({column: float for column in frame.columns if column not in ("step", "epoch")})
 
     def __repr__(self) -> str:
         kept, count = (sum(int(f(mask)) for mask in self.masks.values()) for f in (torch.count_nonzero, torch.numel))
@@ -168,9 +174,23 @@ def prune(
         with ticking(work, "Pruning", progress) as ticks:
 
             def record(step: int, epoch: int, train_loss: float | None = None) -> None:
-                found = Evaluation(None, 0.0, 0) if test is None else evaluated(network, test, loss, ticks)
-                test_loss = None if test is None else found.loss
-                history.append(PruneRecord(step, epoch, _density(masks), train_loss, test_loss, found.accuracy))
+                if test is None:
+                    history.append(PruneRecord(step, epoch, _density(masks), train_loss))
+                    return
+                found = evaluated(network, test, loss, ticks, model)
+                c = found.comparison
+                beside = (None, None, None) if c is None else (c.kl_mean, c.agreement, c.accuracy_error)
+                history.append(
+                    PruneRecord(
+                        step,
+                        epoch,
+                        _density(masks),
+                        train_loss,
+                        found.loss,
+                        found.accuracy,
+                        *beside,
+                    )
+                )
 
             record(0, 0)
             for step in range(1, steps + 1):

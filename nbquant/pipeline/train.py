@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nbquant.models import fashion_mnist
 from nbquant.models.batches import Batches
 from nbquant.models.dataset import Dataset
 from nbquant.models.evaluate import evaluate
@@ -23,11 +22,9 @@ from nbquant.pipeline.loop import Training, seeded, ticking
 from nbquant.pipeline.prune import prune
 from nbquant.progress import Progress
 
-EPOCHS = {"lenet5-fashion": 10, "lenet5-fashion-pruned": 10, "resnet8-fashion": 8}
 KEPT = {"conv1.weight": 0.66, "conv2.weight": 0.20, "fc1.weight": 0.09, "fc2.weight": 0.30}
 """Part of each layer's weights that pruning keeps: a tenth of LeNet5's in all, 43,410 with the biases."""
 
-_BATCH_SIZE = 64
 _LEARNING_RATE = 2e-3
 
 
@@ -38,14 +35,14 @@ class Record:
     Attributes:
         network: Its name in the zoo.
         data: Name of the data set.
-        seed: Seed of the initial weights and of the order of the images.
-        epochs: Passes over the training images; the pruned network makes as many again after pruning.
-        train_samples: Number of training images.
-        test_samples: Number of test images, looked at once, after the last epoch.
-        test_accuracy: Part of them that is classified correctly.
-        test_loss: Mean cross-entropy on them [nat/image].
+        seed: Seed of the initial weights and of the order of the samples.
+        epochs: Passes over the training samples; the pruned network makes as many again after pruning.
+        train_samples: Number of training samples: images, or windows of text.
+        test_samples: Number of test samples, looked at once, after the last epoch.
+        test_accuracy: Part of the labels (of images, or of characters) that the network gets right.
+        test_loss: Mean cross-entropy of them [nat/label].
         nonzero: Parameters that are not zero.
-        train_loss: Mean cross-entropy during each epoch [nat/image].
+        train_loss: Mean cross-entropy during each epoch [nat/label].
         seconds: Wall-clock time.
         torch: Version of torch.
     """
@@ -72,7 +69,7 @@ def train(
     Args:
         name: Its name in the zoo. A pruned one is trained in full, loses its smallest weights, and is trained again.
         data: What to train and test it on.
-        epochs: Passes over the training images; None takes the network's own number.
+        epochs: Passes over the training samples; None takes the network's own number.
         seed: The same seed gives the same network on the same machine, and no other random number is disturbed.
         progress: See :data:`nbquant.progress.Progress`.
 
@@ -81,13 +78,14 @@ def train(
     """
     if name not in NETWORKS:
         raise ValueError(f"a network is required, one of {', '.join(map(repr, NETWORKS))}, but {name!r} came.")
-    epochs = EPOCHS[name] if epochs is None else epochs
+    network = NETWORKS[name]
+    epochs = network.epochs if epochs is None else epochs
     if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, but is {epochs}: leave it out for {EPOCHS[name]}.")
+        raise ValueError(f"epochs must be at least 1, but is {epochs}: leave it out for {network.epochs}.")
     start = time.perf_counter()
-    samples = Batches(data.train.inputs, data.train.targets, _BATCH_SIZE)
+    samples = Batches(data.train.inputs, data.train.targets, network.batch_size)
     with seeded(nn.Identity(), seed):
-        model = NETWORKS[name]()
+        model = network.make()
         losses = _fit(model, samples, epochs, progress)
     if name.endswith("-pruned"):
         cycle = partial(_one_cycle, steps=epochs * len(samples))
@@ -131,8 +129,10 @@ def _fit(model: nn.Module, samples: Batches, epochs: int, progress: Progress) ->
 def save(model: nn.Module, record: Record, path: Path) -> None:
     """Write the weights to ``path`` and the record beside it as ``.json``; no half-written file of weights stays."""
     partial = path.with_name(path.name + ".partial")
+    first = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+    tensors = {name: t.contiguous() for name, t in model.state_dict().items() if name in first}  # tied ones once
     try:
-        save_file(model.state_dict(), partial, metadata={"network": record.network, "data": record.data})
+        save_file(tensors, partial, metadata={"network": record.network, "data": record.data})
         path.with_suffix(".json").write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
         os.replace(partial, path)
     finally:
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m nbquant.pipeline.train", description="Train a bundled network.")
     parser.add_argument("network", choices=tuple(NETWORKS))
-    parser.add_argument("--data", metavar="FOLDER", help="folder with Fashion-MNIST's four idx files")
+    parser.add_argument("--data", metavar="FOLDER", help="folder of the data: Fashion-MNIST's four idx files, or texts")
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--epochs", type=int, help="passes over the training images (default: the network's own)")
     parser.add_argument("--seed", type=int, default=0)
@@ -151,13 +151,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.out.parent.is_dir() or options.out.suffix != ".safetensors":
         parser.error(f"--out must be a .safetensors file in a folder that exists, but is {options.out}")
     try:
-        data = fashion_mnist.load(options.data)
+        data = NETWORKS[options.network].load(options.data)
         model, record = train(options.network, data, options.epochs, options.seed)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     save(model, record, options.out)
-    accuracy = 100 * (record.test_accuracy or 0)
-    sys.stdout.write(f"{options.out}: {accuracy:.2f} % of {record.test_samples:,} test images\n")
+    accuracy = "" if record.test_accuracy is None else f"{100 * record.test_accuracy:.2f} % of "
+    sys.stdout.write(f"{options.out}: {accuracy}{record.test_samples:,} test samples, loss {record.test_loss:.4f}\n")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,9 @@ class Network:
             if not self._before:
                 self._before.append(evaluate(self._original, self.data.test, self.loss, report))
                 report(0, None)
-            return evaluate(quantized.apply(self.model), self.data.test, self.loss, report), self._before[0]
+            network = quantized.apply(self.model)
+            found = evaluate(network, self.data.test, self.loss, report, reference=self._original)
+            return found, self._before[0]
 
     def finetune(self, quantized: Quantized, epochs: int, report: Report) -> FineTuned:
         """Fine-tune the codebook values; the loss on the test batches is looked at, but nothing is chosen by it."""

@@ -33,6 +33,7 @@ def facts(state: ExplorerState) -> list[dict[str, str]]:
     size, against = _file(state)
     return [
         {"label": "measured accuracy", "value": accuracy, "note": original},
+        *_divergence(state),
         {"label": "file", "value": size, "note": against},
     ]
 
@@ -131,11 +132,27 @@ def _accuracy(state: ExplorerState) -> tuple[str, str]:
     if state.measurement is None:
         return "–", ("needs model and data" if state.lacking else "")
     now, before = state.measurement.evaluation, state.measurement.original
-    return f"{_said(now)} of {now.samples:,}", f"original {_said(before)}"
+    beside = now.comparison
+    error = "" if beside is None or beside.accuracy_error is None else f" ± {100 * beside.accuracy_error:.2f}"
+    change = f", {100 * beside.accuracy_change:+.2f}{error}" if beside and beside.accuracy_change is not None else ""
+    return f"{_said(now)} of {now.labels or now.samples:,}", f"original {_said(before)}{change}"
+
+
+def _divergence(state: ExplorerState) -> list[dict[str, str]]:
+    """How far predictions are from the original's; nothing before it is measured."""
+    beside = None if state.measurement is None else state.measurement.evaluation.comparison
+    if beside is None:
+        return []
+    note = f"99 % below {beside.kl_99:.3g}, {beside.agreement:.1%} predicted alike"
+    return [{"label": "KL divergence from original", "value": f"{beside.kl_mean:.3g} nat", "note": note}]
 
 
 def _said(evaluation: Evaluation) -> str:
-    return f"loss {evaluation.loss:.4f}" if evaluation.accuracy is None else f"{100 * evaluation.accuracy:.2f} %"
+    if evaluation.accuracy is None:
+        return f"loss {evaluation.loss:.4f}"
+    bits = evaluation.bits_per_label
+    more = f", {bits:.3f} bit/label" if evaluation.is_sequence and bits is not None else ""
+    return f"{100 * evaluation.accuracy:.2f} %{more}"
 
 
 def _file(state: ExplorerState) -> tuple[str, str]:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -172,3 +174,115 @@ def test_progress_is_told_and_may_cancel():
     with pytest.raises(Cancelled):
         evaluate(nn.Linear(5, 3), linear_batches()[0], progress=told)
     assert calls == [(0, 3), (1, 3), (2, 3)]
+
+
+def by_hand(z, other, y):
+    """KL divergence, agreement and paired error of the labels that count, one at a time."""
+    kl, same, change = [], [], []
+    for a, b, label in zip(z, other, y, strict=True):
+        if label == -100:
+            continue
+        p, q = b.softmax(0), a.softmax(0)
+        kl.append(float(sum(x * (x / w).log() for x, w in zip(p, q, strict=True))))
+        same.append(int(a.argmax() == b.argmax()))
+        change.append(int(a.argmax() == label) - int(b.argmax() == label))
+    mean = sum(change) / len(change)
+    error = (sum((c - mean) ** 2 for c in change) / (len(change) - 1) / len(change)) ** 0.5
+    return sum(kl) / len(kl), sorted(kl)[-(-99 * len(kl) // 100) - 1], sum(same) / len(same), mean, error
+
+
+def pair():
+    torch.manual_seed(0)
+    model, reference = nn.Linear(6, 4), nn.Linear(6, 4)
+    with torch.no_grad():
+        reference.weight.copy_(model.weight + 0.2 * torch.randn(4, 6))
+    x, y = torch.randn(50, 6), torch.randint(4, (50,))
+    y[::7] = -100
+    return model, reference, x, y
+
+
+def test_comparison_with_a_reference_equals_sums_by_hand():
+    model, reference, x, y = pair()
+    found = evaluate(model, [(x[:20], y[:20]), (x[20:], y[20:])], progress=False, reference=reference).comparison
+    expected = by_hand(model(x).detach(), reference(x).detach(), y)
+    got = (found.kl_mean, found.kl_99, found.agreement, found.accuracy_change, found.accuracy_error)
+    assert got == pytest.approx(expected, rel=1e-4)
+    assert 0 < found.agreement < 1
+
+
+def test_a_model_is_its_own_reference():
+    model, _, x, y = pair()
+    found = evaluate(model, [(x, y)], progress=False, reference=model).comparison
+    assert (found.kl_mean, found.kl_99, found.agreement) == (0, 0, 1)
+    assert (found.accuracy_change, found.accuracy_error) == (0, 0)
+
+
+def test_a_reference_of_other_classes_is_refused():
+    model, _, x, y = pair()
+    with pytest.raises(ValueError, match=r"\(42, 4\), but predicts \(42, 5\)"):
+        evaluate(model, [(x, y)], progress=False, reference=nn.Linear(6, 5))
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.embed, self.out = nn.Embedding(11, 8), nn.Linear(8, 11)
+
+    def forward(self, ids):
+        return {"logits": self.out(self.embed(ids))}
+
+
+def next_word(output, labels):
+    return functional.cross_entropy(output["logits"].flatten(0, 1), labels.flatten())
+
+
+@pytest.mark.parametrize("sizes", [(9,), (1,) * 9, (2, 7)])
+def test_sequences_count_by_their_labels_however_they_are_batched(sizes):
+    model, ids = Words(), torch.randint(11, (9, 5))
+    labels = torch.randint(11, (9, 5))
+    labels[torch.rand(9, 5) < 0.4] = -100
+    batches = list(zip(ids.split(sizes[0] if len(sizes) == 1 else list(sizes)), labels.split(list(sizes)), strict=True))
+    found = evaluate(model, batches, next_word, progress=False)
+    kept = labels != -100
+    z = model(ids)["logits"][kept]
+    assert found.loss == pytest.approx(functional.cross_entropy(z, labels[kept]).item(), rel=1e-5)
+    assert found.accuracy == pytest.approx((z.argmax(1) == labels[kept]).float().mean().item())
+    assert (found.samples, found.labels) == (9, int(kept.sum()))
+    assert found.perplexity == pytest.approx(math.exp(found.loss))
+    assert found.bits_per_label == pytest.approx(found.loss / math.log(2))
+    assert "bit/label" in str(found)
+    assert set(found.to_row()) == {"accuracy", "loss", "samples", "labels", "perplexity", "bits_per_label"}
+
+
+def test_perplexity_is_of_plain_cross_entropy_only():
+    model, ids, labels = Words(), torch.randint(11, (9, 5)), torch.randint(11, (9, 5))
+    for loss in (
+        lambda o, t: functional.cross_entropy(o["logits"].flatten(0, 1), t.flatten(), label_smoothing=0.1),
+        lambda o, t: functional.cross_entropy(o["logits"].flatten(0, 1), t.flatten(), weight=torch.arange(11) + 1.0),
+        lambda o, t: 2 * next_word(o, t),
+        lambda o, t: next_word(o, t) + o["logits"].square().mean(),
+    ):
+        found = evaluate(model, [(ids, labels)], loss, progress=False)
+        assert found.perplexity is None
+        assert found.accuracy is not None
+
+
+def test_metrics_are_means_over_samples():
+    model, _, x, y = pair()
+
+    def margin(output, target):
+        return (output.max(1).values - output.mean(1)).mean()
+
+    found = evaluate(model, [(x[:40], y[:40]), (x[40:], y[40:])], progress=False, metrics={"margin": margin})
+    assert found.metrics["margin"] == pytest.approx(margin(model(x), y).item(), rel=1e-5)
+    assert "margin" in str(found)
+    assert found.to_row()["margin"] == found.metrics["margin"]
+    with pytest.raises(ValueError, match=r"metric 'all' must return one number a batch, but returned shape \(50, 4\)"):
+        evaluate(model, [(x, y)], progress=False, metrics={"all": lambda output, target: output})
+
+
+def test_no_label_at_all_is_refused():
+    model, _, x, _ = pair()
+    with pytest.raises(ValueError, match="at least one label must count, but all of 50 samples are ignored"):
+        evaluate(model, [(x, torch.full((50,), -100))], progress=False)

@@ -204,7 +204,13 @@ def test_frame_and_repr(network, blobs):
     assert plain.to_frame()["test_accuracy"].isna().all()
     pruned = cut(network, 0.25, test=blobs)
     frame = pruned.to_frame()
-    assert list(frame.columns) == ["step", "epoch", "density", "train_loss", "test_loss", "test_accuracy"]
+    assert list(frame.columns) == [
+        *("step", "epoch", "density", "train_loss", "test_loss", "test_accuracy"),
+        *("kl_mean", "agreement", "accuracy_error"),
+    ]
+    assert frame["kl_mean"].iloc[0] == 0  # nothing is pruned yet
+    assert frame["agreement"].iloc[0] == 1
+    assert frame["kl_mean"].iloc[-1] > 0
     before, after = (100 * accuracy for accuracy in frame["test_accuracy"])
     assert repr(pruned).endswith(f"kept, accuracy {before:.2f} → {after:.2f} %)")
 

@@ -1,0 +1,101 @@
+"""Characters of the Python documentation, to train and test small language models on."""
+
+import gzip
+import os
+import zlib
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from nbquant.models.batches import Batches
+from nbquant.models.dataset import Dataset
+
+VOCABULARY = 128
+"""Characters are the bytes of ASCII; any other character is a question mark."""
+
+WINDOW = 128
+"""Characters in a sample; the targets are the characters that follow them."""
+
+FOLDER_VARIABLE = "NBQUANT_PYTHON_DOCS"
+DEBIAN_FOLDER = Path("/usr/share/doc/python3.11/html/_sources")
+BUNDLED_FOLDER = Path(__file__).parent / "data"
+PARTS = ("tutorial", "howto", "faq", "reference", "library")
+"""Folders of the documentation's sources that are read."""
+
+HELD_OUT = 20
+"""Of so many files in alphabetical order, one is for testing."""
+
+_CALIBRATION = 256  # windows
+_MOST_BYTES = 1 << 27
+
+
+def load(folder: str | Path | None = None) -> Dataset:
+    """Load the sources of the whole documentation, about eight million characters.
+
+    Args:
+        folder: Where its sources (``*.rst.txt``) are, in the folders :data:`PARTS`. None takes the folder that the
+            environment variable ``NBQUANT_PYTHON_DOCS`` names, or the one of the Debian package python3.11-doc.
+
+    Raises:
+        FileNotFoundError: There are no such files.
+    """
+    folder = Path(folder or os.environ.get(FOLDER_VARIABLE) or DEBIAN_FOLDER)
+    files = [path for part in PARTS for path in sorted((folder / part).glob("*.rst.txt"))]
+    if not files:
+        raise FileNotFoundError(
+            f"sources of the Python documentation (*.rst.txt) are required, but there are none in the folders "
+            f"{', '.join(PARTS)} of {folder}: install the Debian package python3.11-doc, or name a folder by folder=… "
+            f"or the environment variable {FOLDER_VARIABLE}."
+        )
+    test = [path for number, path in enumerate(files) if number % HELD_OUT == HELD_OUT // 2]
+    train = [path for path in files if path not in test]
+    return _dataset("Python documentation", _joined(train), _joined(test))
+
+
+@cache
+def bundled() -> Dataset:
+    """Load the slice that comes with the package: parts of the training and of the test files.
+
+    Read on the first call and then shared, so do not write into its tensors.
+
+    Raises:
+        ValueError: A file is damaged.
+    """
+    train, test = (_unpacked(BUNDLED_FOLDER / f"python-docs-{split}.txt.gz") for split in ("train", "test"))
+    return _dataset("Python documentation (bundled)", train, test)
+
+
+def characters(text: str) -> UInt8[Tensor, " n"]:
+    """Turn text into the tokens of the model."""
+    return torch.frombuffer(bytearray(text.encode("ascii", "replace")), dtype=torch.uint8)
+
+
+def _joined(paths: list[Path]) -> UInt8[Tensor, " n"]:
+    return characters("\n\n".join(path.read_text(encoding="utf-8") for path in paths))
+
+
+def _unpacked(path: Path) -> UInt8[Tensor, " n"]:
+    try:
+        with gzip.open(path) as file:
+            raw = file.read(_MOST_BYTES + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} must be a whole gzip file, but: {error}: install the package again.") from error
+    if len(raw) > _MOST_BYTES:
+        raise ValueError(f"{path} must hold at most {_MOST_BYTES:,} bytes, but holds more: install the package again.")
+    return characters(raw.decode("ascii", "replace"))
+
+
+def _dataset(name: str, train: UInt8[Tensor, " n"], test: UInt8[Tensor, " n"]) -> Dataset:
+    windows = _windows(train)
+    return Dataset(
+        name, calibration=windows.take(min(_CALIBRATION, windows.samples)), train=windows, test=_windows(test)
+    )
+
+
+def _windows(text: UInt8[Tensor, " n"]) -> Batches:
+    count = (len(text) - 1) // WINDOW
+    inputs, targets = (text[start : start + count * WINDOW].reshape(count, WINDOW).long() for start in (0, 1))
+    return Batches(inputs, targets, batch_size=32)
