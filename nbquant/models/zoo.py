@@ -41,7 +41,7 @@ NETWORKS: dict[str, Network] = {
     "lenet5-fashion": Network(LeNet5),
     "lenet5-fashion-pruned": Network(LeNet5),
     "resnet8-fashion": Network(ResNet8, epochs=8),
-    "mobilenet-fashion": Network(MobileNet, epochs=8),
+    "mobilenet-fashion": Network(MobileNet, epochs=5),
     "gpt-python": Network(Gpt, python_docs.bundled, python_docs.load, epochs=3, batch_size=32),
 }
 

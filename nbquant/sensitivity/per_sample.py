@@ -7,7 +7,6 @@ output space are random, with mean zero and independent between samples, the squ
 estimate of the sum of those of its samples; if they are not, a group is one sample.
 """
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from nbquant.losses import record
 from nbquant.nested import map_tensors
 from nbquant.sensitivity.batch import Batch
+from nbquant.sensitivity.groups import Cost, cost_of, group_size
 from nbquant.sensitivity.layout import Layout, floating
 from nbquant.sensitivity.loss import Block, OutputLoss
 from nbquant.sensitivity.problem import Estimate, Problem
@@ -29,7 +29,6 @@ from nbquant.sensitivity.taps import Run, Tap, count_uses, find_taps, run
 Vectors = Callable[[OutputLoss], Iterable[Block]]
 """From the loss of a batch to signed vectors in output space: the sum grows by sign · (Jᵀ vector)² of every sample."""
 
-SQUARES = 64  # that an estimate from groups is the mean of, at least, where there are so many samples
 LONG = 60.0  # s: an estimate that takes longer is announced
 
 
@@ -58,6 +57,7 @@ class _State:
 
     layout: Layout = field(default_factory=Layout)
     taps: list[Tap] | None = None
+    cost: Cost | None = None
     announced: bool = False
 
 
@@ -82,7 +82,9 @@ def squared_gradient_sums(problem: Problem, vectors: Vectors, *, independent: bo
             state.taps = find_taps(problem, batch, state.layout)
         taps = state.taps or [] if batch.axes is not None else []
         others = _others(problem, taps)
-        size = _group_size(problem, batch, independent) if others and batch.axes is not None else batch.size
+        size = batch.size
+        if others and batch.axes is not None and batch.size > 1:
+            size = _group_size(problem, batch, state, others) if independent else 1
         runs = [run(problem, part, taps) for part in _parts(batch, size)]
         usable = _usable(taps, runs)
         if len(usable) < len(taps):  # called otherwise than on the trial
@@ -102,15 +104,10 @@ def _others(problem: Problem, taps: Sequence[Tap]) -> list[str]:
     return [name for name in problem.parameters if name not in done]
 
 
-def _group_size(problem: Problem, batch: Batch, independent: bool) -> int:
-    """Samples whose gradients are squared together."""
-    if not independent:
-        return 1
-    try:
-        batches = len(problem.batches)  # type: ignore[arg-type]
-    except TypeError:
-        batches = 4  # a guess on the side of more squares
-    return max(1, batch.size // max(1, math.ceil(SQUARES / max(batches, 1))))
+def _group_size(problem: Problem, batch: Batch, state: _State, others: Sequence[str]) -> int:
+    if state.cost is None:
+        state.cost = cost_of(problem, batch, others)
+    return group_size(problem, batch, state.cost)
 
 
 def _parts(batch: Batch, size: int) -> list[Batch]:

@@ -155,18 +155,28 @@ def find_taps(problem: Problem, batch: Batch, layout: Layout) -> list[Tap]:
 def count_uses(outputs: Sequence[Tensor]) -> Counter[int]:
     """Count how often each parameter enters the graph of some tensors."""
     uses: Counter[int] = Counter()
-    seen, stack = set(), [output.grad_fn for output in outputs]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in _nodes(outputs):
         for following, _ in node.next_functions:
             if following is not None and hasattr(following, "variable"):
                 uses[id(following.variable)] += 1
-            else:
-                stack.append(following)
     return uses
+
+
+def graph_size(outputs: Sequence[Tensor]) -> int:
+    """Count the operations in the graph of some tensors."""
+    return sum(1 for _ in _nodes(outputs))
+
+
+def _nodes(outputs: Sequence[Tensor]) -> Iterator[Any]:
+    """Every operation of a graph once, without the leaves."""
+    seen, stack = set(), [output.grad_fn for output in outputs]
+    while stack:
+        node: Any = stack.pop()
+        if node is None or node in seen or hasattr(node, "variable"):
+            continue
+        seen.add(node)
+        stack += [following for following, _ in node.next_functions]
+        yield node
 
 
 def _of_own_rows(seen: Run, chosen: list[int], axes: Axes) -> list[int]:

@@ -82,6 +82,10 @@ def oracle():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # all tensors are small: more threads only wait for each other
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

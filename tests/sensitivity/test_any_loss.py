@@ -160,9 +160,9 @@ def test_two_outputs_with_a_loss_each(oracle):
     )
     expected = {name.removeprefix("inner."): h for name, h in joined.items()}
     oracle.close(run(model, batches, loss=loss), expected)
-    drawn = run(model, batches, "gauss_newton_sampled", loss=loss, draws=3000)
+    drawn = run(model, batches, "gauss_newton_sampled", loss=loss, draws=1000)
     for name, h in expected.items():
-        assert (drawn[name] - h).abs().max() < 0.2 * h.max()
+        assert (drawn[name] - h).abs().max() < 0.3 * h.max()
 
 
 class Inside(nn.Module):
@@ -187,9 +187,9 @@ def test_a_loss_inside_the_model(words, oracle):
         return output["loss"]
 
     oracle.close(run(model, batches, loss=inner), dict(outside), 1e-9)
-    drawn = run(model, batches, "gauss_newton_sampled", loss=inner, draws=1000)
+    drawn = run(model, batches, "gauss_newton_sampled", loss=inner, draws=400)
     for name, h in outside.items():
-        assert (drawn[name] - h).abs().max() < 0.35 * h.max()
+        assert (drawn[name] - h).abs().max() < 0.5 * h.max()
 
 
 def contrastive(output, target):

@@ -1,0 +1,93 @@
+"""How many samples share a squared gradient: as few as are needed, and as many as their cost asks for.
+
+The choice hangs on counts of operations only, never on a clock, so that a seed gives the same estimate every time.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nbquant.sensitivity.batch import Batch
+from nbquant.sensitivity.layout import floating
+from nbquant.sensitivity.problem import Problem
+from nbquant.sensitivity.taps import count_uses, graph_size
+
+SQUARES = 64  # that an estimate is the mean of, at least, if cost allows
+MORE = 0.4  # of the cost of a forward and backward pass, that groups may add
+_FLOPS = 4e10  # a second
+_NODE = 15e-6  # s for an operation, forward and back, however small
+_ENTRY = 1e-9  # s for an entry of a gradient that autograd forms
+_STEP = 3  # operations in a step of a fused recurrence
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Estimated cost of forward and backward passes.
+
+    Attributes:
+        sample: Of each sample [s].
+        run: Of each run besides, however few samples there are [s].
+    """
+
+    sample: float
+    run: float
+
+
+def group_size(problem: Problem, batch: Batch, cost: Cost) -> int:
+    """Choose the number of samples whose gradients are squared together.
+
+    Args:
+        problem: Its number of batches tells how many squares there will be.
+        batch: What is to be divided.
+        cost: Of the model.
+    """
+    try:
+        batches = len(problem.batches)  # type: ignore[arg-type]
+    except TypeError:
+        batches = 4  # a guess on the side of more squares
+    wanted = math.ceil(SQUARES / max(batches, 1))
+    allowed = 1 + int(MORE * cost.sample * batch.size / cost.run)
+    return max(1, math.ceil(batch.size / max(1, min(wanted, allowed, batch.size))))
+
+
+def cost_of(problem: Problem, batch: Batch, others: Sequence[str]) -> Cost:
+    """Estimate the cost of a model from a run of two samples.
+
+    Args:
+        problem: The model.
+        batch: Has axes.
+        others: Parameters whose gradients autograd forms.
+    """
+    pair = batch.part(0, 2)
+    with _recurrent_steps(problem.model) as steps, FlopCounterMode(display=False) as counter:
+        outputs = floating(problem.call(pair))
+    uses = count_uses(outputs)
+    entries = sum(problem.parameters[name].numel() * max(1, uses[id(problem.parameters[name])]) for name in others)
+    flops = counter.get_total_flops() + sum(own for _, own in steps)
+    nodes = graph_size(outputs) + _STEP * sum(count for count, _ in steps)
+    return Cost(3 * flops / _FLOPS / pair.size, _NODE * nodes + _ENTRY * entries)
+
+
+@contextmanager
+def _recurrent_steps(model: nn.Module) -> Iterator[list[tuple[int, int]]]:
+    """Steps and operations of the fused recurrences, which neither graphs nor counters show."""
+    found: list[tuple[int, int]] = []
+
+    def note(layer: nn.LSTM, args: tuple[Any, ...], output: Any) -> None:
+        x = args[0] if args else None
+        if isinstance(x, Tensor) and x.ndim == 3:
+            samples, steps = (x.shape[0], x.shape[1]) if layer.batch_first else (x.shape[1], x.shape[0])
+            weights = sum(p.numel() for p in layer.parameters())
+            found.append((steps * layer.num_layers * (1 + layer.bidirectional), 2 * weights * samples * steps))
+
+    handles = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.LSTM)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
