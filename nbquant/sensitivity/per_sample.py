@@ -21,6 +21,7 @@ from nbquant.sensitivity.batch import Batch, has_samples, sample_dims
 from nbquant.sensitivity.layers import is_supported, squared_gradients
 from nbquant.sensitivity.loss import Block
 from nbquant.sensitivity.problem import Estimate, Problem, wide
+from nbquant.substitute import call_with
 
 Vectors = Callable[[Tensor, Any], Iterable[Block]]
 """From outputs and targets to signed vectors in output space: h = mean over samples of Σ sign · (Jᵀ vector)²."""
@@ -241,7 +242,7 @@ def _vectorised(problem: Problem, names: list[str], batch: Batch, block: Tensor)
         def forward(values: dict[str, Tensor]) -> Tensor:
             alone = Batch(_restored(inputs, dims), None, 1)
             named = {f"model.{name}": value for name, value in values.items()}
-            return torch.func.functional_call(_Caller(problem), named, (alone,))[0]
+            return call_with(_Caller(problem), named, (alone,))[0]
 
         pull = torch.func.vjp(forward, values)[1]
         (gradients,) = torch.func.vmap(pull)(vectors)
