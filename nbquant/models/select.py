@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nbquant.hooked import require_unmasked
 from nbquant.models.checkpoint import BUFFERS, Checkpoint
 from nbquant.models.layers import Layers, listed, owner, resolve, resolve_names
 from nbquant.models.ranks import local_part, part_like, shards_of
@@ -100,8 +101,9 @@ def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers
     _require_values(model)
     aliases = _aliases(model)
     asked, in_person = resolve(model, layers)
+    parameters = dict(model.named_parameters())
     chosen: list[SelectedTensor] = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         names = aliases[id(parameter)]
         if asked.isdisjoint(names):
             continue
@@ -113,6 +115,7 @@ def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers
                 "leave it out of layers."
             )
     _require_any(chosen, layers, "the model")
+    require_unmasked(model, {name for tensor in chosen for name in aliases[id(parameters[tensor.name])]})
     whole = {tensor.name: tensor.weight for tensor in chosen}
     shards = shards_of(whole)
     chosen = [replace(tensor, weight=local_part(tensor.name, tensor.weight)) for tensor in chosen]
@@ -120,7 +123,6 @@ def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers
     for tensor in chosen:
         require_finite_weight(tensor.weight, tensor.name)
     if sensitivity is not None:
-        parameters = dict(model.named_parameters())
         known = {t.name: aliases[id(parameters[t.name])] for t in chosen}
         chosen = _with_sensitivity(chosen, sensitivity, known, whole if shards else None)
     unselected = _unselected(model, {tensor.name for tensor in chosen})

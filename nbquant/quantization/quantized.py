@@ -1,6 +1,5 @@
 """The result of quantizing: codebooks, assignments, and every bit they cost."""
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nbquant.coding.ledger import Ledger
+from nbquant.duplicate import duplicate
 from nbquant.kernels import dispatch
 from nbquant.quantization.codebook import Codebook, QuantizedTensor
 from nbquant.quantization.members import index_dtype
@@ -117,7 +117,7 @@ class Quantized:
         Raises:
             ValueError: The model lacks a quantized parameter, or has it in another shape.
         """
-        quantized = copy.deepcopy(model)
+        quantized = duplicate(model)
         for name, parameter in self.parameters_of(quantized).items():
             with torch.no_grad():
                 parameter.copy_(self.tensors[name].dequantize())
@@ -136,7 +136,7 @@ class Quantized:
             ValueError: The model lacks a quantized parameter, has it in another shape, or in a recurrent layer, which
                 reads its weights around parametrizations.
         """
-        parametrized = copy.deepcopy(model)
+        parametrized = duplicate(model)
         parameters = self.parameters_of(parametrized)
         device = {self.group_of(name): parameter.device for name, parameter in parameters.items()}
         codebooks = {g: nn.Parameter(book.value.to(device[g], copy=True)) for g, book in self.codebooks.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from nbquant.analysis.statistics import Statistics, tensor_statistics
+from nbquant.duplicate import duplicate
 from nbquant.models.checkpoint import Checkpoint
 from nbquant.models.layers import Layers, layer_names
 from nbquant.models.select import Sensitivities, select
@@ -40,7 +41,7 @@ class Weights:
         self.first: Selection = select(source, None, layers)
         self.origin: nn.Module | Path
         if isinstance(source, nn.Module):
-            self.origin, self.layers = copy.deepcopy(source), layer_names(source)
+            self.origin, self.layers = duplicate(source), layer_names(source)
         else:
             self.origin = Path(source)
             self.layers = Checkpoint.open(source).layers
