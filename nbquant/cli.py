@@ -15,6 +15,7 @@ import pandas as pd
 
 import nbquant as nq
 from nbquant.analysis.curves import QUANTIZERS
+from nbquant.models.layers import layer_label
 from nbquant.quantization.quantizer import CODINGS
 from nbquant.storage.decompress import decompress as decompress_file
 from nbquant.storage.errors import CorruptFileError
@@ -124,7 +125,7 @@ def inspect(file: Path, as_json: bool) -> None:
     click.echo(_summary(stored.path, stored.ledger.total, stored.source_bits))
     click.echo("\n".join(f"  {name}: {_told(value)}" for name, value in stored.recipe.items() if value is not None))
     click.echo(f"\n{stored.ledger}\n")
-    click.echo(_table(frame))
+    click.echo(_table(frame.assign(layer=frame["layer"].map(layer_label))))
 
 
 @commands.command(short_help="Restore a .nbq file to a safetensors file.")

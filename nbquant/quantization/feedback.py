@@ -184,8 +184,9 @@ def _layers(selection: Selection) -> dict[str, list[SelectedTensor]]:
     tensors = {t.name: t for t in selection}
     found = {}
     for layer, outputs in selection.calibration.outputs.items():
-        if f"{layer}.weight" in tensors and outputs.any():
-            found[layer] = [tensors[name] for name in (f"{layer}.weight", f"{layer}.bias") if name in tensors]
+        prefix = f"{layer}." if layer else ""
+        if f"{prefix}weight" in tensors and outputs.any():
+            found[layer] = [tensors[name] for name in (f"{prefix}weight", f"{prefix}bias") if name in tensors]
     return found
 
 

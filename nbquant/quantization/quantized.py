@@ -256,7 +256,7 @@ class Quantized:
     def _only(self) -> Codebook:
         if len(self.codebooks) != 1:
             raise ValueError(
-                f"one codebook is required here, but every layer has its own ({', '.join(self.codebooks)}): "
+                f"one codebook is required here, but every layer has its own ({', '.join(map(repr, self.codebooks))}): "
                 f"use .codebooks[{next(iter(self.codebooks))!r}]"
             )
         return next(iter(self.codebooks.values()))

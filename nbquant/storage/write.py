@@ -247,7 +247,7 @@ def _group(quantized: Quantized, name: str) -> str:
     if group not in quantized.codebooks:
         raise ValueError(
             f"a codebook for the layer {group!r} of {name!r} is required, but there are only "
-            f"{', '.join(quantized.codebooks)}: quantize again."
+            f"{', '.join(map(repr, quantized.codebooks))}: quantize again."
         )
     return group
 

@@ -35,7 +35,7 @@ def lines(
     given: Given,
     settings: Settings,
     *,
-    every_layer: bool,
+    layers: tuple[str, ...] | None,
     estimated: bool,
     weighs: bool,
     offset: float,
@@ -48,7 +48,7 @@ def lines(
     Args:
         given: What was given.
         settings: What follows from what.
-        every_layer: Whether all layers are selected.
+        layers: What to ask ``select`` for; None is all.
         estimated: Whether the sensitivities are estimated, or those given.
         weighs: Whether there are sensitivities at all.
         offset: What damping adds to each h [loss/weight²].
@@ -96,7 +96,7 @@ def lines(
     if settings.method == Feedback.method:
         found.append(f"calibration = nq.calibrate(model, {train}{loss})")
         arguments.append("calibration=calibration")
-    arguments += [] if every_layer else [f"layers={settings.layers!r}"]
+    arguments += [] if layers is None else [f"layers={layers!r}"]
     found.append(f"selection = nq.select({', '.join(arguments)}){damped}")
     found.append(f"quantized = nq.fit(selection, {', '.join(_options(settings))})")
     if epochs is not None:

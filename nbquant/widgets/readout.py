@@ -5,6 +5,7 @@ from typing import Any
 
 from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
+from nbquant.models.layers import layer_label
 from nbquant.quantization.feedback import Feedback
 from nbquant.views.accuracy import CODES
 from nbquant.views.palette import method_style
@@ -114,7 +115,7 @@ def descriptions(state: ExplorerState) -> dict[str, str]:
 
 def listed(layers: Sequence[str]) -> str:
     """Names that fit into a title; else how many there are."""
-    names = ", ".join(layers)
+    names = ", ".join(map(layer_label, layers))
     return names if len(names) <= 60 else f"{len(layers)} layers"
 
 

@@ -341,7 +341,7 @@ class ExplorerState(traitlets.HasTraits):
             return code.lines(
                 self._given,
                 self.settings,
-                every_layer=self.selection.layers == self.available_layers,
+                layers=self._weights.asked_for(self.selection.layers),
                 estimated=self._weights is not self._given_weights,
                 weighs=self.sensitivity is not None,
                 offset=self.damping * self.sensitivity.mean if self.sensitivity is not None else 0.0,
