@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,8 +83,11 @@ def quantize(
     if damping and sensitivity is None:
         raise click.UsageError("--damping is added to sensitivities: name their file with --sensitivity.")
     h = nq.load_sensitivity(sensitivity).damped(damping) if sensitivity and damping else sensitivity
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what is left out is said below
+        selection = nq.select(checkpoint, h, list(layers) or None)
     quantized = nq.fit(
-        nq.select(checkpoint, h, list(layers) or None),
+        selection,
         method,
         ratio=ratio,
         rate=rate,
@@ -98,6 +102,8 @@ def quantize(
         progress=_on_terminal(),
     )
     ledger = nq.save(quantized, out, checkpoint, progress=_on_terminal())
+    if selection.left_out is not None:
+        click.echo(f"Not quantized, stored as they were: {selection.left_out}.", err=True)
     if _on_terminal():
         before = quantized.source_bits + quantized.unselected_bits
         click.echo(f"{_summary(out, ledger.total, before)}\n{quantized}", err=True)

@@ -28,12 +28,22 @@ def duplicate(model: M) -> M:
 
     Args:
         model: Any module. It is only read.
+
+    Raises:
+        ValueError: A part that cannot be copied, such as frozen weights of optimum-quanto.
     """
     memo: dict[int, Any] = {}
     with torch.no_grad():
         for tensor in _computed_tensors(model):
             memo[id(tensor)] = _view_in_copy(tensor, memo) if _is_view(tensor) else tensor.detach().clone()
-    duplicated = copy.deepcopy(model, memo)
+    try:
+        duplicated = copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"a model that can be copied is required, but this {type(model).__name__} cannot be "
+            f"({str(error).partition('. ')[0]}): take out what cannot be copied, or pass the model as it was before "
+            "another library quantized it."
+        ) from error
     for copied in list(memo.values()):  # modules in plain lists too, which modules() does not know
         if isinstance(copied, nn.Module) and is_parametrized(copied):
             copied.__class__ = _own_class(type(copied))

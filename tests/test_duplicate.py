@@ -188,3 +188,14 @@ def test_tied_parameters_and_shared_modules_stay_so():
     tied, shared = duplicate(MODELS["tied"]()), duplicate(share())
     assert tied[0].weight is tied[2].weight
     assert shared[0] is shared[2]
+
+
+def test_what_cannot_be_copied_is_refused_with_the_reason():
+    class Uncopyable(nn.Linear):
+        def __deepcopy__(self, memo):
+            raise RuntimeError("these weights only work where they are. More about it.")
+
+    model = nn.Sequential(Uncopyable(6, 3))
+    quantized = nq.fit(nq.select(model), "kmeans", levels=2, progress=False)
+    with pytest.raises(ValueError, match=r"this Sequential cannot be \(these weights only work where they are\): take"):
+        quantized.apply(model)

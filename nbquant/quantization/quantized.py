@@ -249,9 +249,12 @@ class Quantized:
     def __repr__(self) -> str:
         return (
             f"Quantized({self.quantizer}, {len(self):,} weights, {self.levels} levels, "
-            f"rate {self.rate:.4g} bit/weight, {self.compression_ratio:.4g}×, "
+            f"rate {self.rate:.4g} bit/weight, {self.compression_ratio:.4g}×{self._of_model()}, "
             f"{'fine-tuned' if self.finetuned else f'predicted loss increase {self.predicted_loss_increase:.3g}'})"
         )
+
+    def _of_model(self) -> str:
+        return f" ({self.model_compression_ratio:.4g}× of the whole model)" if self.unselected_bits else ""
 
     def _only(self) -> Codebook:
         if len(self.codebooks) != 1:

@@ -32,10 +32,15 @@ def facts(state: ExplorerState) -> list[dict[str, str]]:
     """Read-outs beside those of the operating point: label, value, note."""
     accuracy, original = _accuracy(state)
     size, against = _file(state)
-    return [
+    found = [
         {"label": "measured accuracy", "value": accuracy, "note": original},
         {"label": "file", "value": size, "note": against},
     ]
+    left = state.selection.left_out
+    if left is not None:
+        kept = f"{100 * left.share:.1f} % of all weights"
+        found.append({"label": "not quantized", "value": kept, "note": f"{', '.join(left.dtypes)}, stay as they are"})
+    return found
 
 
 def predicted_loss(state: ExplorerState) -> float:

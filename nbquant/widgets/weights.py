@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -95,7 +96,8 @@ class Weights:
         return tuple(asked)
 
     def _selected(self, sensitivity: Sensitivities | None, layers: Sequence[str]) -> Selection:
-        return select(self.origin, sensitivity, [n for layer in layers for n in self._parameters.get(layer, [layer])])
+        named = [name for layer in layers for name in self._parameters.get(layer, [layer])]
+        return replace(select(self.origin, sensitivity, named), left_out=self.first.left_out)
 
     def looking_at(self, selection: Selection) -> Callable[[Progress], Statistics]:
         """What finds the statistics of a selection of these, undamped; tensors that were seen are not looked at."""
