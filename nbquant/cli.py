@@ -16,7 +16,7 @@ import pandas as pd
 
 import nbquant as nq
 from nbquant.analysis.curves import QUANTIZERS
-from nbquant.models.layers import layer_label
+from nbquant.models.layers import layer_label, listed
 from nbquant.quantization.quantizer import CODINGS
 from nbquant.storage.decompress import decompress as decompress_file
 from nbquant.storage.errors import CorruptFileError
@@ -123,6 +123,7 @@ def inspect(file: Path, as_json: bool) -> None:
             "source_size": stored.source_bits // 8,
             "compression_ratio": stored.compression_ratio,
             "recipe": stored.recipe,
+            "metadata": stored.metadata,
             "ledger": dict(stored.ledger),
             "tensors": json.loads(frame.to_json(orient="records")),
         }
@@ -130,6 +131,8 @@ def inspect(file: Path, as_json: bool) -> None:
         return
     click.echo(_summary(stored.path, stored.ledger.total, stored.source_bits))
     click.echo("\n".join(f"  {name}: {_told(value)}" for name, value in stored.recipe.items() if value is not None))
+    if stored.metadata:
+        click.echo(f"  metadata: {listed(stored.metadata)}")
     click.echo(f"\n{stored.ledger}\n")
     click.echo(_table(frame.assign(layer=frame["layer"].map(layer_label))))
 

@@ -85,6 +85,11 @@ class Stored:
         return copy.deepcopy(dict(self._layout.recipe))
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """What the checkpoint that the file was made of says about itself; empty if it says nothing."""
+        return dict(self._layout.metadata)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of all tensors: quantized, as they were, and tied to one of these."""
         return (*self._layout.entries, *self._layout.tied)

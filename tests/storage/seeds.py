@@ -191,3 +191,8 @@ def write_seeds(folder: Path = FOLDER) -> None:
             nq.save(quantized, folder / f"{name}.nbq", model, progress=False)
     only_recipe = Parts(json.dumps({"recipe": {"nbquant": "0"}}).encode(), ())
     (folder / "nothing.nbq").write_bytes(only_recipe.file())
+    with TemporaryDirectory() as scratch:
+        checkpoint = Path(scratch) / "m.safetensors"
+        save_file({"w": torch.tensor([[0.0, 1.5], [-1.0, 0.0]])}, checkpoint, metadata={"format": "pt", "title": "ü"})
+        quantized = nq.fit(nq.select(checkpoint), "kmeans", levels=3, progress=False)
+        nq.save(quantized, folder / "metadata.nbq", checkpoint, progress=False)
