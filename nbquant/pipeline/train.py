@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from nbquant.models.zoo import NETWORKS
 from nbquant.pipeline.loop import Training, seeded, ticking
 from nbquant.pipeline.prune import prune
 from nbquant.progress import Progress
+from nbquant.tensorfile import replacing
 
 EPOCHS = {"lenet5-fashion": 10, "lenet5-fashion-pruned": 10, "resnet8-fashion": 8}
 KEPT = {"conv1.weight": 0.66, "conv2.weight": 0.20, "fc1.weight": 0.09, "fc2.weight": 0.30}
@@ -130,13 +130,9 @@ def _fit(model: nn.Module, samples: Batches, epochs: int, progress: Progress) ->
 
 def save(model: nn.Module, record: Record, path: Path) -> None:
     """Write the weights to ``path`` and the record beside it as ``.json``; no half-written file of weights stays."""
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with replacing(path) as partial:
         save_file(model.state_dict(), partial, metadata={"network": record.network, "data": record.data})
         path.with_suffix(".json").write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -97,7 +97,9 @@ class Feedback:
         found: dict[str, Matrix] = {}
         loss = bits = 0.0
         if others:
-            trellis = Trellis(self.lmbda, weighted=self.weighted, coding=self.coding)
+            trellis = Trellis(
+                self.lmbda, weighted=self.weighted, coding=self.coding, per_layer=True, steps="equal slope"
+            )
             paths = trellis.search(Selection(others), pruned, ticks)
             found |= {t.name: m for t, m in zip(others, paths.matrices, strict=True)}
             loss, bits = paths.loss, paths.bits

@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from nbquant.models.select import Sensitivities
+from nbquant.quantization.defaults import defaults_of
 from nbquant.quantization.feedback import Feedback
 from nbquant.sensitivity.result import Sensitivity
-from nbquant.widgets.settings import Settings
+from nbquant.widgets.settings import CHOICES, Settings
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,9 @@ def lines(
 
 def _options(settings: Settings) -> list[str]:
     """Arguments of ``fit`` that are not what they are without being named."""
-    usual = {"weighted": True, "coding": "huffman", "per_layer": False, "pinned_zero": False}
-    if settings.method != "kmeans":
-        del usual["pinned_zero"]
-    if settings.method == Feedback.method:
-        usual["coding"] = "context"
-        del usual["per_layer"]
-    named = [f"{name}={getattr(settings, name)!r}" for name, value in usual.items() if getattr(settings, name) != value]
+    usual = defaults_of(CHOICES[settings.method])
+    chosen = {name: getattr(settings, name) for name in usual if hasattr(settings, name)}
+    named = [f"{name}={value!r}" for name, value in chosen.items() if value != usual[name]]
     return [repr(settings.method), f"{settings.driver}={settings.value!r}", *named]
 
 
