@@ -1,13 +1,16 @@
 """The command line: nbquant quantize | inspect | decompress | explore | app."""
 
+import hashlib
 import importlib.util
+import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 import nbformat
@@ -15,12 +18,27 @@ import pandas as pd
 
 import nbquant as nq
 from nbquant.analysis.curves import QUANTIZERS
+from nbquant.analysis.runs import RUNNERS
+from nbquant.models.layers import layer_label, listed
+from nbquant.plain_text import plainly
+from nbquant.quantization.ecsq import ECSQ
 from nbquant.quantization.quantizer import CODINGS
 from nbquant.storage.decompress import decompress as decompress_file
 from nbquant.storage.errors import CorruptFileError
+from nbquant.tensorfile import shortened
 
 FAILED, USAGE, DAMAGED, INTERRUPTED = 1, 2, 3, 130
+MOST_STEM = 200  # bytes: file systems allow 255, of which Jupyter's own copies take some
 JUPYTER = Path(__file__).parent / "jupyter"
+
+
+def _usual(option: str, said: Mapping[Any, str] | None = None) -> str:
+    """The defaults of an option, and the methods that have them."""
+    found: dict[Any, list[str]] = {}
+    for name, kind in {**QUANTIZERS, **RUNNERS}.items():
+        found.setdefault(getattr(kind, option), []).append(name)
+    return "; ".join(f"{(said or {}).get(value, value)} for {', '.join(names)}" for value, names in found.items())
+
 
 _EXISTING = click.Path(exists=True, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -42,16 +60,33 @@ def commands() -> None:
 @click.argument("checkpoint", type=_EXISTING)
 @click.option("-o", "--out", type=_NEW_FILE, required=True, help="The .nbq file to write, or to replace.")
 @click.option("--sensitivity", type=_EXISTING, help="Safetensors file of sensitivities h, by parameter name.")
-@click.option("--damping", type=click.FloatRange(min=0), default=0.0, help="ε of h + ε·mean(h).", show_default=True)
-@click.option("--method", type=click.Choice(tuple(QUANTIZERS)), default="ecsq", show_default=True)
+@click.option(
+    "--damping",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Part of the mean h added to each h.",
+    show_default=True,
+)
+@click.option(
+    "--method",
+    type=click.Choice((*QUANTIZERS, *RUNNERS)),
+    default=ECSQ.method,
+    show_default=True,
+    help="trellis and feedback take longer, and less room. A checkpoint comes without data to calibrate feedback: here "
+    "it works like trellis.",
+)
 @click.option("--ratio", type=float, help="Target: least compression ratio, that of the whole file.")
 @click.option("--rate", type=float, help="Target: most bits a weight, side information included.")
 @click.option("--levels", type=int, help="Target: most reconstruction values.")
-@click.option("--lmbda", type=float, help="Target: λ of ecsq, loss per bit.")
+@click.option("--lmbda", type=float, help="Target: lambda of ecsq, trellis or feedback, loss per bit.")
 @click.option("--step", type=float, help="Target: width of a cell of uniform, in units of the weights.")
 @click.option("--layers", metavar="GLOB", multiple=True, help="What to quantize: names or globs; again for more.")
-@click.option("--coding", type=click.Choice(CODINGS), default="huffman", show_default=True)
-@click.option("--per-layer", is_flag=True, help="A codebook for each layer.")
+@click.option("--coding", type=click.Choice(CODINGS), help=f"Code of the indices.  [default: {_usual('coding')}]")
+@click.option(
+    "--per-layer/--joint",
+    default=None,
+    help=f"A codebook for each layer, or one for all.  [default: {_usual('per_layer', {True: 'each', False: 'one'})}]",
+)
 @click.option("--plain", is_flag=True, help="Weigh all weights alike, whatever their sensitivity.")
 @click.option("--pinned-zero", is_flag=True, help="Keep one level at exactly zero (kmeans).")
 def quantize(
@@ -67,39 +102,44 @@ def quantize(
     step: float | None,
     layers: tuple[str, ...],
     coding: Any,
-    per_layer: bool,
+    per_layer: bool | None,
     plain: bool,
     pinned_zero: bool,
 ) -> None:
     """Quantize CHECKPOINT, a safetensors file or a folder with an index and shards, into a .nbq file.
 
     Name one target: --ratio, --rate or --levels, or the method's own --lmbda or --step. What is not chosen by --layers
-    is stored as it is.
+    is stored as it is. Options that are left out are as the method has them by default.
     """
     if sum(target is not None for target in (ratio, rate, levels, lmbda, step)) != 1:
         raise click.UsageError("Exactly one of --ratio, --rate, --levels, --lmbda and --step is required.")
     if damping and sensitivity is None:
         raise click.UsageError("--damping is added to sensitivities: name their file with --sensitivity.")
     h = nq.load_sensitivity(sensitivity).damped(damping) if sensitivity and damping else sensitivity
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what is left out is said below
+        selection = nq.select(checkpoint, h, list(layers) or None)
     quantized = nq.fit(
-        nq.select(checkpoint, h, list(layers) or None),
+        selection,
         method,
         ratio=ratio,
         rate=rate,
         levels=levels,
         lmbda=lmbda,
         step=step,
-        weighted=not plain,
+        weighted=False if plain else None,
         coding=coding,
         per_layer=per_layer,
-        pinned_zero=pinned_zero,
+        pinned_zero=pinned_zero or None,
         file_of=checkpoint if ratio is not None else None,
         progress=_on_terminal(),
     )
     ledger = nq.save(quantized, out, checkpoint, progress=_on_terminal())
+    if selection.left_out is not None:
+        _say(f"Not quantized, stored as they were: {selection.left_out}.", sys.stderr)
     if _on_terminal():
         before = quantized.source_bits + quantized.unselected_bits
-        click.echo(f"{_summary(out, ledger.total, before)}\n{quantized}", err=True)
+        _say(f"{_summary(out, ledger.total, before)}\n{quantized}", sys.stderr)
 
 
 @commands.command(short_help="Show what a .nbq file holds.")
@@ -116,15 +156,18 @@ def inspect(file: Path, as_json: bool) -> None:
             "source_size": stored.source_bits // 8,
             "compression_ratio": stored.compression_ratio,
             "recipe": stored.recipe,
+            "metadata": stored.metadata,
             "ledger": dict(stored.ledger),
             "tensors": json.loads(frame.to_json(orient="records")),
         }
-        click.echo(json.dumps(about, indent=2))
+        _say(json.dumps(about, indent=2))
         return
-    click.echo(_summary(stored.path, stored.ledger.total, stored.source_bits))
-    click.echo("\n".join(f"  {name}: {_told(value)}" for name, value in stored.recipe.items() if value is not None))
-    click.echo(f"\n{stored.ledger}\n")
-    click.echo(_table(frame))
+    _say(_summary(stored.path, stored.ledger.total, stored.source_bits))
+    _say("\n".join(f"  {name}: {_told(value)}" for name, value in stored.recipe.items() if value is not None))
+    if stored.metadata:
+        _say(f"  metadata: {listed(stored.metadata)}")
+    _say(f"\n{stored.ledger}\n")
+    _say(_table(frame.assign(layer=frame["layer"].map(layer_label))))
 
 
 @commands.command(short_help="Restore a .nbq file to a safetensors file.")
@@ -134,7 +177,7 @@ def decompress(file: Path, out: Path) -> None:
     """Restore the tensors of a .nbq FILE to a safetensors file, with the names, shapes and types they had."""
     decompress_file(file, out, progress=_on_terminal())
     if _on_terminal():
-        click.echo(f"{out}: {out.stat().st_size:,} bytes", err=True)
+        _say(f"{out}: {out.stat().st_size:,} bytes", sys.stderr)
 
 
 @commands.command(context_settings={"ignore_unknown_options": True}, short_help="Open the explorer in JupyterLab.")
@@ -150,10 +193,10 @@ def explore(sensitivity: Path | None, arguments: tuple[str, ...]) -> None:
     is_named = bool(arguments) and not arguments[0].startswith("-")
     checkpoint = _EXISTING(arguments[0]) if is_named else None
     jupyter = arguments[1:] if is_named else arguments
-    notebook = Path(f"explore-{checkpoint.resolve().stem if checkpoint else 'lenet5-fashion'}.ipynb")
+    notebook = Path(_notebook_name(checkpoint.resolve().stem if checkpoint else "lenet5-fashion"))
     if not notebook.exists():
         nbformat.write(_notebook(checkpoint, sensitivity), notebook)
-        click.echo(f"made {notebook}", err=True)
+        _say(f"made {notebook}", sys.stderr)
     environment = os.environ | _ours_first("JUPYTER_CONFIG_PATH")
     # As root, as in containers, JupyterLab does not start unless told to.
     as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
@@ -199,6 +242,9 @@ def app(
 
 def main() -> None:
     """Run the command that the arguments name, and end with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=plainly)
     with _exit_codes():
         sys.exit(commands(standalone_mode=False, prog_name="nbquant"))
 
@@ -209,7 +255,7 @@ def _exit_codes() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.show()
+        error.show(sys.stderr)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted; nothing was written", INTERRUPTED)
@@ -224,8 +270,13 @@ def _exit_codes() -> Iterator[None]:
         _fail("there is not enough memory for it: close other programs, or choose fewer layers.", FAILED)
 
 
+def _say(text: str, stream: IO[str] | None = None) -> None:
+    """Write a line to standard output, or to another stream, in its own encoding: click takes UTF-8 for ASCII."""
+    click.echo(text, file=stream or sys.stdout)
+
+
 def _fail(message: str, code: int) -> None:
-    click.echo(f"Error: {message}", err=True)
+    _say(f"Error: {message}", sys.stderr)
     sys.exit(code)
 
 
@@ -257,6 +308,14 @@ def _table(frame: pd.DataFrame) -> str:
 def _ours_first(variable: str) -> dict[str, str]:
     """One of Jupyter's search paths, with our folder before what is there."""
     return {variable: os.pathsep.join([str(JUPYTER), *filter(None, [os.environ.get(variable)])])}
+
+
+def _notebook_name(stem: str) -> str:
+    """Name of the notebook of a checkpoint; a long one is cut, but still one for each checkpoint."""
+    raw = stem.encode("utf-8", "surrogateescape")
+    if len(raw) > MOST_STEM:
+        stem = f"{shortened(stem, MOST_STEM - 9)}-{hashlib.blake2b(raw, digest_size=4).hexdigest()}"
+    return f"explore-{stem}.ipynb"
 
 
 def _notebook(checkpoint: Path | None, sensitivity: Path | None) -> nbformat.NotebookNode:

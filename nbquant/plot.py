@@ -21,6 +21,7 @@ from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.price import Price
 from nbquant.analysis.statistics import Statistics
 from nbquant.coding.ledger import Ledger
+from nbquant.models.layers import layer_label
 from nbquant.progress import Progress
 from nbquant.quantization.codebook import Codebook
 from nbquant.quantization.fitting import WHOLE
@@ -77,7 +78,7 @@ def histogram(
         book.codeword_length.cpu().double().numpy(),
         thresholds=_boundaries(quantized, book),
         pruned_zeros=statistics.zeros_of(group) if statistics.pruned else 0,
-        label="all layers" if group == WHOLE else group,
+        label="all layers" if group == WHOLE else layer_label(group),
     )
     return _shown(draw_histogram(data, log_count=log_count), backend)
 

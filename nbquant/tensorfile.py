@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 MOST_JSON = 100_000_000  # bytes of a header, which is the library's own limit, or of an index
+MOST_BESIDE = 100  # bytes of a file's name in that of a file beside it, as names may have 255 bytes and not more
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -230,7 +231,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         raise FileNotFoundError(f"a folder that exists is required, but there is no {str(path.parent)!r}: make it.")
     if path.is_dir():
         raise IsADirectoryError(f"the name of a file is required, but {str(path)!r} is a folder: name a file in it.")
-    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
+    partial = path.with_name(f".{shortened(path.name, MOST_BESIDE)}.{secrets.token_hex(8)}.partial")
     try:
         yield partial
         if durable:
@@ -246,6 +247,11 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def shortened(name: str, most: int) -> str:
+    """As much of the beginning of a file's name as takes so many bytes at the most."""
+    return os.fsencode(name)[:most].decode(sys.getfilesystemencoding(), "ignore")
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import nn
 import nbquant as nq
 from nbquant import cli
 from nbquant.models.zoo import CHECKPOINTS
+from nbquant.widgets.state import ExplorerState
 
 LENET = CHECKPOINTS / "lenet5-fashion.safetensors"
 
@@ -259,3 +260,145 @@ def test_on_a_terminal_it_shows_progress_and_completes_names(small, tmp_path):
     words = {"COMP_WORDS": "nbquant quantize --met", "COMP_CWORD": "2", "_NBQUANT_COMPLETE": "bash_complete"}
     found = subprocess.run([program], env=os.environ | words, capture_output=True, text=True, check=True)
     assert "--method" in found.stdout
+
+
+@pytest.mark.parametrize(
+    "options", [("--method", "trellis"), ("--method", "feedback"), ("--method", "trellis", "--joint")]
+)
+def test_methods_that_run_need_no_data(capsys, small, options):
+    out = small.with_suffix(".nbq")
+    assert run(capsys, "quantize", small, "-o", out, "--ratio", 6, *options) == (0, "", "")
+    stored = nq.load(out)
+    assert stored.compression_ratio >= 6
+    assert stored.recipe["quantizer"]["method"] == options[1]
+    assert stored.recipe["quantizer"]["coding"] == "context"
+    assert stored.recipe["quantizer"].get("per_layer") == (None if options[1] == "feedback" else len(options) == 2)
+
+
+def test_feedback_of_a_checkpoint_is_as_good_as_the_trellis(capsys, small):
+    errors = {}
+    for method in ("trellis", "feedback"):
+        out, back = small.with_suffix(".nbq"), small.with_name("back.safetensors")
+        assert run(capsys, "quantize", small, "-o", out, "--rate", 3, "--method", method)[0] == 0
+        assert run(capsys, "decompress", out, "-o", back)[0] == 0
+        before, after = load_file(small), load_file(back)
+        errors[method] = sum(float((after[name] - before[name]).square().sum()) for name in ("0.weight", "2.weight"))
+    assert errors["feedback"] == pytest.approx(errors["trellis"], rel=0.02)
+    assert "works like trellis" in " ".join(run(capsys, "quantize", "--help")[1].split())
+
+
+def test_what_is_left_out_is_told(capsys, tmp_path):
+    path, out = tmp_path / "m.safetensors", tmp_path / "m.nbq"
+    save_file({"norm.weight": torch.rand(128), "fc.weight": torch.rand(64, 32).to(torch.float8_e4m3fn)}, path)
+    code, told, error = run(capsys, "quantize", path, "-o", out, "--rate", 4)
+    assert (code, told) == (0, "")
+    assert "Not quantized, stored as they were: 1 tensor in F8_E4M3 with 2,048 of 2,176 weights (94.1 %)." in error
+
+
+def test_metadata_are_shown(capsys, tmp_path):
+    path, out = tmp_path / "m.safetensors", tmp_path / "m.nbq"
+    save_file({"w": torch.rand(60, 40)}, path, metadata={"title": "mine\x1b[2J", "format": "pt"})
+    run(capsys, "quantize", path, "-o", out, "--rate", 4)
+    assert "  metadata: 'title', 'format'" in run(capsys, "inspect", out)[1].replace(
+        "'format', 'title'", "'title', 'format'"
+    )
+    assert json.loads(run(capsys, "inspect", out, "--json")[1])["metadata"] == {"title": "mine\x1b[2J", "format": "pt"}
+
+
+def test_parameters_of_the_model_itself_are_named(capsys, tmp_path):
+    path, out = tmp_path / "m.safetensors", tmp_path / "m.nbq"
+    save_file({"token": torch.rand(60, 40)}, path)
+    run(capsys, "quantize", path, "-o", out, "--rate", 4)
+    assert re.search(r"token +\(model\)", run(capsys, "inspect", out)[1])
+
+
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from nbquant.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["nbquant", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        sys.stderr.write(f"\\x1e{ended.code or 0}\\x1e")
+    sys.stdout.write("\\x1e")
+"""
+
+
+def in_a_shell(encoding, *commands):
+    """Exit code, standard output and error of each command, on a terminal of that encoding, decoded strictly."""
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "100"}
+    asked = json.dumps([[str(argument) for argument in command] for command in commands])
+    command = [sys.executable, "-c", ONE_AFTER_THE_OTHER, asked]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    told, errors = done.stdout.decode(encoding).split("\x1e"), done.stderr.decode(encoding).split("\x1e")
+    return list(zip(map(int, errors[1::2]), told, errors[::2], strict=False))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_terminals_that_know_few_letters(tmp_path, encoding):
+    path, out, back = tmp_path / "m.safetensors", tmp_path / "m.nbq", tmp_path / "back.safetensors"
+    save_file({"λ.ünit→": torch.randn(60, 40)}, path, metadata={"日本": "…"})
+    pages = ((), ("quantize",), ("inspect",), ("decompress",), ("explore",), ("app",))
+    for code, told, error in in_a_shell(encoding, *((*page, "--help") for page in pages)):
+        assert (code, error) == (0, "")
+        assert told.isascii()
+    ended = in_a_shell(
+        encoding,
+        ("quantize", path, "-o", out, "--method", "ecsq", "--ratio", 6),
+        ("inspect", out),
+        ("inspect", out, "--json"),
+        ("decompress", out, "-o", back),
+        ("quantize", path, "-o", out, "--rate", 0.001),
+        ("quantize", path, "-o", out, "--layers", "λ→", "--rate", 3),
+    )
+    assert [code for code, _, _ in ended] == [0, 0, 0, 0, 1, 1]
+    knows = encoding == "utf-8"
+    assert ("λ.ünit→" if knows else "lambda.") in ended[1][1]
+    assert json.loads(ended[2][1])["metadata"] == {"日本": "…"}
+    assert all(error.startswith("Error: ") for _, _, error in ended[4:])
+    assert ("λ→" if knows else "lambda->") in ended[5][2]
+
+
+def test_the_package_is_a_command_too():
+    done = subprocess.run([sys.executable, "-m", "nbquant", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"nbquant, version {nq.__version__}"
+
+
+@pytest.mark.parametrize("letter", ["x", "ü", "漢", "𝛌"])
+def test_names_may_be_as_long_as_the_file_system_has_them(capsys, tmp_path, monkeypatch, letter):
+    monkeypatch.chdir(tmp_path)
+
+    def named(end):
+        return tmp_path / (letter * ((255 - len(end)) // len(letter.encode())) + end)
+
+    before, small, after = named(".safetensors"), named(".nbq"), named("b.safetensors")
+    save_file({"w": torch.randn(60, 40)}, tmp_path / "m.safetensors")
+    (tmp_path / "m.safetensors").rename(before)
+    assert run(capsys, "quantize", before, "-o", small, "--rate", 4) == (0, "", "")
+    assert run(capsys, "inspect", small)[0] == 0
+    assert run(capsys, "decompress", small, "-o", after) == (0, "", "")
+    state = ExplorerState(before, ratio=4.0)
+    state.save_session(named(".json"))
+    assert state.error == ""
+    state.restore(named(".json"))
+    assert state.error == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        path.name for path in (before, small, after, named(".json"))
+    )
+
+
+def test_notebooks_of_long_names_are_apart(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.os, "execve", lambda *_: None)
+    for end in "ab":
+        path = tmp_path / ("ü" * 120 + end + ".safetensors")
+        save_file({"w": torch.randn(6, 4)}, tmp_path / "m.safetensors")
+        (tmp_path / "m.safetensors").rename(path)
+        monkeypatch.setattr(sys, "argv", ["nbquant", "explore", str(path)])
+        with pytest.raises(SystemExit):
+            cli.main()
+    notebooks = list(tmp_path.glob("explore-*.ipynb"))
+    assert len(notebooks) == 2
+    assert all(len(path.name.encode()) <= 220 for path in notebooks)

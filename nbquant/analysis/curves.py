@@ -11,6 +11,7 @@ from nbquant.analysis.operating_point import OperatingPoint, operating_point, po
 from nbquant.analysis.statistics import Statistics
 from nbquant.progress import Progress, track
 from nbquant.quantization.clusters import Clusters
+from nbquant.quantization.defaults import defaults_of
 from nbquant.quantization.ecsq import ECSQ
 from nbquant.quantization.histogram import Cells
 from nbquant.quantization.kmeans import KMeans
@@ -45,12 +46,12 @@ class Method:
     """
 
     method: str
-    weighted: bool = True
-    coding: Coding = "huffman"
-    per_layer: bool = False
-    pinned_zero: bool = False
-    offset: float | None = 0.0
-    steps: Steps = "joint"
+    weighted: bool = KMeans.weighted
+    coding: Coding = KMeans.coding
+    per_layer: bool = KMeans.per_layer
+    pinned_zero: bool = KMeans.pinned_zero
+    offset: float | None = Uniform.offset
+    steps: Steps = Uniform.steps
 
     def __post_init__(self) -> None:
         if self.method not in QUANTIZERS:
@@ -68,11 +69,7 @@ class Method:
 
     def quantizer(self, parameter: float) -> Quantizer:
         """The quantizer at one point of the curve."""
-        options: dict[str, Any] = {"weighted": self.weighted, "coding": self.coding, "per_layer": self.per_layer}
-        if self.method == "kmeans":
-            options["pinned_zero"] = self.pinned_zero
-        if self.method == "uniform":
-            options |= {"offset": self.offset, "steps": self.steps}
+        options: dict[str, Any] = {name: getattr(self, name) for name in defaults_of(QUANTIZERS[self.method])}
         options[self.parameter] = int(parameter) if self.method == "kmeans" else float(parameter)
         return QUANTIZERS[self.method](**options)
 

@@ -1,11 +1,14 @@
 """The most recently used of some values."""
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
+_every: "WeakSet[Recent[Any]]" = WeakSet()
 
 
 class Recent(Generic[T]):
@@ -13,6 +16,11 @@ class Recent(Generic[T]):
 
     def __init__(self, most: int) -> None:
         self._most, self._values, self._lock = most, OrderedDict[Hashable, T](), threading.Lock()
+        _every.add(self)
+
+    def unlock(self) -> None:
+        """Forget a lock that a thread held which a forked process does not have."""
+        self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> T | None:
         """The value, or None if it is not known or forgotten."""
@@ -29,3 +37,12 @@ class Recent(Generic[T]):
             while len(self._values) > self._most:
                 self._values.popitem(last=False)
         return value
+
+
+def _unlock_in_child() -> None:
+    for recent in list(_every):
+        recent.unlock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_in_child)

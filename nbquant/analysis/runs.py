@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from nbquant.analysis.search import first_lmbda
 from nbquant.kernels import dispatch
 from nbquant.progress import Progress
 from nbquant.quantization.clusters import Clusters
+from nbquant.quantization.defaults import options_of
 from nbquant.quantization.feedback import Feedback
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
@@ -36,12 +38,17 @@ LOSS = 2  # column of cluster_losses
 
 
 def runner(
-    method: str, weighted: bool, coding: Coding, per_layer: bool, steps: Steps = "joint"
+    method: str,
+    weighted: bool | None = None,
+    coding: Coding | None = None,
+    per_layer: bool | None = None,
+    steps: Steps | None = None,
 ) -> Callable[[float], Trellis | Feedback]:
-    """The quantizer of a method at a λ [loss/bit]."""
-    if method == Feedback.method:
-        return lambda lmbda: Feedback(lmbda, weighted=weighted, coding=coding)
-    return lambda lmbda: Trellis(lmbda, weighted=weighted, coding=coding, per_layer=per_layer, steps=steps)
+    """The quantizer of a method at a λ [loss/bit]; None is the default of an option."""
+    kind: Callable[..., Any] = RUNNERS[method]
+    return partial(
+        kind, **options_of(RUNNERS[method], weighted=weighted, coding=coding, per_layer=per_layer, steps=steps)
+    )
 
 
 def point_of(quantized: Quantized, selection: Selection) -> OperatingPoint:

@@ -9,19 +9,20 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from nbquant.analysis.curves import Method, curve, point_at
+from nbquant.analysis.curves import QUANTIZERS, Method, curve, point_at
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.runs import RUNNERS, fit_between, runner
 from nbquant.analysis.search import OutOfReachError, fit_by_search
 from nbquant.analysis.statistics import Statistics
 from nbquant.progress import Progress
-from nbquant.quantization.feedback import Feedback
+from nbquant.quantization.ecsq import ECSQ
 from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.steps import Steps
 from nbquant.quantization.streams import MEASURED
+from nbquant.quantization.uniform import Uniform
 from nbquant.storage.write import file_ledger
 
 TRIES = 4  # between two points of the curve
@@ -213,45 +214,47 @@ def method_of(point: OperatingPoint | Quantized) -> Method:
 
 def fit(
     selection: Selection,
-    method: str = "ecsq",
+    method: str = ECSQ.method,
     *,
     ratio: float | None = None,
     rate: float | None = None,
     levels: int | None = None,
     lmbda: float | None = None,
     step: float | None = None,
-    weighted: bool = True,
+    weighted: bool | None = None,
     coding: Coding | None = None,
-    per_layer: bool = False,
-    pinned_zero: bool = False,
-    offset: float | None = 0.0,
-    steps: Steps = "joint",
+    per_layer: bool | None = None,
+    pinned_zero: bool | None = None,
+    offset: float | None = Uniform.offset,
+    steps: Steps | None = None,
     file_of: nn.Module | str | os.PathLike[str] | None = None,
     progress: Progress = True,
 ) -> Quantized:
     """Quantize a selection to a target.
 
     The point of least distortion on the method's curve at or beyond the target; what is returned is computed from the
-    weights themselves and meets the target too. With ``lmbda`` or ``step`` it is that very quantizer.
+    weights themselves and meets the target too. With ``lmbda`` or ``step`` it is that very quantizer. Options that are
+    None have the default of the method's class.
 
     Args:
         selection: From :func:`nbquant.select`.
         method: "kmeans", "uniform", "ecsq", "trellis" or "feedback". The last two have no curve: they run on the
             weights, several times for a ratio or a rate; ``levels`` is no target of them. "feedback" knows the layers
-            of a selection with a calibration, see :func:`nbquant.calibrate`; it always works per layer.
+            of a selection with a calibration, see :func:`nbquant.calibrate`, and without one it works as "trellis"
+            does; it always works per layer.
         ratio: Least compression ratio of the selected weights.
         rate: Largest rate [bit/weight], side information included.
         levels: Largest number of reconstruction values.
         lmbda: For ECSQ, trellis and feedback: their λ [loss/bit].
         step: For uniform: the width of a cell [weight].
         weighted: Weigh by sensitivity.
-        coding: "huffman" or "fixed" codeword lengths, "arithmetic" coding by frequencies, or adaptively by "context";
-            None is "context" for feedback and "huffman" for the others.
+        coding: "huffman" or "fixed" codeword lengths, "arithmetic" coding by frequencies, or adaptively by "context".
         per_layer: A codebook for each layer, or one for the whole selection.
         pinned_zero: For k-means: whether one of the levels is exactly zero.
         offset: For uniform: where the grid lies [steps], 0 with a cell centred on zero; None is what costs least, and
             so is any where zeros are left out as pruned.
-        steps: For uniform and the trellis: "joint", or "equal slope" for steps of each layer's own, with ``per_layer``.
+        steps: For uniform and the trellis: "joint", or "equal slope" for steps of each layer's own, with ``per_layer``;
+            without ``per_layer`` None is "joint".
         file_of: The module or path of a checkpoint that was selected from: then ``ratio`` is that of the whole file
             that :func:`nbquant.save` writes of it, with its header and all that is not quantized.
         progress: True for progress bars, False for none, or a callable told (done, total), which may raise to cancel.
@@ -264,16 +267,22 @@ def fit(
     target = target_of(ratio=ratio, rate=rate, levels=levels, lmbda=lmbda, step=step)
     if file_of is not None and target.name != "ratio":
         raise ValueError(f"file_of goes with the target ratio, but {target.name} came: leave one of them out.")
-    coding = coding or ("context" if method == Feedback.method else "huffman")
+    kinds = {**QUANTIZERS, **RUNNERS}
+    if method not in kinds:
+        raise ValueError(f"method must be one of {', '.join(kinds)}, but got {method!r}")
     if method in RUNNERS:
         selection.require_whole(method)
+        if pinned_zero:
+            raise ValueError(f"pinned_zero is an option of kmeans, but the method is {method!r}: leave it out")
         quantizer = runner(method, weighted, coding, per_layer, steps)
         if target.name == "lmbda":
             return quantizer(target.value).fit(selection, progress=progress)
         to_target = partial(fit_by_search, quantizer, selection, progress=progress)
     else:
         statistics = Statistics.of(selection, progress)
-        points = curve(Method(method, weighted, coding, per_layer, pinned_zero, offset, steps), statistics)
+        asked = {"weighted": weighted, "coding": coding, "per_layer": per_layer, "pinned_zero": pinned_zero}
+        options = {name: value for name, value in (*asked.items(), ("steps", steps)) if value is not None}
+        points = curve(Method(method, offset=offset, **options), statistics)  # type: ignore[arg-type]
         to_target = partial(_on_curve, selection, points, statistics, progress)
     return to_target(target) if file_of is None else _fit_file(selection, target, to_target, file_of)
 

@@ -5,6 +5,7 @@ Importing numba fails on a Python or a NumPy newer than it knows, and where ther
 
 import functools
 import importlib
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -26,6 +27,16 @@ AVAILABLE = numba is not None
 
 _said: set[str] = set()
 _lock = threading.Lock()
+
+
+def _unlock_in_child() -> None:
+    """Forget a lock that a thread held which a forked process does not have."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_in_child)
 
 
 def compiled(instead: Callable[..., Any] | None = None, inline: bool = False) -> Callable[[F], F]:

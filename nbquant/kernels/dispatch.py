@@ -44,6 +44,21 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, thread_name_prefix="nbquant-kernel")
 
 
+def _start_anew_in_child() -> None:
+    """Make a forked process work without its parent's threads, which it has inherited in name only.
+
+    Work that is handed to them is never done. That holds for our pool and for those of torch: OpenMP waits for ever for
+    the team of the parent. A new pool of our own is made when it is needed; torch has one thread until it is told
+    otherwise by ``torch.set_num_threads``, as in the workers of a DataLoader.
+    """
+    _pool.cache_clear()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew_in_child)
+
+
 def submit(work: Callable[..., T], *arguments: Any) -> Future[T]:
     """Run something beside others, one a core; it must not hand work of its own to these threads and wait for it.
 

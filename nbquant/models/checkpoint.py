@@ -3,19 +3,34 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from jaxtyping import Float
 from torch import Tensor
 
 from nbquant.models.layers import listed, owner
+from nbquant.models.packed import PackedNames
 from nbquant.tensorfile import FLOATS, MOST_JSON, StoredTensor, TensorFile, parse_json, refuse_pickle
 
 INDEX = ".safetensors.index.json"
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Last parts of names that batch norms give to what is no weight; a file does not tell buffers from parameters."""
 
-_PACKED = ("weight", "qweight", "weight_packed")
+
+_CONVERT = (
+    "load the weights with what wrote them, write them by safetensors.torch.save_file({name: tensor}, …) and pass that "
+    "file, or pass a torch.nn.Module."
+)
+_WRITE = "write them by safetensors.torch.save_file({name: torch.tensor(array)}, …) and pass that file."
+_CONVERTED = (
+    (".gguf", "have transformers read it, AutoModel.from_pretrained(folder, gguf_file=…), and pass the module."),
+    (".onnx", f"read graph.initializer with onnx.load and onnx.numpy_helper.to_array, {_WRITE}"),
+    ((".h5", ".hdf5", ".keras"), f"read the arrays with Keras (model.get_weights()) or h5py, {_WRITE}"),
+    ((".npz", ".npy"), f"read the arrays with numpy.load, {_WRITE}"),
+    (".nbq", "it is quantized already; nbquant.load opens it, and nbquant.decompress makes a .safetensors file of it."),
+)  # fmt: skip
+"""How to make a safetensors file of one of another kind, by the end of its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +64,10 @@ class Checkpoint:
         if found.name.endswith(INDEX):
             return Checkpoint(given, _files_of_index(found))
         if found.suffix != ".safetensors":
+            advice = next((a for ends, a in _CONVERTED if found.name.lower().endswith(ends)), _CONVERT)
             raise ValueError(
                 f"a .safetensors file, a *{INDEX} or a folder with one of these is required, but {str(path)!r} came: "
-                "pass a torch.nn.Module, or convert the file with safetensors.torch.save_file."
+                f"{advice}"
             )
         file = TensorFile.open(found)
         return Checkpoint(given, dict.fromkeys(file.tensors, file))
@@ -71,18 +87,18 @@ class Checkpoint:
 
     def is_quantizable(self, name: str) -> bool:
         """Whether it is a floating-point weight: no buffer, and nothing that belongs to a quantized weight."""
-        last = name.rpartition(".")[2]
-        return self.stored(name).dtype in FLOATS and last not in BUFFERS and self.quantized_by(name) is None
+        last, packed = name.rpartition(".")[2], self.packed
+        kept = last in BUFFERS or name in packed.codes or name in packed.parts
+        return self.stored(name).dtype in FLOATS and not kept
+
+    @cached_property
+    def packed(self) -> PackedNames:
+        """What belongs to weights that are quantized already."""
+        return PackedNames.of({name: self.stored(name) for name in self.files})
 
     def quantized_by(self, name: str) -> str | None:
-        """The quantized weight to which a tensor belongs, as scales do; None if there is none."""
-        layer, _, last = name.rpartition(".")
-        if last == "bias":
-            return None
-        # "fc.scales" beside "fc.qweight", and "fc.weight.absmax" below "fc.weight".
-        beside = [f"{layer}.{packed}" if layer else packed for packed in _PACKED]
-        candidates = (other for other in (*beside, layer) if other != name and other in self.files)
-        return next((other for other in candidates if self.stored(other).dtype not in FLOATS), None)
+        """The quantized weight to which a tensor belongs, as scales do; None if there is none, or none is known."""
+        return self.packed.parts.get(name) or None
 
 
 def _only_checkpoint(folder: Path) -> Path:

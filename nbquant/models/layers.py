@@ -9,6 +9,9 @@ from torch import nn
 Layers = str | nn.Module | Iterable[str | nn.Module] | None
 """Layer or parameter names, globs of them, or modules; one or several; None is all."""
 
+ROOT_LABEL = "(model)"
+"""Stands for the empty name of the model itself, as a class token or a bare layer has it."""
+
 
 def layer_names(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules that own parameters, in the model's order; tied parameters belong to the first."""
@@ -18,6 +21,11 @@ def layer_names(model: nn.Module) -> tuple[str, ...]:
 def owner(parameter: str) -> str:
     """Name of the module that owns a parameter; the model itself is ""."""
     return parameter.rpartition(".")[0]
+
+
+def layer_label(layer: str) -> str:
+    """How a layer is named where people read it: the model itself, which owns parameters under "", needs a word."""
+    return layer or ROOT_LABEL
 
 
 def resolve(model: nn.Module, layers: Layers) -> tuple[set[str], set[str]]:

@@ -1,18 +1,21 @@
 """Choose the tensors of a model that are to be quantized."""
 
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nbquant.hooked import require_unmasked
 from nbquant.models.checkpoint import BUFFERS, Checkpoint
 from nbquant.models.layers import Layers, listed, owner, resolve, resolve_names
+from nbquant.models.packed import refuse_packed_modules
 from nbquant.models.ranks import local_part, part_like, shards_of
 from nbquant.quantization.moments import Calibration
-from nbquant.quantization.selection import SelectedTensor, Selection, SensitivityRecord
+from nbquant.quantization.selection import LeftOut, SelectedTensor, Selection, SensitivityRecord
 from nbquant.quantization.validate import (
     QUANTIZABLE,
     checked_sensitivity,
@@ -61,19 +64,21 @@ def select(
     Returns:
         The floating-point parameters asked for, in the order of the model, file or index; all else is counted as
         unselected, with those buffers that the model's state holds. In a checkpoint the running statistics of batch
-        norms are known as buffers by their names, and the scales of quantized weights by what is beside them.
+        norms are known as buffers by their names, and what belongs to quantized weights by the names in
+        :mod:`nbquant.models.packed`. Weights that were asked for but are quantized already are in ``left_out``, and a
+        warning says what part of the model they are.
 
     Raises:
-        ValueError: An unknown or empty selection, a parameter that cannot be quantized, weights or sensitivities that
-            are not finite, sensitivities that are missing, negative, all zero or of another shape, weights on
-            several devices, or damaged files.
+        ValueError: An unknown or empty selection, a module that another library has quantized, a parameter that cannot
+            be quantized or that ``torch.nn.utils.prune`` masks, weights or sensitivities that are not finite,
+            sensitivities that are missing, negative, all zero or of another shape, weights on several devices, or
+            damaged files.
         TypeError: Arguments of other types than these.
         OSError: Files that are not there or cannot be read.
     """
     if not isinstance(source, nn.Module | str | os.PathLike):
         raise TypeError(
-            "source must be a torch.nn.Module or the path of a safetensors checkpoint, but a "
-            f"{type(source).__name__} came."
+            f"source must be a torch.nn.Module or the path of a safetensors checkpoint, but {_described(source)}"
         )
     if sensitivity is not None and not isinstance(sensitivity, Mapping | str | os.PathLike):
         raise TypeError(
@@ -82,6 +87,11 @@ def select(
         )
     if executor is not None and not hasattr(executor, "submit"):
         raise TypeError(f"executor must be a dask.distributed.Client or None, but a {type(executor).__name__} came.")
+    if not isinstance(source, nn.Module) and not os.fspath(source):
+        raise ValueError(
+            "the path of a checkpoint is required, but an empty text came: pass a .safetensors file, its folder, or a "
+            "torch.nn.Module."
+        )
     if isinstance(source, nn.Module):
         selection = _select_of_model(source, sensitivity, layers)
     else:
@@ -100,8 +110,10 @@ def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers
     _require_values(model)
     aliases = _aliases(model)
     asked, in_person = resolve(model, layers)
+    refuse_packed_modules(model, None if layers is None else asked)
+    parameters = dict(model.named_parameters())
     chosen: list[SelectedTensor] = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         names = aliases[id(parameter)]
         if asked.isdisjoint(names):
             continue
@@ -112,7 +124,13 @@ def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers
                 f"weights to quantize must be {dtype_names()}, but {name!r} is {dtype_name(parameter)}: "
                 "leave it out of layers."
             )
-    _require_any(chosen, layers, "the model")
+    left = {n: p for n, p in parameters.items() if p.dtype not in QUANTIZABLE and asked & {*aliases[id(p)]}}
+    left_out = _left_out(
+        {name: (dtype_name(parameter), parameter.numel()) for name, parameter in left.items()},
+        sum(parameter.numel() for parameter in parameters.values() if parameter.dtype in QUANTIZABLE),
+    )
+    _require_any(chosen, layers, "the model", left_out)
+    require_unmasked(model, {name for tensor in chosen for name in aliases[id(parameters[tensor.name])]})
     whole = {tensor.name: tensor.weight for tensor in chosen}
     shards = shards_of(whole)
     chosen = [replace(tensor, weight=local_part(tensor.name, tensor.weight)) for tensor in chosen]
@@ -120,16 +138,17 @@ def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers
     for tensor in chosen:
         require_finite_weight(tensor.weight, tensor.name)
     if sensitivity is not None:
-        parameters = dict(model.named_parameters())
         known = {t.name: aliases[id(parameters[t.name])] for t in chosen}
         chosen = _with_sensitivity(chosen, sensitivity, known, whole if shards else None)
     unselected = _unselected(model, {tensor.name for tensor in chosen})
-    return Selection(tuple(chosen), *unselected, _record(sensitivity), shards=shards)
+    _warn(left_out, left)
+    return Selection(tuple(chosen), *unselected, _record(sensitivity), shards=shards, left_out=left_out)
 
 
 def _select_of_checkpoint(checkpoint: Checkpoint, sensitivity: Sensitivities | None, layers: Layers) -> Selection:
     buffers = {name for name in checkpoint.files if name.rpartition(".")[2] in BUFFERS}
     asked, in_person = resolve_names((name for name in checkpoint.files if name not in buffers), layers)
+    packed = checkpoint.packed
     chosen: list[SelectedTensor] = []
     bits = count = 0
     for name in checkpoint.files:
@@ -137,19 +156,53 @@ def _select_of_checkpoint(checkpoint: Checkpoint, sensitivity: Sensitivities | N
         if name in asked and checkpoint.is_quantizable(name):
             weight = checkpoint.tensor(name)
             chosen.append(SelectedTensor(name, owner(name), weight, weight_source=stored.source))
-        elif name in in_person:
-            quantized = checkpoint.quantized_by(name)
-            came = stored.dtype if quantized is None else f"part of {quantized!r}, which is quantized already"
+        elif name in in_person and packed.parts.get(name) != "":
+            codes = packed.parts.get(name)
+            came = stored.dtype if codes is None else f"part of {codes!r}, which is quantized already"
             raise ValueError(
                 f"weights to quantize must be {dtype_names()}, but {name!r} is {came}: leave it out of layers."
             )
         else:
             bits += 8 * stored.source.size
             count += 0 if name in buffers else stored.count
-    _require_any(chosen, layers, "the checkpoint")
+    left = {name: checkpoint.stored(name) for name in checkpoint.files if name in packed.codes and name in asked}
+    left_out = _left_out(
+        {name: (stored.dtype, stored.count) for name, stored in left.items()},
+        sum(checkpoint.stored(name).count for name in checkpoint.files if checkpoint.is_quantizable(name)),
+    )
+    _require_any(chosen, layers, "the checkpoint", left_out)
     if sensitivity is not None:
         chosen = _with_sensitivity(chosen, sensitivity, {t.name: [t.name] for t in chosen})
-    return Selection(tuple(chosen), bits, count, _record(sensitivity))
+    _warn(left_out, left)
+    return Selection(tuple(chosen), bits, count, _record(sensitivity), left_out=left_out)
+
+
+def _left_out(weights: Mapping[str, tuple[str, int]], quantizable: int) -> LeftOut | None:
+    """Types and numbers of the weights that cannot be quantized, beside so many that can."""
+    if not weights:
+        return None
+    count = sum(count for _, count in weights.values())
+    dtypes = tuple(dict.fromkeys(dtype for dtype, _ in weights.values()))
+    return LeftOut(len(weights), count, count + quantizable, dtypes)
+
+
+def _warn(left_out: LeftOut | None, names: Iterable[str]) -> None:
+    if left_out is not None:
+        warnings.warn(
+            f"{left_out} will stay as they are ({listed(names, 3)}), as they are quantized already or of a type that "
+            "cannot be. The ratio of the whole model counts them, that of the selection does not. To quantize them, "
+            "start from the model as it was before, or dequantize it first.",
+            stacklevel=4,
+        )
+
+
+def _described(source: object) -> str:
+    if isinstance(source, Mapping):
+        return (
+            f"a {type(source).__name__} came: load a state dict into its module by load_state_dict(…) and pass that, "
+            "or write it by safetensors.torch.save_file(…) and pass the path of the file."
+        )
+    return f"a {type(source).__name__} came."
 
 
 def _record(sensitivity: Sensitivities | None) -> SensitivityRecord | None:
@@ -225,9 +278,11 @@ def _mapped(stored: Checkpoint, key: str, name: str) -> tuple[Float[Tensor, "...
     return stored.tensor(key), entry.source
 
 
-def _require_any(chosen: Sequence[SelectedTensor], layers: Layers, where: str) -> None:
+def _require_any(chosen: Sequence[SelectedTensor], layers: Layers, where: str, left_out: LeftOut | None) -> None:
     if sum(tensor.weight.numel() for tensor in chosen) == 0:
         came = f"{where} has none" if layers is None else f"layers={layers!r} has none"
+        if left_out is not None:
+            came += f", but {left_out}, which are quantized already or of a type that cannot be quantized"
         raise ValueError(f"at least one weight in {dtype_names()} is required, but {came}: choose other layers.")
 
 

@@ -1,6 +1,5 @@
 """Prune by magnitude, at once or step by step with training between."""
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -10,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nbquant.duplicate import duplicate
+from nbquant.hooked import require_unmasked
 from nbquant.models.evaluate import Loss
 from nbquant.models.layers import Layers, listed, owner, resolve
 from nbquant.pipeline.loop import (
@@ -165,7 +166,7 @@ def prune(
         for name in share.names:
             require_finite_weight(model.get_parameter(name), name)
     with seeded(model, seed):
-        network = copy.deepcopy(model)
+        network = duplicate(model)
         masks = {n: network.get_parameter(n).detach() != 0 for share in shares for n in share.names}
         training = None if batches is None else _training(network, batches, masks, optimizer, lr, loss)
         schedules = [cubic_schedule(_density({n: masks[n] for n in s.names}), s.density, steps) for s in shares]
@@ -322,6 +323,7 @@ def _prunable(model: nn.Module, layers: Layers) -> list[str]:
             and (own & by_full_name or (own & asked and parameter.ndim >= 2))
         ):
             names.append(name)
+    require_unmasked(model, {alias for name in names for alias in aliases[id(model.get_parameter(name))]})
     if not names:
         raise ValueError(
             f"at least one weight with two axes or more is required, but {listed(sorted(asked))} have none: name a "

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from nbquant.models.zoo import NETWORKS
 from nbquant.pipeline.loop import Training, seeded, ticking
 from nbquant.pipeline.prune import prune
 from nbquant.progress import Progress
+from nbquant.tensorfile import replacing
 
 KEPT = {"conv1.weight": 0.66, "conv2.weight": 0.20, "fc1.weight": 0.09, "fc2.weight": 0.30}
 """Part of each layer's weights that pruning keeps: a tenth of LeNet5's in all, 43,410 with the biases."""
@@ -128,15 +128,11 @@ def _fit(model: nn.Module, samples: Batches, epochs: int, progress: Progress) ->
 
 def save(model: nn.Module, record: Record, path: Path) -> None:
     """Write the weights to ``path`` and the record beside it as ``.json``; no half-written file of weights stays."""
-    partial = path.with_name(path.name + ".partial")
     first = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
     tensors = {name: t.contiguous() for name, t in model.state_dict().items() if name in first}  # tied ones once
-    try:
+    with replacing(path) as partial:
         save_file(tensors, partial, metadata={"network": record.network, "data": record.data})
         path.with_suffix(".json").write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -97,7 +97,9 @@ class Feedback:
         found: dict[str, Matrix] = {}
         loss = bits = 0.0
         if others:
-            trellis = Trellis(self.lmbda, weighted=self.weighted, coding=self.coding)
+            trellis = Trellis(
+                self.lmbda, weighted=self.weighted, coding=self.coding, per_layer=True, steps="equal slope"
+            )
             paths = trellis.search(Selection(others), pruned, ticks)
             found |= {t.name: m for t, m in zip(others, paths.matrices, strict=True)}
             loss, bits = paths.loss, paths.bits
@@ -184,8 +186,9 @@ def _layers(selection: Selection) -> dict[str, list[SelectedTensor]]:
     tensors = {t.name: t for t in selection}
     found = {}
     for layer, outputs in selection.calibration.outputs.items():
-        if f"{layer}.weight" in tensors and outputs.any():
-            found[layer] = [tensors[name] for name in (f"{layer}.weight", f"{layer}.bias") if name in tensors]
+        prefix = f"{layer}." if layer else ""
+        if f"{prefix}weight" in tensors and outputs.any():
+            found[layer] = [tensors[name] for name in (f"{prefix}weight", f"{prefix}bias") if name in tensors]
     return found
 
 

@@ -1,6 +1,5 @@
 """The result of quantizing: codebooks, assignments, and every bit they cost."""
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nbquant.coding.ledger import Ledger
+from nbquant.duplicate import duplicate
 from nbquant.kernels import dispatch
 from nbquant.quantization.codebook import Codebook, QuantizedTensor
 from nbquant.quantization.members import index_dtype
@@ -117,7 +117,7 @@ class Quantized:
         Raises:
             ValueError: The model lacks a quantized parameter, or has it in another shape.
         """
-        quantized = copy.deepcopy(model)
+        quantized = duplicate(model)
         for name, parameter in self.parameters_of(quantized).items():
             with torch.no_grad():
                 parameter.copy_(self.tensors[name].dequantize())
@@ -136,7 +136,7 @@ class Quantized:
             ValueError: The model lacks a quantized parameter, has it in another shape, or in a recurrent layer, which
                 reads its weights around parametrizations.
         """
-        parametrized = copy.deepcopy(model)
+        parametrized = duplicate(model)
         parameters = self.parameters_of(parametrized)
         device = {self.group_of(name): parameter.device for name, parameter in parameters.items()}
         codebooks = {g: nn.Parameter(book.value.to(device[g], copy=True)) for g, book in self.codebooks.items()}
@@ -249,14 +249,17 @@ class Quantized:
     def __repr__(self) -> str:
         return (
             f"Quantized({self.quantizer}, {len(self):,} weights, {self.levels} levels, "
-            f"rate {self.rate:.4g} bit/weight, {self.compression_ratio:.4g}×, "
+            f"rate {self.rate:.4g} bit/weight, {self.compression_ratio:.4g}×{self._of_model()}, "
             f"{'fine-tuned' if self.finetuned else f'predicted loss increase {self.predicted_loss_increase:.3g}'})"
         )
+
+    def _of_model(self) -> str:
+        return f" ({self.model_compression_ratio:.4g}× of the whole model)" if self.unselected_bits else ""
 
     def _only(self) -> Codebook:
         if len(self.codebooks) != 1:
             raise ValueError(
-                f"one codebook is required here, but every layer has its own ({', '.join(self.codebooks)}): "
+                f"one codebook is required here, but every layer has its own ({', '.join(map(repr, self.codebooks))}): "
                 f"use .codebooks[{next(iter(self.codebooks))!r}]"
             )
         return next(iter(self.codebooks.values()))

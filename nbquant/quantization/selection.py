@@ -52,6 +52,38 @@ class SelectedTensor:
     sensitivity_source: FileSlice | None = None
 
 
+_WHOLE_WEIGHTS = ("f8", "float8", "i8", "int8")  # types of which each entry is one weight
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Weights that were meant too, but are quantized already, or of a type that cannot be quantized.
+
+    Attributes:
+        tensors: Number of tensors.
+        weights: Number of their entries; of packed integers each is one weight or several.
+        of: Number of entries of all weights of the model.
+        dtypes: Their types.
+    """
+
+    tensors: int
+    weights: int
+    of: int
+    dtypes: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Part of the model's weights, in [0, 1]; of packed integers at least that."""
+        return self.weights / self.of
+
+    def __str__(self) -> str:
+        at_least = "" if all(dtype.lower().startswith(_WHOLE_WEIGHTS) for dtype in self.dtypes) else "at least "
+        return (
+            f"{self.tensors:,} {'tensor' if self.tensors == 1 else 'tensors'} in {', '.join(self.dtypes)} with "
+            f"{at_least}{self.weights:,} of {self.of:,} weights ({100 * self.share:.1f} %)"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
     """Tensors chosen to be quantized together.
@@ -65,6 +97,7 @@ class Selection:
         shards: How the ranks share it, of which each holds a part of every tensor; None if all of it is here. Numbers
             of weights and of bits are those of all ranks.
         workers: Who sweeps over it, if it is on disk; None is this process.
+        left_out: Weights among the others that were meant, but cannot be quantized; None if there are none.
     """
 
     tensors: tuple[SelectedTensor, ...]
@@ -74,6 +107,7 @@ class Selection:
     calibration: Calibration | None = None
     shards: Shards | None = None
     workers: Workers | None = None
+    left_out: LeftOut | None = None
 
     def __len__(self) -> int:
         """Number of weights N."""
@@ -159,6 +193,7 @@ class Selection:
             self.calibration,
             self.shards,
             self.workers,
+            self.left_out,
         )
 
     def damped(self, offset: float) -> "Selection":

@@ -56,7 +56,7 @@ class Trellis:
     lmbda: float
     step: float | None = None
     weighted: bool = True
-    coding: Coding = "huffman"
+    coding: Coding = "context"
     per_layer: bool = True
     steps: Steps = "equal slope"
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
+from nbquant.hooked import require_parameters
 from nbquant.losses import Loss
 from nbquant.progress import Progress
 from nbquant.quantization.moments import LayerMoments
@@ -18,6 +18,7 @@ from nbquant.sensitivity.layers import windows
 from nbquant.sensitivity.layout import floating
 from nbquant.sensitivity.loss import wide
 from nbquant.sensitivity.problem import Problem, undisturbed
+from nbquant.substitute import call_with
 
 PLACES = 1 << 17  # of all samples, that moments are taken of; more say hardly anything new …
 PLACES_OF_EACH = 32  # … beside so many for each input
@@ -81,7 +82,7 @@ class ModelCalibration:
         handle = module.register_forward_pre_hook(hook)
         args, kwargs = ((), dict(batch)) if isinstance(batch, Mapping) else (batch, {})
         try:
-            functional_call(self.model, dict(changed), args, kwargs)
+            call_with(self.model, changed, args, kwargs)
         except _Enough:
             pass
         finally:
@@ -123,11 +124,13 @@ def calibrate(
         progress: See :data:`nbquant.progress.Progress`.
 
     Raises:
-        ValueError: No linear layer or convolution, no batches, or a loss that is at fault.
+        ValueError: A weight that a hook computes, no linear layer or convolution, no batches, or a loss that is at
+            fault.
         nbquant.progress.Cancelled: By ``progress``.
 
     Source: Martens and Grosse 2015 (K-FAC); Grosse and Martens 2016 for convolutions.
     """
+    require_parameters(model)
     users: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):

@@ -12,6 +12,7 @@ from nbquant.coding.positions import BLOCK
 from nbquant.progress import Progress, track
 from nbquant.storage.dtypes import entry_bytes
 from nbquant.storage.layout import QuantizedEntry, RawEntry
+from nbquant.storage.metadata import OWN
 from nbquant.storage.stored import load
 from nbquant.tensorfile import stream_tensors
 
@@ -26,7 +27,8 @@ def decompress(
     """Write all tensors of a .nbq file to a safetensors file, with the names, shapes and types they had.
 
     Memory is bounded whatever their size. Tied names are written each with the entries of its own, as
-    ``load_state_dict`` asks for them; the metadata say which they are.
+    ``load_state_dict`` asks for them. The metadata are those of the checkpoint that was quantized; under "nbquant" they
+    say how the file came about, and which names are tied.
 
     Args:
         path: The .nbq file.
@@ -57,7 +59,7 @@ def decompress(
         out,
         {name: (e.dtype, e.shape, prod(e.shape) * entry_bytes(e.dtype)) for name, e in entries.items()},
         pieces,
-        {"format": "pt", "nbquant": json.dumps({"recipe": stored.recipe, "tied": tied}, sort_keys=True)},
+        {"format": "pt", **stored.metadata, OWN: json.dumps({"recipe": stored.recipe, "tied": tied}, sort_keys=True)},
     )
 
 

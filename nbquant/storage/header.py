@@ -26,6 +26,7 @@ from nbquant.storage.layout import (
     StoredTable,
     block_entries,
 )
+from nbquant.storage.metadata import MOST_METADATA, is_metadata
 from nbquant.tensorfile import parse_json
 
 MOST = 1 << 62
@@ -86,6 +87,8 @@ def write_header(layout: Layout) -> bytes:
         }
     if layout.tied:
         header["tied"] = dict(layout.tied)
+    if layout.metadata:
+        header["metadata"] = dict(layout.metadata)
     header["recipe"] = layout.recipe
     return json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
@@ -128,6 +131,8 @@ def read_header(raw: bytes, file_size: int, most_restored: int, major: int = 1) 
     whole = _with_blocks(bare, blocks, pruned, codebooks, tables, coding)
     recipe = header.get("recipe", {})
     _require(isinstance(recipe, dict), "the recipe must be an object", recipe)
+    metadata = header.get("metadata", {})
+    _require(is_metadata(metadata), f"metadata must be an object of texts of at most {MOST_METADATA:,} bytes", metadata)
     layout = Layout(
         codebooks,
         tables,
@@ -137,6 +142,7 @@ def read_header(raw: bytes, file_size: int, most_restored: int, major: int = 1) 
         pruned,
         coding,
         recipe,
+        metadata,
         len(raw),
     )
     if layout.size != file_size:

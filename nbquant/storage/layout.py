@@ -13,7 +13,7 @@ from nbquant.coding.levels import block_shapes
 from nbquant.storage.dtypes import entry_bytes
 
 MAGIC = b"\x89nbq\r\n\x1a\n"
-MINOR = 0
+MINOR, MINOR_WITH_METADATA = 0, 1
 PREFIX = 16  # bytes: magic, major, minor, length of the header
 CHECKSUM = 4  # bytes behind the header and behind each section
 DIGEST = 16  # bytes at the end
@@ -199,6 +199,7 @@ class Layout:
         pruned: Whether zeros are left out.
         coding: How indices are coded.
         recipe: How the file came about.
+        metadata: What the checkpoint that it was made of says about itself.
         header_size: Bytes of the header.
     """
 
@@ -210,6 +211,7 @@ class Layout:
     pruned: bool
     coding: Codes = "prefix"
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     header_size: int = 0
 
     @cached_property
@@ -226,6 +228,11 @@ class Layout:
     def section(self, entry: QuantizedEntry | RawEntry) -> Section:
         """Where a tensor is."""
         return self.sections[len(self.codebooks) + len(self.tables) + self._place[entry.name]]
+
+    @property
+    def minor(self) -> int:
+        """Minor version: the least that has all keys of the header."""
+        return MINOR_WITH_METADATA if self.metadata else MINOR
 
     @property
     def size(self) -> int:

@@ -11,6 +11,7 @@ from nbquant.models.layers import listed
 from nbquant.quantization.quantized import Quantized
 from nbquant.storage.dtypes import DTYPES, SPELLED, as_bytes
 from nbquant.storage.layout import RawEntry
+from nbquant.storage.metadata import merged_metadata
 from nbquant.tensorfile import FileSlice
 
 PIECE = 1 << 22  # bytes read at once
@@ -23,10 +24,12 @@ class Rest:
     Attributes:
         content: Each with its bytes, in memory or on disk.
         tied: Further names of quantized and other tensors.
+        metadata: What a checkpoint says about itself.
     """
 
     content: tuple[tuple[RawEntry, Tensor | FileSlice], ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def pieces(self, index: int) -> Iterator[memoryview | bytes]:
         """The bytes of one, piece by piece.
@@ -123,7 +126,8 @@ def _of_checkpoint(checkpoint: Checkpoint, quantized: Quantized) -> Rest:
                 f"tensors of {', '.join(DTYPES)} can be stored, but {name!r} is {entry.dtype}: convert it first."
             )
         content.append((RawEntry(name, entry.shape, entry.dtype), entry.source))
-    return Rest(tuple(content))
+    files = {id(file): file.metadata for file in checkpoint.files.values()}
+    return Rest(tuple(content), metadata=merged_metadata(files.values()))
 
 
 def _require_fitting(

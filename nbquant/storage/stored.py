@@ -23,6 +23,7 @@ from nbquant.coding.huffman import HuffmanCode, symbol_counts
 from nbquant.coding.ledger import Ledger, fixed_length
 from nbquant.coding.levels import block_shapes
 from nbquant.coding.positions import GapCode
+from nbquant.duplicate import duplicate
 from nbquant.kernels import dispatch
 from nbquant.models.layers import listed, owner
 from nbquant.progress import Progress, track
@@ -82,6 +83,11 @@ class Stored:
     def recipe(self) -> dict[str, Any]:
         """How the file came about: quantizer, sensitivity, distortion, version."""
         return copy.deepcopy(dict(self._layout.recipe))
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the checkpoint that the file was made of says about itself; empty if it says nothing."""
+        return dict(self._layout.metadata)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -171,7 +177,7 @@ class Stored:
                     f"{other!r} and {name!r} are one tensor in the model, but must be two, as they are in "
                     f"{self.path.name!r}: untie them."
                 )
-        restored = copy.deepcopy(model)
+        restored = duplicate(model)
         restored.load_state_dict(state, strict=True)
         return restored
 

@@ -35,7 +35,6 @@ from nbquant.storage.layout import (
     DIGEST,
     MAGIC,
     MAJOR,
-    MINOR,
     MOST_HEADER,
     Codes,
     Layout,
@@ -76,12 +75,14 @@ def save(
         quantized: The quantized selection.
         path: The file, ending in .nbq, in a folder that exists.
         model: What was selected from, a module or the path of a checkpoint: gives the parameters and buffers that are
-            not quantized, as they are, and further names of tied parameters. None if the selection is all there is.
+            not quantized, as they are, further names of tied parameters, and the metadata of a checkpoint. None if the
+            selection is all there is.
         progress: See :data:`nbquant.progress.Progress`; counts blocks and tensors that are not quantized.
 
     Returns:
         Every bit of the file by its part: those of ``quantized.ledger``, "unquantized", "header" (names, shapes,
-        recipe), "container" (magic, version, checksums) and "padding" (bits that fill bytes). Sums to 8 times its size.
+        recipe, metadata), "container" (magic, version, checksums) and "padding" (bits that fill bytes). Sums to 8
+        times its size.
 
     Raises:
         ValueError: Another ending, a model that does not fit, no model where there is more to store, a codebook that
@@ -134,11 +135,11 @@ def _plan(quantized: Quantized, rest: Rest) -> tuple[Layout, _Codes, bytes]:
     raw = tuple(entry for entry, _ in rest.content)
     known: dict[Coding, Codes] = {"arithmetic": "arithmetic", "context": "context"}
     coding = known.get(quantized.quantizer.coding, "prefix")
-    layout = Layout(books, tables, entries, raw, rest.tied, pruned, coding, recipe_of(quantized))
+    layout = Layout(books, tables, entries, raw, rest.tied, pruned, coding, recipe_of(quantized), rest.metadata)
     header = write_header(layout)
     if len(header) > MOST_HEADER:
         raise ValueError(
-            f"names, shapes and recipe must take at most {MOST_HEADER:,} bytes, but take {len(header):,}: "
+            f"names, shapes, recipe and metadata must take at most {MOST_HEADER:,} bytes, but take {len(header):,}: "
             "save parts of the model apart."
         )
     return replace(layout, header_size=len(header)), codes, header
@@ -247,7 +248,7 @@ def _group(quantized: Quantized, name: str) -> str:
     if group not in quantized.codebooks:
         raise ValueError(
             f"a codebook for the layer {group!r} of {name!r} is required, but there are only "
-            f"{', '.join(quantized.codebooks)}: quantize again."
+            f"{', '.join(map(repr, quantized.codebooks))}: quantize again."
         )
     return group
 
@@ -335,7 +336,7 @@ def _write(
     ticks: Iterator[object],
 ) -> None:
     out = _Checked(file)
-    out.section([MAGIC + struct.pack("<HHI", MAJOR[layout.coding], MINOR, len(header)) + header])
+    out.section([MAGIC + struct.pack("<HHI", MAJOR[layout.coding], layout.minor, len(header)) + header])
     for stored, book in zip(layout.codebooks, quantized.codebooks.values(), strict=True):
         table = _table(codes.of_group[stored.name]) if stored.bits else b""
         values = _lattice(book.lattice) if book.lattice and stored.lattice else as_bytes(book.value.detach().cpu())

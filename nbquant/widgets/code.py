@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from nbquant.models.select import Sensitivities
+from nbquant.quantization.defaults import defaults_of
 from nbquant.quantization.feedback import Feedback
 from nbquant.sensitivity.result import Sensitivity
-from nbquant.widgets.settings import Settings
+from nbquant.widgets.settings import CHOICES, Settings
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def lines(
     given: Given,
     settings: Settings,
     *,
-    every_layer: bool,
+    layers: tuple[str, ...] | None,
     estimated: bool,
     weighs: bool,
     offset: float,
@@ -48,7 +49,7 @@ def lines(
     Args:
         given: What was given.
         settings: What follows from what.
-        every_layer: Whether all layers are selected.
+        layers: What to ask ``select`` for; None is all.
         estimated: Whether the sensitivities are estimated, or those given.
         weighs: Whether there are sensitivities at all.
         offset: What damping adds to each h [loss/weight²].
@@ -96,7 +97,7 @@ def lines(
     if settings.method == Feedback.method:
         found.append(f"calibration = nq.calibrate(model, {train}{loss})")
         arguments.append("calibration=calibration")
-    arguments += [] if every_layer else [f"layers={settings.layers!r}"]
+    arguments += [] if layers is None else [f"layers={layers!r}"]
     found.append(f"selection = nq.select({', '.join(arguments)}){damped}")
     found.append(f"quantized = nq.fit(selection, {', '.join(_options(settings))})")
     if epochs is not None:
@@ -109,13 +110,9 @@ def lines(
 
 def _options(settings: Settings) -> list[str]:
     """Arguments of ``fit`` that are not what they are without being named."""
-    usual = {"weighted": True, "coding": "huffman", "per_layer": False, "pinned_zero": False}
-    if settings.method != "kmeans":
-        del usual["pinned_zero"]
-    if settings.method == Feedback.method:
-        usual["coding"] = "context"
-        del usual["per_layer"]
-    named = [f"{name}={getattr(settings, name)!r}" for name, value in usual.items() if getattr(settings, name) != value]
+    usual = defaults_of(CHOICES[settings.method])
+    chosen = {name: getattr(settings, name) for name in usual if hasattr(settings, name)}
+    named = [f"{name}={value!r}" for name, value in chosen.items() if value != usual[name]]
     return [repr(settings.method), f"{settings.driver}={settings.value!r}", *named]
 
 

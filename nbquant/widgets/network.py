@@ -16,6 +16,7 @@ from nbquant.pipeline.finetune import FineTuned, finetune
 from nbquant.pipeline.prune import Pruned, prune
 from nbquant.quantization.moments import Calibration, LayerMoments
 from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.validate import QUANTIZABLE
 from nbquant.sensitivity.calibration import calibrate
 from nbquant.sensitivity.estimate import sensitivity
 from nbquant.widgets.background import Report
@@ -116,10 +117,11 @@ class Network:
         return other
 
     def estimate(self, estimator: str, samples: int, report: Report) -> Mapping[str, Tensor]:
-        """Sensitivities of all parameters, from so many calibration samples; 0 is all."""
+        """Sensitivities of all parameters, frozen ones too, from so many calibration samples; 0 is all."""
         with self._exclusive(report):
             batches = first_samples(self.data.calibration, samples)
-            return sensitivity(self.model, batches, estimator, loss=self.loss, progress=report)
+            names = [name for name, parameter in self.model.named_parameters() if parameter.dtype in QUANTIZABLE]
+            return sensitivity(self.model, batches, estimator, loss=self.loss, parameters=names, progress=report)
 
     def calibrate(self, report: Report) -> Calibration:
         """What error feedback needs, from the training batches; each of its looks at the model is one's own."""

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from nbquant.analysis.curves import METHODS
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.coding.ledger import Ledger
+from nbquant.models.layers import layer_label
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.fitting import WHOLE
 from nbquant.quantization.rate import lengths_for
@@ -109,7 +110,7 @@ def _histogram_data(state: ExplorerState, whole: bool) -> HistogramData | None:
         lengths_for(clusters.counts, state.coding) if whole else _NONE,
         thresholds=clusters.threshold,
         pruned_zeros=statistics.zeros_of(group) if statistics.pruned else 0,
-        label=listed(state.selection.layers) if group == WHOLE else group,
+        label=listed(state.selection.layers) if group == WHOLE else layer_label(group),
     )
 
 

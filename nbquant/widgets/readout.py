@@ -5,6 +5,7 @@ from typing import Any
 
 from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
+from nbquant.models.layers import layer_label
 from nbquant.quantization.feedback import Feedback
 from nbquant.views.accuracy import CODES
 from nbquant.views.palette import method_style
@@ -31,11 +32,16 @@ def facts(state: ExplorerState) -> list[dict[str, str]]:
     """Read-outs beside those of the operating point: label, value, note."""
     accuracy, original = _accuracy(state)
     size, against = _file(state)
-    return [
+    found = [
         {"label": "measured accuracy", "value": accuracy, "note": original},
         *_divergence(state),
         {"label": "file", "value": size, "note": against},
     ]
+    left = state.selection.left_out
+    if left is not None:
+        kept = f"{100 * left.share:.1f} % of all weights"
+        found.append({"label": "not quantized", "value": kept, "note": f"{', '.join(left.dtypes)}, stay as they are"})
+    return found
 
 
 def predicted_loss(state: ExplorerState) -> float:
@@ -115,7 +121,7 @@ def descriptions(state: ExplorerState) -> dict[str, str]:
 
 def listed(layers: Sequence[str]) -> str:
     """Names that fit into a title; else how many there are."""
-    names = ", ".join(layers)
+    names = ", ".join(map(layer_label, layers))
     return names if len(names) <= 60 else f"{len(layers)} layers"
 
 

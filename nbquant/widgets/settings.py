@@ -13,7 +13,7 @@ from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 
 DRIVERS: tuple[TargetName, ...] = get_args(TargetName)
 """Quantities of which any one is asked for and the others follow."""
-CHOICES = (*QUANTIZERS, *RUNNERS)
+CHOICES: dict[str, type[Any]] = {**QUANTIZERS, **RUNNERS}
 """Methods; the last ones have no curve but where they ran."""
 SIZES = ("standard", "compact", "projection")
 """Layouts of the explorer: for a page, for half a screen, for a class."""

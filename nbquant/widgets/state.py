@@ -19,6 +19,8 @@ from nbquant.analysis.statistics import Statistics
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
 from nbquant.pipeline.prune import Pruned
+from nbquant.quantization.defaults import defaults_of
+from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import CODINGS
@@ -56,7 +58,8 @@ class ExplorerState(traitlets.HasTraits):
     Attributes:
         layers: Names of the selected layers.
         method: "kmeans", "uniform", "ecsq", "trellis" or "feedback". The last two have no curve: they run on the
-            weights at several λ, in the background.
+            weights at several λ, in the background. Coding and codebooks are first as the method has them by default,
+            and so they are when one of the last two is chosen.
         weighted: Weigh by sensitivity.
         coding: "huffman", "fixed" or "context".
         per_layer: A codebook for each layer, or one for all.
@@ -107,11 +110,11 @@ class ExplorerState(traitlets.HasTraits):
     """
 
     layers = traitlets.Tuple()
-    method = traitlets.Enum(CHOICES, "kmeans")
-    weighted = traitlets.Bool(True)
-    coding = traitlets.Enum(CODINGS, "huffman")
-    per_layer = traitlets.Bool(False)
-    pinned_zero = traitlets.Bool(False)
+    method = traitlets.Enum(tuple(CHOICES), KMeans.method)
+    weighted = traitlets.Bool(KMeans.weighted)
+    coding = traitlets.Enum(CODINGS, KMeans.coding)
+    per_layer = traitlets.Bool(KMeans.per_layer)
+    pinned_zero = traitlets.Bool(KMeans.pinned_zero)
     ratio = traitlets.Float(14.0)
     rate = traitlets.Float(0.0)
     levels = traitlets.Int(0)
@@ -218,7 +221,8 @@ class ExplorerState(traitlets.HasTraits):
 
     def _first_settings(self, inputs: Mapping[str, Any]) -> Settings:
         known = [name for name, trait in self.traits().items() if not trait.read_only]
-        for name, value in inputs.items():
+        usual = defaults_of(CHOICES[inputs["method"]]) if inputs.get("method") in tuple(CHOICES) else {}
+        for name, value in ({name: usual[name] for name in usual if name in known} | dict(inputs)).items():
             if name not in known:
                 raise TypeError(f"the explorer's inputs are {', '.join(known)}, but {name!r} came")
             try:
@@ -341,7 +345,7 @@ class ExplorerState(traitlets.HasTraits):
             return code.lines(
                 self._given,
                 self.settings,
-                every_layer=self.selection.layers == self.available_layers,
+                layers=self._weights.asked_for(self.selection.layers),
                 estimated=self._weights is not self._given_weights,
                 weighs=self.sensitivity is not None,
                 offset=self.damping * self.sensitivity.mean if self.sensitivity is not None else 0.0,
@@ -457,7 +461,8 @@ class ExplorerState(traitlets.HasTraits):
                 return
             wanted = replace(now, **{name: value})
             if name == "method" and value in RUNNERS and now.method not in RUNNERS:
-                wanted = replace(wanted, coding="context")  # codewords of whole bits would undo what they gain
+                usual = defaults_of(CHOICES[value])  # codewords of whole bits would undo what they gain
+                wanted = replace(wanted, **{name: usual[name] for name in ("coding", "per_layer") if name in usual})
             if wanted.driver not in targets_of(wanted.method):
                 wanted = replace(wanted, driver="ratio", value=self.ratio)
             self._accept(wanted.checked(), name)

@@ -4,6 +4,7 @@ from typing import Any
 
 import ipywidgets as w
 
+from nbquant.models.layers import layer_label
 from nbquant.views.palette import method_style
 from nbquant.widgets.data_table import Column, DataTable
 from nbquant.widgets.readout import predicted_loss
@@ -56,20 +57,18 @@ def layers_table(state: ExplorerState) -> DataTable:
         table.rows = layer_rows(state)
 
     def show_marks() -> None:
-        table.checked = list(state.layers)
-        table.focused = _layer_in_focus(state)
+        table.checked = [layer_label(name) for name in state.layers]
+        table.focused = "" if state.focused is None else layer_label(state.focused.layer)
 
     def take_focus(change: Any) -> None:
-        inside = [t for t in state.selection if t.layer == change["new"]]
-        if inside and _layer_in_focus(state) != change["new"]:
+        inside = [t for t in state.selection if layer_label(t.layer) == change["new"]]
+        if inside and (state.focused is None or state.focused.layer != inside[0].layer):
             state.focus = max(inside, key=lambda t: t.weight.numel()).name
 
     def take_checks(change: Any) -> None:
         # In the model's order, whatever the order that they were checked in; unknown ones are the state's to refuse.
-        checked, known = (
-            [n for n in state.available_layers if n in set(some)] for some in (change["new"], state.layers)
-        )
-        if checked != known:
+        checked = [name for name in state.available_layers if layer_label(name) in change["new"]]
+        if checked != [name for name in state.available_layers if name in state.layers]:
             state.layers = tuple(checked)
 
     show_rows()
@@ -87,7 +86,8 @@ def layer_rows(state: ExplorerState) -> list[dict[str, Any]]:
     known = {} if state.breakdown is None else state.breakdown.layers.set_index("layer").to_dict("index")
     names = ("share_of_rate", "share_of_loss", "mean_sensitivity")
     return [
-        {"layer": name, "weights": size} | {key: known[name][key] if name in known else None for key in names}
+        {"layer": layer_label(name), "weights": size}
+        | {key: known[name][key] if name in known else None for key in names}
         for name, size in sizes.items()
     ]
 
@@ -102,7 +102,7 @@ def codebook_table(state: ExplorerState) -> DataTable:
         group = state.group
         rows = state.breakdown.codewords[group].to_dict("records")
         table.rows = [row | {"key": str(i)} for i, row in enumerate(rows)]
-        table.caption = "Codebook" if len(state.breakdown.codewords) == 1 else f"Codebook of {group}"
+        table.caption = "Codebook" if len(state.breakdown.codewords) == 1 else f"Codebook of {layer_label(group)}"
 
     show()
     state.observe(lambda change: show(), ["breakdown", "focus"])
@@ -168,7 +168,3 @@ def pin_rows(state: ExplorerState) -> list[dict[str, Any]]:
 def _half() -> w.Layout:
     """Half of a wide page, the whole of a narrow one."""
     return w.Layout(flex="1 1 640px", min_width="0", margin="0 8px 8px 0")
-
-
-def _layer_in_focus(state: ExplorerState) -> str:
-    return "" if state.focused is None else state.focused.layer

@@ -3,14 +3,16 @@
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from nbquant.analysis.statistics import Statistics, tensor_statistics
+from nbquant.duplicate import duplicate
 from nbquant.models.checkpoint import Checkpoint
-from nbquant.models.layers import Layers, layer_names
+from nbquant.models.layers import Layers, owner
 from nbquant.models.select import Sensitivities, select
 from nbquant.progress import Progress
 from nbquant.quantization.selection import Selection
@@ -40,20 +42,24 @@ class Weights:
         self.first: Selection = select(source, None, layers)
         self.origin: nn.Module | Path
         if isinstance(source, nn.Module):
-            self.origin, self.layers = copy.deepcopy(source), layer_names(source)
+            self.origin = duplicate(source)
+            parameters = [name for name, _ in source.named_parameters()]
         else:
             self.origin = Path(source)
-            self.layers = Checkpoint.open(source).layers
+            checkpoint = Checkpoint.open(source)
+            parameters = [name for name in checkpoint.files if checkpoint.is_quantizable(name)]
+        self._parameters = {layer: [n for n in parameters if owner(n) == layer] for layer in map(owner, parameters)}
+        self.layers = tuple(self._parameters)
         self.sensitivity = None if sensitivity is None else _opened(sensitivity)
         # By its path the selection knows that it is on disk, and need not be read to be known again.
         self._given: Sensitivities | None = self.sensitivity if isinstance(sensitivity, Mapping) else sensitivity
-        self._known = select(self.origin, self._given, self.first.layers)  # all that was ever selected
+        self._known = self._selected(self._given, self.first.layers)  # all that was ever selected
         self._seen = Statistics(())  # of those of them that were looked at
 
     def weighed(self, sensitivity: Mapping[str, Tensor], layers: Sequence[str]) -> "Weights":
         """The same with other sensitivities; ``layers`` are selected with them."""
         other = copy.copy(self)
-        other._known = select(self.origin, sensitivity, layers)
+        other._known = self._selected(sensitivity, layers)
         other.sensitivity, other._given, other._seen = _opened(sensitivity), sensitivity, Statistics(())
         return other
 
@@ -73,8 +79,25 @@ class Weights:
         """
         new = [name for name in layers if name not in self._known.layers]
         if new or not layers:
-            self._known = select(self.origin, self._given, [*self._known.layers, *new] if layers else [])
+            self._known = self._selected(self._given, [*self._known.layers, *new] if layers else [])
         return self._known.part(layers)
+
+    def asked_for(self, layers: Sequence[str]) -> tuple[str, ...] | None:
+        """What :func:`nbquant.select` must be asked for to select these layers and no others; None is all.
+
+        A layer's name means all below it too. Where not all of that is meant, its parameters are named.
+        """
+        if set(layers) == set(self.layers):
+            return None
+        asked: list[str] = []
+        for layer in layers:
+            below = {name for name in self.layers if not layer or name.startswith(layer + ".")}
+            asked += [layer] if below <= set(layers) else self._parameters[layer]
+        return tuple(asked)
+
+    def _selected(self, sensitivity: Sensitivities | None, layers: Sequence[str]) -> Selection:
+        named = [name for layer in layers for name in self._parameters.get(layer, [layer])]
+        return replace(select(self.origin, sensitivity, named), left_out=self.first.left_out)
 
     def looking_at(self, selection: Selection) -> Callable[[Progress], Statistics]:
         """What finds the statistics of a selection of these, undamped; tensors that were seen are not looked at."""

@@ -122,7 +122,7 @@ def prune_module(state: "ExplorerState") -> None:
         return prune(original, density, progress=report) if network is None else network.prune(density, report)
 
     def done(found: Pruned) -> None:
-        weights = Weights(found.model, state.sensitivity, state.selection.layers)
+        weights = Weights(found.model, state.sensitivity, state._weights.asked_for(state.selection.layers))
         state._jobs.cancel("finetune", "accuracy", "sensitivity")
         assert isinstance(weights.origin, nn.Module)
         other = None if network is None else network.with_model(weights.origin)

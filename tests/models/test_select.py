@@ -14,7 +14,7 @@ import nbquant as nq
 from nbquant.models.lenet import LeNet5
 from nbquant.models.resnet import ResNet8
 from nbquant.models.select import select
-from nbquant.quantization.selection import SensitivityRecord
+from nbquant.quantization.selection import LeftOut, SensitivityRecord
 from nbquant.sensitivity.result import Sensitivity
 
 
@@ -106,9 +106,14 @@ def test_shared_module_is_one():
 
 def test_integer_parameters_stay_behind_unless_named():
     model = Mixed()
-    assert "packed.weight" not in names(select(model))
-    assert names(select(model, layers="packed*")) == ["packed.bias"]
-    assert select(model).unselected_bits == 48 + BUFFER_BITS
+    with pytest.warns(UserWarning, match=r"1 tensor in int8 with 6 of 50 weights \(12\.0 %\) .*'packed\.weight'"):
+        selection = select(model)
+    assert "packed.weight" not in names(selection)
+    assert selection.left_out == LeftOut(1, 6, 50, ("int8",))
+    assert selection.unselected_bits == 48 + BUFFER_BITS
+    with pytest.warns(UserWarning, match="1 tensor in int8"):
+        assert names(select(model, layers="packed*")) == ["packed.bias"]
+    assert select(model, layers="half").left_out is None
     for layers in ("packed", "packed.weight", model.packed):
         with pytest.raises(ValueError, match=r"must be float32, .*, but 'packed\.weight' is int8: leave it out"):
             select(model, layers=layers)
@@ -275,14 +280,16 @@ def test_layers_of_a_checkpoint(tmp_path, layers, error, message):
 def test_other_tensors_of_a_checkpoint_stay_behind_unless_named(tmp_path, dtype):
     other = torch.zeros(6).to(dtype)
     save_file({"a.weight": torch.ones(4), "q.weight": other, "q.scale": torch.ones(3)}, tmp_path / "m.safetensors")
-    selection = select(tmp_path)
+    with pytest.warns(UserWarning, match=r"1 tensor in .* with (at least )?6 of 10 weights \(60\.0 %\)"):
+        selection = select(tmp_path)
     assert names(selection) == ["a.weight"]
+    assert selection.left_out.share == 0.6
     assert selection.unselected_count == 9
     assert selection.unselected_bits == 8 * (6 * other.element_size() + 12)
     for layers, culprit in (("q", "(weight|scale)"), ("q.weight", "weight"), ("q.scale", "scale")):
         with pytest.raises(ValueError, match=rf"must be float32, .*, but 'q\.{culprit}' is .*: leave it out"):
             select(tmp_path, layers=layers)
-    with pytest.raises(ValueError, match=r"is required, but layers='q\*' has none"):
+    with pytest.raises(ValueError, match=r"is required, but layers='q\*' has none, but 1 tensor in"):
         select(tmp_path, layers="q*")
 
 

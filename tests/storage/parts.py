@@ -23,6 +23,7 @@ class Parts:
     header: bytes
     sections: tuple[bytes, ...]
     major: int = 1
+    minor: int = 0
 
     @staticmethod
     def of(data: bytes, block: int) -> "Parts":
@@ -32,13 +33,14 @@ class Parts:
         for kind in section_kinds(json.loads(header), block):
             sections.append(data[at : at + kind.size])
             at += kind.size + 4
-        parts = Parts(header, tuple(sections), data[8])
+        parts = Parts(header, tuple(sections), data[8], data[10])
         assert parts.file() == data
         return parts
 
-    def file(self, major: int | None = None, minor: int = 0) -> bytes:
+    def file(self, major: int | None = None, minor: int | None = None) -> bytes:
         """The file of these parts, of their version or another."""
         major = self.major if major is None else major
+        minor = self.minor if minor is None else minor
         data = bytearray(MAGIC + struct.pack("<HHI", major, minor, len(self.header)) + self.header)
         data += struct.pack("<I", zlib.crc32(data))
         for section in self.sections:

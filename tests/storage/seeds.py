@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import nbquant as nq
@@ -191,3 +193,8 @@ def write_seeds(folder: Path = FOLDER) -> None:
             nq.save(quantized, folder / f"{name}.nbq", model, progress=False)
     only_recipe = Parts(json.dumps({"recipe": {"nbquant": "0"}}).encode(), ())
     (folder / "nothing.nbq").write_bytes(only_recipe.file())
+    with TemporaryDirectory() as scratch:
+        checkpoint = Path(scratch) / "m.safetensors"
+        save_file({"w": torch.tensor([[0.0, 1.5], [-1.0, 0.0]])}, checkpoint, metadata={"format": "pt", "title": "ü"})
+        quantized = nq.fit(nq.select(checkpoint), "kmeans", levels=3, progress=False)
+        nq.save(quantized, folder / "metadata.nbq", checkpoint, progress=False)

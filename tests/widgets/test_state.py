@@ -609,3 +609,16 @@ def test_the_bound_comes_with_the_curves():
     assert state.wait()
     assert state.bound is not None
     assert state.bound is not before
+
+
+@pytest.mark.parametrize("frozen", [("0",), ("0", "2", "4")])
+def test_frozen_layers_are_weighed_too_and_stay_frozen(frozen):
+    model = network()
+    for name in frozen:
+        model.get_submodule(name).requires_grad_(False)
+    needed = [p.requires_grad for p in model.parameters()]
+    state = ExplorerState(model, batches(), ratio=5.0)
+    assert state.wait(WAIT)
+    assert state.error == ""
+    assert set(state.sensitivity) == {name for name, _ in model.named_parameters()}
+    assert [p.requires_grad for p in model.parameters()] == needed

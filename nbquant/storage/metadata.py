@@ -1,0 +1,52 @@
+"""What a safetensors file says about itself, kept in a .nbq file and given back."""
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MOST_METADATA = 1 << 20  # bytes as JSON, a quarter of the largest header
+OWN = "nbquant"  # under which decompressed files say how they came about
+
+
+def merged_metadata(files: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """What all files of a checkpoint say, where none says otherwise.
+
+    What :func:`nbquant.decompress` wrote of an earlier quantization is left out. Of what takes more room than a .nbq
+    file has, the longest entries are left out.
+
+    Args:
+        files: The metadata of each file.
+
+    Warns:
+        UserWarning: Entries that are left out, as there are too many, or as the files differ in them.
+    """
+    found: dict[str, str] = {}
+    left: set[str] = set()
+    for metadata in files:
+        left |= {key for key, value in metadata.items() if found.setdefault(key, value) != value}
+    kept = {key: value for key, value in found.items() if key != OWN and key not in left}
+    while metadata_size(kept) > MOST_METADATA:
+        longest = max(kept, key=lambda key: len(key) + len(kept[key]))
+        left.add(longest)
+        del kept[longest]
+    if left:
+        named = ", ".join(repr(key[:40]) for key in sorted(left)[:3])
+        warnings.warn(
+            f"{len(left)} of {len(found)} metadata entries ({named}{', …' if len(left) > 3 else ''}) are left out: at "
+            f"most {MOST_METADATA:,} bytes are kept, of which the files of a checkpoint must say the same.",
+            stacklevel=2,
+        )
+    return kept
+
+
+def metadata_size(metadata: Mapping[str, str]) -> int:
+    """Bytes that it takes in a header."""
+    return len(json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+def is_metadata(value: Any) -> bool:
+    """Whether a value of a header is an object of texts that is not too large."""
+    if type(value) is not dict or not all(type(text) is str for text in value.values()):
+        return False
+    return metadata_size(value) <= MOST_METADATA
