@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import zlib
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,8 @@ PARTS = ("tutorial", "howto", "faq", "reference", "library")
 HELD_OUT = 20
 """Of so many files in alphabetical order, one is for testing."""
 
+_AUTHOR = re.compile(r"^ *\.\. \w*author::.*\n", re.MULTILINE)
+_ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _CALIBRATION = 256  # windows
 _MOST_BYTES = 1 << 27
 
@@ -42,6 +45,28 @@ def load(folder: str | Path | None = None) -> Dataset:
     Raises:
         FileNotFoundError: There are no such files.
     """
+    return _dataset("Python documentation", *_texts(folder))
+
+
+def write_bundle(out: Path, folder: str | Path | None = None, pieces: int = 128, length: int = 4096) -> None:
+    """Write the slice that comes with the package: pieces of the training text evenly apart, and all of the test text.
+
+    Args:
+        out: Folder to write to.
+        folder: As for :func:`load`.
+        pieces: Number of pieces.
+        length: Characters in each.
+    """
+    train, test = _texts(folder)
+    starts = [len(train) * i // pieces for i in range(pieces)]
+    chosen = torch.cat([train[start : start + length] for start in starts])
+    for split, text in (("train", chosen), ("test", test)):
+        packed = gzip.compress(bytes(text.numpy()), 9, mtime=0)
+        (out / f"python-docs-{split}.txt.gz").write_bytes(packed)
+
+
+def _texts(folder: str | Path | None) -> tuple[UInt8[Tensor, " n"], UInt8[Tensor, " m"]]:
+    """Training and test text of the sources in a folder."""
     folder = Path(folder or os.environ.get(FOLDER_VARIABLE) or DEBIAN_FOLDER)
     files = [path for part in PARTS for path in sorted((folder / part).glob("*.rst.txt"))]
     if not files:
@@ -52,7 +77,7 @@ def load(folder: str | Path | None = None) -> Dataset:
         )
     test = [path for number, path in enumerate(files) if number % HELD_OUT == HELD_OUT // 2]
     train = [path for path in files if path not in test]
-    return _dataset("Python documentation", _joined(train), _joined(test))
+    return _joined(train), _joined(test)
 
 
 @cache
@@ -74,7 +99,9 @@ def characters(text: str) -> UInt8[Tensor, " n"]:
 
 
 def _joined(paths: list[Path]) -> UInt8[Tensor, " n"]:
-    return characters("\n\n".join(path.read_text(encoding="utf-8") for path in paths))
+    """Texts one after the other, without lines that name their authors and without addresses."""
+    text = "\n\n".join(path.read_text(encoding="utf-8") for path in paths)
+    return characters(_ADDRESS.sub("someone@example.org", _AUTHOR.sub("", text)))
 
 
 def _unpacked(path: Path) -> UInt8[Tensor, " n"]:

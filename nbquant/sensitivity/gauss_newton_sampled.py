@@ -5,10 +5,13 @@ from nbquant.sensitivity.problem import Estimate, Problem
 
 
 def gauss_newton_sampled(problem: Problem) -> Estimate:
-    """Unbiased estimate of :func:`~nbquant.sensitivity.gauss_newton.gauss_newton`, ``draws`` random vectors a sample.
+    """Estimate the diagonal of the Gauss-Newton matrix without bias, with ``draws`` random vectors a sample.
 
-    For cross-entropy the vector is the gradient for a label drawn from the network's own prediction (the true Fisher
-    information); for any other loss, random signs times a factor of its Hessian.
+    The vectors are random signs times a factor of the loss's Hessian in the outputs. They have mean zero and are
+    independent between samples, so where a layer has no formula the squared gradient of a group of samples estimates
+    the sum of their squares.
+
+    Source: the estimate by groups after Liu et al. 2023 (Sophia, arXiv:2305.14342), who draw labels.
     """
     generator = problem.generator()
     return squared_gradient_sums(problem, lambda loss: loss.draws(problem.draws, generator), independent=True).mean()

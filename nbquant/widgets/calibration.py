@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from nbquant.models.evaluate import parts_of
-from nbquant.nested import map_tensors
 
 
 def first_samples(batches: Iterable[Any], samples: int) -> Iterable[Any]:
-    """Whole batches until there are enough samples, the last of them cut.
+    """Take whole batches until there are enough samples; of plain tensors, the last batch is cut to size.
 
     Args:
         batches: Pairs (inputs, target), nested as for :func:`nbquant.sensitivity`; those with a method ``take`` are
@@ -48,5 +49,8 @@ class _First:
 
 
 def _cut(batch: Any, kept: int, count: int) -> Any:
-    """The first of its samples; what has not one a row, as a mask that all share, stays."""
-    return map_tensors(lambda tensor: tensor[:kept] if tensor.ndim and len(tensor) == count else tensor, batch)
+    """The first of its samples; a nest of tensors stays whole, as only the model knows what each of them counts."""
+    inputs, target = batch
+    if not (isinstance(inputs, Tensor) and isinstance(target, Tensor) and len(inputs) == len(target) == count):
+        return batch
+    return inputs[:kept], target[:kept]

@@ -25,6 +25,7 @@ from nbquant.quantization.moments import Calibration
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import CODINGS
 from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.sensitivity.estimate import DEFAULT as DEFAULT_ESTIMATOR
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.views.rate_distortion import Curve
 from nbquant.views.region import Region
@@ -120,7 +121,7 @@ class ExplorerState(traitlets.HasTraits):
     levels = traitlets.Int(0)
     lmbda = traitlets.Float(0.0)
     step = traitlets.Float(0.0)
-    estimator = traitlets.Enum(tuple(ESTIMATORS), "gauss_newton_sampled")
+    estimator = traitlets.Enum(tuple(ESTIMATORS), DEFAULT_ESTIMATOR)
     samples = traitlets.Int(0, min=0)
     damping = traitlets.Float(0.1, min=0.0)
     focus = traitlets.Unicode()
