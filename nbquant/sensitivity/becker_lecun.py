@@ -56,7 +56,8 @@ def becker_lecun(problem: Problem) -> Estimate:
     total, samples, counted = problem.zeros(), 0, 0.0
     layout = Layout()
     names = {id(p): name for name, p in problem.parameters.items()}
-    model = nn.Sequential(problem.model)  # so that a network which is one layer has its layer inside
+    inner = getattr(problem.model, "_orig_mod", problem.model)  # of a compiled model
+    model = nn.Sequential(inner)  # so that a network which is one layer has its layer inside
     graph = _trace(model)
     for batch in sized(problem, layout):
         steps, values = _run(graph, model, batch)

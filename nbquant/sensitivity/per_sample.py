@@ -158,12 +158,13 @@ def _add_batch(
     independent: bool,
 ) -> None:
     axes = state.layout.outputs if batch.axes is not None else None
-    kept = [i for i, _ in enumerate(runs[0].outputs) if axes is None or axes[i] is not None]
+    # A loss among the outputs is no output.
+    kept = [i for i, z in enumerate(runs[0].outputs) if (z.ndim > 0 if axes is None else axes[i] is not None)]
     own_axes = tuple(axes[i] or 0 for i in kept) if axes is not None else None
     output = _joined(runs, axes)
     outputs = [z for i, z in enumerate(floating(output)) if i in kept]
     loss = problem.output_loss(output, outputs, own_axes, batch)
-    if _is_elsewhere(loss) and (inner := _inner_losses(problem, batch, taps, runs)) is not None:
+    if _is_elsewhere(loss) and (inner := _inner_losses(problem, batch, taps, runs)):
         for found, seen in inner:
             sums.mass, sums.samples = sums.mass + found.mass, sums.samples + seen.size
             add_squares(sums.squares, problem, taps, others, [seen], [list(found.z)], vectors(found), None)
@@ -218,8 +219,12 @@ def _joined(runs: Sequence[Run], axes: Sequence[int | None] | None) -> Any:
 
 def _inner_losses(
     problem: Problem, batch: Batch, taps: Sequence[Tap], runs: Sequence[Run]
-) -> list[tuple[OutputLoss, Run]] | None:
-    """Losses that the model itself computes, from labels among its inputs: a loss and a run for each part."""
+) -> list[tuple[OutputLoss, Run]]:
+    """Losses that the model itself computes, from labels among its inputs: a loss and a run for each part.
+
+    Raises:
+        ValueError: It computes one that has no closed form.
+    """
     found = []
     for part in _parts(batch, runs[0].size):
         seen: list[Run] = []
@@ -230,7 +235,13 @@ def _inner_losses(
 
         recorded = record(value)
         if not recorded.terms:
-            return None
+            if isinstance(recorded.value, Tensor) and recorded.value.requires_grad:
+                raise ValueError(
+                    f"{type(problem.model).__name__} computes its loss itself, by none of torch's losses that have a "
+                    "closed form: pass loss=lambda output, target: … that computes it from the outputs, or use "
+                    'method="adam" or "hutchinson".'
+                )
+            return []
         loss = OutputLoss(tuple(term.z for term, _ in recorded.terms), None, recorded, part.size)
         problem.check(recorded, part, loss.mass)
         found.append((loss, seen[0]))

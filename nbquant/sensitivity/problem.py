@@ -188,6 +188,8 @@ def undisturbed(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterato
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices))
             stack.enter_context(torch.enable_grad())
+            if any(_is_compiled(module) for module in model.modules()):  # hooks are not for compiled code
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             if recurrent:  # the fused recurrences have no backward pass in eval mode, or no second one
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             torch.backends.mha.set_fastpath_enabled(False)
@@ -209,3 +211,8 @@ def undisturbed(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterato
             for buffer, version, value in buffers:  # some count their calls in eval mode too
                 if buffer._version != version:
                     buffer.copy_(value)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile() returned it, or its own compile() was called."""
+    return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None

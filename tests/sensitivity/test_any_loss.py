@@ -258,3 +258,68 @@ def test_losses_of_torch(loss, tanh_net, oracle):
         assert all((h >= 0).all() and h.any() for h in exact.values())
         return
     oracle.close(exact, {k: h.clamp(min=0) for k, h in expected.items()}, 1e-6)
+
+
+SIZES = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+def of_transformers(kind):
+    """A small random model of transformers with a batch that holds its labels."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    ids = torch.randint(3, 32, (4, 6))
+    labels = ids.masked_fill(torch.rand(4, 6) < 0.3, -100)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if kind == "Llama":
+        config = transformers.LlamaConfig(**SIZES, tie_word_embeddings=True)
+        return transformers.LlamaForCausalLM(config).double().eval(), inputs | {"labels": labels}, labels
+    if kind == "Mixtral":
+        config = transformers.MixtralConfig(**SIZES, num_local_experts=3, num_key_value_heads=1)
+        return transformers.MixtralForCausalLM(config).eval(), inputs | {"labels": labels}, labels
+    config = transformers.CLIPConfig(
+        text_config={**SIZES, "projection_dim": 8, "eos_token_id": 2, "bos_token_id": 1, "max_position_embeddings": 8},
+        vision_config={
+            **{key: value for key, value in SIZES.items() if key != "vocab_size"},
+            "image_size": 8,
+            "patch_size": 4,
+            "projection_dim": 8,
+        },
+        projection_dim=8,
+    )
+    more = {"pixel_values": torch.randn(4, 3, 8, 8), "return_loss": True}
+    return transformers.CLIPModel(config).eval(), inputs | more, labels
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Mixtral"])
+def test_models_of_transformers_with_and_without_their_own_loss(kind):
+    model, inputs, labels = of_transformers(kind)
+    plain = {key: value for key, value in inputs.items() if key != "labels"}
+
+    def shifted_loss(output, labels):
+        return functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    for method in ("gauss_newton", "empirical_fisher"):
+        own = run(model, [(inputs, labels)], method, loss=lambda output, _: output.loss)
+        other = run(model, [(plain, labels)], method, loss=shifted_loss)
+        for name, h in other.items():
+            share = 1.0 if method == "gauss_newton" else float(own[name].sum() / h.sum())
+            assert torch.allclose(own[name], share * h, rtol=1e-3, atol=1e-5 * float(h.max())), name
+
+
+def test_a_contrastive_model_of_transformers():
+    model, inputs, labels = of_transformers("CLIP")
+    found = run(model, [(inputs, labels)], "gauss_newton_sampled", loss=lambda output, _: output.loss, draws=2)
+    assert all(h.any() for name, h in found.items() if name.endswith("weight") and "embedding" not in name)
+    with pytest.raises(ValueError, match="none was found along which CLIPModel gives the same outputs"):
+        run(model, [(inputs, labels)], "empirical_fisher", loss=lambda output, _: output.loss)
+
+
+def test_a_loss_inside_the_model_that_has_no_closed_form():
+    class Odd(Inside):
+        def forward(self, ids, labels=None):
+            found = super().forward(ids, labels)
+            return {"loss": found["logits"].pow(4).mean(), "logits": found["logits"]}
+
+    ids = torch.randint(9, (4, 6))
+    with pytest.raises(ValueError, match=r"Odd computes its loss itself, by none of torch's losses"):
+        run(Odd().double(), [({"ids": ids}, ids)], loss=lambda output, _: output["loss"])

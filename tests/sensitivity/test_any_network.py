@@ -252,3 +252,23 @@ def test_long_loops_are_announced(monkeypatch):
     monkeypatch.setattr(per_sample, "LONG", 0.0)
     with pytest.warns(UserWarning, match=r"have no formula and take a backward pass .*gauss_newton_sampled"):
         run(case, "gauss_newton")
+
+
+@pytest.mark.parametrize(
+    "method", ["gauss_newton", "gauss_newton_sampled", "empirical_fisher", "becker_lecun", "exact"]
+)
+@pytest.mark.parametrize("in_place", [True, False])
+def test_compiled_models(method, in_place, tanh_net, rows):
+    expected = sensitivity(tanh_net, rows, method, progress=False)
+    compiled = tanh_net
+    if in_place:
+        tanh_net.compile(backend="eager")
+        if method == "becker_lecun":
+            with pytest.raises(ValueError, match="cannot be traced"):
+                sensitivity(tanh_net, rows, method, progress=False)
+            return
+    else:
+        compiled = torch.compile(tanh_net, backend="eager")
+    found = sensitivity(compiled, rows, method, progress=False)
+    assert [name.removeprefix("_orig_mod.") for name in found] == list(expected)
+    assert all(torch.equal(a, b) for a, b in zip(found.values(), expected.values(), strict=True))
