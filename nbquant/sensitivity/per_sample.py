@@ -197,7 +197,10 @@ def _is_elsewhere(loss: OutputLoss) -> bool:
     """Whether the loss hangs on no output of a sample: then the model itself may have computed it."""
     if not isinstance(loss.value, Tensor) or loss.value.ndim:
         return False
-    return not loss.value.requires_grad or not any(g.any() for g in loss.gradient())
+    if not loss.value.requires_grad or not loss.z:
+        return True
+    slopes = torch.autograd.grad(loss.value, loss.z, retain_graph=True, allow_unused=True)
+    return all(slope is None for slope in slopes)
 
 
 def _joined(runs: Sequence[Run], axes: Sequence[int | None] | None) -> Any:
