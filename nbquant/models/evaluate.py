@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ class Evaluation:
         labels: Number of labels that count: all but ignored ones (-100); 0 if it does not classify.
         metrics: Means over the samples of the metrics asked for.
         comparison: Beside the predictions of a reference; None without one, or if it does not classify.
+        reference: How good the reference is on the same batches; None without one.
         is_entropy: Whether the loss is the plain cross-entropy of the labels, so that :attr:`bits_per_label` holds.
     """
 
@@ -41,6 +42,7 @@ class Evaluation:
     labels: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     comparison: Comparison | None = None
+    reference: "Evaluation | None" = None
     is_entropy: bool = False
 
     @property
@@ -106,7 +108,7 @@ def evaluate(
             samples: the targets' (otherwise the inputs') first tensor has one a row.
         progress: See :data:`nbquant.progress.Progress`.
         reference: The model before quantization; adds ``comparison``: KL divergence, equal predictions, and the paired
-            standard error of the change in accuracy.
+            standard error of the change in accuracy; and ``reference``, how good that model is itself.
         metrics: ``metric(output, target)`` by name, each the mean over a batch's samples as one number.
 
     Returns:
@@ -118,7 +120,7 @@ def evaluate(
         TypeError: A batch that is not a pair, or no ``loss`` where the output is not a tensor.
     """
     counting = _Counting()
-    comparing = Comparing() if reference is not None else None
+    counting_reference, comparing = _Counting(), Comparing()
     device = device_of(model)
     with ExitStack() as stack:
         for network in filter(None, (model, reference)):
@@ -131,14 +133,17 @@ def evaluate(
             term = counting.add(output, target, found, number, count)
             for name, metric in (metrics or {}).items():
                 counting.add_metric(name, metric(output, target), count)
-            if comparing is None or reference is None or term is None:
+            if reference is None:
                 continue
             place = device_of(reference)
-            _, other = _measured(reference, to_device(inputs, place), to_device(target, place), loss)
-            other_term = softmax_term(other)
-            if other_term is not None:
+            goal = to_device(target, place)
+            other_output, other = _measured(reference, to_device(inputs, place), goal, loss)
+            other_term = counting_reference.add(other_output, goal, other, number, count)
+            if term is not None and other_term is not None:
                 comparing.add(term, other_term)
-    return counting.result(None if comparing is None else comparing.result())
+    if reference is None:
+        return counting.result()
+    return replace(counting.result(), comparison=comparing.result(), reference=counting_reference.result())
 
 
 @dataclass
@@ -187,7 +192,7 @@ class _Counting:
             raise ValueError(f"metric {name!r} must return one number a batch, but returned {came}: reduce it.")
         self.metrics[name] = self.metrics.get(name, 0.0) + count * float(value)
 
-    def result(self, comparison: Comparison | None) -> Evaluation:
+    def result(self) -> Evaluation:
         if self.samples == 0:
             raise ValueError(
                 "at least one batch of one sample is required, but none came: an iterator that was gone through before "
@@ -201,7 +206,6 @@ class _Counting:
             samples=self.samples,
             labels=self.labels if self.classifies else 0,
             metrics={name: value / self.samples for name, value in self.metrics.items()},
-            comparison=comparison,
             is_entropy=self.is_entropy,
         )
 

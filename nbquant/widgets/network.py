@@ -90,7 +90,7 @@ class Network:
     def __init__(self, model: nn.Module, data: Data, loss: Loss | None) -> None:
         """Take over a module."""
         self.model, self.data, self.loss = model, data, loss
-        self._original, self._before = model, list[Evaluation]()  # that one found, for all copies
+        self._original = model
         self._in_use = threading.Lock()
 
     @staticmethod
@@ -136,12 +136,10 @@ class Network:
     def evaluate(self, quantized: Quantized, report: Report) -> tuple[Evaluation, Evaluation]:
         """How good the quantized model is, and how good the original."""
         with self._exclusive(report):
-            if not self._before:
-                self._before.append(evaluate(self._original, self.data.test, self.loss, report))
-                report(0, None)
             network = quantized.apply(self.model)
             found = evaluate(network, self.data.test, self.loss, report, reference=self._original)
-            return found, self._before[0]
+            assert found.reference is not None
+            return found, found.reference
 
     def finetune(self, quantized: Quantized, epochs: int, report: Report) -> FineTuned:
         """Fine-tune the codebook values; the loss on the test batches is looked at, but nothing is chosen by it."""
