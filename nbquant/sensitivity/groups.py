@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from nbquant.sensitivity.batch import Batch
 from nbquant.sensitivity.layout import floating
@@ -63,6 +62,8 @@ def cost_of(problem: Problem, batch: Batch, others: Sequence[str]) -> Cost:
         batch: Has axes.
         others: Parameters whose gradients autograd forms.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # a quarter of a second to import
+
     pair = batch.part(0, 2)
     with _recurrent_steps(problem.model) as steps, FlopCounterMode(display=False) as counter:
         outputs = floating(problem.call(pair))
