@@ -111,7 +111,7 @@ def _walked(matrix: Matrix, costs: Float[np.ndarray, "2 l p k"], lmbda: float, t
     next(ticks, None)
     around = None
     if matrix.integers is not None:
-        around = torch.from_numpy(left_classes(matrix.levels[0])).to(matrix.target.device)
+        around = left_classes(matrix.integers)
     rows = rows_of_block(matrix.target.shape[1])
     integers = best_paths(matrix.target, matrix.weight, matrix.step, torch.from_numpy(costs), around, lmbda, rows)
     return replace(matrix, integers=integers)
@@ -135,10 +135,10 @@ def best_paths(
     return torch.cat(found)
 
 
-def left_classes(level: Int[np.ndarray, "rows cols"]) -> UInt8[np.ndarray, "rows cols"]:
-    """Class of the level to the left of each."""
-    size = np.abs(level).clip(max=CLASSES - 1).astype(np.uint8)
-    return np.pad(size, ((0, 0), (1, 0)))[:, :-1]
+def left_classes(integers: Int32[Tensor, "rows cols"]) -> UInt8[Tensor, "rows cols"]:
+    """Class of the level to the left of each; level |k| has the integers 2 |k| and 2 |k| − 1."""
+    classes = ((integers.abs() + 1) // 2).clamp(max=CLASSES - 1).to(torch.uint8)
+    return torch.nn.functional.pad(classes, (1, 0))[:, :-1]
 
 
 def _stepped(matrices: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
@@ -162,25 +162,31 @@ def _loss(matrix: Matrix) -> float:
 def costs_of(matrices: Sequence[Matrix]) -> tuple[dict[str, Float[np.ndarray, "2 l p k"]], float]:
     """Bits of levels for each code, and of all levels together.
 
-    Counted for each quantizer, class to the left and class above; few members lean on those of all classes.
+    Counted for each quantizer, class to the left and class above.
     """
     tables, total = {}, 0.0
     for code in dict.fromkeys(m.code for m in matrices):
-        levels = [m.levels for m in matrices if m.code == code]
-        most = min(max((int(np.abs(k).max(initial=0)) for k, _ in levels), default=0) + 1, MOST_LEVELS)
-        shape = (2, CLASSES, CLASSES, most + 1)
-        counts, signs = np.zeros(np.prod(shape)), 0
-        for k, q in levels:
-            size = np.abs(k)
-            above = np.pad(size.clip(max=CLASSES - 1), ((1, 0), (0, 0)))[:-1]
-            at = ((q * CLASSES + left_classes(k)) * CLASSES + above) * (most + 1) + size.clip(max=most)
-            counts += np.bincount(at.ravel(), minlength=len(counts))
-            signs += int((size > 0).sum())
-        n = counts.reshape(shape)
-        of_all = n.sum(axis=(1, 2), keepdims=True) + 0.5
-        share = n + PRIOR * of_all / of_all.sum(axis=-1, keepdims=True)
-        bits = np.log2(share.sum(axis=-1, keepdims=True) / share)
-        total += float((n * bits).sum()) + signs
-        bits[..., 1:] += 1
-        tables[code] = bits.astype(np.float32)
+        counts = np.zeros((2, CLASSES, CLASSES, MOST_LEVELS + 1), np.int64)
+        for m in matrices:
+            if m.code == code:
+                assert m.integers is not None
+                rows = rows_of_block(m.integers.shape[1])
+                counts += dispatch.count_levels(m.integers.cpu().numpy(), rows, MOST_LEVELS)
+        tables[code], bits = bits_of(counts)
+        total += bits
     return tables, total
+
+
+def bits_of(counts: Int[np.ndarray, "2 l p k"]) -> tuple[Float[np.ndarray, "2 l p k"], float]:
+    """Ideal bits of each level, sign included, from how often it occurs; and those of all of them together.
+
+    Few members of a context lean on those of all.
+    """
+    used = int(np.flatnonzero(counts.any(axis=(0, 1, 2))).max(initial=0))
+    n = counts[..., : min(used + 1, MOST_LEVELS) + 1].astype(float)
+    of_all = n.sum(axis=(1, 2), keepdims=True) + 0.5
+    share = n + PRIOR * of_all / of_all.sum(axis=-1, keepdims=True)
+    bits = np.log2(share.sum(axis=-1, keepdims=True) / share)
+    total = float((n * bits).sum()) + float(n[..., 1:].sum())
+    bits[..., 1:] += 1
+    return bits.astype(np.float32), total

@@ -1,0 +1,102 @@
+"""Second moments of inputs, summed as they come; block-diagonal where they are wide."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nbquant.quantization.moments import LayerMoments
+from nbquant.sensitivity.problem import wide
+
+MOST_BYTES = 3 << 29  # of the blocks of all layers
+BLOCK_PER_ROW = 18_000  # squared width of a block over the number of rows: factoring costs so little a weight
+LEAST_WIDTH = 128
+HELD_BACK = 10  # one place in so many
+MOST_HELD = 256  # places
+MOST_HELD_ENTRIES = 1 << 22
+
+
+def block_widths(shapes: Mapping[str, tuple[int, int, int]]) -> dict[str, int]:
+    """Largest width of the blocks of each layer.
+
+    Wide layers with few rows have narrow blocks, so that factoring takes a time in proportion to the weights; all of
+    them get narrower where their blocks would take more than ``MOST_BYTES``.
+
+    Args:
+        shapes: Groups, rows of a group, and inputs of each layer.
+    """
+    wanted = {name: min(d, max(LEAST_WIDTH, math.isqrt(BLOCK_PER_ROW * rows))) for name, (_, rows, d) in shapes.items()}
+
+    def size(most: int) -> int:
+        return sum(4 * groups * d * min(wanted[name], most) for name, (groups, _, d) in shapes.items())
+
+    most = max(wanted.values(), default=1)
+    while most > 1 and size(most) > MOST_BYTES:
+        most = most * 3 // 4
+    return {name: min(width, most) for name, width in wanted.items()}
+
+
+@dataclass(eq=False)
+class Gram:
+    """Sums over places of x xᵀ in blocks, and of x.
+
+    Attributes:
+        groups: Groups of rows with inputs of their own.
+        width: Largest width of a block.
+        places: Number of places so far.
+    """
+
+    groups: int
+    width: int
+    places: int = 0
+    _blocks: list[Tensor] = field(default_factory=list)
+    _sum: Tensor | None = None
+    _held: list[Tensor] = field(default_factory=list)
+    _held_places: int = 0
+
+    def add(self, x: Float[Tensor, "groups places d"], within: slice, whole: bool) -> None:
+        """Add what was seen at some places.
+
+        Args:
+            x: The inputs.
+            within: Which groups saw them.
+            whole: Whether all groups did, so that some places may be held back.
+        """
+        x = x.to(wide(x.dtype))
+        d = x.shape[2]
+        if self._sum is None:
+            count = math.ceil(d / self.width)
+            sizes = [d * (i + 1) // count - d * i // count for i in range(count)]
+            self._blocks = [torch.zeros(self.groups, n, n, dtype=x.dtype, device=x.device) for n in sizes]
+            self._sum = torch.zeros(self.groups, d, dtype=torch.float64, device=x.device)
+        room = min(MOST_HELD, MOST_HELD_ENTRIES // (self.groups * d)) - self._held_places
+        if whole and x.shape[1] >= 2 * HELD_BACK and room > 0:
+            back = torch.arange(x.shape[1], device=x.device) % HELD_BACK == HELD_BACK - 1
+            back &= back.cumsum(0) <= room
+            self._held.append(x[:, back].float())
+            self._held_places += self._held[-1].shape[1]
+            x = x[:, ~back]
+        first = 0
+        for block in self._blocks:
+            part = x[:, :, first : first + block.shape[1]]
+            block[within] += part.mT @ part
+            first += block.shape[1]
+        self._sum[within] += x.sum(1, dtype=torch.float64)
+        self.places += x.shape[1] if within.start == 0 else 0
+
+    def moments(self, outputs: Float[Tensor, " rows"], bias: bool) -> LayerMoments:
+        """The means, with s of the outputs."""
+        assert self._sum is not None
+        held = torch.cat(self._held, 1) if self._held else None
+        mean = (self._sum / self.places).float() if bias else None
+        return LayerMoments(tuple(b / self.places for b in self._blocks), mean, outputs, self.places, held)
+
+
+def some_places(count: int, most: int, device: torch.device) -> Int64[Tensor, " n"]:
+    """Numbers of all places, or of so many of them by chance; the same ones for the same count."""
+    if count <= most:
+        return torch.arange(count, device=device)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].to(device)
