@@ -101,17 +101,20 @@ def problem_of(
     groups = len(moments.blocks[0])
     target = rows.detach().cpu().float().reshape(groups, -1, moments.width).mT.contiguous()
     energy = moments.energy.cpu().double()
-    grown = torch.zeros_like(energy)
-    mean = torch.zeros_like(energy)
+    grown, mean = torch.zeros_like(energy), torch.zeros_like(energy)
     if bias is not None:
         assert moments.mean is not None
         mean = moments.mean.cpu().double()
+    free = None if bias is None else bias.detach().cpu().double().reshape(groups, -1)
+    missing = now = None
     if shift is not None:
-        grown = (shift.inputs.double().square().mean(1) - energy).clamp(min=0)
-    missing = None if shift is None else shift.missing.float().clone()
-    if missing is not None and bias is not None:
-        bias = bias.detach().cpu().double().reshape(groups, -1) + missing.double().mean(1)
-        missing -= missing.mean(1, keepdim=True)
+        missing, now = shift.missing.cpu().float().clone(), shift.inputs.cpu().float()
+        grown = (now.double().square().mean(1) - energy).clamp(min=0)
+        if free is not None:  # means are the bias's to make up for
+            center = now.mean(1, keepdim=True)
+            free += missing.double().mean(1)
+            missing -= missing.mean(1, keepdim=True)
+            now = now - center
     blocks, first = [], 0
     for matrix in damped_blocks(moments, damping):
         part = slice(first, first + matrix.shape[1])
@@ -119,17 +122,21 @@ def problem_of(
         if bias is not None:
             matrix -= mean[:, part, None] * mean[:, None, part]
         matrix += torch.diag_embed(grown[:, part])
-        if shift is not None and missing is not None:
-            _compensate_shift(target[:, part], matrix, missing, shift.inputs[..., part].float(), energy)
+        if missing is not None and now is not None:
+            found = _compensate_shift(matrix, missing, now[..., part], energy)
+            target[:, part] += found
+            if free is not None:
+                free -= (center[..., part] @ found)[:, 0]
         order = energy[:, part].sum(0).argsort(descending=True, stable=True)
         ordered = matrix[:, order][:, :, order]
         blocks.append(Block((order + part.start).numpy(), ordered.float(), upper_factor(ordered).float()))
     zero = None
     if pruned:
         zero = (rows == 0).cpu().T.contiguous()
-    free = None if bias is None else bias.detach().cpu().float().reshape(groups, -1)
     outputs = damped_outputs(moments, output_damping).float()
-    return Problem(target, tuple(blocks), outputs, mean.float(), free, zero)
+    if shift is not None and free is not None:
+        mean = center[:, 0]
+    return Problem(target, tuple(blocks), outputs, mean.float(), None if free is None else free.float(), zero)
 
 
 def damped_outputs(moments: LayerMoments, damping: float) -> Float[Tensor, "groups rows"]:
@@ -152,22 +159,21 @@ def upper_factor(matrix: Float[Tensor, "groups n n"]) -> Float[Tensor, "groups n
 
 
 def _compensate_shift(
-    target: Float[Tensor, "groups n rows"],
     matrix: Float[Tensor, "groups n n"],
     missing: Float[Tensor, "groups places rows"],
     inputs: Float[Tensor, "groups places n"],
     energy: Float[Tensor, "groups d"],
-) -> None:
-    """Move targets so that the outputs lack less, by ridge regression on the inputs; both are changed in place.
+) -> Float[Tensor, "groups n rows"]:
+    """How to move weights so that the outputs lack less, by ridge regression; what is still lacking is changed in place.
 
     The places are too few to fit all weights to them, so the ridge is large: the mean energy's half and more.
     """
     places = inputs.shape[1]
-    ridge = SHRINK * max(1.0, inputs.shape[2] / places) * energy.mean(1, keepdim=True)
-    shrunk = matrix + torch.diag_embed(ridge.expand(-1, matrix.shape[1]))
+    ridge = SHRINK * max(1.0, inputs.shape[2] / places) * energy.mean(1)
+    shrunk = matrix + ridge[:, None, None] * torch.eye(matrix.shape[1])
     found = torch.cholesky_solve((inputs.mT @ missing).double() / places, torch.linalg.cholesky(shrunk)).float()
-    target += found
     missing -= inputs @ found
+    return found
 
 
 def quantize_in_turn(

@@ -31,7 +31,9 @@ PASSES = 2  # with error feedback, before columns are chosen one by one
 SWEEPS = 2  # of those
 FIXED = 1e6  # λ: no path is so much cheaper that it moves a pruned weight
 COMPARED = 64  # rows that a trellis without feedback is tried on
-WORSE = 1.05  # times the J of that trellis: so much may be chance
+LEAST_COMPARED = 2048  # weights in them: with fewer it is chance
+LEAST_HELD = 16  # inputs that were held back, likewise
+WORSE = 1.25  # times the loss of that trellis: so much may be chance
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,10 @@ def quantize_layer(
     """
     _check_fit(members, part, moments)
     done = (_along if part.along else _columns)(members, moments, shift, settings, step, ticks)
-    if not part.along and step is None and not rest and _is_worse(members, moments, done, settings):
-        done = find_paths(_by_trellis(members, moments, settings), settings.lmbda, False, ticks)
+    if not part.along and step is None and not rest:
+        better = _better_slope(members, moments, done, settings)
+        if better is not None:
+            done = find_paths(_by_trellis(members, moments, better), better.lmbda, False, ticks)
     if not rest:
         return done
     step = done.matrices[0].step
@@ -122,7 +126,8 @@ def _columns(
         costs, bits = bits_of(dispatch.count_levels(integers.T, restart, MOST_LEVELS))
     value = values_of(problem, integers, step)
     loss = problem.loss(value)
-    found = [_matrix(weight, torch.from_numpy(integers.T.copy()), step)]
+    target = problem.target.mT.reshape(rows, cols)
+    found = [_matrix(weight, target, torch.from_numpy(integers.T.copy()), step)]
     if bias:
         target, cost = problem.bias_target(value)[:, None], 0.5 * problem.outputs.reshape(-1, 1)
         if settings.pruned:
@@ -130,7 +135,7 @@ def _columns(
         chosen = dispatch.viterbi(target, cost, step, torch.from_numpy(costs), None, settings.lmbda)
         loss += float((cost * (target - chosen * step).square()).double().sum())
         bits += bits_of(dispatch.count_levels(chosen.numpy(), rows_of_block(1), MOST_LEVELS))[1]
-        found.append(_matrix(bias[0], chosen, step))
+        found.append(_matrix(bias[0], target, chosen, step))
     return Paths(tuple(found), loss, bits)
 
 
@@ -156,7 +161,7 @@ def _along(
         quantize_along(problem, step, price, rows_of_block(cols), integers, ticks)
         costs, bits = bits_of(dispatch.count_levels(integers, rows_of_block(cols), MOST_LEVELS))
     found = torch.from_numpy(integers)
-    return Paths((_matrix(weight, found, step),), problem.loss(found * step), bits)
+    return Paths((_matrix(weight, problem.target, found, step),), problem.loss(found * step), bits)
 
 
 def first_bits(target: Float[Tensor, "..."], step: float) -> Float[np.ndarray, "2 3 3 levels"]:
@@ -183,8 +188,10 @@ def _step(curvature: float, settings: Settings) -> float:
     return float(np.float32(math.sqrt(settings.lmbda / (2 * SLOPE * curvature))))
 
 
-def _matrix(tensor: SelectedTensor, integers: Int32[Tensor, "rows cols"], step: float) -> Matrix:
-    target = tensor.weight.reshape(matrix_shape(tensor.weight.shape))
+def _matrix(
+    tensor: SelectedTensor, target: Float[Tensor, "rows cols"], integers: Int32[Tensor, "rows cols"], step: float
+) -> Matrix:
+    target = target.to(tensor.weight.device)
     return Matrix(target, torch.ones_like(target), tensor.layer, tensor.layer, step, integers.to(target.device))
 
 
@@ -221,10 +228,16 @@ def _by_trellis(
     return found
 
 
-def _is_worse(members: Sequence[SelectedTensor], moments: LayerMoments, done: Paths, settings: Settings) -> bool:
-    """Whether a trellis without feedback has a lower J on the inputs that were held back, on some of the rows."""
-    if moments.held_back is None or not moments.held_back.shape[1]:
-        return False
+def _better_slope(
+    members: Sequence[SelectedTensor], moments: LayerMoments, done: Paths, settings: Settings
+) -> Settings | None:
+    """Settings by which a trellis without feedback loses less at the same rate; None if there are none.
+
+    That is tried on some of the rows, with inputs that were held back. What is left of a difference in rate counts 6 dB
+    a bit.
+    """
+    if moments.held_back is None or moments.held_back.shape[1] < LEAST_HELD:
+        return None
     x = moments.held_back.cpu().float()
     if len(members) > 1:
         x = x - x.mean(1, keepdim=True)  # the bias takes up the mean
@@ -233,18 +246,28 @@ def _is_worse(members: Sequence[SelectedTensor], moments: LayerMoments, done: Pa
     of_group = rows // len(x)
     count = min(COMPARED, rows) if of_group >= COMPARED else min(-(-COMPARED // of_group) * of_group, rows)
     s = damped_outputs(moments, settings.output_damping).flatten()[:count]
-
-    def price(matrix: Matrix, bits: float) -> float:
+    def lost(matrix: Matrix) -> float:
         assert matrix.integers is not None
-        off = weight.weight.reshape(rows, cols)[:count].cpu().float() - matrix.integers[:count].cpu() * matrix.step
-        lost = [x[g] @ part.mT.float() for g, part in enumerate(off.split(of_group))]
-        return 0.5 * float((torch.cat(lost, 1).square().mean(0) * s).sum()) + settings.lmbda * bits
+        off = matrix.target[:count].cpu().float() - matrix.integers[:count].cpu() * matrix.step
+        outputs = [x[g] @ part.mT for g, part in enumerate(off.split(of_group))]
+        return 0.5 * float((torch.cat(outputs, 1).square().mean(0) * s).sum())
 
-    plain = find_paths(_by_trellis(members[:1], moments, settings, count), settings.lmbda, False, iter(()))
-    ours = done.matrices[0]
-    assert ours.integers is not None
-    bits = bits_of(dispatch.count_levels(ours.integers[:count].cpu().numpy(), rows_of_block(cols), MOST_LEVELS))[1]
-    return price(ours, bits) > WORSE * price(plain.matrices[0], plain.bits)
+    def bits(matrix: Matrix) -> float:
+        assert matrix.integers is not None
+        integers = matrix.integers[:count].cpu().numpy()
+        return bits_of(dispatch.count_levels(integers, rows_of_block(cols), MOST_LEVELS))[1]
+
+    ours, n = done.matrices[0], count * cols
+    if n < LEAST_COMPARED or not lost(ours) > 0:
+        return None
+    slope = replace(settings, lmbda=2 * math.log(2) * lost(ours) / n)
+    for _ in range(2):
+        plain = find_paths(_by_trellis(members[:1], moments, slope, count), slope.lmbda, False, iter(())).matrices[0]
+        factor = 4 ** ((bits(plain) - bits(ours)) / n)
+        if lost(ours) <= WORSE * lost(plain) * factor:
+            return None
+        slope = replace(slope, lmbda=slope.lmbda * factor)
+    return slope
 
 
 def _check_step(members: Sequence[SelectedTensor], step: float) -> None:
