@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nbquant.progress import Progress, track
 from nbquant.quantization.integers import is_pruned, quantized_paths
-from nbquant.quantization.layerwise import Settings, quantize_layer, shared_step, ticks_of
+from nbquant.quantization.layerwise import EXCHANGE, Settings, quantize_layer, shared_step, ticks_of
 from nbquant.quantization.moments import Calibration, LayerMoments, Shift
 from nbquant.quantization.paths import MOST_TURNS, Matrix, Paths
 from nbquant.quantization.quantized import Quantized
@@ -31,7 +31,9 @@ class Feedback:
     calibration, and so is a layer on which feedback does worse than that on calibration samples that were held back.
 
     Attributes:
-        lmbda: Lagrange multiplier λ [loss/bit]; larger gives fewer bits.
+        lmbda: Lagrange multiplier λ [loss/bit] of the choices within a column; larger gives fewer bits. As later columns
+            compensate errors, the loss falls ten times as fast with the rate of a layer; so tensors without moments
+            have ten times this λ.
         damping: ε of G + ε·mean(diag G), on the second moments of the inputs.
         sequential: Whether a layer compensates the errors of the layers before it too. It takes one more run of the
             network, on some of the samples.
@@ -97,9 +99,8 @@ class Feedback:
         found: dict[str, Matrix] = {}
         loss = bits = 0.0
         if apart:
-            paths = Trellis(self.lmbda, weighted=self.weighted, coding=self.coding).search(
-                Selection(apart), pruned, ticks
-            )
+            alone = Trellis(EXCHANGE * self.lmbda if parts else self.lmbda, weighted=self.weighted, coding=self.coding)
+            paths = alone.search(Selection(apart), pruned, ticks)
             found |= {t.name: m for t, m in zip(apart, paths.matrices, strict=True)}
             loss, bits = paths.loss, paths.bits
         even = None if self.weighted or not calibration else _mean_output(parts, calibration)
@@ -184,6 +185,12 @@ def _others(selection: Selection, parts: Mapping[str, list[SelectedTensor]]) -> 
         return torch.full_like(tensor.weight, mean, dtype=torch.float32)
 
     return tuple(replace(t, sensitivity=curvature(t)) for t in others)
+
+
+def mean_curvature(selection: Selection) -> float | None:
+    """Mean of s_r G_jj over the weights with moments [loss/weight²]; None where nothing is known of any."""
+    parts = _parts(selection)
+    return _mean_curvature(parts, selection.calibration) if parts and selection.calibration else None
 
 
 def _mean_curvature(parts: Mapping[str, list[SelectedTensor]], calibration: Calibration) -> float:

@@ -22,11 +22,13 @@ from nbquant.quantization.compensation import (
     values_of,
 )
 from nbquant.quantization.moments import LayerMoments, Part, Shift
-from nbquant.quantization.paths import CLASSES, LARGEST, MOST_LEVELS, Matrix, Paths, bits_of, find_paths
+from nbquant.quantization.paths import LARGEST, MOST_LEVELS, Matrix, Paths, bits_of, find_paths, first_bits
 from nbquant.quantization.selection import SelectedTensor
 from nbquant.quantization.trellis import SLOPE as TRELLIS_SLOPE
 
 SLOPE = 0.02  # λ over the mean of s M² Δ²; λ is that of high rate at ln 2 / 6, and these are low ones
+EXCHANGE = TRELLIS_SLOPE / SLOPE
+"""What a bit costs between layers, over λ: errors that later weights compensate cost less than a column tells."""
 PASSES = 2  # with error feedback, before columns are chosen one by one
 SWEEPS = 2  # of those
 FIXED = 1e6  # λ: no path is so much cheaper that it moves a pruned weight
@@ -88,14 +90,15 @@ def quantize_layer(
     _check_fit(members, part, moments)
     done = (_along if part.along else _columns)(members, moments, shift, settings, step, ticks)
     if not part.along and step is None and not rest:
-        better = _better_slope(members, moments, done, settings)
-        if better is not None:
-            done = find_paths(_by_trellis(members, moments, better), better.lmbda, False, ticks)
+        alone = replace(settings, lmbda=EXCHANGE * settings.lmbda)
+        if _is_worse(members, moments, done, alone):
+            done = find_paths(_by_trellis(members, moments, alone), alone.lmbda, False, ticks)
     if not rest:
         return done
     step = done.matrices[0].step
-    matrices = [_plain(t, t.sensitivity, settings, step) for t in rest]
-    beside = find_paths(matrices, settings.lmbda, True, ticks)
+    alone = replace(settings, lmbda=EXCHANGE * settings.lmbda)
+    matrices = [_plain(t, t.sensitivity, alone, step) for t in rest]
+    beside = find_paths(matrices, alone.lmbda, True, ticks)
     return Paths((*done.matrices, *beside.matrices), done.loss + beside.loss, done.bits + beside.bits)
 
 
@@ -118,7 +121,7 @@ def _columns(
     _check_step(members, step)
     integers = np.zeros((cols, rows), np.int32)
     restart = rows_of_block(cols)
-    costs = first_bits(problem.target, step)
+    costs = first_bits(float(problem.target.abs().mean()), step)
     bits = 0.0
     for turn in range(PASSES + SWEEPS):
         run = quantize_in_turn if turn < PASSES else sweep
@@ -155,21 +158,13 @@ def _along(
     step = step or _step(problem.mean_curvature, settings)
     _check_step(members, step)
     integers = np.zeros((rows, cols), np.int32)
-    costs, bits = first_bits(problem.target, step), 0.0
+    costs, bits = first_bits(float(problem.target.abs().mean()), step), 0.0
     for _ in range(PASSES + 1):
         price = settings.lmbda * costs.astype(np.float64)
         quantize_along(problem, step, price, rows_of_block(cols), integers, ticks)
         costs, bits = bits_of(dispatch.count_levels(integers, rows_of_block(cols), MOST_LEVELS))
     found = torch.from_numpy(integers)
     return Paths((_matrix(weight, problem.target, found, step),), problem.loss(found * step), bits)
-
-
-def first_bits(target: Float[Tensor, "..."], step: float) -> Float[np.ndarray, "2 3 3 levels"]:
-    """Bits of levels before there are any to count: those of a geometric distribution with the targets' mean."""
-    mean = max(float(target.abs().mean()) / (2 * step), 1e-3)
-    level = np.arange(MOST_LEVELS + 1)
-    bits = np.log2(1 + mean) + level * np.log2((1 + mean) / mean) + (level > 0)
-    return np.broadcast_to(bits, (2, CLASSES, CLASSES, len(level))).copy()
 
 
 def _mean_curvature(problem: Problem) -> float:
@@ -228,16 +223,13 @@ def _by_trellis(
     return found
 
 
-def _better_slope(
-    members: Sequence[SelectedTensor], moments: LayerMoments, done: Paths, settings: Settings
-) -> Settings | None:
-    """Settings by which a trellis without feedback loses less at the same rate; None if there are none.
+def _is_worse(members: Sequence[SelectedTensor], moments: LayerMoments, done: Paths, alone: Settings) -> bool:
+    """Whether a trellis without feedback loses less at the same rate, on inputs held back and on some of the rows.
 
-    That is tried on some of the rows, with inputs that were held back. What is left of a difference in rate counts 6 dB
-    a bit.
+    What there is of a difference in rate counts 6 dB a bit.
     """
     if moments.held_back is None or moments.held_back.shape[1] < LEAST_HELD:
-        return None
+        return False
     x = moments.held_back.cpu().float()
     if len(members) > 1:
         x = x - x.mean(1, keepdim=True)  # the bias takes up the mean
@@ -245,7 +237,7 @@ def _better_slope(
     rows, cols = matrix_shape(weight.weight.shape)
     of_group = rows // len(x)
     count = min(COMPARED, rows) if of_group >= COMPARED else min(-(-COMPARED // of_group) * of_group, rows)
-    s = damped_outputs(moments, settings.output_damping).flatten()[:count]
+    s = damped_outputs(moments, alone.output_damping).flatten()[:count]
     def lost(matrix: Matrix) -> float:
         assert matrix.integers is not None
         off = matrix.target[:count].cpu().float() - matrix.integers[:count].cpu() * matrix.step
@@ -258,16 +250,10 @@ def _better_slope(
         return bits_of(dispatch.count_levels(integers, rows_of_block(cols), MOST_LEVELS))[1]
 
     ours, n = done.matrices[0], count * cols
-    if n < LEAST_COMPARED or not lost(ours) > 0:
-        return None
-    slope = replace(settings, lmbda=2 * math.log(2) * lost(ours) / n)
-    for _ in range(2):
-        plain = find_paths(_by_trellis(members[:1], moments, slope, count), slope.lmbda, False, iter(())).matrices[0]
-        factor = 4 ** ((bits(plain) - bits(ours)) / n)
-        if lost(ours) <= WORSE * lost(plain) * factor:
-            return None
-        slope = replace(slope, lmbda=slope.lmbda * factor)
-    return slope
+    if n < LEAST_COMPARED:
+        return False
+    plain = find_paths(_by_trellis(members[:1], moments, alone, count), alone.lmbda, False, iter(())).matrices[0]
+    return lost(ours) > WORSE * lost(plain) * 4 ** ((bits(plain) - bits(ours)) / n)
 
 
 def _check_step(members: Sequence[SelectedTensor], step: float) -> None:

@@ -15,8 +15,9 @@ from nbquant.kernels import dispatch
 CLASSES = 3  # of a neighbour's level: 0, 1 and more
 MOST_LEVELS = 255  # with costs of their own
 PRIOR = 8.0  # members that the costs of all classes together count for in each
-TOLERANCE = 1e-4  # of J: what falls by less has settled
-MOST_TURNS = 25
+TOLERANCE = 5e-4  # of J: what falls by less has settled
+MOST_TURNS = 12
+FIRST_SHARE = 0.25  # of λ, at which levels count before it is known what they cost
 LARGEST = 1 << 30  # integers
 FIXED = 1e6  # λ: no path is so much cheaper that it moves a pruned weight
 
@@ -69,7 +70,7 @@ class Paths:
 def find_paths(matrices: Sequence[Matrix], lmbda: float, fixed_step: bool, ticks: Iterator[object]) -> Paths:
     """Paths of least J = Σ ½h (w − mΔ)² + λ · bits, until J stops falling.
 
-    Begins with the nearest path. In turn: what levels cost, counted on the paths; the best paths at those costs; the
+    Begins with a share of what geometric levels cost, so that weights of hardly any sensitivity go to zero. In turn: what levels cost, counted on the paths; the best paths at those costs; the
     best steps of those integers. The neighbour to the left is that of the turn before, so that columns are independent.
 
     Args:
@@ -88,17 +89,17 @@ def find_paths(matrices: Sequence[Matrix], lmbda: float, fixed_step: bool, ticks
                 f"step must be above {reach / LARGEST:.3g} for weights up to {reach:.3g}, but is {m.step:.3g}: "
                 "pass a larger one, or a larger lmbda"
             )
-    free = {m.code: np.zeros((2, 1, 1, 1), np.float32) for m in matrices}
+    costs = {m.code: _first_bits_of([o for o in matrices if o.code == m.code]) for m in matrices}
     best = None
     for _ in range(MOST_TURNS):
-        found = tuple(_walked(m, free[m.code], lmbda if best else 0.0, ticks) for m in matrices)
+        found = tuple(_walked(m, costs[m.code], lmbda if best else FIRST_SHARE * lmbda, ticks) for m in matrices)
         if not fixed_step:
             found = _stepped(found)
         costs, bits = costs_of(found)
         paths = Paths(found, sum(_loss(m) for m in found), bits)
         if best and _price(best, lmbda) - _price(paths, lmbda) < TOLERANCE * _price(best, lmbda):
             return min(best, paths, key=lambda p: _price(p, lmbda))
-        best, matrices, free = paths, found, costs
+        best, matrices = paths, found
     assert best
     return best
 
@@ -175,6 +176,24 @@ def costs_of(matrices: Sequence[Matrix]) -> tuple[dict[str, Float[np.ndarray, "2
         tables[code], bits = bits_of(counts)
         total += bits
     return tables, total
+
+
+def first_bits(magnitude: float, step: float) -> Float[np.ndarray, "2 l p k"]:
+    """Bits of levels before there are any to count: those of a geometric distribution.
+
+    Args:
+        magnitude: Mean magnitude of the targets.
+        step: Δ.
+    """
+    mean, level = max(magnitude / (2 * step), 1e-3), np.arange(MOST_LEVELS + 1)
+    bits = np.log2(1 + mean) + level * np.log2((1 + mean) / mean) + (level > 0)
+    return np.broadcast_to(bits, (2, CLASSES, CLASSES, len(level))).astype(np.float32)
+
+
+def _first_bits_of(matrices: Sequence[Matrix]) -> Float[np.ndarray, "2 l p k"]:
+    """The same for tensors that share a code, whose steps may differ."""
+    sums = [float((m.target.double().abs().sum() / m.step)) for m in matrices]
+    return first_bits(sum(sums) / max(sum(m.target.numel() for m in matrices), 1), 1.0)
 
 
 def bits_of(counts: Int[np.ndarray, "2 l p k"]) -> tuple[Float[np.ndarray, "2 l p k"], float]:
