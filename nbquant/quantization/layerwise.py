@@ -238,6 +238,7 @@ def _is_worse(members: Sequence[SelectedTensor], moments: LayerMoments, done: Pa
     of_group = rows // len(x)
     count = min(COMPARED, rows) if of_group >= COMPARED else min(-(-COMPARED // of_group) * of_group, rows)
     s = damped_outputs(moments, alone.output_damping).flatten()[:count]
+
     def lost(matrix: Matrix) -> float:
         assert matrix.integers is not None
         off = matrix.target[:count].cpu().float() - matrix.integers[:count].cpu() * matrix.step

@@ -192,7 +192,7 @@ def first_bits(magnitude: float, step: float) -> Float[np.ndarray, "2 l p k"]:
 
 def _first_bits_of(matrices: Sequence[Matrix]) -> Float[np.ndarray, "2 l p k"]:
     """The same for tensors that share a code, whose steps may differ."""
-    sums = [float((m.target.double().abs().sum() / m.step)) for m in matrices]
+    sums = [float(m.target.double().abs().sum() / m.step) for m in matrices]
     return first_bits(sum(sums) / max(sum(m.target.numel() for m in matrices), 1), 1.0)
 
 
