@@ -99,19 +99,22 @@ def problem_of(
         pruned: Whether weights that are zero stay so.
     """
     groups = len(moments.blocks[0])
-    target = rows.detach().cpu().float().reshape(groups, -1, moments.width).mT.contiguous()
+    target = (
+        rows.detach().cpu().float().reshape(groups, -1, moments.width).mT.clone(memory_format=torch.contiguous_format)
+    )
     energy = moments.energy.cpu().double()
     grown, mean = torch.zeros_like(energy), torch.zeros_like(energy)
     if bias is not None:
         assert moments.mean is not None
         mean = moments.mean.cpu().double()
-    free = None if bias is None else bias.detach().cpu().double().reshape(groups, -1)
+    free = None if bias is None else bias.detach().cpu().double().reshape(groups, -1).clone()
     missing = now = None
     if shift is not None:
         missing, now = shift.missing.cpu().float().clone(), shift.inputs.cpu().float()
-        grown = (now.double().square().mean(1) - energy).clamp(min=0)
+        grown = (now.double().square().mean(1) - shift.energy.cpu().double()).clamp(min=0)
         if free is not None:  # means are the bias's to make up for
             center = now.mean(1, keepdim=True)
+            mean = mean + center[:, 0] - shift.mean.cpu().double()
             free += missing.double().mean(1)
             missing -= missing.mean(1, keepdim=True)
             now = now - center
@@ -119,14 +122,15 @@ def problem_of(
     for matrix in damped_blocks(moments, damping):
         part = slice(first, first + matrix.shape[1])
         first = part.stop
-        if bias is not None:
-            matrix -= mean[:, part, None] * mean[:, None, part]
+        if moments.mean is not None and bias is not None:
+            of_part = moments.mean[:, part].cpu().double()
+            matrix -= of_part[:, :, None] * of_part[:, None]
         matrix += torch.diag_embed(grown[:, part])
         if missing is not None and now is not None:
             found = _compensate_shift(matrix, missing, now[..., part], energy)
             target[:, part] += found
             if free is not None:
-                free -= (center[..., part] @ found)[:, 0]
+                free -= (mean[:, None, part] @ found.double())[:, 0]
         order = energy[:, part].sum(0).argsort(descending=True, stable=True)
         ordered = matrix[:, order][:, :, order]
         blocks.append(Block((order + part.start).numpy(), ordered.float(), upper_factor(ordered).float()))
@@ -134,8 +138,6 @@ def problem_of(
     if pruned:
         zero = (rows == 0).cpu().T.contiguous()
     outputs = damped_outputs(moments, output_damping).float()
-    if shift is not None and free is not None:
-        mean = center[:, 0]
     return Problem(target, tuple(blocks), outputs, mean.float(), None if free is None else free.float(), zero)
 
 
@@ -164,7 +166,7 @@ def _compensate_shift(
     inputs: Float[Tensor, "groups places n"],
     energy: Float[Tensor, "groups d"],
 ) -> Float[Tensor, "groups n rows"]:
-    """How to move weights so that the outputs lack less, by ridge regression; what is still lacking is changed in place.
+    """How to move weights so that outputs lack less, by ridge regression; what they lack still is changed in place.
 
     The places are too few to fit all weights to them, so the ridge is large: the mean energy's half and more.
     """

@@ -84,10 +84,14 @@ class Shift:
     Attributes:
         inputs: x̂: what the layer sees now.
         missing: What its outputs lack now, with its own weights as they were: w x − w x̂.
+        mean: E[x] at the same places, before.
+        energy: E[x²] there.
     """
 
     inputs: Float[Tensor, "groups places d"]
     missing: Float[Tensor, "groups places rows"]
+    mean: Float[Tensor, "groups d"]
+    energy: Float[Tensor, "groups d"]
 
 
 Choice = Callable[[str, Shift | None], Mapping[str, Tensor]]

@@ -25,10 +25,20 @@ from nbquant.sensitivity.uses import Use, Watch, Weights, attention_chunks
 
 PLACES = 1 << 15  # of all samples, that moments are taken of; more say hardly anything new …
 PLACES_OF_EACH = 32  # … beside so many for each input of a block
-RUN_PLACES = 4000  # at which a weight is used in the run behind quantized layers, on average
-LEAST_SAMPLES = 16  # of that run
+RUN_PLACES = 2000  # at which a weight is used in the run behind quantized layers, on average
+LEAST_SAMPLES = 8  # of that run
 SHIFT_PLACES = 2048  # of that run, at which a layer compensates the shift of its inputs
 SHIFT_ENTRIES = 1 << 22  # of outputs there
+
+
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """What a weight met in the run before any layer was quantized, at some places."""
+
+    places: Tensor
+    products: Float[Tensor, "groups places rows"]
+    sum: Float[Tensor, "groups d"]
+    squares: Float[Tensor, "groups d"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,7 +66,7 @@ class ModelCalibration:
     samples: int
     diagonals: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _moments: Mapping[str, LayerMoments] = field(default_factory=dict)
-    _unquantized: Mapping[tuple[int, str], Tensor] = field(default_factory=dict)
+    _unquantized: Mapping[tuple[int, str], _Before] = field(default_factory=dict)
 
     def moments(self, layer: str, changed: Mapping[str, Float[Tensor, "..."]]) -> LayerMoments:
         """Moments of a layer.
@@ -109,7 +119,7 @@ class ModelCalibration:
                     key = names.get(use.weight)
                     if key in pending:
                         was = self._unquantized.get((i, key))
-                        stop(key, None if was is None else _shifted(use, was, parameters[use.weight]))
+                        stop(key, None if was is None else (*_products(use, was.places, parameters[use.weight]), was))
 
                 with torch.no_grad(), Watch(Weights(watched, chunks), before):
                     call(self.model, inputs)
@@ -117,8 +127,7 @@ class ModelCalibration:
             runs = Runs([lambda stop, i=i, x=x: run(i, x, stop) for i, x in enumerate(self.inputs)])  # type: ignore[misc]
             for key, found in runs.pauses(position.__getitem__):
                 if key in pending:
-                    pairs = [pair for pair in found.values() if pair is not None]
-                    shift = Shift(*(torch.cat(x, 1) for x in zip(*pairs, strict=True))) if pairs else None
+                    shift = _shift_of([pair for pair in found.values() if pair is not None])
                     del pending[key]
                     replace(choose(key, shift))
                 if not pending:
@@ -313,8 +322,8 @@ class _Seen:
     def _left_out(self, known: set[str]) -> dict[str, str]:
         found = {}
         for name in self._matrices:
-            if name in known:
-                continue
+            if name in known or (len(self._matrices[name]) == 1 and name not in self._uses):
+                continue  # a row alone is a vector, as a class token
             owner = type(self._model.get_submodule(name.rpartition(".")[0])).__name__
             if name in self._mixed:
                 why = f"{owner}, used in more ways than one"
@@ -397,11 +406,11 @@ def _some_inputs(kept: Sequence[Batch], samples: int, share: float) -> tuple[Any
     return tuple(batch.inputs for batch in chosen)
 
 
-def _unquantized(model: nn.Module, parts: Mapping[str, Part], inputs: Sequence[Any]) -> dict[tuple[int, str], Tensor]:
+def _unquantized(model: nn.Module, parts: Mapping[str, Part], inputs: Sequence[Any]) -> dict[tuple[int, str], _Before]:
     """What rows of weights give at some places, for each of the runs; not of weights that a run meets twice."""
     parameters = dict(model.named_parameters())
     keys = {part.weight: key for key, part in parts.items() if part.weight in parameters and not part.along}
-    found: dict[tuple[int, str], Tensor] = {}
+    found: dict[tuple[int, str], _Before] = {}
     with undisturbed(model, ()), torch.no_grad():
         weights = Weights({name: parameters[name] for name in keys}, attention_chunks(model))
         for i, batch in enumerate(inputs):
@@ -413,7 +422,8 @@ def _unquantized(model: nn.Module, parts: Mapping[str, Part], inputs: Sequence[A
                     weight = parameters[use.weight]
                     most = min(SHIFT_PLACES, max(SHIFT_ENTRIES // len(weight), 1)) // len(inputs)
                     index = some_places(use.count, max(most, 1), weight.device)
-                    found[i, keys[use.weight]] = _products(use, index, weight)[1]
+                    x, products = _products(use, index, weight)
+                    found[i, keys[use.weight]] = _Before(index, products, x.sum(1), x.square().sum(1))
 
             with Watch(weights, before):
                 call(model, batch)
@@ -431,10 +441,16 @@ def _products(use: Use, index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return x, x @ rows.mT
 
 
-def _shifted(use: Use, was: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs as they are now, and what the outputs lack, at the places where these are known."""
-    x, now = _products(use, some_places(use.count, was.shape[1], weight.device), weight)
-    return x, was - now
+def _shift_of(found: Sequence[tuple[Tensor, Tensor, _Before]]) -> Shift | None:
+    """The shift from inputs as they are now, what rows of weights give with them, and both as they were."""
+    if not found:
+        return None
+    inputs = torch.cat([x for x, _, _ in found], 1)
+    missing = torch.cat([was.products - now for _, now, was in found], 1)
+    mean, energy = (
+        sum(part) / inputs.shape[1] for part in zip(*((w.sum, w.squares) for _, _, w in found), strict=True)
+    )
+    return Shift(inputs, missing, mean, energy)
 
 
 @contextmanager

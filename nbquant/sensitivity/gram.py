@@ -12,7 +12,7 @@ from nbquant.quantization.moments import LayerMoments
 from nbquant.sensitivity.problem import wide
 
 MOST_BYTES = 3 << 29  # of the blocks of all layers
-BLOCK_PER_ROW = 18_000  # squared width of a block over the number of rows: factoring costs so little a weight
+FACTOR_COST = 9_000  # multiplications a weight, at most, to factor the blocks of all layers
 LEAST_WIDTH = 128
 HELD_BACK = 10  # one place in so many
 MOST_HELD = 256  # places
@@ -20,23 +20,25 @@ MOST_HELD_ENTRIES = 1 << 22
 
 
 def block_widths(shapes: Mapping[str, tuple[int, int, int]]) -> dict[str, int]:
-    """Largest width of the blocks of each layer.
+    """Largest width of the blocks of each layer: whole, unless that costs too much time or memory over all layers.
 
-    Wide layers with few rows have narrow blocks, so that factoring takes a time in proportion to the weights; all of
-    them get narrower where their blocks would take more than ``MOST_BYTES``.
+    Where it does, widths go with the square root of the number of rows, so that factoring takes about the same time a
+    weight in each layer.
 
     Args:
         shapes: Groups, rows of a group, and inputs of each layer.
     """
-    wanted = {name: min(d, max(LEAST_WIDTH, math.isqrt(BLOCK_PER_ROW * rows))) for name, (_, rows, d) in shapes.items()}
-
-    def size(most: int) -> int:
-        return sum(4 * groups * d * min(wanted[name], most) for name, (groups, _, d) in shapes.items())
-
-    most = max(wanted.values(), default=1)
-    while most > 1 and size(most) > MOST_BYTES:
-        most = most * 3 // 4
-    return {name: min(width, most) for name, width in wanted.items()}
+    weights = sum(groups * rows * d for groups, rows, d in shapes.values())
+    per_row = max((d * d / rows for _, rows, d in shapes.values()), default=1.0)
+    while True:
+        widths = {
+            name: min(d, max(LEAST_WIDTH, math.isqrt(int(per_row * rows)))) for name, (_, rows, d) in shapes.items()
+        }
+        sizes = [(groups * d, widths[name]) for name, (groups, _, d) in shapes.items()]
+        cost, size = sum(n * width**2 for n, width in sizes), sum(4 * n * width for n, width in sizes)
+        if per_row < 1 or (cost <= FACTOR_COST * weights and size <= MOST_BYTES):
+            return widths
+        per_row *= 0.8
 
 
 @dataclass(eq=False)
