@@ -31,9 +31,9 @@ class Feedback:
     calibration, and so is a layer on which feedback does worse than that on calibration samples that were held back.
 
     Attributes:
-        lmbda: Lagrange multiplier λ [loss/bit] of the choices within a column; larger gives fewer bits. As later columns
-            compensate errors, the loss falls ten times as fast with the rate of a layer; so tensors without moments
-            have ten times this λ.
+        lmbda: Lagrange multiplier λ [loss/bit] of the choices within a column; larger gives fewer bits. As later
+            columns compensate errors, a layer's loss falls about ten times as fast with its rate: tensors without
+            moments have ten times this λ.
         damping: ε of G + ε·mean(diag G), on the second moments of the inputs.
         sequential: Whether a layer compensates the errors of the layers before it too. It takes one more run of the
             network, on some of the samples.

@@ -32,7 +32,8 @@ EXCHANGE = TRELLIS_SLOPE / SLOPE
 PASSES = 2  # with error feedback, before columns are chosen one by one
 SWEEPS = 2  # of those
 FIXED = 1e6  # λ: no path is so much cheaper that it moves a pruned weight
-COMPARED = 64  # rows that a trellis without feedback is tried on
+COMPARED, COMPARED_SHARE = 16, 8  # rows that a trellis without feedback is tried on: so many, or one in so many
+COMPARED_TURNS = 4
 LEAST_COMPARED = 2048  # weights in them: with fewer it is chance
 LEAST_HELD = 16  # inputs that were held back, likewise
 WORSE = 1.25  # times the loss of that trellis: so much may be chance
@@ -235,8 +236,9 @@ def _is_worse(members: Sequence[SelectedTensor], moments: LayerMoments, done: Pa
         x = x - x.mean(1, keepdim=True)  # the bias takes up the mean
     weight = members[0]
     rows, cols = matrix_shape(weight.weight.shape)
-    of_group = rows // len(x)
-    count = min(COMPARED, rows) if of_group >= COMPARED else min(-(-COMPARED // of_group) * of_group, rows)
+    of_group, count = rows // len(x), min(max(COMPARED, rows // COMPARED_SHARE), rows)
+    if of_group < count:
+        count = math.ceil(count / of_group) * of_group
     s = damped_outputs(moments, alone.output_damping).flatten()[:count]
 
     def lost(matrix: Matrix) -> float:
@@ -253,7 +255,8 @@ def _is_worse(members: Sequence[SelectedTensor], moments: LayerMoments, done: Pa
     ours, n = done.matrices[0], count * cols
     if n < LEAST_COMPARED:
         return False
-    plain = find_paths(_by_trellis(members[:1], moments, alone, count), alone.lmbda, False, iter(())).matrices[0]
+    matrices = _by_trellis(members[:1], moments, alone, count)
+    plain = find_paths(matrices, alone.lmbda, False, iter(()), COMPARED_TURNS).matrices[0]
     return lost(ours) > WORSE * lost(plain) * 4 ** ((bits(plain) - bits(ours)) / n)
 
 

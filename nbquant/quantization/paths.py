@@ -67,17 +67,21 @@ class Paths:
     bits: float
 
 
-def find_paths(matrices: Sequence[Matrix], lmbda: float, fixed_step: bool, ticks: Iterator[object]) -> Paths:
+def find_paths(
+    matrices: Sequence[Matrix], lmbda: float, fixed_step: bool, ticks: Iterator[object], turns: int = MOST_TURNS
+) -> Paths:
     """Paths of least J = Σ ½h (w − mΔ)² + λ · bits, until J stops falling.
 
-    Begins with a share of what geometric levels cost, so that weights of hardly any sensitivity go to zero. In turn: what levels cost, counted on the paths; the best paths at those costs; the
-    best steps of those integers. The neighbour to the left is that of the turn before, so that columns are independent.
+    Begins with a share of what geometric levels cost, so that weights of hardly any sensitivity go to zero. In turn:
+    what levels cost, counted on the paths; the best paths at those costs; the best steps of those integers. The
+    neighbour to the left is that of the turn before, so that columns are independent.
 
     Args:
         matrices: The tensors with the steps to begin with.
         lmbda: λ [loss/bit].
         fixed_step: Whether the steps stay as they are.
         ticks: Advanced before each tensor of each turn; may raise to cancel.
+        turns: Number of turns, at most.
 
     Raises:
         ValueError: A step too small for the weights.
@@ -91,7 +95,7 @@ def find_paths(matrices: Sequence[Matrix], lmbda: float, fixed_step: bool, ticks
             )
     costs = {m.code: _first_bits_of([o for o in matrices if o.code == m.code]) for m in matrices}
     best = None
-    for _ in range(MOST_TURNS):
+    for _ in range(turns):
         found = tuple(_walked(m, costs[m.code], lmbda if best else FIRST_SHARE * lmbda, ticks) for m in matrices)
         if not fixed_step:
             found = _stepped(found)

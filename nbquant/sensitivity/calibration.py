@@ -26,7 +26,7 @@ from nbquant.sensitivity.uses import Use, Watch, Weights, attention_chunks
 PLACES = 1 << 15  # of all samples, that moments are taken of; more say hardly anything new …
 PLACES_OF_EACH = 32  # … beside so many for each input of a block
 RUN_PLACES = 2000  # at which a weight is used in the run behind quantized layers, on average
-LEAST_SAMPLES = 8  # of that run
+LEAST_SAMPLES = 4  # of that run
 SHIFT_PLACES = 2048  # of that run, at which a layer compensates the shift of its inputs
 SHIFT_ENTRIES = 1 << 22  # of outputs there
 
