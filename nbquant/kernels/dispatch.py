@@ -366,8 +366,8 @@ def compensate(
     integers: np.ndarray,
 ) -> None:
     """See :func:`nbquant.kernels.reference.compensate`; ``carried``, ``off`` and ``integers`` are written to."""
-    kernel = cpu_feedback.compensate if compiled.AVAILABLE else reference.compensate
-    arrays = (x.contiguous().numpy() for x in (target, carried, coupling, curvature, outputs, off))
+    kernel: Callable[..., None] = cpu_feedback.compensate if compiled.AVAILABLE else reference.compensate
+    arrays: list[Any] = [x.contiguous().numpy() for x in (target, carried, coupling, curvature, outputs, off)]
     kernel(*arrays, step, np.ascontiguousarray(price, np.float64), columns, restart, fixed, integers)
 
 
@@ -387,8 +387,8 @@ def compensate_along(
     integers: np.ndarray,
 ) -> None:
     """See :func:`nbquant.kernels.reference.compensate_along`; ``off`` and what follows ``restart`` are written to."""
-    kernel = cpu_feedback.compensate_along if compiled.AVAILABLE else reference.compensate_along
-    arrays = (x.contiguous().numpy() for x in (target, carried, coupling, outputs, off))
+    kernel: Callable[..., None] = cpu_feedback.compensate_along if compiled.AVAILABLE else reference.compensate_along
+    arrays: list[Any] = [x.contiguous().numpy() for x in (target, carried, coupling, outputs, off)]
     bits = np.ascontiguousarray(price, np.float64)
     kernel(*arrays, step, bits, first, restart, reference.TRANSITION, state, above, fixed, integers)
 

@@ -497,7 +497,8 @@ def compensate_along(
     n, cols = target.shape
     most, classes = price.shape[3] - 1, price.shape[1] - 1
     for c in range(cols):
-        paths = {int(state[c]): (0.0, int(above[c]), [], [])}  # cost, class above, errors, integers
+        # Cost, class above, errors and integers of the path to each state.
+        paths: dict[int, tuple[float, int, list[float], list[int]]] = {int(state[c]): (0.0, int(above[c]), [], [])}
         for j in range(n):
             if (first + j) % restart == 0:
                 cost, _, errors, path = min(paths.values(), key=lambda p: p[0])

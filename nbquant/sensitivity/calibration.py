@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,7 +192,7 @@ def calibrate(
     with undisturbed(model, parameters.values()), parametrize.cached():
         seen.look_for({**matrices, **_unchanged_by_parametrization(model, parameters)})
         for batch in problem:
-            output = seen.run(lambda batch=batch: problem.call(batch))  # type: ignore[misc]
+            output = seen.run(problem, batch)
             z = output.detach().to(wide(output.dtype))
             problem.mean_loss(z, batch)
             kept.append(Batch(batch.inputs, None, batch.size))
@@ -224,16 +224,18 @@ class _Seen:
         self._mixed: set[str] = set()
         self._met: list[tuple[Use, GradientEdge]] = []
         self._visits = 0.0
-        self._widths = block_widths({name: _shape(p) for name, p in matrices.items()})
+        self._widths = {
+            along: block_widths({n: _shape(p, along) for n, p in matrices.items()}) for along in (False, True)
+        }
 
     def look_for(self, weights: Mapping[str, Tensor]) -> None:
         self._watched = Weights(weights, self._chunks)
 
-    def run(self, forward: Any) -> Tensor:
+    def run(self, problem: Problem, batch: Batch) -> Tensor:
         """Run the network on a batch, and look at all inputs of weights."""
         self._met = []
         with Watch(self._watched, self._before, self._after):
-            return forward()
+            return problem.call(batch)
 
     def _before(self, use: Use) -> None:
         self._visits += use.count * self._matrices[use.weight].numel()
@@ -245,7 +247,7 @@ class _Seen:
         if (known.along, known.groups) != (use.along, use.groups):
             self._mixed.add(use.weight)
             return
-        width = self._widths[use.weight]
+        width = self._widths[use.along][use.weight]
         gram = self._grams.setdefault(use.weight, Gram(use.groups, width))
         most = -(-max(PLACES, PLACES_OF_EACH * width) // self._batches)
         with torch.no_grad():
@@ -335,9 +337,9 @@ class _Seen:
         return found
 
 
-def _shape(weight: Tensor) -> tuple[int, int, int]:
-    """Groups, rows and inputs, as if the first axis were that of the outputs."""
-    return 1, len(weight), weight[0].numel()
+def _shape(weight: Tensor, along: bool) -> tuple[int, int, int]:
+    """Groups, rows and inputs, as far as the weight alone tells."""
+    return (1, weight[0].numel(), len(weight)) if along else (1, len(weight), weight[0].numel())
 
 
 def _outputs(use: Use, weight: Tensor) -> int:
@@ -469,6 +471,8 @@ def _replaceable(parameters: Mapping[str, nn.Parameter]) -> Iterator[Any]:
             own.setdefault(name, p.data)
             p.data = value.to(p.device, p.dtype)
 
-    with ExitStack() as stack:
-        stack.callback(lambda: [setattr(parameters[name], "data", value) for name, value in own.items()])
+    try:
         yield replace
+    finally:
+        for name, value in own.items():
+            parameters[name].data = value

@@ -48,12 +48,11 @@ class Gram:
     Attributes:
         groups: Groups of rows with inputs of their own.
         width: Largest width of a block.
-        places: Number of places so far.
     """
 
     groups: int
     width: int
-    places: int = 0
+    _places: Tensor | None = None
     _blocks: list[Tensor] = field(default_factory=list)
     _sum: Tensor | None = None
     _held: list[Tensor] = field(default_factory=list)
@@ -74,6 +73,7 @@ class Gram:
             sizes = [d * (i + 1) // count - d * i // count for i in range(count)]
             self._blocks = [torch.zeros(self.groups, n, n, dtype=x.dtype, device=x.device) for n in sizes]
             self._sum = torch.zeros(self.groups, d, dtype=torch.float64, device=x.device)
+            self._places = torch.zeros(self.groups, dtype=torch.int64, device=x.device)
         room = min(MOST_HELD, MOST_HELD_ENTRIES // (self.groups * d)) - self._held_places
         if whole and x.shape[1] >= 2 * HELD_BACK and room > 0:
             back = torch.arange(x.shape[1], device=x.device) % HELD_BACK == HELD_BACK - 1
@@ -87,14 +87,18 @@ class Gram:
             block[within] += part.mT @ part
             first += block.shape[1]
         self._sum[within] += x.sum(1, dtype=torch.float64)
-        self.places += x.shape[1] if within.start == 0 else 0
+        assert self._places is not None
+        self._places[within] += x.shape[1]
 
     def moments(self, outputs: Float[Tensor, " rows"], bias: bool) -> LayerMoments:
         """The means, with s of the outputs."""
         assert self._sum is not None
+        assert self._places is not None
+        places = self._places.clamp(min=1)[:, None]
         held = torch.cat(self._held, 1) if self._held else None
-        mean = (self._sum / self.places).float() if bias else None
-        return LayerMoments(tuple(b / self.places for b in self._blocks), mean, outputs, self.places, held)
+        mean = (self._sum / places).float() if bias else None
+        blocks = tuple(block / places[..., None] for block in self._blocks)
+        return LayerMoments(blocks, mean, outputs, int(self._places.min()), held)
 
 
 def some_places(count: int, most: int, device: torch.device) -> Int64[Tensor, " n"]:

@@ -50,7 +50,8 @@ class _Run:
         self.found: Any = None
         self._function, self._thread = function, threading.Thread(target=self._work, name="nbquant-run", daemon=True)
         self._go, self._paused = threading.Semaphore(0), threading.Semaphore(0)
-        self._ended, self._error = False, None
+        self._ended = False
+        self._error: BaseException | None = None
 
     def go_on(self) -> None:
         """Let the run go on until it pauses or ends."""

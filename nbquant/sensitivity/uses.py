@@ -85,7 +85,7 @@ class Weights:
             rows, _, chunk = len(weight), self.chunks.get(name, 1), len(weight) // self.chunks.get(name, 1)
             if chunk == rows or tensor.shape[1:] != weight.shape[1:] or tensor.stride() != weight.stride():
                 continue
-            first, left = divmod(tensor.storage_offset() - weight.storage_offset(), weight.stride(0))
+            first, left = divmod(int(tensor.storage_offset()) - int(weight.storage_offset()), weight.stride(0))
             if not left and first % chunk == len(tensor) % chunk == 0 and 0 <= first <= rows - len(tensor):
                 return name, first, len(tensor), False
         return None
@@ -228,7 +228,8 @@ def _convolution(
     def seen(index: Int64[Tensor, " n"]) -> Tensor:
         at = torch.unravel_index(index % each, places)
         keep = (slice(None),) * (2 + dims)
-        return view[(index // each, *keep, *at)].flatten(2).transpose(0, 1)
+        where: Any = (index // each, *keep, *at)
+        return view[where].flatten(2).transpose(0, 1)
 
     return Use(found[0], False, groups, slice(0, groups), len(x) * each, seen, lambda g: _per_channel(g, dims))
 
@@ -258,7 +259,8 @@ def _transposed(
     def squares(g: Tensor) -> Tensor:
         g = g.detach().to(wide(g.dtype))
         view = windows(_geometry(weight, stride, padding, dilation, groups), g if g.ndim > dims + 1 else g[None])
-        view = view[(..., *(slice(0, size) for size in x.shape[2:]))]
+        inside: Any = (..., *(slice(0, size) for size in x.shape[2:]))
+        view = view[inside]
         return view.square().sum((0, *range(view.ndim - dims, view.ndim))).flatten()
 
     return Use(found[0], True, groups, slice(0, groups), len(x) * each, seen, squares)

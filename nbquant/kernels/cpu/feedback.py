@@ -96,9 +96,9 @@ def compensate_along(
         kind[state[c]] = above[c]
         for j in range(n):
             if (first + j) % restart == 0:  # a new block of rows begins
-                s = cost.argmin()
-                error[0, :j], path[0, :j] = error[s, :j].copy(), path[s, :j].copy()
-                least = cost[s]
+                cheapest = cost.argmin()
+                error[0, :j], path[0, :j] = error[cheapest, :j].copy(), path[cheapest, :j].copy()
+                least = cost[cheapest]
                 cost[:] = np.inf
                 cost[0], kind[0] = least, 0
             a = 0 if c == 0 else min((abs(integers[j, c - 1]) + 1) >> 1, classes)
@@ -142,10 +142,10 @@ def compensate_along(
             kind, next_kind = next_kind, kind
             error, next_error = next_error, error
             path, next_path = next_path, path
-        s = cost.argmin()
-        state[c], above[c] = s, kind[s]
+        end = cost.argmin()
+        state[c], above[c] = end, kind[end]
         for j in range(n):
-            off[j, c], integers[j, c] = error[s, j], path[s, j]
+            off[j, c], integers[j, c] = error[end, j], path[end, j]
 
 
 @compiled()

@@ -1,5 +1,7 @@
 """A path through the trellis of 8 states, one weight at a time: costs of its nodes, and the way back."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int32, Int64, UInt8
 
@@ -90,7 +92,7 @@ def advance(
 
 @compiled()
 def retrace(
-    node: int,
+    node: Any,
     came: UInt8[np.ndarray, "rows 24"],
     rest: Int32[np.ndarray, "rows 2 3 2"],
     target: Float[np.ndarray, " rows"],
@@ -98,7 +100,7 @@ def retrace(
 ) -> None:
     """Integers of the path that ends in a node, with the signs of the targets."""
     for r in range(len(out) - 1, -1, -1):
-        code = np.int64(came[r, node])
+        code: Any = np.int64(came[r, node])
         node, b = code >> 2, code & 3
         q = (node & 7) >> 2
         k = b if b < 2 else rest[r, q, node >> 3, b - 2]
