@@ -15,8 +15,10 @@ from nbquant.kernels import dispatch
 CLASSES = 3  # of a neighbour's level: 0, 1 and more
 MOST_LEVELS = 255  # with costs of their own
 PRIOR = 8.0  # members that the costs of all classes together count for in each
-TOLERANCE = 5e-4  # of J: what falls by less has settled
+TOLERANCE = 2e-4  # of J: what falls by less has settled …
+PATIENCE = 2  # … if it does so in so many turns, as J may rise for once
 MOST_TURNS = 12
+FEW, TURNS_OF_FEW = 1 << 13, 25  # weights, and turns where there are no more, which cost next to nothing
 FIRST_SHARE = 0.25  # of λ, at which levels count before it is known what they cost
 LARGEST = 1 << 30  # integers
 FIXED = 1e6  # λ: no path is so much cheaper that it moves a pruned weight
@@ -94,16 +96,19 @@ def find_paths(
                 "pass a larger one, or a larger lmbda"
             )
     costs = {m.code: _first_bits_of([o for o in matrices if o.code == m.code]) for m in matrices}
-    best = None
-    for _ in range(turns):
-        found = tuple(_walked(m, costs[m.code], lmbda if best else FIRST_SHARE * lmbda, ticks) for m in matrices)
+    few = sum(m.target.numel() for m in matrices) <= FEW and turns == MOST_TURNS
+    best, stalled = None, 0
+    for turn in range(TURNS_OF_FEW if few else turns):
+        found = tuple(_walked(m, costs[m.code], lmbda if turn else FIRST_SHARE * lmbda, ticks) for m in matrices)
         if not fixed_step:
             found = _stepped(found)
         costs, bits = costs_of(found)
-        paths = Paths(found, sum(_loss(m) for m in found), bits)
-        if best and _price(best, lmbda) - _price(paths, lmbda) < TOLERANCE * _price(best, lmbda):
-            return min(best, paths, key=lambda p: _price(p, lmbda))
-        best, matrices = paths, found
+        paths, matrices = Paths(found, sum(_loss(m) for m in found), bits), found
+        settled = best is not None and _price(best, lmbda) - _price(paths, lmbda) < TOLERANCE * _price(best, lmbda)
+        stalled = stalled + 1 if settled else 0
+        best = paths if best is None or _price(paths, lmbda) < _price(best, lmbda) else best
+        if stalled == PATIENCE:
+            break
     assert best
     return best
 
