@@ -11,6 +11,8 @@ from torch import Tensor
 from nbquant.quantization.moments import LayerMoments
 from nbquant.sensitivity.problem import wide
 
+PLACES = 1 << 15  # of all samples, that moments are taken of; more say hardly anything new …
+PLACES_OF_EACH = 32  # … beside so many for each input of a block
 MOST_BYTES = 3 << 29  # of the blocks of all layers
 FACTOR_COST = 9_000  # multiplications a weight, at most, to factor the blocks of all layers
 LEAST_WIDTH = 128
