@@ -236,7 +236,8 @@ def _is_worse(members: Sequence[SelectedTensor], moments: LayerMoments, done: Pa
         x = x - x.mean(1, keepdim=True)  # the bias takes up the mean
     weight = members[0]
     rows, cols = matrix_shape(weight.weight.shape)
-    of_group, count = rows // len(x), min(max(COMPARED, rows // COMPARED_SHARE), rows)
+    of_group = rows // len(x)
+    count = min(max(COMPARED, rows // COMPARED_SHARE, math.ceil(LEAST_COMPARED / cols)), rows)
     if of_group < count:
         count = math.ceil(count / of_group) * of_group
     s = damped_outputs(moments, alone.output_damping).flatten()[:count]
