@@ -14,7 +14,7 @@ from nbquant.sensitivity.problem import wide
 PLACES = 1 << 15  # of all samples, that moments are taken of; more say hardly anything new …
 PLACES_OF_EACH = 32  # … beside so many for each input of a block
 MOST_BYTES = 3 << 29  # of the blocks of all layers
-FACTOR_COST = 9_000  # multiplications a weight, at most, to factor the blocks of all layers
+FACTOR_COST = 6_000  # multiplications a weight, at most, to factor the blocks of all layers
 LEAST_WIDTH = 128
 HELD_BACK = 10  # one place in so many
 MOST_HELD = 256  # places

@@ -336,10 +336,11 @@ def test_an_error_in_a_choice_leaves_the_model_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_quantizing_writes_to_no_weight():
-    """Depthwise, and in float64: where a copy may be none."""
-    model = Flat(nn.Conv1d(4, 4, 3, groups=4), nn.ReLU(), nn.Conv1d(4, 6, 1)).double()
-    data = [(x.double(), y) for x, y in batches(16, 4, 8, classes=6)]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_quantizing_writes_to_no_weight(dtype):
+    """Depthwise, and in both dtypes: where a copy may be none."""
+    model = Flat(nn.Conv1d(4, 4, 1), nn.ReLU(), nn.Conv1d(4, 4, 3, groups=4), nn.ReLU(), nn.Conv1d(4, 6, 1)).to(dtype)
+    data = [(x.to(dtype), y) for x, y in batches(16, 4, 8, classes=6)]
     calibration = nq.calibrate(model, data, progress=False)
     before = copy.deepcopy(model.state_dict())
     selection = nq.select(model, calibration=calibration)
