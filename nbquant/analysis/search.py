@@ -1,10 +1,11 @@
 """Methods without a histogram's curve: their rate is known once they have run, so a target is found by running them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Protocol
 
 from nbquant.progress import Progress, track
+from nbquant.quantization.feedback import mean_curvature
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.steps import mean_sensitivity
@@ -12,9 +13,14 @@ from nbquant.quantization.steps import mean_sensitivity
 if TYPE_CHECKING:
     from nbquant.analysis.solve import Target
 
-WIDEN = 4.0  # factor on λ until the target lies between two tries
+SLOPE = 2.4  # λ goes about like this power of the ratio
+LEAST_STEP, MOST_STEP = 1.5, 64.0  # factors on λ until the target lies between two tries
 MOST_WIDENINGS = 12
-TRIES = 8  # between them
+TRIES = 9  # between them
+SPARE = 3e-3  # logarithm of the ratio: so much more is aimed for
+NARROW = 4e-3  # between logarithms of λ: the rate jumps there …
+BESIDE, APART = 8, 0.012  # … and so many more tries are so far from each other, to both sides of the jump
+CLOSE, NEAR = 0.01, 0.03  # of the target: near enough, before and after that
 
 
 class OutOfReachError(ValueError):
@@ -30,7 +36,9 @@ class Fits(Protocol):
 def fit_by_search(
     quantizer: Callable[[float], Fits], selection: Selection, target: "Target", progress: Progress = False
 ) -> Quantized:
-    """The smallest λ found that meets a target: by steps to both sides of it, then by regula falsi and halving.
+    """Find λ by which a target is met with hardly anything to spare.
+
+    Of all tries that meet the target the nearest is returned.
 
     Args:
         quantizer: The quantizer at a λ [loss/bit]; its rate falls with λ.
@@ -45,39 +53,68 @@ def fit_by_search(
     """
     if target.name not in ("ratio", "rate"):
         raise ValueError(f"the target must be ratio or rate, but is {target.name}: this method has no curve to look on")
-    most, tries = MOST_WIDENINGS + TRIES, 0
+    most, tries = MOST_WIDENINGS + TRIES + BESIDE, 0
     ticks = track(range(most), "search", progress)
     # A try may take long: it asks whether to go on.
     within: Progress = (lambda _done, _total: progress(tries, most)) if callable(progress) else False
-    met: tuple[float, Quantized] | None = None
-    missed: tuple[float, Quantized] | None = None
-    lmbda = first_lmbda(selection, target.value if target.name == "rate" else _bits(selection) / target.value)
-    for _ in range(MOST_WIDENINGS):
+    best: Quantized | None = None
+    search = _lambdas(
+        first_lmbda(selection, target.value if target.name == "rate" else _bits(selection) / target.value)
+    )
+    lmbda, enough = next(search)
+    while True:
         next(ticks, None)
         found, tries = quantizer(lmbda).fit(selection, progress=within), tries + 1
-        if target.met(found):
-            met, lmbda = (lmbda, found), lmbda / WIDEN
-        else:
-            missed, lmbda = (lmbda, found), lmbda * WIDEN
-        if (met and missed) or (met and target.is_close(met[1])):
+        off = math.log(max(target.quantity(found), 1e-300) / target.value) * (1 if target.name == "ratio" else -1)
+        if target.met(found) and (best is None or target.stricter(math.expm1(off)).met(best)):
+            best = found
+        if best and target.is_close(best, enough):
             break
-    if met is None:
-        assert missed
-        raise OutOfReachError(
-            f"{target.name} {target.value:g} is out of reach: at λ = {missed[0]:.3g} it is "
-            f"{target.quantity(missed[1]):.3g} still; ask for less, or for another coding"
-        )
-    for i in range(TRIES):
-        if missed is None or target.is_close(met[1]):
+        try:
+            lmbda, enough = search.send(off)
+        except StopIteration:
             break
-        next(ticks, None)
-        share = 0.5 if i % 2 else _share(target, met[1], missed[1])
-        lmbda = met[0] ** (1 - share) * missed[0] ** share
-        found, tries = quantizer(lmbda).fit(selection, progress=within), tries + 1
-        met, missed = ((lmbda, found), missed) if target.met(found) else (met, (lmbda, found))
     for _ in ticks:  # tries that were not needed
         pass
-    return met[1]
+    if best is None:
+        raise OutOfReachError(
+            f"{target.name} {target.value:g} is out of reach: at λ = {lmbda:.3g} it is {target.quantity(found):.3g} "
+            "still; ask for less, or for another coding"
+        )
+    return best
+
+
+def _lambdas(first: float) -> Generator[tuple[float, float], float, None]:
+    """Values of λ to try, and how near is near enough; each is answered by log(ratio / target).
+
+    Steps along a power law until the target lies between two tries; regula falsi with the Illinois rule between them;
+    and where the ratio jumps, tries on both sides of the jump, as it is not quite monotone there.
+    """
+    ends: dict[bool, tuple[float, float]] = {}  # by whether the target is met: log λ, and how far it is from the aim
+    at, last = math.log(first), None
+    for _ in range(MOST_WIDENINGS):
+        off = yield math.exp(at), CLOSE
+        ends[off >= 0] = at, off - SPARE
+        if len(ends) == 2:
+            break
+        step = min(max(SLOPE * abs(off), math.log(LEAST_STEP)), math.log(MOST_STEP))
+        at += -step if off >= 0 else step
+    else:
+        return
+    for _ in range(TRIES):
+        (low, below), (high, above) = ends[False], ends[True]
+        if abs(high - low) < NARROW:
+            break
+        share = min(max(below / (below - above), 0.05), 0.95) if above > 0 else 0.5
+        at = low + share * (high - low)
+        off = yield math.exp(at), CLOSE
+        met = off >= 0
+        if met is last:  # the other end would stay for ever
+            ends[not met] = ends[not met][0], ends[not met][1] / 2
+        ends[met], last = (at, off - SPARE), met
+    center = ends[True][0]
+    for i in range(BESIDE):
+        yield math.exp(center + APART * (i // 2 + 1) * (1 if i % 2 else -1)), NEAR
 
 
 def _bits(selection: Selection) -> float:
@@ -87,10 +124,5 @@ def _bits(selection: Selection) -> float:
 def first_lmbda(selection: Selection, rate: float) -> float:
     """λ = −dD/dR [loss/bit] of a Gaussian source of the weights' power at a rate [bit/weight]."""
     power = sum(float(t.weight.double().square().sum()) for t in selection) / len(selection)
-    return math.log(2) * mean_sensitivity(selection) * (power or 1.0) * 4.0 ** -min(rate, _bits(selection))
-
-
-def _share(target: "Target", met: Quantized, missed: Quantized) -> float:
-    """How far from ``met`` to ``missed`` the target should be, a little on this side of it; in logarithms."""
-    a, b, aim = (math.log(x) for x in (target.quantity(met), target.quantity(missed), target.stricter(1e-3).value))
-    return min(max((aim - a) / (b - a), 0.05), 0.95) if a != b else 0.5
+    sensitivity = mean_curvature(selection) or mean_sensitivity(selection)
+    return math.log(2) * sensitivity * (power or 1.0) * 4.0 ** -min(rate, _bits(selection))

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from nbquant.kernels import compiled, cuda, reference
 from nbquant.kernels.cpu import assign as cpu_assign
+from nbquant.kernels.cpu import feedback as cpu_feedback
 from nbquant.kernels.cpu import gaps as cpu_gaps
 from nbquant.kernels.cpu import histogram as cpu_histogram
 from nbquant.kernels.cpu import losses as cpu_losses
+from nbquant.kernels.cpu import path as cpu_path
 from nbquant.kernels.cpu import trellis as cpu_trellis
 from nbquant.progress import Progress, track
 
@@ -348,13 +350,70 @@ def viterbi(
     )
     out = np.empty((cols, rows), np.int32)
 
+    if states == cpu_path.STATES and price.shape[2] <= cpu_path.CLASSES:
+        classes = np.minimum(np.arange(cpu_path.CLASSES), price.shape[2] - 1)
+        price = np.ascontiguousarray(price[:, :, classes])
+
     def work(part: slice) -> None:
+        if states == cpu_path.STATES and price.shape[2] == cpu_path.CLASSES:
+            cpu_path.best_paths(t[part], u[part], step, price, around[part], out[part])
+            return
         cpu_trellis.viterbi(t[part], u[part], step, price, around[part], transition, out[part])
 
     shares = THREADS if rows * cols > SPLIT_PATHS_ABOVE else 1
     parts = _slices(cols, -(-cols // shares) or 1)
     list((map if shares == 1 else _pool().map)(work, parts))
     return torch.from_numpy(out).t().contiguous().to(device)
+
+
+def compensate(
+    target: Float[Tensor, "groups n rows"],
+    carried: Float[Tensor, "groups n rows"],
+    coupling: Float[Tensor, "groups n n"],
+    curvature: Float[Tensor, "groups n"],
+    outputs: Float[Tensor, "groups rows"],
+    off: Float[Tensor, "groups n rows"],
+    step: float,
+    price: np.ndarray,
+    columns: np.ndarray,
+    restart: int,
+    fixed: np.ndarray,
+    integers: np.ndarray,
+) -> None:
+    """See :func:`nbquant.kernels.reference.compensate`; ``carried``, ``off`` and ``integers`` are written to."""
+    kernel: Callable[..., None] = cpu_feedback.compensate if compiled.AVAILABLE else reference.compensate
+    arrays: list[Any] = [x.contiguous().numpy() for x in (target, carried, coupling, curvature, outputs, off)]
+    kernel(*arrays, step, np.ascontiguousarray(price, np.float64), columns, restart, fixed, integers)
+
+
+def compensate_along(
+    target: Float[Tensor, "n cols"],
+    carried: Float[Tensor, "n cols"],
+    coupling: Float[Tensor, "n n"],
+    outputs: Float[Tensor, " cols"],
+    off: Float[Tensor, "n cols"],
+    step: float,
+    price: np.ndarray,
+    first: int,
+    restart: int,
+    state: np.ndarray,
+    above: np.ndarray,
+    fixed: np.ndarray,
+    integers: np.ndarray,
+) -> None:
+    """See :func:`nbquant.kernels.reference.compensate_along`; ``off`` and what follows ``restart`` are written to."""
+    kernel: Callable[..., None] = cpu_feedback.compensate_along if compiled.AVAILABLE else reference.compensate_along
+    arrays: list[Any] = [x.contiguous().numpy() for x in (target, carried, coupling, outputs, off)]
+    bits = np.ascontiguousarray(price, np.float64)
+    kernel(*arrays, step, bits, first, restart, reference.TRANSITION, state, above, fixed, integers)
+
+
+def count_levels(integers: Int[np.ndarray, "rows cols"], restart: int, most: int) -> np.ndarray:
+    """See :func:`nbquant.kernels.reference.count_levels`."""
+    counts = np.zeros((2, cpu_path.CLASSES, cpu_path.CLASSES, most + 1), np.int64)
+    kernel = cpu_feedback.count_levels if compiled.AVAILABLE else reference.count_levels
+    kernel(np.asarray(integers, np.int32), restart, reference.TRANSITION, counts)
+    return counts
 
 
 def _over_threads(work: Callable[[slice], T], n: int, threads: int | None = None) -> list[T]:

@@ -5,7 +5,7 @@ The fast kernels have the same names and signatures and must agree with these.
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int32, Int64, UInt8
 from torch import Tensor
 
 MARGINAL_SHIFT = 14  # bits dropped from a float32 for the bins of the marginal: 512 an octave, whatever the range
@@ -26,6 +26,7 @@ Ungerboeck's code of 8 states, 1.11 dB of the 1.53 dB of granular gain that ther
 of zeros leaves in state 0.
 """
 TRANSITION.setflags(write=False)
+FIXED = 1e30  # cost of a squared error of one step in a weight that stays zero
 
 
 def weight_key(weight: Float[Tensor, " n"], shift: int) -> Int64[Tensor, " n"]:
@@ -400,3 +401,160 @@ def viterbi(
         at, k = edge // len(level), edge % len(level)
         found[r] = size[quantizer[at // previous], k] * t[r].sign().long()
     return found.to(target.device)
+
+
+def compensate(
+    target: Float[np.ndarray, "groups n rows"],
+    carried: Float[np.ndarray, "groups n rows"],
+    coupling: Float[np.ndarray, "groups n n"],
+    curvature: Float[np.ndarray, "groups n"],
+    outputs: Float[np.ndarray, "groups rows"],
+    off: Float[np.ndarray, "groups n rows"],
+    step: float,
+    price: Float[np.ndarray, "2 neighbours 3 levels"],
+    columns: Int64[np.ndarray, " n"],
+    restart: int,
+    fixed: UInt8[np.ndarray, "cols all_rows"],
+    integers: Int32[np.ndarray, "cols all_rows"],
+) -> None:
+    """Quantize columns of a layer in turn, each on its best path down all rows, for the errors of the others.
+
+    The target of column j is t_j + (Σ_i e_i c_ij) / c_jj, over all columns i whose errors e_i are known.
+
+    Args:
+        target: Targets t.
+        carried: Σ_i e_i c_ij of the columns outside these, and of these as they were before; changed.
+        coupling: c: the factor of the inputs' second moments, or these themselves.
+        curvature: Cost of a squared error in each column, over ``outputs``.
+        outputs: ½ s of each output.
+        off: Errors t − mΔ as they were before; replaced.
+        step: Step Δ.
+        price: λ times the bits of |k|, by quantizer, class of the level to the left, class of the level above.
+        columns: Their numbers in the layer.
+        restart: Rows after which paths begin anew.
+        fixed: Not zero for weights that stay zero; no rows if there are none.
+        integers: Integers m of all columns, of which the one to the left is looked at; those of these are replaced.
+    """
+    groups, _, rows = target.shape
+    bits, classes = torch.from_numpy(np.ascontiguousarray(price)), price.shape[1] - 1
+    for j, column in enumerate(columns):
+        aim = (target[:, j] + carried[:, j] / coupling[:, j, j, None]).reshape(-1)
+        cost = (outputs * curvature[:, j, None]).reshape(-1)
+        if len(fixed):
+            aim, cost = np.where(fixed[column], 0.0, aim), np.where(fixed[column], FIXED / step**2, cost)
+        left = np.zeros(len(aim), np.uint8)
+        if column > 0:
+            left = ((np.abs(integers[column - 1]) + 1) // 2).clip(max=classes).astype(np.uint8)
+        for begin in range(0, len(aim), restart):
+            part = [torch.from_numpy(np.ascontiguousarray(x[begin : begin + restart, None])) for x in (aim, cost, left)]
+            found = viterbi(part[0], part[1], step, bits, part[2], 1.0)
+            integers[column, begin : begin + restart] = found[:, 0].numpy()
+        now = target[:, j] - (step * integers[column]).astype(target.dtype).reshape(groups, rows)
+        change, off[:, j] = now - off[:, j], now
+        carried[:, j + 1 :] += change[:, None] * coupling[:, j, j + 1 :, None]
+
+
+def compensate_along(
+    target: Float[np.ndarray, "n cols"],
+    carried: Float[np.ndarray, "n cols"],
+    coupling: Float[np.ndarray, "n n"],
+    outputs: Float[np.ndarray, " cols"],
+    off: Float[np.ndarray, "n cols"],
+    step: float,
+    price: Float[np.ndarray, "2 neighbours 3 levels"],
+    first: int,
+    restart: int,
+    transition: UInt8[np.ndarray, "8 2"],
+    state: UInt8[np.ndarray, " cols"],
+    above: UInt8[np.ndarray, " cols"],
+    fixed: UInt8[np.ndarray, "n_or_0 cols"],
+    integers: Int32[np.ndarray, "n cols"],
+) -> None:
+    """Quantize inputs of a layer whose weights have the inputs along their first axis, as the paths have.
+
+    The path that leads to each state of the trellis carries errors of its own, which its next weight compensates.
+    Beside the errors the cost is that of the levels. Levels compared are zero or one and the two nearest below and
+    beyond the target, of each parity.
+
+    Args:
+        target: Targets t of one row of weights after the other.
+        carried: Σ_i e_i c_ij of the rows before these.
+        coupling: c: the factor of the inputs' second moments.
+        outputs: ½ s of each output.
+        off: Receives the errors.
+        step: Step Δ.
+        price: λ times the bits of |k|, by quantizer, class of the level to the left, class of the level above.
+        first: Number of the first row.
+        restart: Rows after which paths begin anew.
+        transition: The trellis.
+        state: State before the first row; that behind the last is returned in it.
+        above: Class of the level above the first row; likewise.
+        fixed: Not zero for weights that stay zero; no rows if there are none.
+        integers: Receives the integers.
+
+    Source: Raheli, Polydoros and Tzou 1995 (per-survivor processing).
+    """
+    n, cols = target.shape
+    most, classes = price.shape[3] - 1, price.shape[1] - 1
+    for c in range(cols):
+        # Cost, class above, errors and integers of the path to each state.
+        paths: dict[int, tuple[float, int, list[float], list[int]]] = {int(state[c]): (0.0, int(above[c]), [], [])}
+        for j in range(n):
+            if (first + j) % restart == 0:
+                cost, _, errors, path = min(paths.values(), key=lambda p: p[0])
+                paths = {0: (cost, 0, errors, path)}
+            left = 0 if c == 0 else min((abs(int(integers[j, c - 1])) + 1) // 2, classes)
+            held = len(fixed) > 0 and fixed[j, c] != 0
+            grown: dict[int, tuple[float, int, list[float], list[int]]] = {}
+            for s in sorted(paths):
+                cost, p, errors, path = paths[s]
+                pull = float(carried[j, c]) + sum(e * float(coupling[i, j]) for i, e in enumerate(errors))
+                aim = 0.0 if held else (float(target[j, c]) + pull / float(coupling[j, j])) / step
+                q = s // 4
+                last = 0 if held else int(abs(aim) + q) // 2 + 1
+                for parity in range(2):
+                    top = last - (last - parity) % 2
+                    levels = [k for k in (top, top - 2, parity) if parity <= k <= last]
+                    if not levels:
+                        continue
+                    u = float(outputs[c]) * float(coupling[j, j]) ** 2 * step**2
+                    totals = [
+                        u * (abs(aim) - (2 * k - (q == 1 and k > 0))) ** 2 + float(price[q, left, p, min(k, most)])
+                        for k in levels
+                    ]
+                    best = min(range(len(levels)), key=totals.__getitem__)
+                    total, k = cost + totals[best], levels[best]
+                    to = int(transition[s, parity])
+                    if to not in grown or total < grown[to][0]:
+                        m = (2 * k - (q == 1 and k > 0)) * (1 if aim >= 0 else -1)
+                        error = float(target[j, c]) - step * m
+                        grown[to] = total, min(k, price.shape[2] - 1), [*errors, error], [*path, m]
+            paths = grown
+        end = min(paths, key=lambda s: (paths[s][0], s))
+        state[c], above[c] = end, paths[end][1]
+        off[:, c], integers[:, c] = paths[end][2], paths[end][3]
+
+
+def count_levels(
+    integers: Int32[np.ndarray, "rows cols"],
+    restart: int,
+    transition: UInt8[np.ndarray, "8 2"],
+    counts: Int64[np.ndarray, "2 3 3 levels"],
+) -> None:
+    """Count the levels of integers on paths down each column, by quantizer, class to the left and class above.
+
+    Args:
+        integers: Integers m.
+        restart: Rows after which paths begin anew.
+        transition: The trellis.
+        counts: Has the numbers added; levels over the last one count as the last.
+    """
+    level = (np.abs(integers) + 1) // 2
+    classes, most = counts.shape[1] - 1, counts.shape[3] - 1
+    left = np.pad(level.clip(max=classes), ((0, 0), (1, 0)))[:, :-1]
+    state, above = np.zeros(integers.shape[1], np.int64), np.zeros(integers.shape[1], np.int64)
+    for r, k in enumerate(level):
+        if r % restart == 0:
+            state, above = np.zeros_like(state), np.zeros_like(above)
+        np.add.at(counts, (state // 4, left[r], above, k.clip(max=most)), 1)
+        above, state = k.clip(max=classes), transition[state, k & 1].astype(np.int64)

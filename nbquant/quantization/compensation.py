@@ -1,131 +1,273 @@
-"""Columns of a layer quantized in turn, those still to come making up for the errors so far."""
+"""The quadratic loss of a layer; columns quantized in turn, so that later ones compensate the error of earlier ones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
-from nbquant.quantization.moments import LayerMoments
+from nbquant.kernels import dispatch
+from nbquant.quantization.moments import LayerMoments, Shift
 
-BLOCK = 64  # columns whose errors are passed on together
+PANEL = 64  # columns whose errors are passed on together
+NOISE = 0.1  # damping where there are as many places as inputs
+SHRINK = 0.5  # of the inputs' mean energy: how much a layer is kept from fitting the calibration samples' shift
 
-Choice = Callable[[int, Float[Tensor, " rows"], Float[Tensor, " rows"]], Float[Tensor, " rows"]]
-"""Values of a column from its number, what they should be, and what squared errors of them cost."""
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Inputs whose errors compensate each other.
+
+    Attributes:
+        columns: Their numbers, in the order in which they are quantized: those of most energy first.
+        inputs: G, damped, in that order, one for each group.
+        factor: M, upper triangular, with G = M Mᵀ. Once the columns before one are fixed and those behind it are free,
+            an error e of it costs ½ s M_jj² e².
+    """
+
+    columns: Int64[np.ndarray, " n"]
+    inputs: Float[Tensor, "groups n n"]
+    factor: Float[Tensor, "groups n n"]
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A layer's quadratic loss ½ Σ_r s_r (t_r − ŵ_r) G (t_r − ŵ_r)ᵀ, and what its columns cost one by one.
+    """A layer's quadratic loss ½ Σ_r s_r (t_r − ŵ_r) G (t_r − ŵ_r)ᵀ in the weights of its rows.
+
+    With a bias that is quantized after the weights, and so for their errors, G is the inputs' covariance.
 
     Attributes:
-        target: t: values of least loss, float64. A bias is the last column.
-        inputs: G, damped; one for each group of rows.
-        outputs: s.
-        order: Columns in the order in which they are quantized: those with most energy first, a bias last.
-        upper: U with G⁻¹ = Uᵀ U, rows and columns in that order. Once the columns before one are fixed and those
-            behind it free, an error e of it costs ½ s e² / U_jj².
+        target: t: values of least loss.
+        blocks: Diagonal blocks of G.
+        outputs: s, damped.
+        mean: E[x]: what the error of each weight adds to that of the bias; zero without one.
+        bias: Target of the bias; None without one.
+        zero: Weights that stay zero; None if there are none.
     """
 
-    target: Float[Tensor, "rows d"]
-    inputs: Float[Tensor, "groups d d"]
-    outputs: Float[Tensor, " rows"]
-    order: Int64[Tensor, " d"]
-    upper: Float[Tensor, "groups d d"]
+    target: Float[Tensor, "groups d rows"]
+    blocks: tuple[Block, ...]
+    outputs: Float[Tensor, "groups rows"]
+    mean: Float[Tensor, "groups d"]
+    bias: Float[Tensor, "groups rows"] | None
+    zero: Bool[Tensor, "d all_rows"] | None
 
     @property
-    def weight(self) -> Float[Tensor, "rows d"]:
-        """½ s / U_jj²: what squared errors cost as columns are quantized in turn."""
-        diagonal = self.upper.diagonal(dim1=1, dim2=2).repeat_interleave(self._rows, 0)
-        return (0.5 * self.outputs[:, None] / diagonal.square())[:, torch.argsort(self.order)]
+    def curvature(self) -> Float[Tensor, "groups d"]:
+        """M_jj² of each column: what its squared error costs, over ½ s, while later ones compensate it."""
+        diagonal = torch.empty(self.target.shape[:2])
+        for block in self.blocks:
+            diagonal[:, block.columns] = block.factor.diagonal(dim1=1, dim2=2).square()
+        return diagonal
 
-    def loss(self, value: Float[Tensor, "rows d"]) -> float:
-        """½ Σ_r s_r δ_r G δ_rᵀ of values."""
-        off = self._grouped(self.target - value)
-        return 0.5 * float(((off @ self.inputs * off).sum(-1).flatten() * self.outputs).sum())
+    def loss(self, value: Float[Tensor, "groups d rows"]) -> float:
+        """½ Σ_r s_r δ_r G δ_rᵀ of weights, with the bias at its best."""
+        total = 0.0
+        for block in self.blocks:
+            off = self.target[:, block.columns] - value[:, block.columns]
+            per_row = (off * (block.inputs @ off)).sum(1).double()
+            total += 0.5 * float((per_row * self.outputs).sum())
+        return total
 
-    @property
-    def _rows(self) -> int:
-        return len(self.target) // len(self.inputs)
-
-    def _grouped(self, matrix: Tensor) -> Tensor:
-        return matrix.unflatten(0, (len(self.inputs), self._rows))
-
-    def in_turn(self, choose: Choice, ticks: Iterator[object]) -> None:
-        """Quantize column by column; the error of each is passed on to those behind it.
-
-        Args:
-            choose: Quantizes a column.
-            ticks: Advanced before each block of columns; may raise to cancel.
-
-        Source: Hassibi and Stork 1993 (optimal brain surgeon); Frantar et al. 2023 (GPTQ, arXiv:2210.17323).
-        """
-        left = self._grouped(self.target[:, self.order].clone())
-        weight, order = self.weight, self.order.tolist()
-        for start in range(0, len(order), BLOCK):
-            next(ticks, None)
-            stop = min(start + BLOCK, len(order))
-            errors = left.new_zeros(*left.shape[:2], stop - start)
-            for j in range(start, stop):
-                column = left[:, :, j]
-                value = choose(order[j], column.flatten(), weight[:, order[j]])
-                error = (column - self._grouped(value)) / self.upper[:, j, j, None]
-                left[:, :, j + 1 : stop] -= error[..., None] * self.upper[:, j, None, j + 1 : stop]
-                errors[:, :, j - start] = error
-            left[:, :, stop:] -= errors @ self.upper[:, start:stop, stop:]
-
-    def one_by_one(self, value: Float[Tensor, "rows d"], choose: Choice, ticks: Iterator[object]) -> None:
-        """Choose every column anew for what all the others are; the loss and price of the choices never rise.
-
-        Args:
-            value: Values of all columns; those chosen take their place.
-            choose: Quantizes a column.
-            ticks: Advanced before each block of columns; may raise to cancel.
-
-        Source: Behdin et al. 2023 (QuantEase, arXiv:2309.01885).
-        """
-        off = self._grouped(self.target - value)
-        pull = off @ self.inputs
-        order = self.order.tolist()
-        for start in range(0, len(order), BLOCK):
-            next(ticks, None)
-            block = self.order[start : start + BLOCK]
-            near, here = self.inputs[:, block][:, :, block], pull[:, :, block]
-            moved = torch.zeros_like(here)
-            for i, j in enumerate(order[start : start + BLOCK]):
-                energy = near[:, i, i, None]
-                best = self._grouped(value[:, j]) + here[:, :, i] / energy
-                chosen = choose(j, best.flatten(), 0.5 * self.outputs * energy.repeat_interleave(self._rows, 0)[:, 0])
-                moved[:, :, i] = self._grouped(chosen - value[:, j])
-                here -= moved[:, :, i, None] * near[:, i, None, :]
-                value[:, j] = chosen
-            pull -= moved @ self.inputs[:, block]
+    def bias_target(self, value: Float[Tensor, "groups d rows"]) -> Float[Tensor, " all_rows"]:
+        """What the bias should be, given the weights: it takes up the mean error."""
+        assert self.bias is not None
+        off = self.target - value
+        return (self.bias + (self.mean[:, None] @ off)[:, 0]).flatten()
 
 
-def problem_of(columns: Float[Tensor, "rows d"], moments: LayerMoments, damping: float, free_bias: bool) -> Problem:
+def problem_of(
+    rows: Float[Tensor, "all_rows d"],
+    bias: Float[Tensor, " all_rows"] | None,
+    moments: LayerMoments,
+    damping: float,
+    output_damping: float,
+    shift: Shift | None = None,
+    pruned: bool = False,
+) -> Problem:
     """The quadratic loss of a layer.
 
     Args:
-        columns: Weights of the rows, and behind them the bias if it is free.
+        rows: Weights of each output.
+        bias: Its bias, if that is quantized after the weights.
         moments: Of the layer.
         damping: What is added to the diagonal of G, over its mean.
-        free_bias: Whether the bias is quantized with the weights, as their last column.
+        output_damping: What is added to s, over its mean.
+        shift: How inputs have changed; the targets compensate what the outputs lack because of it.
+        pruned: Whether weights that are zero stay so.
     """
-    d = columns.shape[1]
-    inputs, cross = (m.to(columns.device)[:, :d, :d].double().clone() for m in (moments.inputs, moments.cross))
-    weights = d - free_bias
-    diagonal = torch.arange(weights, device=columns.device)
-    energy = inputs[:, diagonal, diagonal]
-    damped = damping * energy.mean(1, keepdim=True)
-    damped = torch.where(damped > 0, damped, 1.0)  # inputs that are always zero leave weights where they are
-    for m in (inputs, cross):
-        m[:, diagonal, diagonal] += damped
-    rows = columns.double().unflatten(0, (len(inputs), -1))
-    if not torch.equal(inputs, cross):
-        rows = torch.linalg.solve(inputs, rows @ cross, left=False)
-    order = torch.cat([energy.sum(0).argsort(descending=True, stable=True), torch.arange(weights, d).to(diagonal)])
-    sorted_inputs = inputs[:, order][:, :, order]
-    upper = torch.linalg.cholesky(torch.linalg.inv(sorted_inputs), upper=True)
-    outputs = moments.outputs.to(columns.device).double()
-    return Problem(rows.flatten(0, 1), inputs, outputs, order, upper)
+    groups = len(moments.blocks[0])
+    target = (
+        rows.detach().cpu().float().reshape(groups, -1, moments.width).mT.clone(memory_format=torch.contiguous_format)
+    )
+    energy = moments.energy.cpu().double()
+    grown, mean = torch.zeros_like(energy), torch.zeros_like(energy)
+    if bias is not None:
+        assert moments.mean is not None
+        mean = moments.mean.cpu().double()
+    free = None if bias is None else bias.detach().cpu().double().reshape(groups, -1).clone()
+    missing = now = None
+    if shift is not None:
+        missing, now = shift.missing.cpu().float().clone(), shift.inputs.cpu().float()
+        grown = (now.double().square().mean(1) - shift.energy.cpu().double()).clamp(min=0)
+        if free is not None:  # means are the bias's to make up for
+            center = now.mean(1, keepdim=True)
+            mean = mean + center[:, 0] - shift.mean.cpu().double()
+            free += missing.double().mean(1)
+            missing -= missing.mean(1, keepdim=True)
+            now = now - center
+    blocks, first = [], 0
+    for matrix in damped_blocks(moments, damping):
+        part = slice(first, first + matrix.shape[1])
+        first = part.stop
+        if moments.mean is not None and bias is not None:
+            of_part = moments.mean[:, part].cpu().double()
+            matrix -= of_part[:, :, None] * of_part[:, None]
+        matrix += torch.diag_embed(grown[:, part])
+        if missing is not None and now is not None:
+            found = _compensate_shift(matrix, missing, now[..., part], energy)
+            target[:, part] += found
+            if free is not None:
+                free -= (mean[:, None, part] @ found.double())[:, 0]
+        order = energy[:, part].sum(0).argsort(descending=True, stable=True)
+        ordered = matrix[:, order][:, :, order]
+        blocks.append(Block((order + part.start).numpy(), ordered.float(), upper_factor(ordered).float()))
+    zero = None
+    if pruned:
+        zero = (rows == 0).cpu().T.contiguous()
+    outputs = damped_outputs(moments, output_damping).float()
+    return Problem(target, tuple(blocks), outputs, mean.float(), None if free is None else free.float(), zero)
+
+
+def damped_outputs(moments: LayerMoments, damping: float) -> Float[Tensor, "groups rows"]:
+    """S of each output, and so much of its mean more: rare outputs have hardly any gradient in a few samples."""
+    s = moments.outputs.cpu().double().reshape(len(moments.blocks[0]), -1)
+    return s + damping * s.mean()
+
+
+def damped_blocks(moments: LayerMoments, damping: float) -> list[Float[Tensor, "groups n n"]]:
+    """Blocks of G in float64 with so much of its mean diagonal more; more still where places are few for the inputs."""
+    widest = max(block.shape[1] for block in moments.blocks)
+    ridge = (damping + NOISE * widest / max(moments.places, 1)) * moments.energy.cpu().double().mean(1)
+    ridge = torch.where(ridge > 0, ridge, 1.0)  # inputs that are always zero leave weights where they are
+    return [block.cpu().double() + ridge[:, None, None] * torch.eye(block.shape[1]) for block in moments.blocks]
+
+
+def upper_factor(matrix: Float[Tensor, "groups n n"]) -> Float[Tensor, "groups n n"]:
+    """M, upper triangular with positive diagonal, with M Mᵀ the matrix: its Cholesky factor from the other end."""
+    return torch.linalg.cholesky(matrix.flip(1, 2)).flip(1, 2)
+
+
+def _compensate_shift(
+    matrix: Float[Tensor, "groups n n"],
+    missing: Float[Tensor, "groups places rows"],
+    inputs: Float[Tensor, "groups places n"],
+    energy: Float[Tensor, "groups d"],
+) -> Float[Tensor, "groups n rows"]:
+    """How to move weights so that outputs lack less, by ridge regression; what they lack still is changed in place.
+
+    The places are too few to fit all weights to them, so the ridge is large: the mean energy's half and more.
+    """
+    places = inputs.shape[1]
+    ridge = SHRINK * max(1.0, inputs.shape[2] / places) * energy.mean(1)
+    shrunk = matrix + ridge[:, None, None] * torch.eye(matrix.shape[1])
+    found = torch.cholesky_solve((inputs.mT @ missing).double() / places, torch.linalg.cholesky(shrunk)).float()
+    missing -= inputs @ found
+    return found
+
+
+def quantize_in_turn(
+    problem: Problem,
+    step: float,
+    price: Float[np.ndarray, "2 neighbours 3 levels"],
+    restart: int,
+    integers: Int32[np.ndarray, "d all_rows"],
+    ticks: Iterator[object],
+) -> None:
+    """Quantize column by column; each compensates the errors of those before it.
+
+    Args:
+        problem: The loss.
+        step: Δ.
+        price: λ times the bits of each level.
+        restart: Rows after which paths begin anew.
+        integers: Those of the turn before, which tell the class of the level to the left; replaced.
+        ticks: Advanced before each panel of columns; may raise to cancel.
+
+    Source: Frantar et al. 2023 (GPTQ, arXiv:2210.17323); Chee et al. 2023 (QuIP, arXiv:2307.13304) for this form of it.
+    """
+    for block in problem.blocks:
+        off = torch.zeros_like(problem.target[:, block.columns])
+        for part in _panels(off.shape[1], ticks):
+            carried = block.factor[:, : part.start, part].mT @ off[:, : part.start]
+            within = block.factor[:, part, part]
+            curvature = within.diagonal(dim1=1, dim2=2).square()
+            _choose(problem, block, part, carried, within, curvature, off, step, price, restart, integers)
+
+
+def sweep(
+    problem: Problem,
+    step: float,
+    price: Float[np.ndarray, "2 neighbours 3 levels"],
+    restart: int,
+    integers: Int32[np.ndarray, "d all_rows"],
+    ticks: Iterator[object],
+) -> None:
+    """Choose every column anew for what all the others are; the loss and price of the choices never rise.
+
+    Args:
+        problem: The loss.
+        step: Δ.
+        price: λ times the bits of each level.
+        restart: Rows after which paths begin anew.
+        integers: Those of the columns; replaced.
+        ticks: Advanced before each panel of columns; may raise to cancel.
+
+    Source: Behdin et al. 2023 (QuantEase, arXiv:2309.01885).
+    """
+    value = values_of(problem, integers, step)
+    for block in problem.blocks:
+        off = problem.target[:, block.columns] - value[:, block.columns]
+        for part in _panels(off.shape[1], ticks):
+            within = block.inputs[:, part, part]
+            curvature = within.diagonal(dim1=1, dim2=2)
+            carried = block.inputs[:, part] @ off - curvature[..., None] * off[:, part]
+            _choose(problem, block, part, carried, within, curvature, off, step, price, restart, integers)
+
+
+def values_of(problem: Problem, integers: Int32[np.ndarray, "d all_rows"], step: float) -> Float[Tensor, "g d rows"]:
+    """Values of the weights, in the layout of the targets."""
+    groups, d, rows = problem.target.shape
+    return (torch.from_numpy(integers) * step).float().reshape(d, groups, rows).transpose(0, 1)
+
+
+def _panels(n: int, ticks: Iterator[object]) -> Iterator[slice]:
+    for start in range(0, n, PANEL):
+        next(ticks, None)
+        yield slice(start, min(start + PANEL, n))
+
+
+def _choose(
+    problem: Problem,
+    block: Block,
+    part: slice,
+    carried: Float[Tensor, "groups n rows"],
+    within: Float[Tensor, "groups n n"],
+    curvature: Float[Tensor, "groups n"],
+    off: Float[Tensor, "groups d rows"],
+    step: float,
+    price: Float[np.ndarray, "2 neighbours 3 levels"],
+    restart: int,
+    integers: Int32[np.ndarray, "d all_rows"],
+) -> None:
+    """Quantize one panel; its errors go to ``off``."""
+    columns = block.columns[part]
+    now = off[:, part].contiguous()
+    zero = np.zeros((0, 0), np.uint8) if problem.zero is None else problem.zero.numpy().view(np.uint8)
+    dispatch.compensate(
+        problem.target[:, columns], carried, within, curvature, 0.5 * problem.outputs, now, step, price, columns,
+        restart, zero, integers,
+    )  # fmt: skip
+    off[:, part] = now

@@ -15,8 +15,11 @@ from nbquant.kernels import dispatch
 CLASSES = 3  # of a neighbour's level: 0, 1 and more
 MOST_LEVELS = 255  # with costs of their own
 PRIOR = 8.0  # members that the costs of all classes together count for in each
-TOLERANCE = 1e-4  # of J: what falls by less has settled
-MOST_TURNS = 25
+TOLERANCE = 2e-4  # of J: what falls by less has settled …
+PATIENCE = 2  # … if it does so in so many turns, as J may rise for once
+MOST_TURNS = 12
+FEW, TURNS_OF_FEW = 1 << 13, 25  # weights, and turns where there are no more, which cost next to nothing
+FIRST_SHARE = 0.25  # of λ, at which levels count before it is known what they cost
 LARGEST = 1 << 30  # integers
 FIXED = 1e6  # λ: no path is so much cheaper that it moves a pruned weight
 
@@ -66,17 +69,21 @@ class Paths:
     bits: float
 
 
-def find_paths(matrices: Sequence[Matrix], lmbda: float, fixed_step: bool, ticks: Iterator[object]) -> Paths:
+def find_paths(
+    matrices: Sequence[Matrix], lmbda: float, fixed_step: bool, ticks: Iterator[object], turns: int = MOST_TURNS
+) -> Paths:
     """Paths of least J = Σ ½h (w − mΔ)² + λ · bits, until J stops falling.
 
-    Begins with the nearest path. In turn: what levels cost, counted on the paths; the best paths at those costs; the
-    best steps of those integers. The neighbour to the left is that of the turn before, so that columns are independent.
+    Begins with a share of what geometric levels cost, so that weights of hardly any sensitivity go to zero. In turn:
+    what levels cost, counted on the paths; the best paths at those costs; the best steps of those integers. The
+    neighbour to the left is that of the turn before, so that columns are independent.
 
     Args:
         matrices: The tensors with the steps to begin with.
         lmbda: λ [loss/bit].
         fixed_step: Whether the steps stay as they are.
         ticks: Advanced before each tensor of each turn; may raise to cancel.
+        turns: Number of turns, at most.
 
     Raises:
         ValueError: A step too small for the weights.
@@ -88,17 +95,20 @@ def find_paths(matrices: Sequence[Matrix], lmbda: float, fixed_step: bool, ticks
                 f"step must be above {reach / LARGEST:.3g} for weights up to {reach:.3g}, but is {m.step:.3g}: "
                 "pass a larger one, or a larger lmbda"
             )
-    free = {m.code: np.zeros((2, 1, 1, 1), np.float32) for m in matrices}
-    best = None
-    for _ in range(MOST_TURNS):
-        found = tuple(_walked(m, free[m.code], lmbda if best else 0.0, ticks) for m in matrices)
+    costs = {m.code: _first_bits_of([o for o in matrices if o.code == m.code]) for m in matrices}
+    few = sum(m.target.numel() for m in matrices) <= FEW and turns == MOST_TURNS
+    best, stalled = None, 0
+    for turn in range(TURNS_OF_FEW if few else turns):
+        found = tuple(_walked(m, costs[m.code], lmbda if turn else FIRST_SHARE * lmbda, ticks) for m in matrices)
         if not fixed_step:
             found = _stepped(found)
         costs, bits = costs_of(found)
-        paths = Paths(found, sum(_loss(m) for m in found), bits)
-        if best and _price(best, lmbda) - _price(paths, lmbda) < TOLERANCE * _price(best, lmbda):
-            return min(best, paths, key=lambda p: _price(p, lmbda))
-        best, matrices, free = paths, found, costs
+        paths, matrices = Paths(found, sum(_loss(m) for m in found), bits), found
+        settled = best is not None and _price(best, lmbda) - _price(paths, lmbda) < TOLERANCE * _price(best, lmbda)
+        stalled = stalled + 1 if settled else 0
+        best = paths if best is None or _price(paths, lmbda) < _price(best, lmbda) else best
+        if stalled == PATIENCE:
+            break
     assert best
     return best
 
@@ -111,7 +121,7 @@ def _walked(matrix: Matrix, costs: Float[np.ndarray, "2 l p k"], lmbda: float, t
     next(ticks, None)
     around = None
     if matrix.integers is not None:
-        around = torch.from_numpy(left_classes(matrix.levels[0])).to(matrix.target.device)
+        around = left_classes(matrix.integers)
     rows = rows_of_block(matrix.target.shape[1])
     integers = best_paths(matrix.target, matrix.weight, matrix.step, torch.from_numpy(costs), around, lmbda, rows)
     return replace(matrix, integers=integers)
@@ -135,10 +145,10 @@ def best_paths(
     return torch.cat(found)
 
 
-def left_classes(level: Int[np.ndarray, "rows cols"]) -> UInt8[np.ndarray, "rows cols"]:
-    """Class of the level to the left of each."""
-    size = np.abs(level).clip(max=CLASSES - 1).astype(np.uint8)
-    return np.pad(size, ((0, 0), (1, 0)))[:, :-1]
+def left_classes(integers: Int32[Tensor, "rows cols"]) -> UInt8[Tensor, "rows cols"]:
+    """Class of the level to the left of each; level |k| has the integers 2 |k| and 2 |k| − 1."""
+    classes = ((integers.abs() + 1) // 2).clamp(max=CLASSES - 1).to(torch.uint8)
+    return torch.nn.functional.pad(classes, (1, 0))[:, :-1]
 
 
 def _stepped(matrices: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
@@ -162,25 +172,49 @@ def _loss(matrix: Matrix) -> float:
 def costs_of(matrices: Sequence[Matrix]) -> tuple[dict[str, Float[np.ndarray, "2 l p k"]], float]:
     """Bits of levels for each code, and of all levels together.
 
-    Counted for each quantizer, class to the left and class above; few members lean on those of all classes.
+    Counted for each quantizer, class to the left and class above.
     """
     tables, total = {}, 0.0
     for code in dict.fromkeys(m.code for m in matrices):
-        levels = [m.levels for m in matrices if m.code == code]
-        most = min(max((int(np.abs(k).max(initial=0)) for k, _ in levels), default=0) + 1, MOST_LEVELS)
-        shape = (2, CLASSES, CLASSES, most + 1)
-        counts, signs = np.zeros(np.prod(shape)), 0
-        for k, q in levels:
-            size = np.abs(k)
-            above = np.pad(size.clip(max=CLASSES - 1), ((1, 0), (0, 0)))[:-1]
-            at = ((q * CLASSES + left_classes(k)) * CLASSES + above) * (most + 1) + size.clip(max=most)
-            counts += np.bincount(at.ravel(), minlength=len(counts))
-            signs += int((size > 0).sum())
-        n = counts.reshape(shape)
-        of_all = n.sum(axis=(1, 2), keepdims=True) + 0.5
-        share = n + PRIOR * of_all / of_all.sum(axis=-1, keepdims=True)
-        bits = np.log2(share.sum(axis=-1, keepdims=True) / share)
-        total += float((n * bits).sum()) + signs
-        bits[..., 1:] += 1
-        tables[code] = bits.astype(np.float32)
+        counts = np.zeros((2, CLASSES, CLASSES, MOST_LEVELS + 1), np.int64)
+        for m in matrices:
+            if m.code == code:
+                assert m.integers is not None
+                rows = rows_of_block(m.integers.shape[1])
+                counts += dispatch.count_levels(m.integers.cpu().numpy(), rows, MOST_LEVELS)
+        tables[code], bits = bits_of(counts)
+        total += bits
     return tables, total
+
+
+def first_bits(magnitude: float, step: float) -> Float[np.ndarray, "2 l p k"]:
+    """Bits of levels before there are any to count: those of a geometric distribution.
+
+    Args:
+        magnitude: Mean magnitude of the targets.
+        step: Δ.
+    """
+    mean, level = max(magnitude / (2 * step), 1e-3), np.arange(MOST_LEVELS + 1)
+    bits = np.log2(1 + mean) + level * np.log2((1 + mean) / mean) + (level > 0)
+    return np.broadcast_to(bits, (2, CLASSES, CLASSES, len(level))).astype(np.float32)
+
+
+def _first_bits_of(matrices: Sequence[Matrix]) -> Float[np.ndarray, "2 l p k"]:
+    """The same for tensors that share a code, whose steps may differ."""
+    sums = [float(m.target.double().abs().sum() / m.step) for m in matrices]
+    return first_bits(sum(sums) / max(sum(m.target.numel() for m in matrices), 1), 1.0)
+
+
+def bits_of(counts: Int[np.ndarray, "2 l p k"]) -> tuple[Float[np.ndarray, "2 l p k"], float]:
+    """Ideal bits of each level, sign included, from how often it occurs; and those of all of them together.
+
+    Few members of a context lean on those of all.
+    """
+    used = int(np.flatnonzero(counts.any(axis=(0, 1, 2))).max(initial=0))
+    n = counts[..., : min(used + 1, MOST_LEVELS) + 1].astype(float)
+    of_all = n.sum(axis=(1, 2), keepdims=True) + 0.5
+    share = n + PRIOR * of_all / of_all.sum(axis=-1, keepdims=True)
+    bits = np.log2(share.sum(axis=-1, keepdims=True) / share)
+    total = float((n * bits).sum()) + float(n[..., 1:].sum())
+    bits[..., 1:] += 1
+    return bits.astype(np.float32), total

@@ -1,100 +1,26 @@
-"""Second moments of what layers see, with the layers before them as they are or as they were quantized."""
+"""What error feedback needs of a network: second moments of the layers' inputs, and sensitivities of their outputs."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from nbquant.hooked import require_parameters
-from nbquant.losses import Loss
+from nbquant.losses import Loss, record
 from nbquant.progress import Progress
-from nbquant.quantization.moments import LayerMoments
-from nbquant.sensitivity.layers import windows
-from nbquant.sensitivity.layout import floating
-from nbquant.sensitivity.loss import wide
+from nbquant.quantization.moments import LayerMoments, Part
+from nbquant.sensitivity.batch import Batch
+from nbquant.sensitivity.gram import PLACES, PLACES_OF_EACH, Gram, block_widths, some_places
+from nbquant.sensitivity.in_turn import ModelCalibration, before_quantizing, some_inputs
+from nbquant.sensitivity.layout import floating, sized
+from nbquant.sensitivity.loss import OutputLoss, loss_inside
 from nbquant.sensitivity.problem import Problem, undisturbed
-from nbquant.substitute import call_with
-
-PLACES = 1 << 17  # of all samples, that moments are taken of; more say hardly anything new …
-PLACES_OF_EACH = 32  # … beside so many for each input
-KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class ModelCalibration:
-    """A network with inputs that show what its layers see; see :class:`nbquant.quantization.moments.Calibration`.
-
-    Attributes:
-        model: The network; it is read each time that moments are asked for.
-        inputs: Batches of inputs, on the model's device.
-        outputs: Mean squared gradients s of each layer's outputs [loss/output²], in the order of execution.
-        calls: How often a layer is met in a run.
-        samples: Number of samples.
-    """
-
-    model: nn.Module
-    inputs: tuple[Any, ...]
-    outputs: Mapping[str, Float[Tensor, " rows"]]
-    calls: Mapping[str, int]
-    samples: int
-    _unchanged: dict[str, LayerMoments] = field(default_factory=dict)
-
-    def moments(self, layer: str, changed: Mapping[str, Float[Tensor, "..."]]) -> LayerMoments:
-        """Moments of a layer, with other values of some parameters of the layers before it.
-
-        Args:
-            layer: One that ``outputs`` has.
-            changed: Parameter name to value. Moments without any are kept, so that they are computed once.
-        """
-        if not changed and layer in self._unchanged:
-            return self._unchanged[layer]
-        module = self.model.get_submodule(layer)
-        inputs = cross = torch.zeros(())
-        seen = 0
-        with undisturbed(self.model, ()), torch.no_grad():
-            for batch in self.inputs:
-                was = torch.cat(self._seen(layer, {}, batch), 1)
-                now = torch.cat(self._seen(layer, changed, batch), 1) if changed else was
-                inputs = inputs + (now.transpose(1, 2) @ now).double()
-                cross = cross + (was.transpose(1, 2) @ now).double() if changed else inputs
-                seen += was.shape[1]
-        found = LayerMoments(inputs / seen, cross / seen, self.outputs[layer], module.bias is not None)
-        if not changed:
-            self._unchanged[layer] = found
-        return found
-
-    def _seen(self, layer: str, changed: Mapping[str, Tensor], batch: Any) -> list[Float[Tensor, "groups places d"]]:
-        """What each row of a layer's weights is multiplied by, each time that the layer is met in a run."""
-        module, found = self.model.get_submodule(layer), []
-        wanted = max(PLACES, PLACES_OF_EACH * module.get_parameter("weight")[0].numel())
-        most = -(-wanted // (len(self.inputs) * self.calls[layer]))
-
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            found.append(unfolded(module, args[0], most))
-            if len(found) == self.calls[layer]:
-                raise _Enough
-
-        handle = module.register_forward_pre_hook(hook)
-        args, kwargs = ((), dict(batch)) if isinstance(batch, Mapping) else (batch, {})
-        try:
-            call_with(self.model, changed, args, kwargs)
-        except _Enough:
-            pass
-        finally:
-            handle.remove()
-        return found
-
-    def __repr__(self) -> str:
-        return f"ModelCalibration({len(self.outputs)} layers, {self.samples:,} samples)"
-
-
-class _Enough(Exception):  # noqa: N818  (nothing is wrong: the layers behind need not run)
-    pass
+from nbquant.sensitivity.uses import Use, Watch, Weights, attention_chunks
 
 
 def calibrate(
@@ -106,120 +32,267 @@ def calibrate(
     seed: int = 0,
     progress: Progress = True,
 ) -> ModelCalibration:
-    """What error feedback needs of a network: inputs to run, and how much the loss minds errors of each output.
+    """Find what error feedback needs: second moments of the layers' inputs, and the loss's sensitivity to the outputs.
 
     The curvature of the loss in a layer's weights is E[g gᵀ ⊗ x xᵀ] in the Gauss-Newton sense, with x the layer's input
-    and g the gradients of its output under drawn labels. It is taken as a product of E[x xᵀ] and the diagonal s of
-    E[g gᵀ], as if gradients of different places and outputs went together by chance only. Linear layers and
-    convolutions are looked at, but for those that share their weights with another layer. The model is left as it was
-    found; the inputs are kept.
+    and g random gradients of its output whose second moments are the loss's curvature there. It is taken as a product
+    of E[x xᵀ] and the diagonal s of E[g gᵀ], as if gradients of different places and outputs went together by chance
+    only.
+
+    Weights are found by the functions that use them: linear, bilinear, convolutions and transposed convolutions, matrix
+    products (so transformers' ``Conv1D``), the projections of attention, and tables of vectors, whose curvature is a
+    diagonal. A weight that any other function uses, as the recurrent layers' do, or that takes no part in the
+    gradient, is named in ``left_out`` and in a warning; it gets no error feedback. The model is left as it was found;
+    some of the inputs are kept.
 
     Args:
         model: Any network.
         batches: Pairs (inputs, target), as for :func:`nbquant.sensitivity`. A few samples for each input of a layer
-            are enough: places of a convolution count as samples.
+            are enough: places of a convolution count as samples. With fewer, moments are damped more.
         loss: Loss of a batch from (output, target), the mean over its samples; cross-entropy if None.
         draws: Random draws a sample.
         seed: Of those draws.
         progress: See :data:`nbquant.progress.Progress`.
 
     Raises:
-        ValueError: A weight that a hook computes, no linear layer or convolution, no batches, or a loss that is at
+        ValueError: A weight that a hook computes, no weight that error feedback is for, no batches, or a loss that is at
             fault.
         nbquant.progress.Cancelled: By ``progress``.
 
     Source: Martens and Grosse 2015 (K-FAC); Grosse and Martens 2016 for convolutions.
     """
     require_parameters(model)
+    parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    matrices = {name: p for name, p in parameters.items() if p.ndim > 1 and p.numel()}
+    if not matrices:
+        raise ValueError(
+            "the model must have a weight matrix, such as that of a linear layer or a convolution, but has none: "
+            "select without a calibration."
+        )
+    problem = Problem(model, parameters, batches, loss or functional.cross_entropy, draws, seed, None, progress)
+    seen = _Seen(model, matrices, _length(batches))
+    kept: list[Batch] = []
+    mass, generator = 0.0, problem.generator()
+    with undisturbed(model, parameters.values()), parametrize.cached():
+        seen.look_for({**matrices, **_unchanged_by_parametrization(model, parameters)})
+        for batch in sized(problem):
+            outputs, found = _outputs_and_loss(problem, batch, seen)
+            problem.check(found.recorded, batch, found.mass)
+            kept.append(Batch(batch.inputs, None, batch.size, batch.axes))
+            if not found.mass:
+                continue
+            mass += found.mass
+            for sign, block in found.draws(draws, generator):
+                seen.add_gradients(outputs, sign, [None if v is None else v[0] for v in block])
+    return seen.calibration(kept, mass)
+
+
+def _outputs_and_loss(problem: Problem, batch: Batch, seen: "_Seen") -> tuple[list[Tensor], OutputLoss]:
+    """Run the network on a batch: its outputs, in the graph, and the loss as a function of them."""
+    output = seen.run(problem, batch)
+    outputs = [z for z in floating(output) if z.ndim]
+    found = problem.output_loss(output, outputs, None, batch)
+    if found.is_elsewhere:
+        recorded = record(lambda: problem.loss(seen.run(problem, batch), batch.target))
+        inner = loss_inside(recorded, batch.size)
+        if inner is not None:
+            return list(inner.z), inner
+    return outputs, found
+
+
+def _length(batches: Iterable[Any]) -> int:
+    """Number of batches; a guess where it cannot be told."""
+    try:
+        return max(len(batches), 1)  # type: ignore[arg-type]
+    except TypeError:
+        return 16
+
+
+class _Seen:
+    """What has been seen of each weight so far."""
+
+    def __init__(self, model: nn.Module, matrices: Mapping[str, Tensor], batches: int) -> None:
+        self._model, self._matrices, self._batches = model, matrices, batches
+        self._chunks = attention_chunks(model)
+        self._watched: Weights
+        self._uses: dict[str, Use] = {}  # the last one, for its kind
+        self._grams: dict[str, Gram] = {}
+        self._squares: dict[str, Tensor] = {}
+        self._tables: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self._mixed: set[str] = set()
+        self._met: list[tuple[Use, GradientEdge]] = []
+        self._visits = 0.0
+        self._widths = {
+            along: block_widths({n: _shape(p, along) for n, p in matrices.items()}) for along in (False, True)
+        }
+
+    def look_for(self, weights: Mapping[str, Tensor]) -> None:
+        self._watched = Weights(weights, self._chunks)
+
+    def run(self, problem: Problem, batch: Batch) -> Any:
+        """Run the network on a batch, and look at all inputs of weights."""
+        self._met = []
+        with Watch(self._watched, self._before, self._after):
+            return problem.call(batch)
+
+    def _before(self, use: Use) -> None:
+        self._visits += use.count * self._matrices[use.weight].numel()
+        if use.rows is not None:
+            rows, squares = self._tables.get(use.weight, (torch.zeros_like(use.rows), None))
+            self._tables[use.weight] = rows + use.rows, squares
+            return
+        known = self._uses.setdefault(use.weight, use)
+        if (known.along, known.groups) != (use.along, use.groups):
+            self._mixed.add(use.weight)
+            return
+        width = self._widths[use.along][use.weight]
+        gram = self._grams.setdefault(use.weight, Gram(use.groups, width))
+        most = -(-max(PLACES, PLACES_OF_EACH * width) // self._batches)
+        with torch.no_grad():
+            index = some_places(use.count, most, self._matrices[use.weight].device)
+            gram.add(use.seen(index), use.within, whole=use.within == slice(0, use.groups))
+
+    def _after(self, use: Use, output: Tensor) -> None:
+        # The edge, not the tensor: an in-place activation would change what the tensor stands for.
+        if output.requires_grad:
+            self._met.append((use, get_gradient_edge(output)))
+
+    def add_gradients(self, outputs: Sequence[Tensor], sign: float, vectors: Sequence[Tensor | None]) -> None:
+        pairs = [(z, v.to(z.dtype)) for z, v in zip(outputs, vectors, strict=True) if v is not None and z.requires_grad]
+        if not self._met or not pairs:
+            return
+        edges = [edge for _, edge in self._met]
+        gradients = torch.autograd.grad(
+            [z for z, _ in pairs], edges, [v for _, v in pairs], retain_graph=True, allow_unused=True
+        )
+        for (use, _), g in zip(self._met, gradients, strict=True):
+            if g is None:
+                continue
+            squares = sign * use.squares(g).double()
+            if use.rows is not None:
+                rows, known = self._tables[use.weight]
+                self._tables[use.weight] = rows, squares if known is None else known + squares
+                continue
+            total = self._squares.setdefault(use.weight, squares.new_zeros(_outputs(use, self._matrices[use.weight])))
+            each = len(total) // use.groups
+            total[use.within.start * each : use.within.stop * each] += squares
+
+    def calibration(self, kept: Sequence[Batch], mass: float) -> ModelCalibration:
+        samples = sum(batch.size for batch in kept)
+        parts, outputs, moments, diagonals = {}, {}, {}, {}
+        biases = _biases(self._model, self._matrices)
+        for name, use in self._uses.items():
+            if name not in self._squares or name in self._mixed:
+                continue
+            key = name.removesuffix(".weight")
+            s = (self._squares[name] / mass).clamp(min=0)
+            bias = biases.get(name)
+            found = self._grams[name].moments(s, bias is not None and not use.along)
+            if name in self._tables:
+                table = self._table(name, mass)
+                if table is not None:
+                    found = _with_table(found, *table)
+            parts[key] = Part(name, None if use.along else bias, use.along, use.groups)
+            outputs[key], moments[key] = found.outputs, found
+        for name in self._tables:
+            table = self._table(name, mass)
+            if table is not None and name not in self._uses:
+                diagonals[name] = table
+        left_out = self._left_out({*(part.weight for part in parts.values()), *diagonals})
+        total = sum(p.numel() for p in self._model.parameters())
+        share = sum(self._matrices[name].numel() for name in left_out) / total
+        if left_out:
+            warnings.warn(
+                f"{len(left_out)} of {len(self._matrices)} weight matrices, {share:.0%} of the weights, get no error "
+                f"feedback: {', '.join(f'{name} ({why})' for name, why in left_out.items())}. They are quantized by "
+                "their sensitivity alone.",
+                stacklevel=3,
+            )
+        visits = self._visits / sum(p.numel() for p in self._matrices.values())
+        inputs = some_inputs(kept, samples, visits)
+        unquantized = before_quantizing(self._model, parts, inputs)
+        return ModelCalibration(
+            self._model, inputs, outputs, parts, left_out, share, samples, diagonals, moments, unquantized
+        )
+
+    def _table(self, name: str, mass: float) -> tuple[Tensor, Tensor] | None:
+        """Share of each row in the look-ups, and squared gradients of each column."""
+        rows, squares = self._tables[name]
+        if squares is None:
+            return None
+        return rows / rows.sum().clamp(min=1), (squares / mass).clamp(min=0).cpu()
+
+    def _left_out(self, known: set[str]) -> dict[str, str]:
+        found = {}
+        for name in self._matrices:
+            if name in known or (len(self._matrices[name]) == 1 and name not in self._uses):
+                continue  # a row alone is a vector, as a class token
+            owner = type(self._model.get_submodule(name.rpartition(".")[0])).__name__
+            if name in self._mixed:
+                why = f"{owner}, used in more ways than one"
+            elif name in self._uses or name in self._tables:
+                why = f"{owner}, no gradient reaches it"
+            else:
+                why = f"{owner}, its inputs are not seen"
+            found[name] = why
+        return found
+
+
+def _shape(weight: Tensor, along: bool) -> tuple[int, int, int]:
+    """Groups, rows and inputs, as far as the weight alone tells."""
+    return (1, weight[0].numel(), len(weight)) if along else (1, len(weight), weight[0].numel())
+
+
+def _outputs(use: Use, weight: Tensor) -> int:
+    return use.groups * weight[0].numel() if use.along else len(weight)
+
+
+def _biases(model: nn.Module, matrices: Mapping[str, Tensor]) -> dict[str, str]:
+    """Biases by the weight that they go with; not those that several modules share."""
+    names = {id(p): name for name, p in model.named_parameters()}
     users: dict[int, int] = {}
     for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            users[id(parameter)] = users.get(id(parameter), 0) + 1
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if type(module) in KINDS and module.weight.is_floating_point() and users[id(module.weight)] == 1
-    }
-    if not layers:
-        raise ValueError(
-            "the model must have a linear layer or a convolution with weights of its own, but has none: select without "
-            "a calibration."
-        )
-    parameters = {f"{name}.weight": module.weight for name, module in layers.items()}
-    problem = Problem(model, parameters, batches, loss or functional.cross_entropy, draws, seed, None, progress)
-    sums: dict[str, Tensor] = {}
-    calls: dict[str, int] = {}
-    inputs, samples, mass, generator = [], 0, 0.0, problem.generator()
-    with undisturbed(model, parameters.values()):
-        for batch in problem:
-            with _watched(layers) as met:
-                output = problem.call(batch)
-            outputs = floating(output)
-            loss_at = problem.output_loss(output, outputs, None, batch)
-            problem.check(loss_at.recorded, batch, loss_at.mass)
-            samples, mass = samples + batch.size, mass + loss_at.mass
-            inputs.append(batch.inputs)
-            for name, _ in met:
-                sums.setdefault(name, torch.zeros((), dtype=torch.float64))
-                calls[name] = sum(name == other for other, _ in met)
-            for sign, block in loss_at.draws(draws, generator):
-                pairs = [(z, v[0]) for z, v in zip(outputs, block, strict=True) if v is not None and z.requires_grad]
-                if pairs:
-                    ends = [end for _, end in met]
-                    gradients = torch.autograd.grad(
-                        [z for z, _ in pairs],
-                        ends,
-                        [v.to(z.dtype) for z, v in pairs],
-                        retain_graph=True,
-                        allow_unused=True,
-                    )
-                    for (name, _), g in zip(met, gradients, strict=True):
-                        if g is not None:
-                            sums[name] = sums[name] + sign * _squares(layers[name], g)
-    known = {name: (total / mass).clamp(min=0) for name, total in sums.items() if total.ndim}
-    return ModelCalibration(model, tuple(inputs), known, calls, samples)
+        for p in module.parameters(recurse=False):
+            users[id(p)] = users.get(id(p), 0) + 1
+    found = {}
+    for module in model.modules():
+        for short, weight in module.named_parameters(recurse=False):
+            bias = getattr(module, short.replace("weight", "bias"), None)
+            if names.get(id(weight)) not in matrices or not isinstance(bias, nn.Parameter) or bias is weight:
+                continue
+            if users[id(bias)] == 1 and bias.shape == weight.shape[:1]:
+                found[names[id(weight)]] = names[id(bias)]
+    return found
 
 
-@contextmanager
-def _watched(layers: Mapping[str, nn.Module]) -> Iterator[list[tuple[str, Tensor]]]:
-    """Names and outputs of the layers as they are met."""
-    met: list[tuple[str, Tensor]] = []
-    names = {layer: name for name, layer in layers.items()}
-    handles = [
-        layer.register_forward_hook(lambda layer, args, output: met.append((names[layer], output)))
-        for layer in layers.values()
-    ]
-    try:
-        yield met
-    finally:
-        for handle in handles:
-            handle.remove()
+def _unchanged_by_parametrization(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights behind a parametrization that gives them as they are stored, under the name of what is stored."""
+    found = {}
+    for name, module in model.named_modules():
+        for short in getattr(module, "parametrizations", {}) if parametrize.is_parametrized(module) else ():
+            stored = f"{name}.parametrizations.{short}.original".removeprefix(".")
+            value = getattr(module, short)
+            if stored in parameters and torch.equal(value, parameters[stored]):
+                found[stored] = value
+    return found
 
 
-def _squares(layer: nn.Module, g: Float[Tensor, "batch ..."]) -> Float[Tensor, " rows"]:
-    g = g.to(wide(g.dtype))
-    rows = g.reshape(-1, g.shape[-1]) if isinstance(layer, nn.Linear) else g.flatten(2).transpose(1, 2).flatten(0, 1)
-    return rows.square().sum(0).double()
+def _with_table(moments: LayerMoments, rows: Tensor, columns: Tensor) -> LayerMoments:
+    """Moments of a matrix that is a table of vectors too: the product nearest to the sum of both curvatures.
 
-
-def unfolded(
-    layer: nn.Module, x: Float[Tensor, "batch ..."], most: int | None = None
-) -> Float[Tensor, "groups places d"]:
-    """What a row of weights is multiplied by at every place of every sample; behind it a 1 where there is a bias.
-
-    Args:
-        layer: A linear layer or a convolution.
-        x: Its input.
-        most: Number of places to take at the most, the same ones of every input of one shape; None is all.
+    It has the sum's traces over rows and over columns.
     """
-    x = x.detach().to(wide(x.dtype))
-    if isinstance(layer, nn.Linear):
-        seen = x.reshape(1, -1, x.shape[-1])
-    else:
-        assert isinstance(layer, nn.modules.conv._ConvNd)
-        view = windows(layer, x).flatten(3 + len(layer.kernel_size)).flatten(2, -2)  # [B, groups, d, places]
-        seen = view.permute(1, 0, 3, 2).flatten(1, 2)
-    if most is not None and most < seen.shape[1]:
-        chosen = torch.randperm(seen.shape[1], generator=torch.Generator().manual_seed(0))[:most]
-        seen = seen[:, chosen.to(seen.device)]
-    return functional.pad(seen, (0, 1), value=1.0) if layer.bias is not None else seen
+    s, blocks = moments.outputs.cpu(), moments.blocks
+    mass = float(s.sum())
+    energy = float(moments.energy.double().sum())
+    total = mass * energy + float(columns.sum())
+    whole = mass + 1.0  # the shares of the rows add up to 1
+    if not total:
+        return moments
+    made, first = [], 0
+    for block in blocks:
+        part = columns[first : first + block.shape[1]].to(block)
+        made.append((mass * block + torch.diag(part)) / whole)
+        first += block.shape[1]
+    outputs = (energy * s + float(columns.sum()) * rows) * whole / total
+    return LayerMoments(tuple(made), moments.mean, outputs.to(moments.outputs), moments.places)

@@ -81,6 +81,16 @@ class OutputLoss:
         )
 
     @cached_property
+    def is_elsewhere(self) -> bool:
+        """Whether L hangs on none of the outputs: then the model itself may have computed it."""
+        if not isinstance(self.value, Tensor) or self.value.ndim:
+            return False
+        if not self.value.requires_grad or not self.z:
+            return True
+        slopes = torch.autograd.grad(self.value, self.z, retain_graph=True, allow_unused=True)
+        return all(slope is None for slope in slopes)
+
+    @cached_property
     def is_separable(self) -> bool:
         """Whether L's curvature couples no outputs of different samples; True where samples are not told apart."""
         if self.axes is None or self.samples < 2:
@@ -330,6 +340,21 @@ def output_loss(
         target = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, target)
         found = record(lambda: loss(apart, target))
     return OutputLoss(tuple(leaves[id(z)] for z in outputs), axes, found, samples)
+
+
+def loss_inside(recorded: Recorded, samples: int) -> OutputLoss | None:
+    """A loss that the model computes itself, as a function of what torch's losses in it compare.
+
+    Args:
+        recorded: A run of the model and its loss, with their graph.
+        samples: Number of samples.
+
+    Returns:
+        The loss; None if torch's losses have no part in it.
+    """
+    if not recorded.terms:
+        return None
+    return OutputLoss(tuple(term.z for term, _ in recorded.terms), None, recorded, samples)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -21,7 +21,7 @@ from nbquant.nested import map_tensors
 from nbquant.sensitivity.batch import Batch
 from nbquant.sensitivity.groups import Cost, cost_of, group_size
 from nbquant.sensitivity.layout import Layout, floating
-from nbquant.sensitivity.loss import Block, OutputLoss
+from nbquant.sensitivity.loss import Block, OutputLoss, loss_inside
 from nbquant.sensitivity.problem import Estimate, Problem
 from nbquant.sensitivity.squares import add_squares
 from nbquant.sensitivity.taps import Run, Tap, count_uses, find_taps, run
@@ -164,7 +164,7 @@ def _add_batch(
     output = _joined(runs, axes)
     outputs = [z for i, z in enumerate(floating(output)) if i in kept]
     loss = problem.output_loss(output, outputs, own_axes, batch)
-    if _is_elsewhere(loss) and (inner := _inner_losses(problem, batch, taps, runs)):
+    if loss.is_elsewhere and (inner := _inner_losses(problem, batch, taps, runs)):
         for found, seen in inner:
             sums.mass, sums.samples = sums.mass + found.mass, sums.samples + seen.size
             add_squares(sums.squares, problem, taps, others, [seen], [list(found.z)], vectors(found), None)
@@ -191,16 +191,6 @@ def _add_batch(
         _announce(problem, others, loss, runs[0], batch)
     attached = [[r.outputs[i] for i in kept] for r in runs]
     add_squares(sums.squares, problem, taps, others, runs, attached, vectors(loss), own_axes if len(runs) > 1 else None)
-
-
-def _is_elsewhere(loss: OutputLoss) -> bool:
-    """Whether the loss hangs on no output of a sample: then the model itself may have computed it."""
-    if not isinstance(loss.value, Tensor) or loss.value.ndim:
-        return False
-    if not loss.value.requires_grad or not loss.z:
-        return True
-    slopes = torch.autograd.grad(loss.value, loss.z, retain_graph=True, allow_unused=True)
-    return all(slope is None for slope in slopes)
 
 
 def _joined(runs: Sequence[Run], axes: Sequence[int | None] | None) -> Any:
@@ -237,7 +227,8 @@ def _inner_losses(
             return problem.loss(seen[0].output, part.target)
 
         recorded = record(value)
-        if not recorded.terms:
+        loss = loss_inside(recorded, part.size)
+        if loss is None:
             if isinstance(recorded.value, Tensor) and recorded.value.requires_grad:
                 raise ValueError(
                     f"{type(problem.model).__name__} computes its loss itself, by none of torch's losses that have a "
@@ -245,7 +236,6 @@ def _inner_losses(
                     'method="adam" or "hutchinson".'
                 )
             return []
-        loss = OutputLoss(tuple(term.z for term, _ in recorded.terms), None, recorded, part.size)
         problem.check(recorded, part, loss.mass)
         found.append((loss, seen[0]))
     return found

@@ -19,7 +19,10 @@ from nbquant.quantization.uniform import Uniform
 from nbquant.storage.errors import CorruptFileError
 
 METHODS: dict[str, type[Any]] = {kind.method: kind for kind in (KMeans, Uniform, ECSQ, Trellis, Feedback)}
-ADDED = {Uniform.method: {"steps": "joint", "mean": None}}  # left out at these, as earlier readers do not know them
+ADDED: dict[str, dict[str, Any]] = {
+    Uniform.method: {"steps": "joint", "mean": None},
+    Feedback.method: {"output_damping": Feedback.output_damping},
+}  # left out at these, as earlier readers do not know them
 
 
 def recipe_of(quantized: Quantized) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from nbquant.analysis.prediction import LossPrediction, predict_loss
 from nbquant.models.evaluate import Evaluation, Loss, evaluate
 from nbquant.pipeline.finetune import FineTuned, finetune
 from nbquant.pipeline.prune import Pruned, prune
-from nbquant.quantization.moments import Calibration, LayerMoments
+from nbquant.quantization.moments import Calibration, Choice, LayerMoments, Part
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.validate import QUANTIZABLE
 from nbquant.sensitivity.calibration import calibrate
@@ -73,9 +73,21 @@ class _Guarded:
     def outputs(self) -> Mapping[str, Tensor]:
         return self.known.outputs
 
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        return self.known.parts
+
+    @property
+    def diagonals(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        return self.known.diagonals
+
     def moments(self, layer: str, changed: Mapping[str, Tensor]) -> LayerMoments:
         with self.in_use:
             return self.known.moments(layer, changed)
+
+    def in_turn(self, choose: Choice, changed: Mapping[str, Tensor]) -> None:
+        with self.in_use:
+            self.known.in_turn(choose, changed)
 
 
 class Network:

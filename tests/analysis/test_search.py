@@ -74,6 +74,49 @@ def test_the_smallest_lmbda_that_meets_the_target(monkeypatch):
     assert found.told == 0.5
 
 
+class Line:
+    """A fit of which only the ratio is known."""
+
+    def __init__(self, ratio):
+        self.compression_ratio = ratio
+
+
+def searched(ratio_of, asked):
+    """What is found where the ratio is a function of λ, and how many tries it took."""
+    tried = []
+
+    class Made:
+        def __init__(self, lmbda):
+            self.lmbda = lmbda
+
+        def fit(self, selection, *, progress=False):
+            tried.append(ratio_of(self.lmbda))
+            return Line(tried[-1])
+
+    return fit_by_search(Made, selection_of(1.0), Target("ratio", asked), False).compression_ratio, tried
+
+
+@pytest.mark.parametrize("asked", [3.0, 20.0, 300.0])
+@pytest.mark.parametrize("power", [0.2, 0.42, 1.0])
+def test_a_power_law_takes_few_tries(asked, power):
+    found, tried = searched(lambda lmbda: 40 * lmbda**power, asked)
+    assert asked <= found <= 1.01 * asked
+    assert len(tried) <= 10
+
+
+def test_beside_a_jump_the_nearest_that_meets_the_target():
+    """The ratio jumps from 15 to 25, but comes back to 20.3 a little further on."""
+
+    def ratio_of(lmbda):
+        if lmbda < 1e-3:
+            return 15 * (lmbda / 1e-3) ** 0.4
+        return 20.3 if 1.01e-3 < lmbda < 1.05e-3 else 25 * (lmbda / 1e-3) ** 0.4
+
+    found, tried = searched(ratio_of, 20.0)
+    assert found == 20.3
+    assert len(tried) < 30
+
+
 def test_progress_counts_tries_and_cancels():
     told = []
     fit_by_search(Trellis, selection_of(1.0), Target("rate", 3.0), lambda done, total: told.append((done, total)))

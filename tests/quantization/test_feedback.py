@@ -1,6 +1,7 @@
 """Error feedback with a price on bits: what it gains, what it leaves alone, and what every quantizer owes."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from nbquant.coding import positions
 from nbquant.progress import Cancelled
 from nbquant.quantization.codebook import PRUNED
 from nbquant.quantization.feedback import Feedback
+from nbquant.quantization.moments import LayerMoments, Part
 from nbquant.quantization.selection import SelectedTensor, Selection
 from nbquant.quantization.trellis import Trellis
 
@@ -117,6 +119,39 @@ def test_without_a_calibration_it_is_the_trellis():
     expected = Trellis(1e-3, coding="context").paths(bare)
     for matrix, tensor in zip(expected.matrices, found.tensors.values(), strict=True):
         assert torch.equal(tensor.dequantize().reshape(-1), (matrix.integers * matrix.step).float().reshape(-1))
+
+
+def test_a_layer_that_overfits_its_moments_falls_back_to_the_trellis():
+    """Held-back inputs in directions that the moments hardly know."""
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 64, generator=g)
+    few, other = torch.randn(1, 400, 8, generator=g), torch.randn(1, 100, 64, generator=g)
+    inputs = few @ torch.randn(1, 8, 64, generator=g)
+    part = Part("l.weight")
+
+    class Known:
+        outputs: ClassVar = {"l": torch.ones(64)}
+        parts: ClassVar = {"l": part}
+        diagonals: ClassVar = {}
+        held = other
+
+        def moments(self, layer, changed):
+            return LayerMoments((inputs.mT @ inputs / 400,), None, self.outputs["l"], 400, self.held)
+
+    tensor = SelectedTensor("l.weight", "l", weight)
+
+    def fitted(held):
+        known = Known()
+        known.held = held
+        quantizer = Feedback(0.02, sequential=False)
+        return quantizer.fit(Selection((tensor,), calibration=known)).dequantize()["l.weight"]
+
+    def loss(found, x):
+        return float((x[0] @ (weight - found).T).square().mean())
+
+    fed, alone = fitted(inputs[:, :100]), fitted(other)
+    assert loss(fed, inputs) < loss(alone, inputs)
+    assert loss(alone, other) < loss(fed, other)
 
 
 def test_a_plain_tensor():

@@ -1,0 +1,172 @@
+"""A path through the trellis of 8 states, one weight at a time: costs of its nodes, and the way back."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int32, Int64, UInt8
+
+from nbquant.kernels.compiled import compiled
+
+STATES, CLASSES, BRANCHES = 8, 3, 4
+"""Branches of a node: level 0, level 1, and the best level from 2 on of each parity."""
+
+EVEN: Int64[np.ndarray, " 8"] = np.array([0, 7, 1, 6, 2, 5, 3, 4])
+"""The state that leads to each by an even level."""
+
+ODD: Int64[np.ndarray, " 8"] = np.array([2, 5, 3, 4, 0, 7, 1, 6])
+"""The state that leads to each by an odd level."""
+
+
+@compiled()
+def advance(
+    x: float,
+    u: float,
+    price: Float[np.ndarray, "2 3 levels"],
+    lowest: Float[np.ndarray, "2 3"],
+    cost: Float[np.ndarray, "3 8"],
+    grown: Float[np.ndarray, "3 8"],
+    best: Float[np.ndarray, "2 3 4"],
+    merged: Float[np.ndarray, "8 8"],
+    came: UInt8[np.ndarray, " 24"],
+    rest: Int32[np.ndarray, "2 3 2"],
+) -> None:
+    """Take one weight: costs of all nodes after it, where each was come from, and the levels from 2 on.
+
+    Args:
+        x: Magnitude of the target [steps].
+        u: Cost of a squared error of one step.
+        price: λ times the bits of each level, by quantizer and class of the level above.
+        lowest: The least of them.
+        cost: Costs of the nodes so far, by class of the level above and state; infinity where no path is.
+        grown: Receives the costs after this weight.
+        best: Room for the costs of branches.
+        merged: Room for the best class above of each state and branch, and its cost.
+        came: Receives the node and branch that led to each node, as 4 · node + branch.
+        rest: Receives the level of the two last branches.
+    """
+    most = price.shape[2] - 1
+    for q in range(2):
+        last = (int(x + q) >> 1) + 1
+        one = x - (2 - q)
+        for p in range(CLASSES):
+            best[q, p, 0] = u * x * x + price[q, p, 0]
+            best[q, p, 1] = u * one * one + price[q, p, min(1, most)]
+            best[q, p, 2] = np.inf
+            best[q, p, 3] = np.inf
+        for k in range(last, 1, -1):
+            off = x - (2 * k - q)
+            loss = u * off * off
+            b = 2 + (k & 1)
+            wins = off < 0
+            for p in range(CLASSES):
+                total = loss + price[q, p, min(k, most)]
+                if total < best[q, p, b]:
+                    best[q, p, b] = total
+                    rest[q, p, b - 2] = k
+                least = loss + lowest[q, p]
+                wins |= (least < best[q, p, 2]) | (least < best[q, p, 3])
+            if not wins:  # and none below it does
+                break
+    # Eight states at once: the best class above for each branch, then the two branches that meet in a node.
+    for b in range(BRANCHES):
+        for q in range(2):
+            first, second, third = best[q, 0, b], best[q, 1, b], best[q, 2, b]
+            for s in range(4 * q, 4 * q + 4):
+                least, above = cost[0, s] + first, 0.0
+                other = cost[1, s] + second
+                above = 1.0 if other < least else above
+                least = min(other, least)
+                other = cost[2, s] + third
+                above = 2.0 if other < least else above
+                merged[b, s] = min(other, least)
+                merged[4 + b, s] = above
+    for s in range(STATES):
+        even, odd = EVEN[s], ODD[s]
+        grown[0, s], came[s] = merged[0, even], 4 * (8 * int(merged[4, even]) + even)
+        grown[1, s], came[8 + s] = merged[1, odd], 4 * (8 * int(merged[5, odd]) + odd) + 1
+        if merged[3, odd] < merged[2, even]:
+            grown[2, s], came[16 + s] = merged[3, odd], 4 * (8 * int(merged[7, odd]) + odd) + 3
+        else:
+            grown[2, s], came[16 + s] = merged[2, even], 4 * (8 * int(merged[6, even]) + even) + 2
+
+
+@compiled()
+def retrace(
+    node: Any,
+    came: UInt8[np.ndarray, "rows 24"],
+    rest: Int32[np.ndarray, "rows 2 3 2"],
+    target: Float[np.ndarray, " rows"],
+    out: Int32[np.ndarray, " rows"],
+) -> None:
+    """Integers of the path that ends in a node, with the signs of the targets."""
+    for r in range(len(out) - 1, -1, -1):
+        code: Any = np.int64(came[r, node])
+        node, b = code >> 2, code & 3
+        q = (node & 7) >> 2
+        k = b if b < 2 else rest[r, q, node >> 3, b - 2]
+        m = 2 * k - (q == 1 and k > 0)
+        out[r] = m if target[r] >= 0 else -m
+
+
+@compiled()
+def best_path(
+    target: Float[np.ndarray, " rows"],
+    weight: Float[np.ndarray, " rows"],
+    price: Float[np.ndarray, "2 neighbours 3 levels"],
+    lowest: Float[np.ndarray, "2 neighbours 3"],
+    neighbour_class: UInt8[np.ndarray, " rows"],
+    out: Int32[np.ndarray, " rows"],
+    came: UInt8[np.ndarray, "rows 24"],
+    rest: Int32[np.ndarray, "rows 2 3 2"],
+) -> None:
+    """Integers of least cost down one column, whose targets are in steps.
+
+    Args:
+        target: Targets [steps].
+        weight: Costs of a squared error of one step.
+        price: λ times the bits, by quantizer, class of the neighbour, class of the level above, and level.
+        lowest: The least over the levels.
+        neighbour_class: Class of what is to the left.
+        out: Receives the integers.
+        came: Room for at least as many rows.
+        rest: The same.
+    """
+    cost, grown = np.full((CLASSES, STATES), np.inf), np.empty((CLASSES, STATES))
+    best, merged = np.empty((2, CLASSES, BRANCHES)), np.empty((2 * BRANCHES, STATES))
+    cost[0, 0] = 0.0
+    for r in range(len(target)):
+        a = neighbour_class[r]
+        advance(abs(target[r]), weight[r], price[:, a], lowest[:, a], cost, grown, best, merged, came[r], rest[r])
+        cost, grown = grown, cost
+    retrace(cost.ravel().argmin(), came, rest, target, out)
+
+
+@compiled()
+def best_paths(
+    target: Float[np.ndarray, "cols rows"],
+    weight: Float[np.ndarray, "cols rows"],
+    step: float,
+    price: Float[np.ndarray, "2 neighbours 3 levels"],
+    neighbour_class: UInt8[np.ndarray, "cols rows"],
+    out: Int32[np.ndarray, "cols rows"],
+) -> None:
+    """See :func:`nbquant.kernels.reference.viterbi` , of 8 states; a column is a row here, ``price`` λ · bits."""
+    cols, rows = target.shape
+    lowest = least_prices(price)
+    x, u = np.empty(rows), np.empty(rows)
+    came, rest = np.empty((rows, CLASSES * STATES), np.uint8), np.empty((rows, 2, CLASSES, 2), np.int32)
+    for c in range(cols):
+        for r in range(rows):
+            x[r], u[r] = target[c, r] / step, weight[c, r] * step * step
+        best_path(x, u, price, lowest, neighbour_class[c], out[c], came, rest)
+
+
+@compiled()
+def least_prices(price: Float[np.ndarray, "2 neighbours 3 levels"]) -> Float[np.ndarray, "2 neighbours 3"]:
+    """The least price over the levels."""
+    lowest = np.empty(price.shape[:3])
+    for q in range(price.shape[0]):
+        for a in range(price.shape[1]):
+            for p in range(price.shape[2]):
+                lowest[q, a, p] = price[q, a, p].min()
+    return lowest

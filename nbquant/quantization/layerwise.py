@@ -1,0 +1,282 @@
+"""One layer with error feedback: turns over its columns, what its levels cost, and whether feedback helps at all."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor
+
+from nbquant.coding.levels import matrix_shape, rows_of_block
+from nbquant.kernels import dispatch
+from nbquant.quantization.along import along_problem, quantize_along
+from nbquant.quantization.compensation import (
+    PANEL,
+    Problem,
+    damped_outputs,
+    problem_of,
+    quantize_in_turn,
+    sweep,
+    values_of,
+)
+from nbquant.quantization.moments import LayerMoments, Part, Shift
+from nbquant.quantization.paths import LARGEST, MOST_LEVELS, Matrix, Paths, bits_of, find_paths, first_bits
+from nbquant.quantization.selection import SelectedTensor
+from nbquant.quantization.trellis import SLOPE as TRELLIS_SLOPE
+
+SLOPE = 0.02  # λ over the mean of s M² Δ²; λ is that of high rate at ln 2 / 6, and these are low ones
+EXCHANGE = TRELLIS_SLOPE / SLOPE
+"""What a bit costs between layers, over λ: errors that later weights compensate cost less than a column tells."""
+PASSES = 2  # with error feedback, before columns are chosen one by one
+SWEEPS = 2  # of those
+FIXED = 1e6  # λ: no path is so much cheaper that it moves a pruned weight
+COMPARED, COMPARED_SHARE = 16, 8  # rows that a trellis without feedback is tried on: so many, or one in so many
+COMPARED_TURNS = 3
+LEAST_COMPARED = 2048  # weights in them: with fewer it is chance
+LEAST_HELD = 16  # inputs that were held back, likewise
+WORSE = 1.25  # times the loss of that trellis: so much may be chance
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is the same for all layers; see :class:`nbquant.quantization.feedback.Feedback`."""
+
+    lmbda: float
+    damping: float
+    output_damping: float
+    pruned: bool
+
+
+def ticks_of(weight: SelectedTensor) -> int:
+    """How often the progress of a layer ticks, about."""
+    return (PASSES + SWEEPS) * math.ceil(matrix_shape(weight.weight.shape)[1] / PANEL)
+
+
+def shared_step(known: Sequence[tuple[Sequence[SelectedTensor], Part, LayerMoments]], settings: Settings) -> float:
+    """Step of several weight matrices that share a codebook."""
+    total = sum(_curvature(m, part, moments, settings) * m[0].weight.numel() for m, part, moments in known)
+    return _step(total / sum(m[0].weight.numel() for m, _, _ in known), settings)
+
+
+def quantize_layer(
+    members: Sequence[SelectedTensor],
+    rest: Sequence[SelectedTensor],
+    part: Part,
+    moments: LayerMoments,
+    shift: Shift | None,
+    settings: Settings,
+    step: float | None,
+    ticks: Iterator[object],
+) -> Paths:
+    """Quantize one weight matrix and what shares its step.
+
+    Args:
+        members: The weight, and its bias if that is quantized with it.
+        rest: Other tensors of the same codebook, without moments.
+        part: What the weight is.
+        moments: Of its inputs and outputs.
+        shift: How its inputs have changed.
+        settings: The same for all layers.
+        step: Δ; None finds it.
+        ticks: Advanced before each panel of columns; may raise to cancel.
+
+    Returns:
+        Integers of the members, then of the rest.
+
+    Raises:
+        ValueError: Moments that do not fit; a step too small for the weights.
+    """
+    _check_fit(members, part, moments)
+    done = (_along if part.along else _columns)(members, moments, shift, settings, step, ticks)
+    if not part.along and step is None and not rest:
+        alone = replace(settings, lmbda=EXCHANGE * settings.lmbda)
+        if _is_worse(members, moments, done, alone):
+            done = find_paths(_by_trellis(members, moments, alone), alone.lmbda, False, ticks)
+    if not rest:
+        return done
+    step = done.matrices[0].step
+    alone = replace(settings, lmbda=EXCHANGE * settings.lmbda)
+    matrices = [_plain(t, t.sensitivity, alone, step) for t in rest]
+    beside = find_paths(matrices, alone.lmbda, True, ticks)
+    return Paths((*done.matrices, *beside.matrices), done.loss + beside.loss, done.bits + beside.bits)
+
+
+def _columns(
+    members: Sequence[SelectedTensor],
+    moments: LayerMoments,
+    shift: Shift | None,
+    settings: Settings,
+    step: float | None,
+    ticks: Iterator[object],
+) -> Paths:
+    """Rows of weights are the outputs': the paths run across them."""
+    weight, *bias = members
+    rows, cols = matrix_shape(weight.weight.shape)
+    free = bias[0].weight.reshape(-1) if bias else None
+    damping, output_damping = settings.damping, settings.output_damping
+    matrix = weight.weight.reshape(rows, cols)
+    problem = problem_of(matrix, free, moments, damping, output_damping, shift, settings.pruned)
+    step = step or _step(_mean_curvature(problem), settings)
+    _check_step(members, step)
+    integers = np.zeros((cols, rows), np.int32)
+    restart = rows_of_block(cols)
+    costs = first_bits(float(problem.target.abs().mean()), step)
+    bits = 0.0
+    for turn in range(PASSES + SWEEPS):
+        run = quantize_in_turn if turn < PASSES else sweep
+        run(problem, step, settings.lmbda * costs.astype(np.float64), restart, integers, ticks)
+        costs, bits = bits_of(dispatch.count_levels(integers.T, restart, MOST_LEVELS))
+    value = values_of(problem, integers, step)
+    loss = problem.loss(value)
+    target = problem.target.mT.reshape(rows, cols)
+    found = [_matrix(weight, target, torch.from_numpy(integers.T.copy()), step)]
+    if bias:
+        target, cost = problem.bias_target(value)[:, None], 0.5 * problem.outputs.reshape(-1, 1)
+        if settings.pruned:
+            target, cost = _held(free[:, None].cpu(), target, cost, settings, step)  # type: ignore[index]
+        chosen = dispatch.viterbi(target, cost, step, torch.from_numpy(costs), None, settings.lmbda)
+        loss += float((cost * (target - chosen * step).square()).double().sum())
+        bits += bits_of(dispatch.count_levels(chosen.numpy(), rows_of_block(1), MOST_LEVELS))[1]
+        found.append(_matrix(bias[0], target, chosen, step))
+    return Paths(tuple(found), loss, bits)
+
+
+def _along(
+    members: Sequence[SelectedTensor],
+    moments: LayerMoments,
+    shift: Shift | None,
+    settings: Settings,
+    step: float | None,
+    ticks: Iterator[object],
+) -> Paths:
+    """Rows of weights are the inputs': the paths run along them."""
+    (weight,) = members
+    rows, cols = matrix_shape(weight.weight.shape)
+    matrix = weight.weight.reshape(rows, cols)
+    problem = along_problem(matrix, moments, settings.damping, settings.output_damping, settings.pruned)
+    step = step or _step(problem.mean_curvature, settings)
+    _check_step(members, step)
+    integers = np.zeros((rows, cols), np.int32)
+    costs, bits = first_bits(float(problem.target.abs().mean()), step), 0.0
+    for _ in range(PASSES + 1):
+        price = settings.lmbda * costs.astype(np.float64)
+        quantize_along(problem, step, price, rows_of_block(cols), integers, ticks)
+        costs, bits = bits_of(dispatch.count_levels(integers, rows_of_block(cols), MOST_LEVELS))
+    found = torch.from_numpy(integers)
+    return Paths((_matrix(weight, problem.target, found, step),), problem.loss(found * step), bits)
+
+
+def _mean_curvature(problem: Problem) -> float:
+    """Mean of ½ s M_jj² over the weights."""
+    return 0.5 * float((problem.curvature.double().mean(1) * problem.outputs.double().mean(1)).mean())
+
+
+def _curvature(members: Sequence[SelectedTensor], part: Part, moments: LayerMoments, settings: Settings) -> float:
+    matrix = members[0].weight.reshape(matrix_shape(members[0].weight.shape))
+    if part.along:
+        return along_problem(matrix, moments, settings.damping, settings.output_damping, False).mean_curvature
+    return _mean_curvature(problem_of(matrix, None, moments, settings.damping, settings.output_damping))
+
+
+def _step(curvature: float, settings: Settings) -> float:
+    return float(np.float32(math.sqrt(settings.lmbda / (2 * SLOPE * curvature))))
+
+
+def _matrix(
+    tensor: SelectedTensor, target: Float[Tensor, "rows cols"], integers: Int32[Tensor, "rows cols"], step: float
+) -> Matrix:
+    target = target.to(tensor.weight.device)
+    return Matrix(target, torch.ones_like(target), tensor.layer, tensor.layer, step, integers.to(target.device))
+
+
+def _plain(tensor: SelectedTensor, h: Float[Tensor, "..."] | None, settings: Settings, step: float) -> Matrix:
+    """A tensor whose errors count one by one."""
+    shape = matrix_shape(tensor.weight.shape)
+    target = tensor.weight.reshape(shape)
+    cost = torch.full(shape, 0.5, device=target.device) if h is None else 0.5 * h.reshape(shape).float()
+    if settings.pruned:
+        target, cost = _held(target, target, cost, settings, step)
+    return Matrix(target, cost, tensor.layer, tensor.layer, step)
+
+
+def _held(weight: Tensor, target: Tensor, cost: Tensor, settings: Settings, step: float) -> tuple[Tensor, Tensor]:
+    """Targets and costs by which weights that are zero stay so."""
+    zero = weight == 0
+    return torch.where(zero, 0.0, target), torch.where(zero, FIXED * settings.lmbda / step**2, cost)
+
+
+def _by_trellis(
+    members: Sequence[SelectedTensor], moments: LayerMoments, settings: Settings, count: int | None = None
+) -> list[Matrix]:
+    """A layer, or the first rows of its weight, without feedback: h as given, or else s_r G_jj; of a bias s_r."""
+    s = damped_outputs(moments, settings.output_damping).reshape(-1, 1)
+    energy = moments.energy.cpu().double()
+    found, step = [], 0.0
+    for t in members:
+        shape = matrix_shape(t.weight.shape)
+        seen = energy.repeat_interleave(shape[0] // len(energy), 0) if t is members[0] else torch.ones(shape)
+        h = (s * seen).float().to(t.weight.device) if t.sensitivity is None else t.sensitivity.reshape(shape)
+        step = step or math.sqrt(settings.lmbda / (TRELLIS_SLOPE * max(float(h.double().mean()), 1e-300)))
+        part = replace(t, weight=t.weight.reshape(shape)[:count], sensitivity=h[:count])
+        found.append(_plain(part, part.sensitivity, settings, step))
+    return found
+
+
+def _is_worse(members: Sequence[SelectedTensor], moments: LayerMoments, done: Paths, alone: Settings) -> bool:
+    """Whether a trellis without feedback loses less at the same rate, on inputs held back and on some of the rows.
+
+    What there is of a difference in rate counts 6 dB a bit.
+    """
+    if moments.held_back is None or moments.held_back.shape[1] < LEAST_HELD:
+        return False
+    x = moments.held_back.cpu().float()
+    if len(members) > 1:
+        x = x - x.mean(1, keepdim=True)  # the bias takes up the mean
+    weight = members[0]
+    rows, cols = matrix_shape(weight.weight.shape)
+    of_group = rows // len(x)
+    count = min(max(COMPARED, rows // COMPARED_SHARE, math.ceil(LEAST_COMPARED / cols)), rows)
+    if of_group < count:
+        count = math.ceil(count / of_group) * of_group
+    s = damped_outputs(moments, alone.output_damping).flatten()[:count]
+
+    def lost(matrix: Matrix) -> float:
+        assert matrix.integers is not None
+        off = matrix.target[:count].cpu().float() - matrix.integers[:count].cpu() * matrix.step
+        outputs = [x[g] @ part.mT for g, part in enumerate(off.split(of_group))]
+        return 0.5 * float((torch.cat(outputs, 1).square().mean(0) * s).sum())
+
+    def bits(matrix: Matrix) -> float:
+        assert matrix.integers is not None
+        integers = matrix.integers[:count].cpu().numpy()
+        return bits_of(dispatch.count_levels(integers, rows_of_block(cols), MOST_LEVELS))[1]
+
+    ours, n = done.matrices[0], count * cols
+    if n < LEAST_COMPARED:
+        return False
+    matrices = _by_trellis(members[:1], moments, alone, count)
+    plain = find_paths(matrices, alone.lmbda, False, iter(()), COMPARED_TURNS).matrices[0]
+    return lost(ours) > WORSE * lost(plain) * 4 ** ((bits(plain) - bits(ours)) / n)
+
+
+def _check_step(members: Sequence[SelectedTensor], step: float) -> None:
+    for t in members:
+        reach = float(t.weight.abs().max()) if t.weight.numel() else 0.0
+        if not reach < LARGEST * step:
+            raise ValueError(
+                f"the step of {t.name!r} must be above {reach / LARGEST:.3g} for weights up to {reach:.3g}, but is "
+                f"{step:.3g}: pass a larger lmbda"
+            )
+
+
+def _check_fit(members: Sequence[SelectedTensor], part: Part, moments: LayerMoments) -> None:
+    rows, cols = matrix_shape(members[0].weight.shape)
+    groups = len(moments.blocks[0])
+    inputs, outputs = (rows // groups, groups * cols) if part.along else (cols, rows)
+    if len(moments.outputs) != outputs or rows % groups or moments.width != inputs:
+        raise ValueError(
+            f"moments of {outputs} outputs and {inputs} inputs are required for {members[0].name!r}, but are of "
+            f"{len(moments.outputs)} and {moments.width}: calibrate the model that was selected from"
+        )

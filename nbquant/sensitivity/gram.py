@@ -1,0 +1,110 @@
+"""Second moments of inputs, summed as they come; block-diagonal where they are wide."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nbquant.quantization.moments import LayerMoments
+from nbquant.sensitivity.loss import wide
+
+PLACES = 1 << 15  # of all samples, that moments are taken of; more say hardly anything new …
+PLACES_OF_EACH = 32  # … beside so many for each input of a block
+MOST_BYTES = 3 << 29  # of the blocks of all layers
+FACTOR_COST = 6_000  # multiplications a weight, at most, to factor the blocks of all layers
+LEAST_WIDTH = 128
+HELD_BACK = 10  # one place in so many
+MOST_HELD = 256  # places
+MOST_HELD_ENTRIES = 1 << 22
+
+
+def block_widths(shapes: Mapping[str, tuple[int, int, int]]) -> dict[str, int]:
+    """Largest width of the blocks of each layer: whole, unless that costs too much time or memory over all layers.
+
+    Where it does, widths go with the square root of the number of rows, so that factoring takes about the same time a
+    weight in each layer.
+
+    Args:
+        shapes: Groups, rows of a group, and inputs of each layer.
+    """
+    weights = sum(groups * rows * d for groups, rows, d in shapes.values())
+    per_row = max((d * d / rows for _, rows, d in shapes.values()), default=1.0)
+    while True:
+        widths = {
+            name: min(d, max(LEAST_WIDTH, math.isqrt(int(per_row * rows)))) for name, (_, rows, d) in shapes.items()
+        }
+        sizes = [(groups * d, widths[name]) for name, (groups, _, d) in shapes.items()]
+        cost, size = sum(n * width**2 for n, width in sizes), sum(4 * n * width for n, width in sizes)
+        if per_row < 1 or (cost <= FACTOR_COST * weights and size <= MOST_BYTES):
+            return widths
+        per_row *= 0.8
+
+
+@dataclass(eq=False)
+class Gram:
+    """Sums over places of x xᵀ in blocks, and of x.
+
+    Attributes:
+        groups: Groups of rows with inputs of their own.
+        width: Largest width of a block.
+    """
+
+    groups: int
+    width: int
+    _places: Tensor | None = None
+    _blocks: list[Tensor] = field(default_factory=list)
+    _sum: Tensor | None = None
+    _held: list[Tensor] = field(default_factory=list)
+    _held_places: int = 0
+
+    def add(self, x: Float[Tensor, "groups places d"], within: slice, whole: bool) -> None:
+        """Add what was seen at some places.
+
+        Args:
+            x: The inputs.
+            within: Which groups saw them.
+            whole: Whether all groups did, so that some places may be held back.
+        """
+        x = x.to(wide(x.dtype))
+        d = x.shape[2]
+        if self._sum is None:
+            count = math.ceil(d / self.width)
+            sizes = [d * (i + 1) // count - d * i // count for i in range(count)]
+            self._blocks = [torch.zeros(self.groups, n, n, dtype=x.dtype, device=x.device) for n in sizes]
+            self._sum = torch.zeros(self.groups, d, dtype=torch.float64, device=x.device)
+            self._places = torch.zeros(self.groups, dtype=torch.int64, device=x.device)
+        room = min(MOST_HELD, MOST_HELD_ENTRIES // (self.groups * d)) - self._held_places
+        if whole and x.shape[1] >= 2 * HELD_BACK and room > 0:
+            back = torch.arange(x.shape[1], device=x.device) % HELD_BACK == HELD_BACK - 1
+            back &= back.cumsum(0) <= room
+            self._held.append(x[:, back].float())
+            self._held_places += self._held[-1].shape[1]
+            x = x[:, ~back]
+        first = 0
+        for block in self._blocks:
+            part = x[:, :, first : first + block.shape[1]]
+            block[within] += part.mT @ part
+            first += block.shape[1]
+        self._sum[within] += x.sum(1, dtype=torch.float64)
+        assert self._places is not None
+        self._places[within] += x.shape[1]
+
+    def moments(self, outputs: Float[Tensor, " rows"], bias: bool) -> LayerMoments:
+        """The means, with s of the outputs."""
+        assert self._sum is not None
+        assert self._places is not None
+        places = self._places.clamp(min=1)[:, None]
+        held = torch.cat(self._held, 1) if self._held else None
+        mean = (self._sum / places).float() if bias else None
+        blocks = tuple(block / places[..., None] for block in self._blocks)
+        return LayerMoments(blocks, mean, outputs, int(self._places.min()), held)
+
+
+def some_places(count: int, most: int, device: torch.device) -> Int64[Tensor, " n"]:
+    """Numbers of all places, or of so many of them by chance; the same ones for the same count."""
+    if count <= most:
+        return torch.arange(count, device=device)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].to(device)

@@ -1,0 +1,225 @@
+"""A network whose layers are quantized in turn, each for what its inputs have become."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nbquant.nested import call
+from nbquant.quantization.moments import Choice, LayerMoments, Part, Shift
+from nbquant.sensitivity.batch import Batch
+from nbquant.sensitivity.gram import PLACES, Gram, some_places
+from nbquant.sensitivity.lockstep import Runs, Stop
+from nbquant.sensitivity.loss import wide
+from nbquant.sensitivity.problem import undisturbed
+from nbquant.sensitivity.uses import Use, Watch, Weights, attention_chunks
+
+RUN_PLACES = 2000  # at which a weight is used in the run behind quantized layers, on average
+LEAST_SAMPLES = 4  # of that run
+SHIFT_PLACES = 2048  # of that run, at which a layer compensates the shift of its inputs
+SHIFT_ENTRIES = 1 << 22  # of outputs there
+
+
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """What a weight met in the run before any layer was quantized, at some places."""
+
+    places: Tensor
+    products: Float[Tensor, "groups places rows"]
+    sum: Float[Tensor, "groups d"]
+    squares: Float[Tensor, "groups d"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ModelCalibration:
+    """A network with what its layers see; see :class:`nbquant.quantization.moments.Calibration`.
+
+    Attributes:
+        model: The network; it is read each time that layers are quantized in turn.
+        inputs: Some of the samples, on the model's device, for the run behind quantized layers.
+        outputs: Mean squared gradients s of each layer's outputs [loss/output²], in the order of execution.
+        parts: The weights of these layers.
+        left_out: Weights without moments, by parameter name, with the reason; they get no error feedback.
+        left_out_share: Share of the network's weights that these are.
+        samples: Number of samples.
+        diagonals: Of tables of vectors, by parameter name: the curvature is the product of a factor for each row, its
+            share of the look-ups, and one for each column.
+    """
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    outputs: Mapping[str, Float[Tensor, " rows"]]
+    parts: Mapping[str, Part]
+    left_out: Mapping[str, str]
+    left_out_share: float
+    samples: int
+    diagonals: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _moments: Mapping[str, LayerMoments] = field(default_factory=dict)
+    _unquantized: Mapping[tuple[int, str], _Before] = field(default_factory=dict)
+
+    def moments(self, layer: str, changed: Mapping[str, Float[Tensor, "..."]]) -> LayerMoments:
+        """Moments of a layer.
+
+        Args:
+            layer: One that ``outputs`` has.
+            changed: Parameter name to value: moments behind these, of ``inputs``. Without any, they are of all samples
+                and known already.
+        """
+        known = self._moments[layer]
+        if not changed:
+            return known
+        part, gram = self.parts[layer], Gram(self.parts[layer].groups, max(b.shape[1] for b in known.blocks))
+        parameters = dict(self.model.named_parameters())
+
+        def before(use: Use) -> None:
+            gram.add(use.seen(some_places(use.count, PLACES, self._device)), use.within, whole=False)
+
+        with undisturbed(self.model, ()), _replaceable(parameters) as replace, torch.no_grad():
+            replace(changed)
+            with Watch(Weights({part.weight: parameters[part.weight]}, attention_chunks(self.model)), before):
+                for inputs in self.inputs:
+                    call(self.model, inputs)
+        return gram.moments(known.outputs, known.mean is not None)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def in_turn(self, choose: Choice, changed: Mapping[str, Float[Tensor, "..."]]) -> None:
+        """Have each layer quantized in the order of execution, behind the layers that already are.
+
+        The network runs once. Where a layer is met for the first time, the run pauses until it is quantized.
+
+        Args:
+            choose: Quantizes a layer, given how its inputs have changed (None where that is not known), and returns
+                the new values of its parameters.
+            changed: Values of parameters that were quantized before all layers.
+        """
+        position = {key: i for i, key in enumerate(self.outputs)}
+        names = {part.weight: key for key, part in self.parts.items()}
+        parameters = dict(self.model.named_parameters())
+        watched = {name: parameters[name] for name in names if name in parameters}
+        pending, chunks = dict.fromkeys(self.outputs), attention_chunks(self.model)
+        with undisturbed(self.model, ()), _replaceable(parameters) as replace:
+            replace(changed)
+
+            def run(i: int, inputs: Any, stop: Stop) -> None:
+                def before(use: Use) -> None:
+                    key = names.get(use.weight)
+                    if key in pending:
+                        was = self._unquantized.get((i, key))
+                        stop(key, None if was is None else (*_products(use, was.places, parameters[use.weight]), was))
+
+                with torch.no_grad(), Watch(Weights(watched, chunks), before):
+                    call(self.model, inputs)
+
+            runs = Runs([lambda stop, i=i, x=x: run(i, x, stop) for i, x in enumerate(self.inputs)])  # type: ignore[misc]
+            for key, found in runs.pauses(position.__getitem__):
+                if key in pending:
+                    shift = _shift_of([pair for pair in found.values() if pair is not None])
+                    del pending[key]
+                    replace(choose(key, shift))
+                if not pending:
+                    break
+            for key in list(pending):
+                replace(choose(key, None))
+
+    def __repr__(self) -> str:
+        said = f"ModelCalibration({len(self.outputs)} layers, {self.samples:,} samples"
+        if self.left_out:
+            said += f", no error feedback for {self.left_out_share:.0%} of the weights: {', '.join(self.left_out)}"
+        return said + ")"
+
+
+def some_inputs(kept: Sequence[Batch], samples: int, visits: float) -> tuple[Any, ...]:
+    """Inputs of a share of the samples: whole batches where that is enough of them, else the beginning of one.
+
+    Args:
+        kept: All batches.
+        samples: Number of samples in them.
+        visits: Places at which a weight is used in a run over all of them, on average.
+    """
+    share = min(1.0, RUN_PLACES / max(visits, 1e-9))
+    wanted = max(share * samples, min(LEAST_SAMPLES, samples))
+    count = min(max(round(wanted * len(kept) / samples), 1), len(kept))
+    chosen = [kept[i * len(kept) // count] for i in range(count)]
+    size = sum(batch.size for batch in chosen)
+    if count == 1 and size > 2 * wanted and chosen[0].axes is not None:
+        return (chosen[0].part(0, round(wanted)).inputs,)
+    return tuple(batch.inputs for batch in chosen)
+
+
+def before_quantizing(
+    model: nn.Module, parts: Mapping[str, Part], inputs: Sequence[Any]
+) -> dict[tuple[int, str], _Before]:
+    """What rows of weights give at some places, for each of the runs; not of weights that a run meets twice."""
+    parameters = dict(model.named_parameters())
+    keys = {part.weight: key for key, part in parts.items() if part.weight in parameters and not part.along}
+    found: dict[tuple[int, str], _Before] = {}
+    with undisturbed(model, ()), torch.no_grad():
+        weights = Weights({name: parameters[name] for name in keys}, attention_chunks(model))
+        for i, batch in enumerate(inputs):
+            calls = dict.fromkeys(keys, 0)
+
+            def before(use: Use, i: int = i, calls: dict[str, int] = calls) -> None:
+                calls[use.weight] += 1
+                if calls[use.weight] == 1 and use.rows is None and use.within == slice(0, use.groups):
+                    weight = parameters[use.weight]
+                    most = min(SHIFT_PLACES, max(SHIFT_ENTRIES // len(weight), 1)) // len(inputs)
+                    index = some_places(use.count, max(most, 1), weight.device)
+                    x, products = _products(use, index, weight)
+                    found[i, keys[use.weight]] = _Before(index, products, x.sum(1), x.square().sum(1))
+
+            with Watch(weights, before):
+                call(model, batch)
+            for name, count in calls.items():
+                if count > 1:
+                    found.pop((i, keys[name]), None)
+    return found
+
+
+def _products(use: Use, index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs at some places, and what rows of a weight give there."""
+    x = use.seen(index)
+    x = x.expand(use.groups, -1, -1).to(wide(x.dtype))
+    rows = weight.detach().to(x.dtype).reshape(use.groups, -1, x.shape[2])
+    return x, x @ rows.mT
+
+
+def _shift_of(found: Sequence[tuple[Tensor, Tensor, _Before]]) -> Shift | None:
+    """The shift from inputs as they are now, what rows of weights give with them, and both as they were."""
+    if not found:
+        return None
+    inputs = torch.cat([x for x, _, _ in found], 1)
+    missing = torch.cat([was.products - now for _, now, was in found], 1)
+    mean, energy = (
+        sum(part) / inputs.shape[1] for part in zip(*((w.sum, w.squares) for _, _, w in found), strict=True)
+    )
+    return Shift(inputs, missing, mean, energy)
+
+
+@contextmanager
+def _replaceable(parameters: Mapping[str, nn.Parameter]) -> Iterator[Any]:
+    """Give parameters other values for a while; they have their own memory again behind it."""
+    own: dict[str, Tensor] = {}
+
+    def replace(values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            if name not in parameters or parameters[name].shape != value.shape:
+                raise ValueError(
+                    f"{name!r} must be a parameter of the calibrated model, of shape {tuple(value.shape)}, but is not: "
+                    "calibrate the model that was selected from"
+                )
+            p = parameters[name]
+            own.setdefault(name, p.data)
+            p.data = value.to(p.device, p.dtype)
+
+    try:
+        yield replace
+    finally:
+        for name, value in own.items():
+            parameters[name].data = value

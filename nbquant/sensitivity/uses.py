@@ -1,0 +1,330 @@
+"""Where a network multiplies inputs by weights: every call of a function that does, whichever module makes it."""
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from nbquant.sensitivity.layers import windows
+from nbquant.sensitivity.loss import wide
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One call that multiplies inputs by a weight.
+
+    Attributes:
+        weight: Name of the weight.
+        along: Whether the first axis of the weight is the input.
+        groups: Groups of outputs, each of which sees inputs of its own.
+        within: Those of the groups whose outputs this call gives.
+        count: Number of places: samples, words, pixels.
+        seen: From numbers of places to what a row of weights is multiplied by there.
+        squares: From gradients of the output to their sums of squares over places.
+        rows: Of a table of vectors: how often each is looked up. Then there are no second moments.
+    """
+
+    weight: str
+    along: bool
+    groups: int
+    within: slice
+    count: int
+    seen: Callable[[Int64[Tensor, " n"]], Float[Tensor, "groups n d"]]
+    squares: Callable[[Tensor], Float[Tensor, " rows"]]
+    rows: Float[Tensor, " vocabulary"] | None = None
+
+
+Found = tuple[str, int, int, bool]
+"""Name of a parameter, the row that a view of it begins with, its number of rows, and whether it is transposed."""
+
+
+class Weights:
+    """The weights to look for, by where they are in memory, so that views of them are known too."""
+
+    def __init__(self, weights: Mapping[str, Tensor], chunks: Mapping[str, int]) -> None:
+        """Look for these.
+
+        Args:
+            weights: By name.
+            chunks: In how many equal groups of rows a weight may be used, if not as a whole.
+        """
+        self.chunks = chunks
+        self._rows = {name: len(weight) for name, weight in weights.items()}
+        self._by_storage: dict[int, list[tuple[str, Tensor]]] = {}
+        for name, weight in weights.items():
+            self._by_storage.setdefault(weight.untyped_storage().data_ptr(), []).append((name, weight))
+
+    def rows(self, name: str) -> int:
+        """Length of a weight's first axis."""
+        return self._rows[name]
+
+    def find(self, tensor: Any) -> Found | None:
+        """The weight that a tensor is, or is rows of."""
+        if not isinstance(tensor, Tensor) or tensor.is_sparse:
+            return None
+        try:
+            known = self._by_storage.get(tensor.untyped_storage().data_ptr(), ())
+        except (RuntimeError, NotImplementedError):  # a subclass without storage
+            return None
+        for name, weight in known:
+            flipped = (
+                tensor.ndim == 2 and tensor.shape == weight.shape[::-1] and tensor.stride() == weight.stride()[::-1]
+            )
+            same = tensor.shape == weight.shape and tensor.stride() == weight.stride()
+            if (same or flipped) and tensor.storage_offset() == weight.storage_offset():
+                return name, 0, len(weight), flipped and not same
+            rows, _, chunk = len(weight), self.chunks.get(name, 1), len(weight) // self.chunks.get(name, 1)
+            if chunk == rows or tensor.shape[1:] != weight.shape[1:] or tensor.stride() != weight.stride():
+                continue
+            first, left = divmod(int(tensor.storage_offset()) - int(weight.storage_offset()), weight.stride(0))
+            if not left and first % chunk == len(tensor) % chunk == 0 and 0 <= first <= rows - len(tensor):
+                return name, first, len(tensor), False
+        return None
+
+
+class Watch(TorchFunctionMode):
+    """Tells of every use of some weights while it is entered."""
+
+    def __init__(
+        self, weights: Weights, before: Callable[[Use], None], after: Callable[[Use, Tensor], None] | None = None
+    ) -> None:
+        """Watch for weights.
+
+        Args:
+            weights: Those to watch for.
+            before: Called before each use; may raise to end the run.
+            after: Called with the output of each.
+        """
+        super().__init__()
+        self._weights, self._before, self._after = weights, before, after
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """See :class:`torch.overrides.TorchFunctionMode`."""
+        kwargs = kwargs or {}
+        if func is functional.multi_head_attention_forward:
+            with _linear_calls(self):
+                return func(*args, **kwargs)
+        reader = _READERS.get(func)
+        use = reader(self._weights, *args, **kwargs) if reader else None
+        if use is None:
+            return func(*args, **kwargs)
+        self._before(use)
+        output = func(*args, **kwargs)
+        if self._after:
+            self._after(use, output)
+        return output
+
+
+_LINEAR = functional.linear
+_inside = threading.local()
+_lock = threading.Lock()
+_entered = 0
+
+
+@contextmanager
+def _linear_calls(watch: Watch) -> Iterator[None]:
+    """Tell ``watch`` of the linear calls within attention, which is one function to a mode."""
+    global _entered
+    before, _inside.watch = getattr(_inside, "watch", None), watch
+    with _lock:
+        _entered += 1
+        functional.linear = _watched_linear
+    try:
+        yield
+    finally:
+        _inside.watch = before
+        with _lock:
+            _entered -= 1
+            if not _entered:
+                functional.linear = _LINEAR
+
+
+def _watched_linear(*args: Any, **kwargs: Any) -> Any:
+    watch = getattr(_inside, "watch", None)
+    return _LINEAR(*args, **kwargs) if watch is None else watch.__torch_function__(_LINEAR, (), args, kwargs)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.detach().reshape(-1, x.shape[-1])
+
+
+def _dense(weights: Weights, found: Found, x: Callable[[], Float[Tensor, "places d"]], count: int, along: bool) -> Use:
+    """A use in which every place gives all rows at once."""
+    name, first, rows, _ = found
+    groups = weights.chunks.get(name, 1)
+    chunk = weights.rows(name) // groups
+    within = slice(first // chunk, (first + rows) // chunk)
+
+    def squares(g: Tensor) -> Tensor:
+        return _flat(g).to(wide(g.dtype)).square().sum(0)
+
+    def seen(index: Int64[Tensor, " n"]) -> Tensor:
+        return x()[index][None]
+
+    return Use(name, along, groups, within, count, seen, squares)
+
+
+def _linear(weights: Weights, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Use | None:
+    found = weights.find(weight)
+    if found is None or found[3] or weight.ndim != 2:
+        return None
+    return _dense(weights, found, lambda: _flat(input), math.prod(input.shape[:-1]), along=False)
+
+
+def _matmul(weights: Weights, input: Tensor, other: Tensor, **_: Any) -> Use | None:
+    found = weights.find(other)
+    if found is None or other.ndim != 2 or input.ndim < 1 or found[1]:
+        return None
+    return _dense(weights, found, lambda: _flat(input), math.prod(input.shape[:-1]), along=not found[3])
+
+
+def _addmm(weights: Weights, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Use | None:
+    return None if any(value != 1 for value in scales.values()) else _matmul(weights, mat1, mat2)
+
+
+def _bilinear(
+    weights: Weights, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Use | None:
+    found = weights.find(weight)
+    if found is None or weight.ndim != 3:
+        return None
+
+    def product() -> Tensor:
+        return (_flat(input1)[:, :, None] * _flat(input2)[:, None]).flatten(1)
+
+    return _dense(weights, found, product, math.prod(input1.shape[:-1]), along=False)
+
+
+def _convolution(
+    weights: Weights,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Use | None:
+    found = weights.find(weight)
+    if found is None or found[3]:
+        return None
+    dims = weight.ndim - 2
+    x = input.detach() if input.ndim > dims + 1 else input.detach()[None]
+    view = windows(_geometry(weight, stride, padding, dilation, groups), x)
+    places = view.shape[3 + dims :]
+    each = math.prod(places)
+
+    def seen(index: Int64[Tensor, " n"]) -> Tensor:
+        at = torch.unravel_index(index % each, places)
+        keep = (slice(None),) * (2 + dims)
+        where: Any = (index // each, *keep, *at)
+        return view[where].flatten(2).transpose(0, 1)
+
+    return Use(found[0], False, groups, slice(0, groups), len(x) * each, seen, lambda g: _per_channel(g, dims))
+
+
+def _transposed(
+    weights: Weights,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Use | None:
+    """A linear layer at each place of the input, whose outputs are added up where they overlap."""
+    found = weights.find(weight)
+    if found is None or found[3]:
+        return None
+    dims = weight.ndim - 2
+    x = input.detach() if input.ndim > dims + 1 else input.detach()[None]
+    each = math.prod(x.shape[2:])
+
+    def seen(index: Int64[Tensor, " n"]) -> Tensor:
+        return x.flatten(2)[index // each, :, index % each].unflatten(1, (groups, -1)).transpose(0, 1)
+
+    def squares(g: Tensor) -> Tensor:
+        g = g.detach().to(wide(g.dtype))
+        view = windows(_geometry(weight, stride, padding, dilation, groups), g if g.ndim > dims + 1 else g[None])
+        inside: Any = (..., *(slice(0, size) for size in x.shape[2:]))
+        view = view[inside]
+        return view.square().sum((0, *range(view.ndim - dims, view.ndim))).flatten()
+
+    return Use(found[0], True, groups, slice(0, groups), len(x) * each, seen, squares)
+
+
+def _embedding(
+    weights: Weights,
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    *_: Any,
+    **__: Any,
+) -> Use | None:
+    found = weights.find(weight)
+    if found is None or max_norm is not None:
+        return None
+    rows = torch.bincount(input.flatten(), minlength=len(weight)).double().cpu()
+    if padding_idx is not None:
+        rows[padding_idx] = 0
+
+    def none(index: Int64[Tensor, " n"]) -> Tensor:
+        raise AssertionError("a table has no second moments")
+
+    def squares(g: Tensor) -> Tensor:
+        return _flat(g).to(wide(g.dtype)).square().sum(0)
+
+    return Use(found[0], False, 1, slice(0, 1), input.numel(), none, squares, rows)
+
+
+def _per_channel(g: Tensor, dims: int) -> Float[Tensor, " rows"]:
+    g = g.detach().to(wide(g.dtype))
+    return (g if g.ndim > dims + 1 else g[None]).flatten(2).square().sum((0, 2))
+
+
+def _geometry(weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
+    """What :func:`nbquant.sensitivity.layers.windows` asks of a convolution."""
+    dims = weight.ndim - 2
+
+    def each(value: Any) -> tuple[int, ...]:
+        return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)
+
+    pads = padding if isinstance(padding, str) else each(padding)
+    return SimpleNamespace(
+        kernel_size=tuple(weight.shape[2:]), stride=each(stride), padding=pads, dilation=each(dilation), groups=groups,
+        padding_mode="zeros",
+    )  # fmt: skip
+
+
+_READERS: dict[Any, Callable[..., Use | None]] = {
+    _LINEAR: _linear,
+    torch.addmm: _addmm,
+    functional.bilinear: _bilinear,
+    functional.embedding: _embedding,
+    **dict.fromkeys((torch.matmul, torch.mm, torch.Tensor.matmul, torch.Tensor.mm, torch.Tensor.__matmul__), _matmul),
+    **dict.fromkeys((functional.conv1d, functional.conv2d, functional.conv3d), _convolution),
+    **dict.fromkeys(
+        (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d), _transposed
+    ),
+}
+
+
+def attention_chunks(model: nn.Module) -> dict[str, int]:
+    """Weights that attention may use in parts: queries, keys and values."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    packed = (m.in_proj_weight for m in model.modules() if isinstance(m, nn.MultiheadAttention))
+    return {names[id(p)]: 3 for p in packed if p is not None}
