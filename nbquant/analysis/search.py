@@ -19,7 +19,7 @@ MOST_WIDENINGS = 12
 TRIES = 9  # between them
 SPARE = 3e-3  # logarithm of the ratio: so much more is aimed for
 NARROW = 4e-3  # between logarithms of λ: the rate jumps there …
-BESIDE, APART = 8, 0.012  # … and so many more tries are so far from each other, to both sides of the jump
+BESIDE, APART = 24, 0.011  # … and so many more tries are so far from each other, to both sides of the jump
 CLOSE, NEAR = 0.01, 0.03  # of the target: near enough, before and after that
 
 

@@ -55,8 +55,7 @@ def calibrate(
         progress: See :data:`nbquant.progress.Progress`.
 
     Raises:
-        ValueError: A weight that a hook computes, no weight that error feedback is for, no batches, or a loss that is at
-            fault.
+        ValueError: A weight that a hook computes, no weight that error feedback is for, no batches, or a loss at fault.
         nbquant.progress.Cancelled: By ``progress``.
 
     Source: Martens and Grosse 2015 (K-FAC); Grosse and Martens 2016 for convolutions.
