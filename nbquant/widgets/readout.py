@@ -140,7 +140,9 @@ def _accuracy(state: ExplorerState) -> tuple[str, str]:
     now, before = state.measurement.evaluation, state.measurement.original
     beside = now.comparison
     error = "" if beside is None or beside.accuracy_error is None else f" ± {100 * beside.accuracy_error:.2f}"
-    change = f", {100 * beside.accuracy_change:+.2f}{error}" if beside and beside.accuracy_change is not None else ""
+    change = ""
+    if beside is not None and beside.accuracy_change is not None:
+        change = f", {100 * beside.accuracy_change:+.2f}{error} points".replace("-", "−")
     return f"{_said(now)} of {now.labels or now.samples:,}", f"original {_said(before)}{change}"
 
 
