@@ -27,7 +27,7 @@ from tests.networks import Case, cases
 
 ESTIMATORS = ("gauss_newton_sampled", "empirical_fisher", "gauss_newton", "hutchinson", "adam")
 ONE_LABEL = ("ViT with class token", "MobileNet with PReLU", "speech, kernels of 512")
-"""Networks with one label a sample; for the others exact Gauss-Newton takes a backward pass a word (or pixel) and class."""
+"""Networks with one label a sample; for others exact Gauss-Newton takes a backward pass for each word and class."""
 
 LIMIT = 240  # s of CPU a contender may take
 

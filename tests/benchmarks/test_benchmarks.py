@@ -36,7 +36,15 @@ def test_benchmark_runs_without_peers(name, monkeypatch, capsys):
     module.main(["--smoke"])
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) >= (1 if name == "bench_slider" else 3)
-    with_peers = ("bench_kmeans", "bench_limit", "bench_sensitivity", "bench_huffman", "bench_slider", "bench_storage")
+    with_peers = (
+        "bench_kmeans",
+        "bench_limit",
+        "bench_networks",
+        "bench_sensitivity",
+        "bench_huffman",
+        "bench_slider",
+        "bench_storage",
+    )
     assert ("skipped: " in shown) == (name in with_peers)
 
 
