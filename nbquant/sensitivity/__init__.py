@@ -1,4 +1,4 @@
-"""How much the loss minds a change of each weight: one estimator a file."""
+"""Estimators of the Hessian diagonal, the loss's sensitivity to each weight: one a file."""
 
 from nbquant.sensitivity.estimate import METHODS, Method, sensitivity
 from nbquant.sensitivity.result import Sensitivity

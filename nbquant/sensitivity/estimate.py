@@ -1,4 +1,4 @@
-"""Estimate how much the loss minds a change of each weight."""
+"""Estimate the Hessian diagonal, the loss's sensitivity to each weight."""
 
 import math
 import warnings
@@ -71,7 +71,7 @@ def sensitivity(
     parameters: Iterable[str] | None = None,
     progress: Progress = True,
 ) -> Sensitivity:
-    """Sensitivity of every weight: the diagonal of the Hessian of the mean loss, or a stand-in for it.
+    """Estimate the sensitivity of every weight: the diagonal of the Hessian of the mean loss, or a stand-in for it.
 
     The model is evaluated in eval mode and left as it was found: modes, gradients, random state, hooks.
 
