@@ -67,7 +67,7 @@ class _Guarded:
     """A calibration that waits for the model, as others put hooks on it."""
 
     known: Calibration
-    in_use: threading.Lock
+    in_use: Any  # threading.RLock, which is no class
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
@@ -103,7 +103,7 @@ class Network:
         """Take over a module."""
         self.model, self.data, self.loss = model, data, loss
         self._original = model
-        self._in_use = threading.Lock()
+        self._in_use = threading.RLock()  # layers that are quantized in turn ask for moments meanwhile
 
     @staticmethod
     def of(origin: nn.Module | Path, data: Any, loss: Loss | None) -> "Network | None":
