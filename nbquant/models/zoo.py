@@ -60,7 +60,7 @@ def load(name: str) -> tuple[nn.Module, Dataset]:
     "lenet5-fashion"           431,080 two convolutions and two linear layers        91.95 %, loss 0.2452
     "lenet5-fashion-pruned"    431,080 the same, a tenth of the weights not zero     91.55 %, loss 0.2785
     "resnet8-fashion"           75,002 three residual blocks                         91.91 %, loss 0.2246
-    "mobilenet-fashion"        149,354 depthwise-separable convolutions              (in training)
+    "mobilenet-fashion"        149,354 depthwise-separable convolutions              92.49 %, loss 0.2117
     "gpt-python"               826,112 a GPT of characters, embedding and head tied  68.07 %, 1.620 bit/character
     ======================= ========== ============================================= ================================
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,7 +109,7 @@ def _labels(keys: Sequence[tuple[Hashable, ...]], by: Sequence[str]) -> list[str
     """A name for each group: its method's, and the options in which groups of that method differ."""
     found = []
     for key in keys:
-        named = dict(zip(by, key, strict=True))
+        named: dict[str, Any] = dict(zip(by, key, strict=True))
         method, weighted = str(named["method"]), named.get("weighted")
         # Where rows do not say whether the Hessian was used, the plain name fits both.
         label = method_style(method, method == "feedback" if pd.isna(weighted) else bool(weighted)).label
