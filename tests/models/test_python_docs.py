@@ -67,9 +67,8 @@ def test_bundle_round_trip(tmp_path, monkeypatch):
     sources, out = write_sources(tmp_path / "sources"), tmp_path / "out"
     out.mkdir()
     write_bundle(out, sources, pieces=4, length=3 * WINDOW)
-    again = {path.name: path.read_bytes() for path in out.iterdir()}
-    write_bundle(out, sources, pieces=4, length=3 * WINDOW)
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == again, "no time in it"
+    assert sorted(path.name for path in out.iterdir()) == ["python-docs-test.txt.gz", "python-docs-train.txt.gz"]
+    assert all(path.read_bytes()[4:8] == bytes(4) for path in out.iterdir()), "no time in them"
     whole = load(sources)
     monkeypatch.setattr(python_docs, "BUNDLED_FOLDER", out)
     part = bundled.__wrapped__()
