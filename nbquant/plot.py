@@ -32,6 +32,7 @@ from nbquant.quantization.uniform import Uniform
 from nbquant.views import theme
 from nbquant.views.bound import bound_data, bound_traces
 from nbquant.views.decomposition import decomposition_data, draw_decomposition
+from nbquant.views.divergence import divergence_data, draw_divergence
 from nbquant.views.heatmap import draw_heatmap, error_data, heatmap_data
 from nbquant.views.histogram import draw_histogram, histogram_data
 from nbquant.views.ladder import draw_ladder, ladder_data
@@ -175,6 +176,20 @@ def ladder(
 def decomposition(rows: pd.DataFrame, *, backend: Backend = "plotly") -> go.Figure | Figure:
     """What was predicted of the loss, term by term, over what was measured; ``rows`` from :func:`nbquant.decompose`."""
     return _shown(draw_decomposition(decomposition_data(rows)), backend)
+
+
+def divergence(rows: pd.DataFrame, *, backend: Backend = "plotly") -> go.Figure | Figure:
+    """Draw the KL divergence from the original's predictions over size, a curve for each method.
+
+    Args:
+        rows: Rows of one model with the columns "method", "kl_mean", "kl_99", and "bytes" or else "compression_ratio":
+            ``nq.sweep(…, evaluate=lambda m: nq.evaluate(m, batches, reference=original))`` gives them.
+        backend: "plotly" or "matplotlib".
+
+    Raises:
+        ValueError: No rows, a missing column, several models, an unknown method, or another backend.
+    """
+    return _shown(draw_divergence(divergence_data(rows)), backend)
 
 
 def price(found: Price, *, backend: Backend = "plotly") -> go.Figure | Figure:

@@ -25,6 +25,13 @@ def pictures(made):
     model, data, h, selection, quantized = made
     fitted = {"a": quantized, "b": nq.Trellis(1e-4).fit(selection), "c": nq.Feedback(1e-4).fit(selection)}
     rows = nq.decompose(model, fitted, data, h, progress=False)
+    swept = nq.sweep(
+        {"net": (model, selection)},
+        ["uniform", "ecsq"],
+        [4, 6],
+        evaluate=lambda m: nq.evaluate(m, data, progress=False, reference=model),
+        progress=False,
+    )
     price = nq.price(selection, {"other": {n: v.sqrt() for n, v in h.items()}}, rates=(1.5, 3), progress=False)
     return {
         "histogram": lambda b: nq.plot.histogram(quantized, selection, backend=b),
@@ -34,6 +41,7 @@ def pictures(made):
         "rate-distortion": lambda b: nq.plot.rate_distortion(selection, fitted=fitted, backend=b, progress=False),
         "ladder": lambda b: nq.plot.ladder(quantized, selection, model=model, backend=b, progress=False),
         "decomposition": lambda b: nq.plot.decomposition(rows, backend=b),
+        "divergence": lambda b: nq.plot.divergence(swept, backend=b),
         "price": lambda b: nq.plot.price(price, backend=b),
     }
 

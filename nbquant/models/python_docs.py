@@ -7,6 +7,7 @@ import zlib
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -27,7 +28,7 @@ PARTS = ("tutorial", "howto", "faq", "reference", "library")
 """Folders of the documentation's sources that are read."""
 
 HELD_OUT = 20
-"""Of so many files in alphabetical order, one is for testing."""
+"""One file in so many, in alphabetical order, is for testing."""
 
 _AUTHOR = re.compile(r"^ *\.\. \w*author::.*\n", re.MULTILINE)
 _ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
@@ -44,6 +45,7 @@ def load(folder: str | Path | None = None) -> Dataset:
 
     Raises:
         FileNotFoundError: There are no such files.
+        ValueError: They have too little text for one window to train and one to test on.
     """
     return _dataset("Python documentation", *_texts(folder))
 
@@ -82,9 +84,9 @@ def _texts(folder: str | Path | None) -> tuple[UInt8[Tensor, " n"], UInt8[Tensor
 
 @cache
 def bundled() -> Dataset:
-    """Load the slice that comes with the package: parts of the training and of the test files.
+    """Load the slice that comes with the package: pieces of the training text, and all of the test text.
 
-    Read on the first call and then shared, so do not write into its tensors.
+    It is read once and then shared, so do not write into its tensors.
 
     Raises:
         ValueError: A file is damaged.
@@ -95,7 +97,7 @@ def bundled() -> Dataset:
 
 def characters(text: str) -> UInt8[Tensor, " n"]:
     """Turn text into the tokens of the model."""
-    return torch.frombuffer(bytearray(text.encode("ascii", "replace")), dtype=torch.uint8)
+    return torch.from_numpy(np.frombuffer(text.encode("ascii", "replace"), np.uint8).copy())
 
 
 def _joined(paths: list[Path]) -> UInt8[Tensor, " n"]:
@@ -116,6 +118,12 @@ def _unpacked(path: Path) -> UInt8[Tensor, " n"]:
 
 
 def _dataset(name: str, train: UInt8[Tensor, " n"], test: UInt8[Tensor, " n"]) -> Dataset:
+    for split, text in (("training", train), ("test", test)):
+        if len(text) <= WINDOW:
+            raise ValueError(
+                f"at least {WINDOW + 1} characters are required, but the {split} text has {len(text)}: name a folder "
+                f"with more sources (every {HELD_OUT}th file is for testing)."
+            )
     windows = _windows(train)
     return Dataset(
         name, calibration=windows.take(min(_CALIBRATION, windows.samples)), train=windows, test=_windows(test)

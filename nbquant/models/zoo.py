@@ -47,20 +47,30 @@ NETWORKS: dict[str, Network] = {
 
 
 def names() -> tuple[str, ...]:
-    """What :func:`load` can load."""
+    """Names of the bundled networks, for :func:`load`."""
     return tuple(NETWORKS)
 
 
 def load(name: str) -> tuple[nn.Module, Dataset]:
-    """Load a bundled network and the data it belongs to; nothing is downloaded.
+    """Load a bundled network and its data; nothing is downloaded.
+
+    ======================= ========== ============================================= ================================
+    name                    parameters what it is                                    on all bundled test data
+    ======================= ========== ============================================= ================================
+    "lenet5-fashion"           431,080 two convolutions and two linear layers        91.95 %, loss 0.2452
+    "lenet5-fashion-pruned"    431,080 the same, a tenth of the weights not zero     91.55 %, loss 0.2785
+    "resnet8-fashion"           75,002 three residual blocks                         91.91 %, loss 0.2246
+    "mobilenet-fashion"        149,354 depthwise-separable convolutions              92.49 %, loss 0.2117
+    "gpt-python"               826,112 a GPT of characters, embedding and head tied  68.07 %, 1.620 bit/character
+    ======================= ========== ============================================= ================================
 
     Args:
-        name: "lenet5-fashion" (91.95 % of the 10,000 test images), "lenet5-fashion-pruned" (91.55 %, a tenth of the
-            weights) or "resnet8-fashion" (91.91 %).
+        name: One of these; the first four classify the images of Fashion-MNIST, the last predicts the next character
+            of the Python documentation.
 
     Returns:
-        The trained network, on the CPU and in eval mode, new at each call; and the bundled slice of Fashion-MNIST,
-        shared by all calls.
+        The trained network, on the CPU and in eval mode, new at each call; and the bundled slice of its data, shared
+        by all calls.
 
     Raises:
         ValueError: An unknown name.
