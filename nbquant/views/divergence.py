@@ -202,4 +202,4 @@ def _line(data: DivergenceData, curve: DivergenceCurve, what: str) -> theme.Trac
 
 def _subtitle(data: DivergenceData) -> str:
     text = "solid: mean over labels · dashed: 99th percentile"
-    return text + f" · {data.not_shown} rows not reached or without any divergence" * bool(data.not_shown)
+    return text + f" · not shown: {data.not_shown} (out of reach, or no divergence)" * bool(data.not_shown)

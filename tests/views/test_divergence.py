@@ -72,7 +72,7 @@ def test_mean_is_solid_and_percentile_dashed_in_the_same_colour():
     low, high = figure.layout.yaxis.range
     assert 10**low < 0.001
     assert 10**high > 0.6
-    assert "1 rows not reached" in figure.layout.title.text
+    assert "not shown: 1 (out of reach" in figure.layout.title.text
 
 
 def test_options_that_vary_are_in_the_legend():
