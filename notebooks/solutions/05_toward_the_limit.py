@@ -9,7 +9,7 @@ model, data = nq.zoo.load("lenet5-fashion")
 h = nq.sensitivity(model, data.calibration, damping=0.1, progress=False)
 calibration = nq.calibrate(model, data.train.take(1000), progress=False)
 selection = nq.select(model, sensitivity=h, calibration=calibration)
-quantized = nq.fit(selection, "feedback", lmbda=7e-9, progress=False)
+quantized = nq.fit(selection, "feedback", lmbda=1e-8, progress=False)
 
 
 def loss(delta, G):

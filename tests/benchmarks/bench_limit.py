@@ -40,8 +40,8 @@ RATIOS: dict[str, dict[str, Sequence[float]]] = {
     "resnet8-fashion": {"ecsq": (6, 8, 10), "trellis": (8, 10, 12)},
 }
 LMBDAS: dict[str, Sequence[float]] = {  # of error feedback, which takes longer to search a ratio
-    "lenet5-fashion": (1e-9, 2e-9, 4e-9, 6e-9, 7.4e-9, 9e-9),
-    "lenet5-fashion-pruned": (5e-9, 1e-8, 1.5e-8, 2e-8, 2.4e-8, 3e-8),
+    "lenet5-fashion": (1.2e-9, 2.5e-9, 5e-9, 7.4e-9, 9e-9, 1.1e-8),
+    "lenet5-fashion-pruned": (6e-9, 1.2e-8, 1.9e-8, 2.5e-8, 3e-8, 3.8e-8),
     "resnet8-fashion": (3.5e-9, 8e-9, 1.5e-8, 2e-8, 2.4e-8, 3e-8),
 }
 QPS = {"lenet5-fashion": (-32, -28, -25, -23, -22, -21, -20, -18)}
