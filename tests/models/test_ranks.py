@@ -96,7 +96,7 @@ def on_a_rank(rank, folder):
     found["fsdp"] = told(whole)
     ledger = nq.save(whole, folder / f"{rank}.nbq", progress=False)
     assert ledger.total == 8 * (folder / f"{rank}.nbq").stat().st_size
-    h = nq.sensitivity(network(), batches(4)[2 * rank : 2 * rank + 2], progress=False)
+    h = nq.sensitivity(network(), batches(4)[2 * rank : 2 * rank + 2], "gauss_newton", progress=False)
     average = nq.average_sensitivity(h)
     assert average.samples == 25
     found["average"] = dict(average)
@@ -156,7 +156,7 @@ def test_fsdp(ranks):
 
 
 def test_sensitivities_of_parts_average_to_those_of_all(ranks):
-    expected = dict(nq.sensitivity(network(), batches(4), progress=False))
+    expected = dict(nq.sensitivity(network(), batches(4), "gauss_newton", progress=False))
     for found in ranks:
         torch.testing.assert_close(found["average"], expected, rtol=1e-6, atol=1e-12)
 
