@@ -20,6 +20,7 @@ from nbquant.sensitivity.in_turn import ModelCalibration, before_quantizing, som
 from nbquant.sensitivity.layout import floating, sized
 from nbquant.sensitivity.loss import OutputLoss, loss_inside
 from nbquant.sensitivity.problem import Problem, undisturbed
+from nbquant.sensitivity.recurrent import unrolled
 from nbquant.sensitivity.uses import Use, Watch, Weights, attention_chunks
 
 
@@ -40,10 +41,10 @@ def calibrate(
     only.
 
     Weights are found by the functions that use them: linear, bilinear, convolutions and transposed convolutions, matrix
-    products (so transformers' ``Conv1D``), the projections of attention, and tables of vectors, whose curvature is a
-    diagonal. A weight that any other function uses, as the recurrent layers' do, or that takes no part in the
-    gradient, is named in ``left_out`` and in a warning; it gets no error feedback. The model is left as it was found;
-    some of the inputs are kept.
+    products (so transformers' ``Conv1D``), the projections of attention, recurrent layers and cells, which run step by
+    step here, and tables of vectors, whose curvature is a diagonal. A weight that any other function uses, as that of a
+    recurrent layer on packed sequences, or that takes no part in the gradient, is named in ``left_out`` and in a
+    warning; it gets no error feedback. The model is left as it was found; some of the inputs are kept.
 
     Args:
         model: Any network.
@@ -72,7 +73,7 @@ def calibrate(
     seen = _Seen(model, matrices, _length(batches))
     kept: list[Batch] = []
     mass, generator = 0.0, problem.generator()
-    with undisturbed(model, parameters.values()), parametrize.cached():
+    with undisturbed(model, parameters.values()), unrolled(model), parametrize.cached():
         seen.look_for({**matrices, **_unchanged_by_parametrization(model, parameters)})
         for batch in sized(problem):
             outputs, found = _outputs_and_loss(problem, batch, seen)

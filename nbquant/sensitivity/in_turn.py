@@ -16,6 +16,7 @@ from nbquant.sensitivity.gram import PLACES, Gram, some_places
 from nbquant.sensitivity.lockstep import Runs, Stop
 from nbquant.sensitivity.loss import wide
 from nbquant.sensitivity.problem import undisturbed
+from nbquant.sensitivity.recurrent import unrolled
 from nbquant.sensitivity.uses import Use, Watch, Weights, attention_chunks
 
 RUN_PLACES = 2000  # at which a weight is used in the run behind quantized layers, on average
@@ -78,7 +79,7 @@ class ModelCalibration:
         def before(use: Use) -> None:
             gram.add(use.seen(some_places(use.count, PLACES, self._device)), use.within, whole=False)
 
-        with undisturbed(self.model, ()), _replaceable(parameters) as replace, torch.no_grad():
+        with _watchable(self.model), _replaceable(parameters) as replace, torch.no_grad():
             replace(changed)
             with Watch(Weights({part.weight: parameters[part.weight]}, attention_chunks(self.model)), before):
                 for inputs in self.inputs:
@@ -104,7 +105,7 @@ class ModelCalibration:
         parameters = dict(self.model.named_parameters())
         watched = {name: parameters[name] for name in names if name in parameters}
         pending, chunks = dict.fromkeys(self.outputs), attention_chunks(self.model)
-        with undisturbed(self.model, ()), _replaceable(parameters) as replace:
+        with _watchable(self.model), _replaceable(parameters) as replace:
             replace(changed)
 
             def run(i: int, inputs: Any, stop: Stop) -> None:
@@ -160,7 +161,7 @@ def before_quantizing(
     parameters = dict(model.named_parameters())
     keys = {part.weight: key for key, part in parts.items() if part.weight in parameters and not part.along}
     found: dict[tuple[int, str], _Before] = {}
-    with undisturbed(model, ()), torch.no_grad():
+    with _watchable(model), torch.no_grad():
         weights = Weights({name: parameters[name] for name in keys}, attention_chunks(model))
         for i, batch in enumerate(inputs):
             calls = dict.fromkeys(keys, 0)
@@ -200,6 +201,13 @@ def _shift_of(found: Sequence[tuple[Tensor, Tensor, _Before]]) -> Shift | None:
         sum(part) / inputs.shape[1] for part in zip(*((w.sum, w.squares) for _, _, w in found), strict=True)
     )
     return Shift(inputs, missing, mean, energy)
+
+
+@contextmanager
+def _watchable(model: nn.Module) -> Iterator[None]:
+    """Make a network ready for runs in which the uses of its weights can be seen."""
+    with undisturbed(model, ()), unrolled(model):
+        yield
 
 
 @contextmanager
