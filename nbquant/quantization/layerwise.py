@@ -89,8 +89,11 @@ def quantize_layer(
         ValueError: Moments that do not fit; a step too small for the weights.
     """
     _check_fit(members, part, moments)
-    done = (_along if part.along else _columns)(members, moments, shift, settings, step, ticks)
-    if not part.along and step is None and not rest:
+    if part.along and not part.stacked:
+        done = _along(members, moments, settings, step, ticks)
+    else:
+        done = _columns(members, part, moments, shift, settings, step, ticks)
+    if not part.along and not part.stacked and step is None and not rest:
         alone = replace(settings, lmbda=EXCHANGE * settings.lmbda)
         if _is_worse(members, moments, done, alone):
             done = find_paths(_by_trellis(members, moments, alone), alone.lmbda, False, ticks)
@@ -105,19 +108,18 @@ def quantize_layer(
 
 def _columns(
     members: Sequence[SelectedTensor],
+    part: Part,
     moments: LayerMoments,
     shift: Shift | None,
     settings: Settings,
     step: float | None,
     ticks: Iterator[object],
 ) -> Paths:
-    """Rows of weights are the outputs': the paths run across them."""
+    """Rows of weights are the outputs', and paths run across them; of a stack, rows are its matrices."""
     weight, *bias = members
     rows, cols = matrix_shape(weight.weight.shape)
     free = bias[0].weight.reshape(-1) if bias else None
-    damping, output_damping = settings.damping, settings.output_damping
-    matrix = weight.weight.reshape(rows, cols)
-    problem = problem_of(matrix, free, moments, damping, output_damping, shift, settings.pruned)
+    problem = _problem(weight, free, part, moments, shift, settings)
     step = step or _step(_mean_curvature(problem), settings)
     _check_step(members, step)
     integers = np.zeros((cols, rows), np.int32)
@@ -130,7 +132,7 @@ def _columns(
         costs, bits = bits_of(dispatch.count_levels(integers.T, restart, MOST_LEVELS))
     value = values_of(problem, integers, step)
     loss = problem.loss(value)
-    target = problem.target.mT.reshape(rows, cols)
+    target = (problem.target if part.along else problem.target.mT).reshape(rows, cols)
     found = [_matrix(weight, target, torch.from_numpy(integers.T.copy()), step)]
     if bias:
         target, cost = problem.bias_target(value)[:, None], 0.5 * problem.outputs.reshape(-1, 1)
@@ -143,10 +145,30 @@ def _columns(
     return Paths(tuple(found), loss, bits)
 
 
+def _problem(
+    weight: SelectedTensor,
+    bias: Tensor | None,
+    part: Part,
+    moments: LayerMoments,
+    shift: Shift | None,
+    settings: Settings,
+) -> Problem:
+    """The quadratic loss of a weight whose rows are the outputs', or of a stack of matrices."""
+    value = weight.weight.mT if part.stacked and part.along else weight.weight
+    rows = value.reshape(part.shape(weight.weight))
+    found = problem_of(rows, bias, moments, settings.damping, settings.output_damping, shift, settings.pruned)
+    if not part.stacked:
+        return found
+    _, d, outputs = found.target.shape
+    column = np.arange(d * outputs)
+    numbers = column.reshape(d, outputs) if part.along else column.reshape(outputs, d).T
+    zero = None if found.zero is None else (weight.weight.detach() == 0).cpu().flatten(1).T.contiguous()
+    return replace(found, stacked=numbers, zero=zero)
+
+
 def _along(
     members: Sequence[SelectedTensor],
     moments: LayerMoments,
-    shift: Shift | None,
     settings: Settings,
     step: float | None,
     ticks: Iterator[object],
@@ -174,10 +196,10 @@ def _mean_curvature(problem: Problem) -> float:
 
 
 def _curvature(members: Sequence[SelectedTensor], part: Part, moments: LayerMoments, settings: Settings) -> float:
-    matrix = members[0].weight.reshape(matrix_shape(members[0].weight.shape))
-    if part.along:
+    if part.along and not part.stacked:
+        matrix = members[0].weight.reshape(matrix_shape(members[0].weight.shape))
         return along_problem(matrix, moments, settings.damping, settings.output_damping, False).mean_curvature
-    return _mean_curvature(problem_of(matrix, None, moments, settings.damping, settings.output_damping))
+    return _mean_curvature(_problem(members[0], None, part, moments, None, settings))
 
 
 def _step(curvature: float, settings: Settings) -> float:
@@ -272,10 +294,14 @@ def _check_step(members: Sequence[SelectedTensor], step: float) -> None:
 
 
 def _check_fit(members: Sequence[SelectedTensor], part: Part, moments: LayerMoments) -> None:
-    rows, cols = matrix_shape(members[0].weight.shape)
-    groups = len(moments.blocks[0])
-    inputs, outputs = (rows // groups, groups * cols) if part.along else (cols, rows)
-    if len(moments.outputs) != outputs or rows % groups or moments.width != inputs:
+    weight, groups = members[0].weight, len(moments.blocks[0])
+    if weight.ndim < 2 or (part.stacked and weight.ndim != 3) or len(weight) % groups:
+        raise ValueError(
+            f"moments of {groups} groups do not fit {members[0].name!r} of shape {tuple(weight.shape)}: calibrate the "
+            "model that was selected from"
+        )
+    outputs, inputs = part.shape(weight)
+    if len(moments.outputs) != outputs or moments.width != inputs:
         raise ValueError(
             f"moments of {outputs} outputs and {inputs} inputs are required for {members[0].name!r}, but are of "
             f"{len(moments.outputs)} and {moments.width}: calibrate the model that was selected from"

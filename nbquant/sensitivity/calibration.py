@@ -21,7 +21,8 @@ from nbquant.sensitivity.layout import floating, sized
 from nbquant.sensitivity.loss import OutputLoss, loss_inside
 from nbquant.sensitivity.problem import Problem, undisturbed
 from nbquant.sensitivity.recurrent import unrolled
-from nbquant.sensitivity.uses import Use, Watch, Weights, attention_chunks
+from nbquant.sensitivity.uses import Use, Watch
+from nbquant.sensitivity.weight_views import Weights, attention_chunks
 
 
 def calibrate(
@@ -42,9 +43,10 @@ def calibrate(
 
     Weights are found by the functions that use them: linear, bilinear, convolutions and transposed convolutions, matrix
     products (so transformers' ``Conv1D``), the projections of attention, recurrent layers and cells, which run step by
-    step here, and tables of vectors, whose curvature is a diagonal. A weight that any other function uses, as that of a
-    recurrent layer on packed sequences, or that takes no part in the gradient, is named in ``left_out`` and in a
-    warning; it gets no error feedback. The model is left as it was found; some of the inputs are kept.
+    step here, stacks of matrices that are used one by one or all at once, as of experts, and tables of vectors, whose
+    curvature is a diagonal. A weight that any other function uses, as that of a recurrent layer on packed sequences, or
+    that takes no part in the gradient, is named in ``left_out`` and in a warning; it gets no error feedback. The model
+    is left as it was found; some of the inputs are kept.
 
     Args:
         model: Any network.
@@ -122,8 +124,10 @@ class _Seen:
         self._mixed: set[str] = set()
         self._met: list[tuple[Use, GradientEdge]] = []
         self._visits = 0.0
+        self._stacks = _stacks(model, matrices)
         self._widths = {
-            along: block_widths({n: _shape(p, along) for n, p in matrices.items()}) for along in (False, True)
+            along: block_widths({n: _shape(p, along, n in self._stacks) for n, p in matrices.items()})
+            for along in (False, True)
         }
 
     def look_for(self, weights: Mapping[str, Tensor]) -> None:
@@ -136,20 +140,23 @@ class _Seen:
             return problem.call(batch)
 
     def _before(self, use: Use) -> None:
-        self._visits += use.count * self._matrices[use.weight].numel()
+        weight = self._matrices[use.weight]
+        self._visits += use.count * weight.numel() * (use.within.stop - use.within.start) / use.groups
         if use.rows is not None:
             rows, squares = self._tables.get(use.weight, (torch.zeros_like(use.rows), None))
             self._tables[use.weight] = rows + use.rows, squares
             return
         known = self._uses.setdefault(use.weight, use)
-        if (known.along, known.groups) != (use.along, use.groups):
+        if (known.along, known.groups, known.stacked) != (use.along, use.groups, use.stacked):
             self._mixed.add(use.weight)
             return
         width = self._widths[use.along][use.weight]
+        if use.stacked != (use.weight in self._stacks):
+            width = block_widths({"": _shape(weight, use.along, use.stacked)})[""]
         gram = self._grams.setdefault(use.weight, Gram(use.groups, width))
         most = -(-max(PLACES, PLACES_OF_EACH * width) // self._batches)
         with torch.no_grad():
-            index = some_places(use.count, most, self._matrices[use.weight].device)
+            index = some_places(use.count, most, weight.device)
             gram.add(use.seen(index), use.within, whole=use.within == slice(0, use.groups))
 
     def _after(self, use: Use, output: Tensor) -> None:
@@ -192,7 +199,7 @@ class _Seen:
                 table = self._table(name, mass)
                 if table is not None:
                     found = _with_table(found, *table)
-            parts[key] = Part(name, None if use.along else bias, use.along, use.groups)
+            parts[key] = Part(name, None if use.along else bias, use.along, use.groups, use.stacked)
             outputs[key], moments[key] = found.outputs, found
         for name in self._tables:
             table = self._table(name, mass)
@@ -238,12 +245,25 @@ class _Seen:
         return found
 
 
-def _shape(weight: Tensor, along: bool) -> tuple[int, int, int]:
+def _stacks(model: nn.Module, matrices: Mapping[str, Tensor]) -> set[str]:
+    """Weights that may be stacks of matrices, as they have three axes and no layer of torch's owns them."""
+    layers = (nn.modules.conv._ConvNd, nn.Bilinear)
+    owners = {id(p): m for m in model.modules() for p in m.parameters(recurse=False)}
+    return {n for n, p in matrices.items() if p.ndim == 3 and not isinstance(owners.get(id(p)), layers)}
+
+
+def _shape(weight: Tensor, along: bool, stacked: bool) -> tuple[int, int, int]:
     """Groups, rows and inputs, as far as the weight alone tells."""
+    if stacked:
+        groups, *matrix = weight.shape
+        rows, d = matrix[::-1] if along else matrix
+        return groups, rows, d
     return (1, weight[0].numel(), len(weight)) if along else (1, len(weight), weight[0].numel())
 
 
 def _outputs(use: Use, weight: Tensor) -> int:
+    if use.stacked:
+        return use.groups * weight.shape[2 if use.along else 1]
     return use.groups * weight[0].numel() if use.along else len(weight)
 
 

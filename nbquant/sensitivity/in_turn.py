@@ -17,7 +17,8 @@ from nbquant.sensitivity.lockstep import Runs, Stop
 from nbquant.sensitivity.loss import wide
 from nbquant.sensitivity.problem import undisturbed
 from nbquant.sensitivity.recurrent import unrolled
-from nbquant.sensitivity.uses import Use, Watch, Weights, attention_chunks
+from nbquant.sensitivity.uses import Use, Watch
+from nbquant.sensitivity.weight_views import Weights, attention_chunks
 
 RUN_PLACES = 2000  # at which a weight is used in the run behind quantized layers, on average
 LEAST_SAMPLES = 4  # of that run
