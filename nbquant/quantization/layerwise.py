@@ -56,8 +56,9 @@ def ticks_of(weight: SelectedTensor) -> int:
 
 def shared_step(known: Sequence[tuple[Sequence[SelectedTensor], Part, LayerMoments]], settings: Settings) -> float:
     """Step of several weight matrices that share a codebook."""
-    total = sum(_curvature(m, part, moments, settings) * m[0].weight.numel() for m, part, moments in known)
-    return _step(total / sum(m[0].weight.numel() for m, _, _ in known), settings)
+    counts = [sum(t.weight.numel() for t in m) for m, _, _ in known]
+    total = sum(_curvature(*of, settings) * n for of, n in zip(known, counts, strict=True))
+    return _step(total / sum(counts), settings)
 
 
 def quantize_layer(
@@ -191,15 +192,18 @@ def _along(
 
 
 def _mean_curvature(problem: Problem) -> float:
-    """Mean of ½ s M_jj² over the weights."""
-    return 0.5 * float((problem.curvature.double().mean(1) * problem.outputs.double().mean(1)).mean())
+    """Mean of ½ s M_jj² over the weights, and of ½ s over the biases that share their step."""
+    of_row = problem.curvature.double().sum(1) + (problem.bias is not None)
+    count = problem.target.shape[1] + (problem.bias is not None)
+    return 0.5 * float((of_row * problem.outputs.double().mean(1)).mean()) / count
 
 
 def _curvature(members: Sequence[SelectedTensor], part: Part, moments: LayerMoments, settings: Settings) -> float:
     if part.along and not part.stacked:
         matrix = members[0].weight.reshape(matrix_shape(members[0].weight.shape))
         return along_problem(matrix, moments, settings.damping, settings.output_damping, False).mean_curvature
-    return _mean_curvature(_problem(members[0], None, part, moments, None, settings))
+    free = members[1].weight.reshape(-1) if len(members) > 1 else None
+    return _mean_curvature(_problem(members[0], free, part, moments, None, settings))
 
 
 def _step(curvature: float, settings: Settings) -> float:

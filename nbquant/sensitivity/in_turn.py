@@ -22,6 +22,7 @@ from nbquant.sensitivity.weight_views import Weights, attention_chunks
 
 RUN_PLACES = 2000  # at which a weight is used in the run behind quantized layers, on average
 LEAST_SAMPLES = 4  # of that run
+MOST_TOLD = 4  # layers that are named one by one
 SHIFT_PLACES = 2048  # of that run, at which a layer compensates the shift of its inputs
 SHIFT_ENTRIES = 1 << 22  # of outputs there
 
@@ -130,11 +131,36 @@ class ModelCalibration:
             for key in list(pending):
                 replace(choose(key, None))
 
+    @property
+    def few_places(self) -> dict[str, tuple[int, int]]:
+        """Layers with fewer places than inputs, by name: numbers of places and of inputs.
+
+        Places are samples, words, pixels; of groups it is the one with the fewest. Inputs are those of a block of the
+        second moments. Such moments are damped more, so that error feedback gains less.
+        """
+        found = {}
+        for key, moments in self._moments.items():
+            held = 0 if moments.held_back is None else moments.held_back.shape[1]
+            places = int(torch.as_tensor(moments.places).min()) + held
+            inputs = max(block.shape[1] for block in moments.blocks)
+            if places < inputs:
+                found[key] = places, inputs
+        return found
+
     def __repr__(self) -> str:
         said = f"ModelCalibration({len(self.outputs)} layers, {self.samples:,} samples"
+        if few := self.few_places:
+            said += f", too few for {len(few)} of the layers: {told_places(few)}"
         if self.left_out:
             said += f", no error feedback for {self.left_out_share:.0%} of the weights: {', '.join(self.left_out)}"
         return said + ")"
+
+
+def told_places(few: Mapping[str, tuple[int, int]]) -> str:
+    """Name the layers with the fewest places for an input, and count the others."""
+    worst = sorted(few, key=lambda key: few[key][0] / few[key][1])
+    said = ", ".join(f"{key} ({few[key][0]:,} places for {few[key][1]:,} inputs)" for key in worst[:MOST_TOLD])
+    return said + (f" and {len(few) - MOST_TOLD} more" if len(few) > MOST_TOLD else "")
 
 
 def some_inputs(kept: Sequence[Batch], samples: int, visits: float) -> tuple[Any, ...]:

@@ -107,6 +107,7 @@ def test_a_product_that_adds_experts_up_is_left_out(equation):
     assert list(calibration.left_out) == ["experts"]
 
 
+@pytest.mark.filterwarnings("ignore:.*have fewer places")
 def test_an_expert_that_no_sample_reached_has_white_inputs():
     torch.manual_seed(0)
     model, (x, target) = OneByOne("x @ w"), routed([40, 0, 50])
@@ -136,6 +137,7 @@ def test_the_predicted_loss_is_that_of_each_expert_by_itself(kind):
 
 
 @pytest.mark.parametrize("kind", ["x @ w", "linear"])
+@pytest.mark.filterwarnings("ignore:.*have fewer places")
 def test_feedback_loses_less_than_the_trellis_on_experts(kind):
     torch.manual_seed(0)
     model, mix = OneByOne(kind, 24, 20, 4), torch.randn(4, 24)
