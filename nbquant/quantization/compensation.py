@@ -45,6 +45,8 @@ class Problem:
         mean: E[x]: what the error of each weight adds to that of the bias; zero without one.
         bias: Target of the bias; None without one.
         zero: Weights that stay zero; None if there are none.
+        stacked: Of a stack of matrices: the column, in the matrix that is coded, of each input and output. The rows of
+            that matrix are the groups.
     """
 
     target: Float[Tensor, "groups d rows"]
@@ -52,7 +54,8 @@ class Problem:
     outputs: Float[Tensor, "groups rows"]
     mean: Float[Tensor, "groups d"]
     bias: Float[Tensor, "groups rows"] | None
-    zero: Bool[Tensor, "d all_rows"] | None
+    zero: Bool[Tensor, "cols all_rows"] | None
+    stacked: Int64[np.ndarray, "d rows"] | None = None
 
     @property
     def curvature(self) -> Float[Tensor, "groups d"]:
@@ -142,7 +145,7 @@ def problem_of(
 
 
 def damped_outputs(moments: LayerMoments, damping: float) -> Float[Tensor, "groups rows"]:
-    """S of each output, and so much of its mean more: rare outputs have hardly any gradient in a few samples."""
+    """Damp s of each output by a share of its mean: rare outputs have hardly any gradient in a few samples."""
     s = moments.outputs.cpu().double().reshape(len(moments.blocks[0]), -1)
     return s + damping * s.mean()
 
@@ -150,7 +153,10 @@ def damped_outputs(moments: LayerMoments, damping: float) -> Float[Tensor, "grou
 def damped_blocks(moments: LayerMoments, damping: float) -> list[Float[Tensor, "groups n n"]]:
     """Blocks of G in float64 with so much of its mean diagonal more; more still where places are few for the inputs."""
     widest = max(block.shape[1] for block in moments.blocks)
-    ridge = (damping + NOISE * widest / max(moments.places, 1)) * moments.energy.cpu().double().mean(1)
+    places = torch.as_tensor(moments.places).cpu().double()
+    # Where a group of several saw nothing, its moments are no estimate of a few samples.
+    noise = NOISE * widest / places.clamp(min=1) * ((places > 0) | (places.ndim == 0))
+    ridge = (damping + noise) * moments.energy.cpu().double().mean(1)
     ridge = torch.where(ridge > 0, ridge, 1.0)  # inputs that are always zero leave weights where they are
     return [block.cpu().double() + ridge[:, None, None] * torch.eye(block.shape[1]) for block in moments.blocks]
 
@@ -183,7 +189,7 @@ def quantize_in_turn(
     step: float,
     price: Float[np.ndarray, "2 neighbours 3 levels"],
     restart: int,
-    integers: Int32[np.ndarray, "d all_rows"],
+    integers: Int32[np.ndarray, "cols all_rows"],
     ticks: Iterator[object],
 ) -> None:
     """Quantize column by column; each compensates the errors of those before it.
@@ -212,7 +218,7 @@ def sweep(
     step: float,
     price: Float[np.ndarray, "2 neighbours 3 levels"],
     restart: int,
-    integers: Int32[np.ndarray, "d all_rows"],
+    integers: Int32[np.ndarray, "cols all_rows"],
     ticks: Iterator[object],
 ) -> None:
     """Choose every column anew for what all the others are; the loss and price of the choices never rise.
@@ -237,9 +243,13 @@ def sweep(
             _choose(problem, block, part, carried, within, curvature, off, step, price, restart, integers)
 
 
-def values_of(problem: Problem, integers: Int32[np.ndarray, "d all_rows"], step: float) -> Float[Tensor, "g d rows"]:
+def values_of(
+    problem: Problem, integers: Int32[np.ndarray, "cols all_rows"], step: float
+) -> Float[Tensor, "groups d rows"]:
     """Values of the weights, in the layout of the targets."""
     groups, d, rows = problem.target.shape
+    if problem.stacked is not None:
+        return (torch.from_numpy(integers[problem.stacked]) * step).float().permute(2, 0, 1)
     return (torch.from_numpy(integers) * step).float().reshape(d, groups, rows).transpose(0, 1)
 
 
@@ -260,14 +270,19 @@ def _choose(
     step: float,
     price: Float[np.ndarray, "2 neighbours 3 levels"],
     restart: int,
-    integers: Int32[np.ndarray, "d all_rows"],
+    integers: Int32[np.ndarray, "cols all_rows"],
 ) -> None:
-    """Quantize one panel; its errors go to ``off``."""
-    columns = block.columns[part]
-    now = off[:, part].contiguous()
+    """Quantize one panel; its errors go to ``off``. In a stack, outputs are apart, as paths run across matrices."""
+    numbers = block.columns[part]
     zero = np.zeros((0, 0), np.uint8) if problem.zero is None else problem.zero.numpy().view(np.uint8)
-    dispatch.compensate(
-        problem.target[:, columns], carried, within, curvature, 0.5 * problem.outputs, now, step, price, columns,
-        restart, zero, integers,
-    )  # fmt: skip
-    off[:, part] = now
+    target, outputs = problem.target[:, numbers], 0.5 * problem.outputs
+    pieces = [(slice(None), numbers)]
+    if problem.stacked is not None:
+        pieces = [(slice(o, o + 1), problem.stacked[numbers, o]) for o in range(target.shape[2])]
+    for rows, columns in pieces:
+        now, before = off[:, part, rows].contiguous(), carried[..., rows].contiguous()
+        dispatch.compensate(
+            target[..., rows], before, within, curvature, outputs[:, rows], now, step, price, columns, restart, zero,
+            integers,
+        )  # fmt: skip
+        off[:, part, rows] = now

@@ -56,8 +56,9 @@ def ticks_of(weight: SelectedTensor) -> int:
 
 def shared_step(known: Sequence[tuple[Sequence[SelectedTensor], Part, LayerMoments]], settings: Settings) -> float:
     """Step of several weight matrices that share a codebook."""
-    total = sum(_curvature(m, part, moments, settings) * m[0].weight.numel() for m, part, moments in known)
-    return _step(total / sum(m[0].weight.numel() for m, _, _ in known), settings)
+    counts = [sum(t.weight.numel() for t in m) for m, _, _ in known]
+    total = sum(_curvature(*of, settings) * n for of, n in zip(known, counts, strict=True))
+    return _step(total / sum(counts), settings)
 
 
 def quantize_layer(
@@ -89,8 +90,11 @@ def quantize_layer(
         ValueError: Moments that do not fit; a step too small for the weights.
     """
     _check_fit(members, part, moments)
-    done = (_along if part.along else _columns)(members, moments, shift, settings, step, ticks)
-    if not part.along and step is None and not rest:
+    if part.along and not part.stacked:
+        done = _along(members, moments, settings, step, ticks)
+    else:
+        done = _columns(members, part, moments, shift, settings, step, ticks)
+    if not part.along and not part.stacked and step is None and not rest:
         alone = replace(settings, lmbda=EXCHANGE * settings.lmbda)
         if _is_worse(members, moments, done, alone):
             done = find_paths(_by_trellis(members, moments, alone), alone.lmbda, False, ticks)
@@ -105,19 +109,18 @@ def quantize_layer(
 
 def _columns(
     members: Sequence[SelectedTensor],
+    part: Part,
     moments: LayerMoments,
     shift: Shift | None,
     settings: Settings,
     step: float | None,
     ticks: Iterator[object],
 ) -> Paths:
-    """Rows of weights are the outputs': the paths run across them."""
+    """Rows of weights are the outputs', and paths run across them; of a stack, rows are its matrices."""
     weight, *bias = members
     rows, cols = matrix_shape(weight.weight.shape)
     free = bias[0].weight.reshape(-1) if bias else None
-    damping, output_damping = settings.damping, settings.output_damping
-    matrix = weight.weight.reshape(rows, cols)
-    problem = problem_of(matrix, free, moments, damping, output_damping, shift, settings.pruned)
+    problem = _problem(weight, free, part, moments, shift, settings)
     step = step or _step(_mean_curvature(problem), settings)
     _check_step(members, step)
     integers = np.zeros((cols, rows), np.int32)
@@ -130,7 +133,7 @@ def _columns(
         costs, bits = bits_of(dispatch.count_levels(integers.T, restart, MOST_LEVELS))
     value = values_of(problem, integers, step)
     loss = problem.loss(value)
-    target = problem.target.mT.reshape(rows, cols)
+    target = (problem.target if part.along else problem.target.mT).reshape(rows, cols)
     found = [_matrix(weight, target, torch.from_numpy(integers.T.copy()), step)]
     if bias:
         target, cost = problem.bias_target(value)[:, None], 0.5 * problem.outputs.reshape(-1, 1)
@@ -143,10 +146,30 @@ def _columns(
     return Paths(tuple(found), loss, bits)
 
 
+def _problem(
+    weight: SelectedTensor,
+    bias: Tensor | None,
+    part: Part,
+    moments: LayerMoments,
+    shift: Shift | None,
+    settings: Settings,
+) -> Problem:
+    """The quadratic loss of a weight whose rows are the outputs', or of a stack of matrices."""
+    value = weight.weight.mT if part.stacked and part.along else weight.weight
+    rows = value.reshape(part.shape(weight.weight))
+    found = problem_of(rows, bias, moments, settings.damping, settings.output_damping, shift, settings.pruned)
+    if not part.stacked:
+        return found
+    _, d, outputs = found.target.shape
+    column = np.arange(d * outputs)
+    numbers = column.reshape(d, outputs) if part.along else column.reshape(outputs, d).T
+    zero = None if found.zero is None else (weight.weight.detach() == 0).cpu().flatten(1).T.contiguous()
+    return replace(found, stacked=numbers, zero=zero)
+
+
 def _along(
     members: Sequence[SelectedTensor],
     moments: LayerMoments,
-    shift: Shift | None,
     settings: Settings,
     step: float | None,
     ticks: Iterator[object],
@@ -169,15 +192,18 @@ def _along(
 
 
 def _mean_curvature(problem: Problem) -> float:
-    """Mean of ½ s M_jj² over the weights."""
-    return 0.5 * float((problem.curvature.double().mean(1) * problem.outputs.double().mean(1)).mean())
+    """Mean of ½ s M_jj² over the weights, and of ½ s over the biases that share their step."""
+    of_row = problem.curvature.double().sum(1) + (problem.bias is not None)
+    count = problem.target.shape[1] + (problem.bias is not None)
+    return 0.5 * float((of_row * problem.outputs.double().mean(1)).mean()) / count
 
 
 def _curvature(members: Sequence[SelectedTensor], part: Part, moments: LayerMoments, settings: Settings) -> float:
-    matrix = members[0].weight.reshape(matrix_shape(members[0].weight.shape))
-    if part.along:
+    if part.along and not part.stacked:
+        matrix = members[0].weight.reshape(matrix_shape(members[0].weight.shape))
         return along_problem(matrix, moments, settings.damping, settings.output_damping, False).mean_curvature
-    return _mean_curvature(problem_of(matrix, None, moments, settings.damping, settings.output_damping))
+    free = members[1].weight.reshape(-1) if len(members) > 1 else None
+    return _mean_curvature(_problem(members[0], free, part, moments, None, settings))
 
 
 def _step(curvature: float, settings: Settings) -> float:
@@ -272,10 +298,14 @@ def _check_step(members: Sequence[SelectedTensor], step: float) -> None:
 
 
 def _check_fit(members: Sequence[SelectedTensor], part: Part, moments: LayerMoments) -> None:
-    rows, cols = matrix_shape(members[0].weight.shape)
-    groups = len(moments.blocks[0])
-    inputs, outputs = (rows // groups, groups * cols) if part.along else (cols, rows)
-    if len(moments.outputs) != outputs or rows % groups or moments.width != inputs:
+    weight, groups = members[0].weight, len(moments.blocks[0])
+    if weight.ndim < 2 or (part.stacked and weight.ndim != 3) or len(weight) % groups:
+        raise ValueError(
+            f"moments of {groups} groups do not fit {members[0].name!r} of shape {tuple(weight.shape)}: calibrate the "
+            "model that was selected from"
+        )
+    outputs, inputs = part.shape(weight)
+    if len(moments.outputs) != outputs or moments.width != inputs:
         raise ValueError(
             f"moments of {outputs} outputs and {inputs} inputs are required for {members[0].name!r}, but are of "
             f"{len(moments.outputs)} and {moments.width}: calibrate the model that was selected from"

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
@@ -18,12 +19,24 @@ class Part:
         bias: Name of the bias that is added to its outputs; None if there is none, or others use it too.
         along: Whether the first axis of the weight is the input, as in transposed convolutions, and not the output.
         groups: Groups of outputs, each of which sees inputs of its own.
+        stacked: Whether the weight is a stack of matrices, as of experts: [groups, in, out] where ``along``, else
+            [groups, out, in].
     """
 
     weight: str
     bias: str | None = None
     along: bool = False
     groups: int = 1
+    stacked: bool = False
+
+    def shape(self, weight: Tensor) -> tuple[int, int]:
+        """Count the outputs of all groups and the inputs of each, of a weight that has this layout."""
+        first, *others = weight.shape
+        if self.stacked:
+            inputs, outputs = others if self.along else others[::-1]
+            return first * outputs, inputs
+        cols = prod(others)
+        return (self.groups * cols, first // self.groups) if self.along else (first, cols)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +51,14 @@ class LayerMoments:
         mean: E[x] where the layer has a bias, which then sees an input of 1; None where it has none.
         outputs: s: mean over samples of the loss's squared gradients of each output, summed over places
             [loss/output²]; of an ``along`` part with groups, those of one group after the other.
-        places: Number of inputs that the moments are a mean over.
+        places: Number of inputs that the moments are a mean over; of each group where these differ.
         held_back: Inputs at places that the blocks do not know, to tell whether feedback helps; None if there are none.
     """
 
     blocks: tuple[Float[Tensor, "groups width width"], ...]
     mean: Float[Tensor, "groups d"] | None
     outputs: Float[Tensor, " rows"]
-    places: int
+    places: int | Int64[Tensor, " groups"]
     held_back: Float[Tensor, "groups places d"] | None = None
 
     @property
@@ -68,9 +81,9 @@ class LayerMoments:
         mean = None if self.mean is None else self.mean.double()
         if self.held_back is not None:
             held, count = self.held_back.double(), self.held_back.shape[1]
-            known, total = (dense != 0) | (len(self.blocks) == 1), self.places + count
-            dense = (self.places * dense + (held.mT @ held) * known) / total
-            mean = None if mean is None else (self.places * mean + held.sum(1)) / total
+            known, places = (dense != 0) | (len(self.blocks) == 1), torch.as_tensor(self.places).to(held).reshape(-1, 1)
+            dense = (places[..., None] * dense + (held.mT @ held) * known) / (places[..., None] + count)
+            mean = None if mean is None else (places * mean + held.sum(1)) / (places + count)
         if mean is None:
             return dense
         beside = mean[..., None]

@@ -1,5 +1,6 @@
 """What error feedback needs of a network: second moments of the layers' inputs, and sensitivities of their outputs."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,11 +17,13 @@ from nbquant.progress import Progress
 from nbquant.quantization.moments import LayerMoments, Part
 from nbquant.sensitivity.batch import Batch
 from nbquant.sensitivity.gram import PLACES, PLACES_OF_EACH, Gram, block_widths, some_places
-from nbquant.sensitivity.in_turn import ModelCalibration, before_quantizing, some_inputs
+from nbquant.sensitivity.in_turn import ModelCalibration, before_quantizing, some_inputs, told_places
 from nbquant.sensitivity.layout import floating, sized
 from nbquant.sensitivity.loss import OutputLoss, loss_inside
 from nbquant.sensitivity.problem import Problem, undisturbed
-from nbquant.sensitivity.uses import Use, Watch, Weights, attention_chunks
+from nbquant.sensitivity.recurrent import unrolled
+from nbquant.sensitivity.uses import Use, Watch
+from nbquant.sensitivity.weight_views import Weights, attention_chunks
 
 
 def calibrate(
@@ -40,15 +43,17 @@ def calibrate(
     only.
 
     Weights are found by the functions that use them: linear, bilinear, convolutions and transposed convolutions, matrix
-    products (so transformers' ``Conv1D``), the projections of attention, and tables of vectors, whose curvature is a
-    diagonal. A weight that any other function uses, as the recurrent layers' do, or that takes no part in the
-    gradient, is named in ``left_out`` and in a warning; it gets no error feedback. The model is left as it was found;
-    some of the inputs are kept.
+    products (so transformers' ``Conv1D``), the projections of attention, recurrent layers and cells, which run step by
+    step here, stacks of matrices that are used one by one or all at once, as of experts, and tables of vectors, whose
+    curvature is a diagonal. A weight that any other function uses, as that of a recurrent layer on packed sequences, or
+    that takes no part in the gradient, is named in ``left_out`` and in a warning; it gets no error feedback. The model
+    is left as it was found; some of the inputs are kept.
 
     Args:
         model: Any network.
         batches: Pairs (inputs, target), as for :func:`nbquant.sensitivity`. A few samples for each input of a layer
-            are enough: places of a convolution count as samples. With fewer, moments are damped more.
+            are enough: places of a convolution count as samples. With fewer, moments are damped more; with less than
+            one, ``few_places`` and a warning name the layer.
         loss: Loss of a batch from (output, target), the mean over its samples; cross-entropy if None.
         draws: Random draws a sample.
         seed: Of those draws.
@@ -72,7 +77,7 @@ def calibrate(
     seen = _Seen(model, matrices, _length(batches))
     kept: list[Batch] = []
     mass, generator = 0.0, problem.generator()
-    with undisturbed(model, parameters.values()), parametrize.cached():
+    with undisturbed(model, parameters.values()), unrolled(model), parametrize.cached():
         seen.look_for({**matrices, **_unchanged_by_parametrization(model, parameters)})
         for batch in sized(problem):
             outputs, found = _outputs_and_loss(problem, batch, seen)
@@ -121,8 +126,10 @@ class _Seen:
         self._mixed: set[str] = set()
         self._met: list[tuple[Use, GradientEdge]] = []
         self._visits = 0.0
+        self._stacks = _stacks(model, matrices)
         self._widths = {
-            along: block_widths({n: _shape(p, along) for n, p in matrices.items()}) for along in (False, True)
+            along: block_widths({n: _shape(p, along, n in self._stacks) for n, p in matrices.items()})
+            for along in (False, True)
         }
 
     def look_for(self, weights: Mapping[str, Tensor]) -> None:
@@ -135,20 +142,23 @@ class _Seen:
             return problem.call(batch)
 
     def _before(self, use: Use) -> None:
-        self._visits += use.count * self._matrices[use.weight].numel()
+        weight = self._matrices[use.weight]
+        self._visits += use.count * weight.numel() * (use.within.stop - use.within.start) / use.groups
         if use.rows is not None:
             rows, squares = self._tables.get(use.weight, (torch.zeros_like(use.rows), None))
             self._tables[use.weight] = rows + use.rows, squares
             return
         known = self._uses.setdefault(use.weight, use)
-        if (known.along, known.groups) != (use.along, use.groups):
+        if (known.along, known.groups, known.stacked) != (use.along, use.groups, use.stacked):
             self._mixed.add(use.weight)
             return
         width = self._widths[use.along][use.weight]
+        if use.stacked != (use.weight in self._stacks):
+            width = block_widths({"": _shape(weight, use.along, use.stacked)})[""]
         gram = self._grams.setdefault(use.weight, Gram(use.groups, width))
         most = -(-max(PLACES, PLACES_OF_EACH * width) // self._batches)
         with torch.no_grad():
-            index = some_places(use.count, most, self._matrices[use.weight].device)
+            index = some_places(use.count, most, weight.device)
             gram.add(use.seen(index), use.within, whole=use.within == slice(0, use.groups))
 
     def _after(self, use: Use, output: Tensor) -> None:
@@ -191,7 +201,7 @@ class _Seen:
                 table = self._table(name, mass)
                 if table is not None:
                     found = _with_table(found, *table)
-            parts[key] = Part(name, None if use.along else bias, use.along, use.groups)
+            parts[key] = Part(name, None if use.along else bias, use.along, use.groups, use.stacked)
             outputs[key], moments[key] = found.outputs, found
         for name in self._tables:
             table = self._table(name, mass)
@@ -210,9 +220,18 @@ class _Seen:
         visits = self._visits / sum(p.numel() for p in self._matrices.values())
         inputs = some_inputs(kept, samples, visits)
         unquantized = before_quantizing(self._model, parts, inputs)
-        return ModelCalibration(
+        calibration = ModelCalibration(
             self._model, inputs, outputs, parts, left_out, share, samples, diagonals, moments, unquantized
         )
+        if few := calibration.few_places:
+            times = math.ceil(max(inputs / max(places, 1) for places, inputs in few.values()))
+            warnings.warn(
+                f"{len(few)} of {len(parts)} layers have fewer places (samples, words, pixels) than inputs: "
+                f"{told_places(few)}. Their moments are damped more, so that error feedback gains less: pass {times} "
+                f"times the {samples:,} samples, or more.",
+                stacklevel=3,
+            )
+        return calibration
 
     def _table(self, name: str, mass: float) -> tuple[Tensor, Tensor] | None:
         """Share of each row in the look-ups, and squared gradients of each column."""
@@ -237,12 +256,25 @@ class _Seen:
         return found
 
 
-def _shape(weight: Tensor, along: bool) -> tuple[int, int, int]:
+def _stacks(model: nn.Module, matrices: Mapping[str, Tensor]) -> set[str]:
+    """Weights that may be stacks of matrices, as they have three axes and no layer of torch's owns them."""
+    layers = (nn.modules.conv._ConvNd, nn.Bilinear)
+    owners = {id(p): m for m in model.modules() for p in m.parameters(recurse=False)}
+    return {n for n, p in matrices.items() if p.ndim == 3 and not isinstance(owners.get(id(p)), layers)}
+
+
+def _shape(weight: Tensor, along: bool, stacked: bool) -> tuple[int, int, int]:
     """Groups, rows and inputs, as far as the weight alone tells."""
+    if stacked:
+        groups, *matrix = weight.shape
+        rows, d = matrix[::-1] if along else matrix
+        return groups, rows, d
     return (1, weight[0].numel(), len(weight)) if along else (1, len(weight), weight[0].numel())
 
 
 def _outputs(use: Use, weight: Tensor) -> int:
+    if use.stacked:
+        return use.groups * weight.shape[2 if use.along else 1]
     return use.groups * weight[0].numel() if use.along else len(weight)
 
 

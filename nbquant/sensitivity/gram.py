@@ -96,11 +96,17 @@ class Gram:
         """The means, with s of the outputs."""
         assert self._sum is not None
         assert self._places is not None
-        places = self._places.clamp(min=1)[:, None]
+        places, blocks = self._places.clamp(min=1)[:, None], self._blocks
         held = torch.cat(self._held, 1) if self._held else None
         mean = (self._sum / places).float() if bias else None
-        blocks = tuple(block / places[..., None] for block in self._blocks)
-        return LayerMoments(blocks, mean, outputs, int(self._places.min()), held)
+        means = tuple(block / places[..., None] for block in blocks)
+        reached = self._places > 0
+        if reached.any() and not reached.all():  # a group that saw nothing: white inputs of the others' mean energy
+            energy = torch.cat([block[reached].diagonal(dim1=1, dim2=2) for block in means], 1).mean()
+            for block in means:
+                block[~reached] = energy * torch.eye(block.shape[1]).to(block)
+        same = bool((self._places == self._places[0]).all())
+        return LayerMoments(means, mean, outputs, int(self._places[0]) if same else self._places.cpu(), held)
 
 
 def some_places(count: int, most: int, device: torch.device) -> Int64[Tensor, " n"]:

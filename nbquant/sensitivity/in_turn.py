@@ -16,10 +16,13 @@ from nbquant.sensitivity.gram import PLACES, Gram, some_places
 from nbquant.sensitivity.lockstep import Runs, Stop
 from nbquant.sensitivity.loss import wide
 from nbquant.sensitivity.problem import undisturbed
-from nbquant.sensitivity.uses import Use, Watch, Weights, attention_chunks
+from nbquant.sensitivity.recurrent import unrolled
+from nbquant.sensitivity.uses import Use, Watch
+from nbquant.sensitivity.weight_views import Weights, attention_chunks
 
 RUN_PLACES = 2000  # at which a weight is used in the run behind quantized layers, on average
 LEAST_SAMPLES = 4  # of that run
+MOST_TOLD = 4  # layers that are named one by one
 SHIFT_PLACES = 2048  # of that run, at which a layer compensates the shift of its inputs
 SHIFT_ENTRIES = 1 << 22  # of outputs there
 
@@ -78,7 +81,7 @@ class ModelCalibration:
         def before(use: Use) -> None:
             gram.add(use.seen(some_places(use.count, PLACES, self._device)), use.within, whole=False)
 
-        with undisturbed(self.model, ()), _replaceable(parameters) as replace, torch.no_grad():
+        with _watchable(self.model), _replaceable(parameters) as replace, torch.no_grad():
             replace(changed)
             with Watch(Weights({part.weight: parameters[part.weight]}, attention_chunks(self.model)), before):
                 for inputs in self.inputs:
@@ -104,7 +107,7 @@ class ModelCalibration:
         parameters = dict(self.model.named_parameters())
         watched = {name: parameters[name] for name in names if name in parameters}
         pending, chunks = dict.fromkeys(self.outputs), attention_chunks(self.model)
-        with undisturbed(self.model, ()), _replaceable(parameters) as replace:
+        with _watchable(self.model), _replaceable(parameters) as replace:
             replace(changed)
 
             def run(i: int, inputs: Any, stop: Stop) -> None:
@@ -128,11 +131,36 @@ class ModelCalibration:
             for key in list(pending):
                 replace(choose(key, None))
 
+    @property
+    def few_places(self) -> dict[str, tuple[int, int]]:
+        """Layers with fewer places than inputs, by name: numbers of places and of inputs.
+
+        Places are samples, words, pixels; of groups it is the one with the fewest. Inputs are those of a block of the
+        second moments. Such moments are damped more, so that error feedback gains less.
+        """
+        found = {}
+        for key, moments in self._moments.items():
+            held = 0 if moments.held_back is None else moments.held_back.shape[1]
+            places = int(torch.as_tensor(moments.places).min()) + held
+            inputs = max(block.shape[1] for block in moments.blocks)
+            if places < inputs:
+                found[key] = places, inputs
+        return found
+
     def __repr__(self) -> str:
         said = f"ModelCalibration({len(self.outputs)} layers, {self.samples:,} samples"
+        if few := self.few_places:
+            said += f", too few for {len(few)} of the layers: {told_places(few)}"
         if self.left_out:
             said += f", no error feedback for {self.left_out_share:.0%} of the weights: {', '.join(self.left_out)}"
         return said + ")"
+
+
+def told_places(few: Mapping[str, tuple[int, int]]) -> str:
+    """Name the layers with the fewest places for an input, and count the others."""
+    worst = sorted(few, key=lambda key: few[key][0] / few[key][1])
+    said = ", ".join(f"{key} ({few[key][0]:,} places for {few[key][1]:,} inputs)" for key in worst[:MOST_TOLD])
+    return said + (f" and {len(few) - MOST_TOLD} more" if len(few) > MOST_TOLD else "")
 
 
 def some_inputs(kept: Sequence[Batch], samples: int, visits: float) -> tuple[Any, ...]:
@@ -160,7 +188,7 @@ def before_quantizing(
     parameters = dict(model.named_parameters())
     keys = {part.weight: key for key, part in parts.items() if part.weight in parameters and not part.along}
     found: dict[tuple[int, str], _Before] = {}
-    with undisturbed(model, ()), torch.no_grad():
+    with _watchable(model), torch.no_grad():
         weights = Weights({name: parameters[name] for name in keys}, attention_chunks(model))
         for i, batch in enumerate(inputs):
             calls = dict.fromkeys(keys, 0)
@@ -200,6 +228,13 @@ def _shift_of(found: Sequence[tuple[Tensor, Tensor, _Before]]) -> Shift | None:
         sum(part) / inputs.shape[1] for part in zip(*((w.sum, w.squares) for _, _, w in found), strict=True)
     )
     return Shift(inputs, missing, mean, energy)
+
+
+@contextmanager
+def _watchable(model: nn.Module) -> Iterator[None]:
+    """Make a network ready for runs in which the uses of its weights can be seen."""
+    with undisturbed(model, ()), unrolled(model):
+        yield
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Where a network multiplies inputs by weights: every call of a function that does, whichever module makes it."""
 
 import math
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -10,12 +11,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from nbquant.sensitivity.layers import windows
 from nbquant.sensitivity.loss import wide
+from nbquant.sensitivity.weight_views import Found, Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,7 @@ class Use:
         within: Those of the groups whose outputs this call gives.
         count: Number of places: samples, words, pixels.
         seen: From numbers of places to what a row of weights is multiplied by there.
+        stacked: Whether the weight is a stack of matrices, one for each group.
         squares: From gradients of the output to their sums of squares over places.
         rows: Of a table of vectors: how often each is looked up. Then there are no second moments.
     """
@@ -41,54 +44,7 @@ class Use:
     seen: Callable[[Int64[Tensor, " n"]], Float[Tensor, "groups n d"]]
     squares: Callable[[Tensor], Float[Tensor, " rows"]]
     rows: Float[Tensor, " vocabulary"] | None = None
-
-
-Found = tuple[str, int, int, bool]
-"""Name of a parameter, the row that a view of it begins with, its number of rows, and whether it is transposed."""
-
-
-class Weights:
-    """The weights to look for, by where they are in memory, so that views of them are known too."""
-
-    def __init__(self, weights: Mapping[str, Tensor], chunks: Mapping[str, int]) -> None:
-        """Look for these.
-
-        Args:
-            weights: By name.
-            chunks: In how many equal groups of rows a weight may be used, if not as a whole.
-        """
-        self.chunks = chunks
-        self._rows = {name: len(weight) for name, weight in weights.items()}
-        self._by_storage: dict[int, list[tuple[str, Tensor]]] = {}
-        for name, weight in weights.items():
-            self._by_storage.setdefault(weight.untyped_storage().data_ptr(), []).append((name, weight))
-
-    def rows(self, name: str) -> int:
-        """Length of a weight's first axis."""
-        return self._rows[name]
-
-    def find(self, tensor: Any) -> Found | None:
-        """The weight that a tensor is, or is rows of."""
-        if not isinstance(tensor, Tensor) or tensor.is_sparse:
-            return None
-        try:
-            known = self._by_storage.get(tensor.untyped_storage().data_ptr(), ())
-        except (RuntimeError, NotImplementedError):  # a subclass without storage
-            return None
-        for name, weight in known:
-            flipped = (
-                tensor.ndim == 2 and tensor.shape == weight.shape[::-1] and tensor.stride() == weight.stride()[::-1]
-            )
-            same = tensor.shape == weight.shape and tensor.stride() == weight.stride()
-            if (same or flipped) and tensor.storage_offset() == weight.storage_offset():
-                return name, 0, len(weight), flipped and not same
-            rows, _, chunk = len(weight), self.chunks.get(name, 1), len(weight) // self.chunks.get(name, 1)
-            if chunk == rows or tensor.shape[1:] != weight.shape[1:] or tensor.stride() != weight.stride():
-                continue
-            first, left = divmod(int(tensor.storage_offset()) - int(weight.storage_offset()), weight.stride(0))
-            if not left and first % chunk == len(tensor) % chunk == 0 and 0 <= first <= rows - len(tensor):
-                return name, first, len(tensor), False
-        return None
+    stacked: bool = False
 
 
 class Watch(TorchFunctionMode):
@@ -161,8 +117,8 @@ def _flat(x: Tensor) -> Tensor:
 
 def _dense(weights: Weights, found: Found, x: Callable[[], Float[Tensor, "places d"]], count: int, along: bool) -> Use:
     """A use in which every place gives all rows at once."""
-    name, first, rows, _ = found
-    groups = weights.chunks.get(name, 1)
+    name, first, rows, *_ = found
+    groups = weights.rows(name) if found.picked else weights.chunks.get(name, 1)
     chunk = weights.rows(name) // groups
     within = slice(first // chunk, (first + rows) // chunk)
 
@@ -172,21 +128,56 @@ def _dense(weights: Weights, found: Found, x: Callable[[], Float[Tensor, "places
     def seen(index: Int64[Tensor, " n"]) -> Tensor:
         return x()[index][None]
 
-    return Use(name, along, groups, within, count, seen, squares)
+    return Use(name, along, groups, within, count, seen, squares, stacked=found.picked)
 
 
 def _linear(weights: Weights, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Use | None:
     found = weights.find(weight)
-    if found is None or found[3] or weight.ndim != 2:
+    if found is None or weight.ndim != 2 or (found.transposed and not found.picked):
         return None
-    return _dense(weights, found, lambda: _flat(input), math.prod(input.shape[:-1]), along=False)
+    return _dense(weights, found, lambda: _flat(input), math.prod(input.shape[:-1]), along=found.transposed)
 
 
 def _matmul(weights: Weights, input: Tensor, other: Tensor, **_: Any) -> Use | None:
     found = weights.find(other)
-    if found is None or other.ndim != 2 or input.ndim < 1 or found[1]:
+    if found is not None and other.ndim == 3:
+        return _stack(found, input)
+    if found is None or other.ndim != 2 or input.ndim < 1 or (found.first and not found.picked):
         return None
-    return _dense(weights, found, lambda: _flat(input), math.prod(input.shape[:-1]), along=not found[3])
+    return _dense(weights, found, lambda: _flat(input), math.prod(input.shape[:-1]), along=not found.transposed)
+
+
+def _stack(found: Found, input: Tensor) -> Use | None:
+    """All matrices of a stack at once, each with a batch [places, in] of its own, or all with the same."""
+    name, _, groups, transposed, _ = found
+    if input.ndim not in (2, 3) or (input.ndim == 3 and len(input) not in (1, groups)):
+        return None
+    x = input.detach() if input.ndim == 3 else input.detach()[None]
+
+    def seen(index: Int64[Tensor, " n"]) -> Tensor:
+        return x[:, index].expand(groups, -1, -1)
+
+    def squares(g: Tensor) -> Tensor:
+        return g.detach().to(wide(g.dtype)).square().sum(1).flatten()
+
+    return Use(name, not transposed, groups, slice(0, groups), x.shape[1], seen, squares, stacked=True)
+
+
+def _einsum(weights: Weights, equation: Any, *operands: Any) -> Use | None:
+    """Batched matrix products by einsum, with the inputs first: as "ecd,edh->ech"."""
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = tuple(operands[0])
+    if not isinstance(equation, str) or len(operands) != 2 or operands[1].ndim != 3:
+        return None
+    match = re.fullmatch(r"(\w)(\w)(\w),\1(\w)(\w)->\1\2(\w)", equation.replace(" ", ""))
+    found = weights.find(operands[1]) if match and len({*match.groups()[:3]}) == 3 else None
+    if found is None or match is None:
+        return None
+    *taken, a, b, output = match.groups()
+    inputs = taken[2]
+    if {a, b} != {inputs, output} or output in taken:
+        return None
+    return _stack(found._replace(transposed=found.transposed != (b == inputs)), operands[0])
 
 
 def _addmm(weights: Weights, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Use | None:
@@ -217,7 +208,7 @@ def _convolution(
     groups: int = 1,
 ) -> Use | None:
     found = weights.find(weight)
-    if found is None or found[3]:
+    if found is None or found.transposed:
         return None
     dims = weight.ndim - 2
     x = input.detach() if input.ndim > dims + 1 else input.detach()[None]
@@ -231,7 +222,7 @@ def _convolution(
         where: Any = (index // each, *keep, *at)
         return view[where].flatten(2).transpose(0, 1)
 
-    return Use(found[0], False, groups, slice(0, groups), len(x) * each, seen, lambda g: _per_channel(g, dims))
+    return Use(found.name, False, groups, slice(0, groups), len(x) * each, seen, lambda g: _per_channel(g, dims))
 
 
 def _transposed(
@@ -247,7 +238,7 @@ def _transposed(
 ) -> Use | None:
     """A linear layer at each place of the input, whose outputs are added up where they overlap."""
     found = weights.find(weight)
-    if found is None or found[3]:
+    if found is None or found.transposed:
         return None
     dims = weight.ndim - 2
     x = input.detach() if input.ndim > dims + 1 else input.detach()[None]
@@ -263,7 +254,7 @@ def _transposed(
         view = view[inside]
         return view.square().sum((0, *range(view.ndim - dims, view.ndim))).flatten()
 
-    return Use(found[0], True, groups, slice(0, groups), len(x) * each, seen, squares)
+    return Use(found.name, True, groups, slice(0, groups), len(x) * each, seen, squares)
 
 
 def _embedding(
@@ -288,7 +279,7 @@ def _embedding(
     def squares(g: Tensor) -> Tensor:
         return _flat(g).to(wide(g.dtype)).square().sum(0)
 
-    return Use(found[0], False, 1, slice(0, 1), input.numel(), none, squares, rows)
+    return Use(found.name, False, 1, slice(0, 1), input.numel(), none, squares, rows)
 
 
 def _per_channel(g: Tensor, dims: int) -> Float[Tensor, " rows"]:
@@ -315,16 +306,11 @@ _READERS: dict[Any, Callable[..., Use | None]] = {
     torch.addmm: _addmm,
     functional.bilinear: _bilinear,
     functional.embedding: _embedding,
-    **dict.fromkeys((torch.matmul, torch.mm, torch.Tensor.matmul, torch.Tensor.mm, torch.Tensor.__matmul__), _matmul),
+    torch.einsum: _einsum,
+    **dict.fromkeys((torch.matmul, torch.mm, torch.bmm), _matmul),
+    **dict.fromkeys((torch.Tensor.matmul, torch.Tensor.mm, torch.Tensor.bmm, torch.Tensor.__matmul__), _matmul),
     **dict.fromkeys((functional.conv1d, functional.conv2d, functional.conv3d), _convolution),
     **dict.fromkeys(
         (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d), _transposed
     ),
 }
-
-
-def attention_chunks(model: nn.Module) -> dict[str, int]:
-    """Weights that attention may use in parts: queries, keys and values."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    packed = (m.in_proj_weight for m in model.modules() if isinstance(m, nn.MultiheadAttention))
-    return {names[id(p)]: 3 for p in packed if p is not None}

@@ -249,3 +249,25 @@ def test_cancelling():
 def test_options_that_cannot_be(options, kind, message):
     with pytest.raises(kind, match=message):
         Feedback(**options)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_bias_that_counts_more_than_its_weights_gets_a_finer_step(shared):
+    """Inputs that are almost zero leave the outputs to the bias."""
+
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(20, 4), nn.Linear(20, 4)
+
+        def forward(self, x):
+            return self.a(x) + self.b(x.flip(1))
+
+    torch.manual_seed(0)
+    model, data = Heads(), [(1e-4 * torch.randn(300, 20), torch.zeros(300, dtype=torch.int64))]
+    calibration = nq.calibrate(model, data, progress=False)
+    selection = nq.select(model, calibration=calibration)
+    if shared:
+        selection = replace(selection, tensors=tuple(replace(t, layer="both") for t in selection))
+    found = nq.fit(selection, "feedback", ratio=8, progress=False)
+    assert error(model, data, found) < 1e-3 * float(model.a.bias.detach().square().mean())

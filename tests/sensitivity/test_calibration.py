@@ -8,6 +8,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import pack_sequence
 from transformers.pytorch_utils import Conv1D
 
 import nbquant as nq
@@ -113,6 +114,7 @@ def test_outputs_of_a_transposed_convolution_by_hand():
     assert torch.allclose(found.float(), expected.flatten(), rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*have fewer places")
 def test_a_bilinear_layer_sees_products():
     class Pair(nn.Module):
         def __init__(self):
@@ -142,6 +144,7 @@ class Words(nn.Module):
 WORDS = [(torch.tensor([[0, 1, 1], [2, 1, 6]]), torch.tensor([1, 2]))]
 
 
+@pytest.mark.filterwarnings("ignore:.*have fewer places")
 def test_a_table_has_a_diagonal_of_counts():
     calibration = nq.calibrate(Words(tied=False), WORDS, progress=False)
     rows, columns = calibration.diagonals["table.weight"]
@@ -154,6 +157,7 @@ def test_a_table_has_a_diagonal_of_counts():
     assert set(quantized.tensors) == {"table.weight", "out.weight"}
 
 
+@pytest.mark.filterwarnings("ignore:.*have fewer places")
 def test_a_tied_table_adds_to_the_moments_of_the_layer():
     model = Words(tied=True)
     tied, apart = (nq.calibrate(m, WORDS, draws=50, progress=False) for m in (model, copy_apart(model)))
@@ -233,7 +237,8 @@ def test_what_is_left_out_is_named():
             )
 
         def forward(self, x):
-            return self.out(torch.einsum("nd,edh->nh", self.rec(x)[0][:, -1], self.experts))
+            packed = pack_sequence(list(x))  # torch's own recurrence runs on it
+            return self.out(torch.einsum("nd,edh->nh", self.rec(packed)[1][0][0], self.experts))
 
     with pytest.warns(
         UserWarning, match=r"3 of 4 weight matrices, \d+% of the weights.*rec.weight_ih_l0 \(LSTM, its inp"
@@ -463,3 +468,19 @@ def test_cancelling():
 def test_repr_is_short():
     calibration = nq.calibrate(Flat(nn.Linear(5, 3)), batches(4, 5), progress=False)
     assert repr(calibration) == "ModelCalibration(1 layers, 12 samples)"
+
+
+def test_layers_with_fewer_places_than_inputs_are_named():
+    model = Flat(nn.Linear(20, 15), nn.ReLU(), nn.Linear(15, 12), nn.ReLU(), nn.Linear(12, 3))
+    with pytest.warns(
+        UserWarning, match=r"2 of 3 layers.*layers.0 \(13 places for 20 inputs\), layers.2 .*2 times the 13"
+    ):
+        calibration = nq.calibrate(model, batches(13, 20, count=1), progress=False)
+    assert calibration.few_places == {"layers.0": (13, 20), "layers.2": (13, 15)}
+    assert "too few for 2 of the layers: layers.0 (13 places for 20 inputs)" in repr(calibration)
+
+
+def test_places_that_are_held_back_count():
+    calibration = nq.calibrate(Flat(nn.Linear(20, 3)), batches(21, 20, count=1), progress=False)
+    assert calibration.moments("layers.0", {}).held_back is not None
+    assert calibration.few_places == {}
