@@ -19,7 +19,8 @@ MOST_WIDENINGS = 12
 TRIES = 9  # between them
 SPARE = 3e-3  # logarithm of the ratio: so much more is aimed for
 NARROW = 4e-3  # between logarithms of λ: the rate jumps there …
-BESIDE, APART = 24, 0.011  # … and so many more tries are so far from each other, to both sides of the jump
+BESIDE, AROUND = 28, 0.06  # … and so many more tries are within so much of the jump, to both sides
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly, however many there are
 CLOSE, NEAR = 0.01, 0.03  # of the target: near enough, before and after that
 
 
@@ -114,7 +115,7 @@ def _lambdas(first: float) -> Generator[tuple[float, float], float, None]:
         ends[met], last = (at, off - SPARE), met
     center = ends[True][0]
     for i in range(BESIDE):
-        yield math.exp(center + APART * (i // 2 + 1) * (1 if i % 2 else -1)), NEAR
+        yield math.exp(center + AROUND * (2 * ((i + 1) * GOLDEN % 1) - 1)), NEAR
 
 
 def _bits(selection: Selection) -> float:

@@ -1,6 +1,5 @@
 """What error feedback needs of a network: second moments of the layers' inputs, and sensitivities of their outputs."""
 
-import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from nbquant.progress import Progress
 from nbquant.quantization.moments import LayerMoments, Part
 from nbquant.sensitivity.batch import Batch
 from nbquant.sensitivity.gram import PLACES, PLACES_OF_EACH, Gram, block_widths, some_places
-from nbquant.sensitivity.in_turn import ModelCalibration, before_quantizing, some_inputs, told_places
+from nbquant.sensitivity.in_turn import ModelCalibration, before_quantizing, some_inputs
 from nbquant.sensitivity.layout import floating, sized
 from nbquant.sensitivity.loss import OutputLoss, loss_inside
 from nbquant.sensitivity.problem import Problem, undisturbed
@@ -53,7 +52,7 @@ def calibrate(
         model: Any network.
         batches: Pairs (inputs, target), as for :func:`nbquant.sensitivity`. A few samples for each input of a layer
             are enough: places of a convolution count as samples. With fewer, moments are damped more; with less than
-            one, ``few_places`` and a warning name the layer.
+            one, ``few_places`` and the repr name the layer.
         loss: Loss of a batch from (output, target), the mean over its samples; cross-entropy if None.
         draws: Random draws a sample.
         seed: Of those draws.
@@ -220,18 +219,9 @@ class _Seen:
         visits = self._visits / sum(p.numel() for p in self._matrices.values())
         inputs = some_inputs(kept, samples, visits)
         unquantized = before_quantizing(self._model, parts, inputs)
-        calibration = ModelCalibration(
+        return ModelCalibration(
             self._model, inputs, outputs, parts, left_out, share, samples, diagonals, moments, unquantized
         )
-        if few := calibration.few_places:
-            times = math.ceil(max(inputs / max(places, 1) for places, inputs in few.values()))
-            warnings.warn(
-                f"{len(few)} of {len(parts)} layers have fewer places (samples, words, pixels) than inputs: "
-                f"{told_places(few)}. Their moments are damped more, so that error feedback gains less: pass {times} "
-                f"times the {samples:,} samples, or more.",
-                stacklevel=3,
-            )
-        return calibration
 
     def _table(self, name: str, mass: float) -> tuple[Tensor, Tensor] | None:
         """Share of each row in the look-ups, and squared gradients of each column."""

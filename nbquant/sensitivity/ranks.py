@@ -12,8 +12,8 @@ def average_sensitivity(own: Sensitivity) -> Sensitivity:
     """Mean over the ranks of ``torch.distributed``, by their samples: that of all samples in one process.
 
     Sensitivities of a mean loss are means over samples, so those of parts add. (Where a loss divides by labels, because
-    some are ignored or weighted by class, that holds for ranks with as many labels a sample.) Clamping does not: where an estimator
-    gave negative values, each rank has set its own to zero.
+    some are ignored or weighted by class, that holds for ranks with as many labels a sample.) Clamping does not: where
+    an estimator gave negative values, each rank has set its own to zero.
 
     Args:
         own: What :func:`nbquant.sensitivity` returned on this rank, for its samples; on all ranks by the same method,

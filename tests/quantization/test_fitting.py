@@ -172,7 +172,9 @@ def test_per_layer_is_each_layer_alone(quantizer):
     assert q.predicted_loss_increase == pytest.approx(loss)
     assert q.levels == sum(len(b.value) for b in q.codebooks.values())
     for attribute in ("codebook", "counts", "codeword_length"):
-        with pytest.raises(ValueError, match=r"one codebook is required here, .* own \(0, 2\): use \.codebooks\['0'\]"):
+        with pytest.raises(
+            ValueError, match=r"one codebook is required here, .* own \('0', '2'\): use \.codebooks\['0'\]"
+        ):
             getattr(q, attribute)
 
 

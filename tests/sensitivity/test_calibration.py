@@ -114,7 +114,6 @@ def test_outputs_of_a_transposed_convolution_by_hand():
     assert torch.allclose(found.float(), expected.flatten(), rtol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.*have fewer places")
 def test_a_bilinear_layer_sees_products():
     class Pair(nn.Module):
         def __init__(self):
@@ -144,7 +143,6 @@ class Words(nn.Module):
 WORDS = [(torch.tensor([[0, 1, 1], [2, 1, 6]]), torch.tensor([1, 2]))]
 
 
-@pytest.mark.filterwarnings("ignore:.*have fewer places")
 def test_a_table_has_a_diagonal_of_counts():
     calibration = nq.calibrate(Words(tied=False), WORDS, progress=False)
     rows, columns = calibration.diagonals["table.weight"]
@@ -157,7 +155,6 @@ def test_a_table_has_a_diagonal_of_counts():
     assert set(quantized.tensors) == {"table.weight", "out.weight"}
 
 
-@pytest.mark.filterwarnings("ignore:.*have fewer places")
 def test_a_tied_table_adds_to_the_moments_of_the_layer():
     model = Words(tied=True)
     tied, apart = (nq.calibrate(m, WORDS, draws=50, progress=False) for m in (model, copy_apart(model)))
@@ -472,10 +469,7 @@ def test_repr_is_short():
 
 def test_layers_with_fewer_places_than_inputs_are_named():
     model = Flat(nn.Linear(20, 15), nn.ReLU(), nn.Linear(15, 12), nn.ReLU(), nn.Linear(12, 3))
-    with pytest.warns(
-        UserWarning, match=r"2 of 3 layers.*layers.0 \(13 places for 20 inputs\), layers.2 .*2 times the 13"
-    ):
-        calibration = nq.calibrate(model, batches(13, 20, count=1), progress=False)
+    calibration = nq.calibrate(model, batches(13, 20, count=1), progress=False)
     assert calibration.few_places == {"layers.0": (13, 20), "layers.2": (13, 15)}
     assert "too few for 2 of the layers: layers.0 (13 places for 20 inputs)" in repr(calibration)
 

@@ -160,7 +160,12 @@ def test_facts_tell_accuracy_and_file(explorer):
     settle(explorer)
     assert "of 64" in explorer.panel.facts[0]["value"]
     assert explorer.panel.revision("prediction") == 1
-    assert explorer.panel.facts[1]["value"] == f"{explorer.state.ledger.total / 8000:.1f} kB"
+    labels = [fact["label"] for fact in explorer.panel.facts]
+    assert labels == ["measured accuracy", "KL divergence from original", "file"]
+    beside = explorer.state.measurement.evaluation.comparison
+    assert explorer.panel.facts[1]["value"] == f"{beside.kl_mean:.3g} nat"
+    assert "points" in explorer.panel.facts[0]["note"]
+    assert explorer.panel.facts[2]["value"] == f"{explorer.state.ledger.total / 8000:.1f} kB"
 
 
 def test_focus_starts_at_the_largest_parameter_and_follows_the_layers(explorer):

@@ -57,7 +57,8 @@ def test_finetuning_replaces_what_is_measured_and_saved(state):
     state.save()
     assert state.wait(WAIT)
     assert state.measurement.quantized is found.quantized
-    assert state.measurement.evaluation == nq.evaluate(found.quantized.apply(network()), batches(), progress=False)
+    tuned = found.quantized.apply(network())
+    assert state.measurement.evaluation == nq.evaluate(tuned, batches(), progress=False, reference=network())
     restored = nq.load(state.path).state_dict(progress=False)
     assert torch.equal(restored["0.weight"], found.quantized.dequantize()["0.weight"])
 
