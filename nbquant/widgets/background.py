@@ -1,6 +1,8 @@
 """Long work beside the notebook: one thread a slot, the newest job wins, and cancelling works while a cell runs."""
 
+import atexit
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +32,22 @@ class Job:
     reported: Report = field(default=lambda done, total: None)
 
 
+LAST = 10.0  # s that work under way is waited for when Python ends
+_slots: "weakref.WeakSet[Slot]" = weakref.WeakSet()
+_ending = threading.Event()
+
+
+@atexit.register
+def end_all() -> None:
+    """End all work: Python must not end under a thread that is in compiled code, which would abort the process."""
+    _ending.set()
+    slots = list(_slots)
+    for slot in slots:
+        slot.cancel()
+    for slot in slots:
+        slot.wait(LAST)
+
+
 class Slot:
     """Runs one job at a time in a thread of its own; a newer job replaces the one under way."""
 
@@ -42,6 +60,7 @@ class Slot:
         self._next: Job | None = None
         self._stop = threading.Event()
         self._by_user = False
+        _slots.add(self)
 
     @property
     def busy(self) -> bool:
@@ -51,6 +70,8 @@ class Slot:
     def start(self, job: Job) -> None:
         """Run ``job`` as soon as the one under way has noticed that it is no longer wanted."""
         with self._lock:
+            if _ending.is_set():
+                return
             self._next = job
             self._stop.set()
             if self._idle.is_set():

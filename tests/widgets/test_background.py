@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -151,3 +153,23 @@ def test_cancelled_is_no_error_for_callers_that_catch_errors_of_ours():
     assert not issubclass(Cancelled, ValueError | TypeError)
     with pytest.raises(Cancelled):
         raise Cancelled
+
+
+def test_python_ends_cleanly_while_work_is_under_way():
+    """A thread in compiled code at the end of Python would abort the process."""
+    script = (
+        "import torch\n"
+        "from nbquant.widgets.background import Job, Slot\n"
+        "def work(report):\n"
+        "    while True:\n"
+        "        report(0, None)\n"
+        "        w = torch.randn(40, 40, requires_grad=True)\n"
+        "        torch.linalg.svdvals(w @ w).sum().backward()\n"
+        "slots = [Slot(str(i)) for i in range(3)]\n"
+        "for slot in slots:\n"
+        "    slot.start(Job(work, print, print))\n"
+        "torch.randn(500, 500).svd()\n"
+    )
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
