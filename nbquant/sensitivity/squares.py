@@ -1,6 +1,6 @@
 """Square the gradients of runs: by the formulas of layers, and by autograd for all other parameters."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ def add_squares(
     parameters = [problem.parameters[name] for name in others]
     entries = sum(s.inputs[0].numel() for r in runs for s in r.sights if s.calls)
     step = max(1, _CHUNK // max(1, entries))
-    for sign, block in blocks:
+    for (sign, block), is_last in _marked(blocks):
         count = next(len(v) for v in block if v is not None)
         for first in range(0, count, step):
             chunk = [None if v is None else v[first : first + step] for v in block]
@@ -39,7 +39,8 @@ def add_squares(
                 for r, outputs in zip(runs, attached, strict=True):
                     met = [k for k, sight in enumerate(r.sights) if sight.calls]
                     edges = [r.sights[k].output_edge for k in met]
-                    gradients = _gradients(outputs, [*edges, *parameters], chunk, i, axes, start, r.size)
+                    keep = not (is_last and first + i == count - 1)  # the graph, for another vector
+                    gradients = _gradients(outputs, [*edges, *parameters], chunk, i, axes, start, r.size, keep)
                     start += r.size
                     _square(squares, others, gradients[len(edges) :], sign)
                     own: list[Tensor | None] = [None] * len(taps)
@@ -52,6 +53,16 @@ def add_squares(
                 )
 
 
+def _marked(blocks: Iterable[Block]) -> Iterator[tuple[Block, bool]]:
+    """Blocks, and whether each is the last."""
+    found = iter(blocks)
+    block = next(found, None)
+    while block is not None:
+        following = next(found, None)
+        yield block, following is None
+        block = following
+
+
 def _gradients(
     outputs: Sequence[Tensor],
     ends: Sequence[Any],
@@ -60,6 +71,7 @@ def _gradients(
     axes: Sequence[int | None] | None,
     start: int,
     size: int,
+    keep: bool,
 ) -> list[Tensor | None]:
     """Jᵀ vector of one run."""
     starts, cotangents = [], []
@@ -79,7 +91,7 @@ def _gradients(
         cotangents.append(vector.reshape(z.shape).to(z.dtype))
     if not starts or not ends:
         return [None] * len(ends)
-    return list(torch.autograd.grad(starts, ends, cotangents, retain_graph=True, allow_unused=True))
+    return list(torch.autograd.grad(starts, ends, cotangents, retain_graph=keep, allow_unused=True))
 
 
 def _square(squares: dict[str, Tensor], names: Sequence[str], gradients: Sequence[Tensor | None], sign: float) -> None:
