@@ -24,6 +24,8 @@ from nbquant.sensitivity.recurrent import unrolled
 from nbquant.sensitivity.uses import Use, Watch
 from nbquant.sensitivity.weight_views import Weights, attention_chunks
 
+TOLD = 0.05  # share of the weights that are left out from which on a warning says so
+
 
 def calibrate(
     model: nn.Module,
@@ -45,8 +47,8 @@ def calibrate(
     products (so transformers' ``Conv1D``), the projections of attention, recurrent layers and cells, which run step by
     step here, stacks of matrices that are used one by one or all at once, as of experts, and tables of vectors, whose
     curvature is a diagonal. A weight that any other function uses, as that of a recurrent layer on packed sequences, or
-    that takes no part in the gradient, is named in ``left_out`` and in a warning; it gets no error feedback. The model
-    is left as it was found; some of the inputs are kept.
+    that takes no part in the gradient, is named in ``left_out``, and in a warning if such weights are more than 5 %; it
+    gets no error feedback. The model is left as it was found; some of the inputs are kept.
 
     Args:
         model: Any network.
@@ -209,7 +211,7 @@ class _Seen:
         left_out = self._left_out({*(part.weight for part in parts.values()), *diagonals})
         total = sum(p.numel() for p in self._model.parameters())
         share = sum(self._matrices[name].numel() for name in left_out) / total
-        if left_out:
+        if share > TOLD:
             warnings.warn(
                 f"{len(left_out)} of {len(self._matrices)} weight matrices, {share:.0%} of the weights, get no error "
                 f"feedback: {', '.join(f'{name} ({why})' for name, why in left_out.items())}. They are quantized by "
