@@ -96,7 +96,7 @@ def predict_loss(
             curvature = _gauss_newton(problem, batch, change) if gauss_newton else 0.0
             totals += mass * np.array([gradient, quadratic, measured, curvature])
             samples, counted = samples + batch.size, counted + mass
-    gradient, quadratic, measured, curvature = (totals / max(counted, 1e-300)).tolist()
+    gradient, quadratic, measured, curvature = (totals / (counted or 1.0)).tolist()
     return LossPrediction(gradient, diagonal, quadratic, measured, samples, curvature if gauss_newton else None)
 
 

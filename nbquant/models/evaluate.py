@@ -63,7 +63,7 @@ class Evaluation:
     def __str__(self) -> str:
         parts = []
         if self.accuracy is not None:
-            count = f"{self.labels:,} labels" if self.is_sequence else f"{self.samples:,} samples"
+            count = f"{self.labels:,} labels" if self.labels != self.samples else f"{self.samples:,} samples"
             parts.append(f"{100 * self.accuracy:.2f} % of {count}, loss {self.loss:.4f}")
         else:
             parts.append(f"loss {self.loss:.4f} on {self.samples:,} samples")
@@ -97,7 +97,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure loss and accuracy, without gradients and in eval mode.
 
-    The modes of all the model's modules and the state of the random numbers are afterwards as before.
+    The modes of all the model's modules, its buffers and the state of the random numbers are afterwards as before.
 
     Args:
         model: Any module.
@@ -298,6 +298,7 @@ def _is_classification(output: Any, target: Any) -> bool:
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients inside; modes, one by one, and random numbers afterwards as before."""
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
     device = device_of(model)
     on_gpu = device is not None and device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []), torch.no_grad():
@@ -307,3 +308,6 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
+            for buffer, version, value in buffers:  # some count their calls in eval mode too
+                if buffer._version != version:
+                    buffer.copy_(value)

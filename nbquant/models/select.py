@@ -250,8 +250,8 @@ def _with_sensitivity(
     if missing:
         raise ValueError(
             f"a sensitivity is required for each of the {len(chosen)} selected tensors, but {len(missing)} are missing "
-            f"({listed(missing, 3)}) among the {len(names)} given: compute it for the same model, or select fewer "
-            "layers."
+            f"({listed(missing, 3)}) among the {len(names)} given: compute it for the same model, frozen parameters "
+            "by name (parameters=…), or select fewer layers."
         )
     result = []
     for t in chosen:

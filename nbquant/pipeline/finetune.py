@@ -97,7 +97,8 @@ def finetune(
     Assignments stay, pruned weights and values that are exactly zero stay zero, and everything else of the model stays
     as it is. Batch norms, and all else that holds buffers, run in eval mode: their statistics are stored as they were,
     so values must be fitted to these. Everything else, as dropout, is in training mode. Values move in float32 or
-    wider; each forward pass sees them rounded to the dtype in which they are stored.
+    wider; each forward pass sees them rounded to the dtype in which they are stored. The values of "trellis" and
+    "feedback" lie on grids that their codes make use of; once they move off them, the same clusters take more bits.
 
     Args:
         quantized: What :func:`nbquant.fit` returned.

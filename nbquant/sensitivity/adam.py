@@ -31,7 +31,7 @@ def adam(problem: Problem) -> Estimate:
         samples, step = samples + batch.size, step + 1
         for v, g in zip(total.values(), gradients, strict=True):
             v.mul_(_DECAY).add_(_dense(g).to(v.dtype).square(), alpha=1 - _DECAY)
-    return {name: (v / (1 - _DECAY**step)).sqrt() for name, v in total.items()}, samples
+    return {name: (v / (1 - _DECAY ** max(step, 1))).sqrt() for name, v in total.items()}, samples
 
 
 def _dense(tensor: Tensor) -> Tensor:

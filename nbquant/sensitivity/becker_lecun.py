@@ -78,7 +78,7 @@ def becker_lecun(problem: Problem) -> Estimate:
                     if id(p) in names:
                         total[names[id(p)]] += h
             s, g = _backward(step, x, y, s, g)
-    return {name: h / max(counted, 1e-300) for name, h in total.items()}, samples
+    return {name: h / (counted or 1.0) for name, h in total.items()}, samples
 
 
 def _trace(model: nn.Sequential) -> fx.GraphModule:

@@ -16,7 +16,7 @@ def empirical_fisher(problem: Problem) -> Estimate:
     (arXiv:1905.12558) say when it misleads.
     """
     sums = squared_gradient_sums(problem, _gradient, independent=False)
-    factor = sums.samples / max(sums.mass, 1e-300) ** 2
+    factor = sums.samples / (sums.mass or 1.0) ** 2
     return {name: square * factor for name, square in sums.squares.items()}, sums.samples
 
 

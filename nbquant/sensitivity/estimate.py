@@ -169,7 +169,11 @@ def _finish(raw: dict[str, Tensor], method: str, samples: int) -> Sensitivity:
     tensors = {name: h.clamp(min=0) for name, h in raw.items()}
     if not any(h.any() for h in tensors.values()):
         count = sum(clamped.values())
-        reason = f"{count} were negative and set to 0" if count else "the loss does not depend on these parameters"
+        reason = (
+            f"{count} were negative and set to 0"
+            if count
+            else "the loss does not depend on these parameters, or all labels are ignored"
+        )
         raise ValueError(
             f"all sensitivities of the {len(tensors)} parameters are zero ({reason}): "
             'check loss and model, or use method="adam".'

@@ -31,7 +31,7 @@ def exact(problem: Problem) -> Estimate:
             for (name, p), g in zip(problem.parameters.items(), gradients, strict=True):
                 if g.requires_grad:
                     total[name] += mass * _diagonal(g, p).to(wide(p.dtype))
-    return {name: h / max(counted, 1e-300) for name, h in total.items()}, samples
+    return {name: h / (counted or 1.0) for name, h in total.items()}, samples
 
 
 def _diagonal(gradient: Tensor, p: Tensor) -> Tensor:

@@ -36,4 +36,4 @@ def hutchinson(problem: Problem) -> Estimate:
                 for (name, v), product in zip(probe.items(), products, strict=True):
                     if product is not None:
                         total[name] += (v * product).to(wide(product.dtype)) * (mass / problem.draws)
-    return {name: h / max(counted, 1e-300) for name, h in total.items()}, samples
+    return {name: h / (counted or 1.0) for name, h in total.items()}, samples

@@ -48,7 +48,7 @@ class Sums:
 
     def mean(self) -> Estimate:
         """Squares over the mass: the diagonal of mean JᵀHJ, if the vectors are factors of mass · H."""
-        return {name: square / max(self.mass, 1e-300) for name, square in self.squares.items()}, self.samples
+        return {name: square / (self.mass or 1.0) for name, square in self.squares.items()}, self.samples
 
 
 @dataclass

@@ -72,6 +72,12 @@ class Problem:
         def place(tensor: Tensor) -> Tensor:
             return tensor.to(self.device, dtype if tensor.is_floating_point() else None)
 
+        if not isinstance(self.batches, Iterable):
+            parts = [name for name in ("calibration", "train", "test") if hasattr(self.batches, name)]
+            advice = f"pass its .{parts[0]}" if parts else "pass [(inputs, target)] for one batch, or a DataLoader"
+            raise TypeError(
+                f"batches must give pairs (inputs, target), but a {type(self.batches).__name__} came: {advice}."
+            )
         seen = 0
         for pair in track(self.batches, "Sensitivity", self.progress):
             if not (isinstance(pair, tuple | list) and len(pair) == 2):

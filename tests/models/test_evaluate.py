@@ -286,3 +286,19 @@ def test_no_label_at_all_is_refused():
     model, _, x, _ = pair()
     with pytest.raises(ValueError, match="at least one label must count, but all of 50 samples are ignored"):
         evaluate(model, [(x, torch.full((50,), -100))], progress=False)
+
+
+def test_buffers_that_a_forward_pass_changes_are_put_back():
+    class Counting(nn.Linear):
+        def __init__(self):
+            super().__init__(5, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    model, reference = Counting(), Counting()
+    batches, _, _ = linear_batches()
+    evaluate(model, batches, progress=False, reference=reference)
+    assert model.calls == reference.calls == 0

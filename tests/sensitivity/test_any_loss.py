@@ -323,3 +323,18 @@ def test_a_loss_inside_the_model_that_has_no_closed_form():
     ids = torch.randint(9, (4, 6))
     with pytest.raises(ValueError, match=r"Odd computes its loss itself, by none of torch's losses"):
         run(Odd().double(), [({"ids": ids}, ids)], loss=lambda output, _: output["loss"])
+
+
+@pytest.mark.parametrize("method", ["gauss_newton_sampled", "gauss_newton", "empirical_fisher", "adam", "exact"])
+def test_nothing_but_ignored_labels_is_refused(method):
+    batches = [(torch.randn(8, 10), torch.full((8,), -100))]
+    with pytest.raises(ValueError, match=r"are zero .* or all labels are ignored"):
+        run(nn.Linear(10, 64), batches, method)
+
+
+def test_data_in_the_place_of_batches_says_which_to_pass():
+    from nbquant import zoo
+
+    model, data = zoo.load("lenet5-fashion")
+    with pytest.raises(TypeError, match=r"a Dataset came: pass its \.calibration"):
+        run(model, data)
