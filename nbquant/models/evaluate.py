@@ -63,7 +63,7 @@ class Evaluation:
     def __str__(self) -> str:
         parts = []
         if self.accuracy is not None:
-            count = f"{self.labels:,} labels" if self.labels != self.samples else f"{self.samples:,} samples"
+            count = f"{self.labels:,} labels" if self.labels not in (0, self.samples) else f"{self.samples:,} samples"
             parts.append(f"{100 * self.accuracy:.2f} % of {count}, loss {self.loss:.4f}")
         else:
             parts.append(f"loss {self.loss:.4f} on {self.samples:,} samples")
