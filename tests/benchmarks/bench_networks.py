@@ -21,8 +21,8 @@ import torch
 from torch.nn import functional
 
 import nbquant as nq
-from nbquant.kernels import dispatch
 from tests.benchmarks import options
+from tests.benchmarks.turns import one_thread
 from tests.networks import Case, cases
 
 ESTIMATORS = ("gauss_newton_sampled", "empirical_fisher", "gauss_newton", "hutchinson", "adam")
@@ -72,11 +72,13 @@ def _backpack(case: Case) -> None:
 
 def measure(name: str, what: str, small: bool, rounds: int) -> tuple[str, float, float, int]:
     """What a contender says of itself, its CPU time [s], how far memory rose [bytes], and the number of weights."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dispatch.THREADS = 1
-    dispatch._pool.cache_clear()
-    torch.manual_seed(0)
+    with one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        return _measured(name, what, small, rounds)
+
+
+def _measured(name: str, what: str, small: bool, rounds: int) -> tuple[str, float, float, int]:
     case = cases(small)[name]()
     weights = sum(p.numel() for p in case.model.parameters())
     made = contenders(case, name in ONE_LABEL)
