@@ -199,11 +199,11 @@ def cases(small: bool = False, batches: int = 8) -> dict[str, Callable[[], Case]
             _images((4, 3, 8, 8) if s else (32, 3, 32, 32), 3 if s else 10, batches),
         ),
         "MobileNet with PReLU": lambda: made(
-            Depthwise(*(2, 3) if s else (32, 10)),
+            Depthwise(*(2, 3) if s else (48, 10)),
             _images((4, 3, 8, 8) if s else (32, 3, 32, 32), 3 if s else 10, batches),
         ),
         "U-Net": lambda: made(
-            UNet(*(2, 3) if s else (40, 4)),
+            UNet(*(2, 3) if s else (42, 4)),
             [
                 (torch.randn(n, 1, k, k), torch.randint(3 if s else 4, (n, k, k)))
                 for n, k in [(3, 4) if s else (8, 48)] * batches
