@@ -28,7 +28,7 @@ from nbquant.storage.errors import CorruptFileError
 from nbquant.tensorfile import shortened
 
 FAILED, USAGE, DAMAGED, INTERRUPTED = 1, 2, 3, 130
-MOST_STEM = 200  # bytes: file systems allow 255, of which Jupyter's own copies take some
+MOST_STEM = 200  # bytes: file systems allow 255, and Jupyter's own copies have longer names
 JUPYTER = Path(__file__).parent / "jupyter"
 
 

@@ -85,7 +85,7 @@ def record(run: Callable[[], Any]) -> Recorded:
     """Run a loss, or a model and its loss, and record which of torch's losses it calls.
 
     Args:
-        run: Returns the loss. Terms are found of what it computes from tensors that require gradients.
+        run: Returns the loss. Terms are recorded where the tensors that it starts from require gradients.
     """
     with _Recorder() as recorder:
         value = run()

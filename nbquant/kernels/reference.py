@@ -431,9 +431,9 @@ def compensate(
         step: Step Δ.
         price: λ times the bits of |k|, by quantizer, class of the level to the left, class of the level above.
         columns: Their numbers in the layer.
-        restart: Rows after which paths begin anew.
+        restart: Number of rows after which each path starts again.
         fixed: Not zero for weights that stay zero; no rows if there are none.
-        integers: Integers m of all columns, of which the one to the left is looked at; those of these are replaced.
+        integers: Integers m of all columns. The column to the left is read, and those quantized here are replaced.
     """
     groups, _, rows = target.shape
     bits, classes = torch.from_numpy(np.ascontiguousarray(price)), price.shape[1] - 1
@@ -485,7 +485,7 @@ def compensate_along(
         step: Step Δ.
         price: λ times the bits of |k|, by quantizer, class of the level to the left, class of the level above.
         first: Number of the first row.
-        restart: Rows after which paths begin anew.
+        restart: Number of rows after which each path starts again.
         transition: The trellis.
         state: State before the first row; that behind the last is returned in it.
         above: Class of the level above the first row; likewise.
@@ -545,7 +545,7 @@ def count_levels(
 
     Args:
         integers: Integers m.
-        restart: Rows after which paths begin anew.
+        restart: Number of rows after which each path starts again.
         transition: The trellis.
         counts: Has the numbers added; levels over the last one count as the last.
     """

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nbquant.eval_mode import in_eval_mode
 from nbquant.losses import Loss, Recorded, Term, record, record_loss
 from nbquant.models.batches import device_of, to_device
 from nbquant.models.comparison import Comparing, Comparison, labelled, softmax_term
@@ -296,18 +297,8 @@ def _is_classification(output: Any, target: Any) -> bool:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside; modes, one by one, and random numbers afterwards as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    """Eval mode and no gradients inside; modes, buffers and random numbers afterwards as before."""
     device = device_of(model)
     on_gpu = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []), torch.no_grad():
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            for buffer, version, value in buffers:  # some count their calls in eval mode too
-                if buffer._version != version:
-                    buffer.copy_(value)
+    with torch.random.fork_rng(devices=[device] if on_gpu else []), torch.no_grad(), in_eval_mode(model):
+        yield

@@ -212,7 +212,7 @@ def _codes_of(name: str, tensors: Mapping[str, StoredTensor]) -> str | None:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A name in two parts, of which the second is all that patterns look at: few differ in it."""
+    """A name in two parts. Patterns look at the second only, in which few names differ."""
     parts = name.split(".")
     tail = ".".join(parts[-_TAIL:])
     return name[: len(name) - len(tail)], tail

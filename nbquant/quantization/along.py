@@ -76,7 +76,7 @@ def quantize_along(
         problem: The loss.
         step: Δ.
         price: λ times the bits of each level.
-        restart: Rows after which paths begin anew.
+        restart: Number of rows after which each path starts again.
         integers: Receives the integers.
         ticks: Advanced before each panel of inputs; may raise to cancel.
     """

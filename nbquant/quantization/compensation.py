@@ -115,7 +115,7 @@ def problem_of(
     if shift is not None:
         missing, now = shift.missing.cpu().float().clone(), shift.inputs.cpu().float()
         grown = (now.double().square().mean(1) - shift.energy.cpu().double()).clamp(min=0)
-        if free is not None:  # means are the bias's to make up for
+        if free is not None:  # the bias compensates means
             center = now.mean(1, keepdim=True)
             mean = mean + center[:, 0] - shift.mean.cpu().double()
             free += missing.double().mean(1)
@@ -198,7 +198,7 @@ def quantize_in_turn(
         problem: The loss.
         step: Δ.
         price: λ times the bits of each level.
-        restart: Rows after which paths begin anew.
+        restart: Number of rows after which each path starts again.
         integers: Those of the turn before, which tell the class of the level to the left; replaced.
         ticks: Advanced before each panel of columns; may raise to cancel.
 
@@ -221,13 +221,13 @@ def sweep(
     integers: Int32[np.ndarray, "cols all_rows"],
     ticks: Iterator[object],
 ) -> None:
-    """Choose every column anew for what all the others are; the loss and price of the choices never rise.
+    """Choose every column again, given all the others; the loss and price of the choices never rise.
 
     Args:
         problem: The loss.
         step: Δ.
         price: λ times the bits of each level.
-        restart: Rows after which paths begin anew.
+        restart: Number of rows after which each path starts again.
         integers: Those of the columns; replaced.
         ticks: Advanced before each panel of columns; may raise to cancel.
 

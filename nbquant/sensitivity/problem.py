@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nbquant.eval_mode import in_eval_mode
 from nbquant.losses import Loss, Recorded, record
 from nbquant.nested import call, map_tensors
 from nbquant.progress import Progress, track
@@ -183,10 +184,7 @@ def undisturbed(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterato
 
     Eval mode, gradients on, random state kept, and no fused kernel that lacks a derivative.
     """
-    modes = [(module, module.training) for module in model.modules()]
     grads = [(p, p.requires_grad) for p in model.parameters()]
-    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
-    registered = [(module, dict(module._buffers)) for module in model.modules()]
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     fast = torch.backends.mha.get_fastpath_enabled()
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
@@ -199,7 +197,7 @@ def undisturbed(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterato
             if recurrent:  # the fused recurrences have no backward pass in eval mode, or no second one
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             torch.backends.mha.set_fastpath_enabled(False)
-            model.eval()
+            stack.enter_context(in_eval_mode(model))
             for p, _ in grads:
                 p.requires_grad_(False)
             for p in parameters:
@@ -207,16 +205,8 @@ def undisturbed(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterato
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, training in modes:
-            module.training = training
         for p, needed in grads:
             p.requires_grad_(needed)
-        for module, own in registered:
-            module._buffers.update(own)
-        with torch.no_grad():
-            for buffer, version, value in buffers:  # some count their calls in eval mode too
-                if buffer._version != version:
-                    buffer.copy_(value)
 
 
 def _is_compiled(module: nn.Module) -> bool:
