@@ -1,12 +1,14 @@
 """See, understand and choose neural-network weight quantization in a Jupyter notebook."""
 
+from importlib.metadata import version
+
 from nbquant import course, plot
 from nbquant.analysis.bounds import rate_distortion_bound
 from nbquant.analysis.curves import curves
 from nbquant.analysis.decomposition import decompose
+from nbquant.analysis.fit import fit
 from nbquant.analysis.ladder import ladder
 from nbquant.analysis.price import price
-from nbquant.analysis.solve import fit
 from nbquant.analysis.sweep import sweep
 from nbquant.models import zoo
 from nbquant.models.evaluate import evaluate
@@ -29,7 +31,7 @@ from nbquant.storage.stored import load
 from nbquant.storage.write import save
 from nbquant.widgets.explorer import explore
 
-__version__ = "0.1.0"
+__version__ = version("nbquant")
 
 __all__ = [
     "ECSQ",

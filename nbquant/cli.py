@@ -17,12 +17,10 @@ import nbformat
 import pandas as pd
 
 import nbquant as nq
-from nbquant.analysis.curves import QUANTIZERS
-from nbquant.analysis.runs import RUNNERS
+from nbquant.coding.code import CODINGS
 from nbquant.models.layers import layer_label, listed
 from nbquant.plain_text import plainly
-from nbquant.quantization.ecsq import ECSQ
-from nbquant.quantization.quantizer import CODINGS
+from nbquant.quantization import methods
 from nbquant.storage.decompress import decompress as decompress_file
 from nbquant.storage.errors import CorruptFileError
 from nbquant.tensorfile import shortened
@@ -35,8 +33,8 @@ JUPYTER = Path(__file__).parent / "jupyter"
 def _usual(option: str, said: Mapping[Any, str] | None = None) -> str:
     """The defaults of an option, and the methods that have them."""
     found: dict[Any, list[str]] = {}
-    for name, kind in {**QUANTIZERS, **RUNNERS}.items():
-        found.setdefault(getattr(kind, option), []).append(name)
+    for method in methods.METHODS:
+        found.setdefault(getattr(method.make, option), []).append(method.name)
     return "; ".join(f"{(said or {}).get(value, value)} for {', '.join(names)}" for value, names in found.items())
 
 
@@ -69,8 +67,8 @@ def commands() -> None:
 )
 @click.option(
     "--method",
-    type=click.Choice((*QUANTIZERS, *RUNNERS)),
-    default=ECSQ.method,
+    type=click.Choice(methods.names()),
+    default=methods.DEFAULT.name,
     show_default=True,
     help="trellis and feedback take longer, and less room. A checkpoint comes without data to calibrate feedback: here "
     "it works like trellis.",

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from nbquant.coding.code import Coding
 from nbquant.coding.huffman import HuffmanCode
 from nbquant.coding.ledger import Ledger, fixed_length
 from nbquant.coding.positions import gap_code, group_tables
@@ -17,10 +18,10 @@ from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import Codebook
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.rate import Lengths, tensor_gaps
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
 from nbquant.quantization.streams import MEASURED, book_ledger
+from nbquant.quantization.tensor import SelectedTensor
 
 BLOCK = 1 << 24  # weights between two chances to cancel
 

@@ -163,8 +163,15 @@ def _made(quantized: Quantized | OperatingPoint, statistics: Statistics) -> _Mad
                 else "zero: nothing is lost, choose a lower rate"
             )
         )
-    trellis = bool(getattr(quantized.quantizer, "trellis", 0)) or quantized.quantizer.method == "trellis"
-    return _Made(count, quantized.distortion, counts, zeros, quantized.quantizer.coding, trellis)
+    return _Made(count, quantized.distortion, counts, zeros, quantized.quantizer.coding, _on_trellis(quantized))
+
+
+def _on_trellis(quantized: Quantized | OperatingPoint) -> bool:
+    """Whether the code knows that levels are on paths through the trellis."""
+    if isinstance(quantized, OperatingPoint) or quantized.quantizer.coding != "context":
+        return False
+    lattices = [book.lattice for book in quantized.codebooks.values()]
+    return any(lattice is not None and lattice.dependent for lattice in lattices)
 
 
 def _limits(statistics: Statistics, made: _Made, gap: float, progress: Progress) -> tuple[float, float, float]:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nbquant.analysis.statistics import Statistics
+from nbquant.coding.code import Coding
 from nbquant.coding.ledger import Ledger
 from nbquant.quantization.clusters import Clusters
-from nbquant.quantization.quantizer import Coding, Quantizer
+from nbquant.quantization.quantizer import Quantizer, ScalarQuantizer
 from nbquant.quantization.rate import code_ledger, lengths_for
 
 
@@ -37,7 +38,8 @@ class OperatingPoint:
     @property
     def parameter(self) -> float:
         """Value of the argument that sets the rate: levels, step [weight] or λ [loss/bit]."""
-        return getattr(self.quantizer, self.quantizer.parameter)
+        value: float = getattr(self.quantizer, self.quantizer.parameter.name)
+        return value
 
     @property
     def levels(self) -> int:
@@ -73,8 +75,9 @@ def operating_point(quantizer: Quantizer, statistics: Statistics, near: Operatin
         statistics: Of the selection.
         near: Point of the same method and selection at a parameter close by, from which a search may set out.
     """
-    cells = statistics.cells(quantizer.weighted, quantizer.needs_rows, quantizer.per_layer)
-    found = {g: quantizer.clusters(c, near.clusters[g] if near is not None else None) for g, c in cells.items()}
+    scalar: ScalarQuantizer = quantizer  # type: ignore[assignment]  # as it is on a curve
+    cells = statistics.cells(scalar.weighted, scalar.needs_rows, scalar.per_layer)
+    found = {g: scalar.clusters(c, near.clusters[g] if near is not None else None) for g, c in cells.items()}
     return point_of_clusters(quantizer, found, statistics)
 
 

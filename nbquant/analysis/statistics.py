@@ -11,16 +11,17 @@ from torch import Tensor
 from nbquant.analysis.cache import cached
 from nbquant.analysis.recent import Recent
 from nbquant.analysis.sums import Sums
+from nbquant.coding.code import Coding
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapHistogram
 from nbquant.kernels import dispatch
 from nbquant.kernels.dispatch import PIECE
 from nbquant.progress import Progress, track
-from nbquant.quantization.fitting import WHOLE, gaps_of, histogram_of
+from nbquant.quantization.clustering import WHOLE, gaps_of, histogram_of
 from nbquant.quantization.histogram import NEGLIGIBLE, Cells, Histogram
-from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.rate import is_mostly_zero, position_ledger, tensor_gaps, zeros_ledger
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.validate import all_zero
 from nbquant.quantization.workers import Workers
 from nbquant.tensorfile import FileSlice
@@ -155,7 +156,7 @@ class Statistics:
     Attributes:
         tensors: One entry a tensor, in the model's order.
         offset: What is added to every h [loss/weight²]: ε·mean(h), see :meth:`nbquant.sensitivity.Sensitivity.damped`.
-        curves: What :func:`nbquant.analysis.curves.curve` found so far, by method.
+        curves: What :func:`nbquant.analysis.tabulated.curve` found so far, by method.
     """
 
     tensors: tuple[TensorStatistics, ...]

@@ -1,7 +1,6 @@
 """Codebooks of tensors that are integers times steps, and every bit they cost."""
 
 from functools import reduce
-from typing import Any, cast
 
 import torch
 from jaxtyping import Int32
@@ -10,8 +9,8 @@ from torch import Tensor
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import MOST_SPAN
 from nbquant.kernels import dispatch
+from nbquant.quantization.clustering import groups_of
 from nbquant.quantization.codebook import PRUNED, Codebook, Lattice, QuantizedTensor
-from nbquant.quantization.fitting import groups_of
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.paths import Matrix, Paths
 from nbquant.quantization.quantized import Quantized
@@ -26,7 +25,7 @@ def is_pruned(selection: Selection) -> bool:
     return is_mostly_zero(sum(t.weight.numel() - int(t.weight.count_nonzero()) for t in selection), len(selection))
 
 
-def quantized_paths(quantizer: Any, selection: Selection, paths: Paths) -> Quantized:
+def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) -> Quantized:
     """A selection on the values that its paths use.
 
     Args:
@@ -79,7 +78,7 @@ def quantized_paths(quantizer: Any, selection: Selection, paths: Paths) -> Quant
 
     tensors, ledger = coded(tensors, codebooks, quantizer.coding, of_positions if pruned else None)
     return Quantized(
-        quantizer=cast(Quantizer, quantizer),  # it has no clusters
+        quantizer=quantizer,
         tensors={t.name: tensors[t.name] for t in selection},
         codebooks=codebooks,
         ledger=ledger,

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from nbquant.coding.code import Coding
 from nbquant.coding.ledger import Ledger
 from nbquant.duplicate import duplicate
 from nbquant.kernels import dispatch
 from nbquant.quantization.codebook import Codebook, QuantizedTensor
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.parametrize import look_up, register_lookups
-from nbquant.quantization.quantizer import Coding, Quantizer
+from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.rate import lengths_for
 from nbquant.quantization.selection import SensitivityRecord
 from nbquant.quantization.shards import Shards

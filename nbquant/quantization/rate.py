@@ -11,12 +11,12 @@ from torch import Tensor
 
 from nbquant.coding import positions
 from nbquant.coding.arithmetic import ArithmeticCode
+from nbquant.coding.code import Coding
 from nbquant.coding.code_table import table_bits
 from nbquant.coding.huffman import codeword_lengths
 from nbquant.coding.ledger import Ledger, fixed_length
 from nbquant.coding.positions import GapHistogram, group_tables, position_bits
 from nbquant.kernels import dispatch
-from nbquant.quantization.quantizer import Coding
 
 Lengths = Int64[np.ndarray, " k"] | Float64[np.ndarray, " k"]
 

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Int
 
 from nbquant.coding import positions as coded_positions
+from nbquant.coding.code import Coding
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import block_shapes
 from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import Codebook, QuantizedTensor, alphabet_of
-from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.rate import arithmetic_code, code_ledger
 
 LATTICE_BITS = 64  # of a step

@@ -17,6 +17,7 @@ from jaxtyping import Int
 from torch import nn
 
 from nbquant.coding.arithmetic import ArithmeticCode
+from nbquant.coding.code import Coding
 from nbquant.coding.code_table import encode_lengths
 from nbquant.coding.huffman import HuffmanCode, symbol_counts
 from nbquant.coding.ledger import Ledger, fixed_length
@@ -25,7 +26,6 @@ from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import Codebook, Lattice, QuantizedTensor
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.rate import arithmetic_code, block_gaps
 from nbquant.quantization.streams import context_streams, lattice_span, with_sizes
 from nbquant.storage.blocks import Code, encode_block, fixed_length_code

@@ -14,7 +14,7 @@ from nbquant.views.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, m
 DEPTH = 12.0  # points of accuracy below the original that are shown
 
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
-_MARKERS = {"circle": "o", "square": "s", "diamond": "D"}
+_MARKERS = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "star": "*", "triangle-up": "^", "hexagon": "h"}
 _LINES = {"solid": "-", "dash": "--"}
 CODES = {
     "fixed": "fixed-length code",

@@ -7,17 +7,11 @@ from typing import Any
 import ipywidgets as w
 import traitlets
 
+from nbquant.quantization import methods
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.widgets.state import ExplorerState
 
 DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
-METHODS = {
-    "k-means": "kmeans",
-    "uniform": "uniform",
-    "ECSQ": "ecsq",
-    "trellis (runs)": "trellis",
-    "error feedback (runs)": "feedback",
-}
 CODES = {"Huffman": "huffman", "fixed length": "fixed", "arithmetic": "arithmetic", "adaptive (context)": "context"}
 SIZES = {"standard": "standard", "half a screen": "compact", "projection": "projection"}
 WIDTH = "272px"
@@ -37,7 +31,7 @@ class Controls(w.HBox):
         self.state = state
         dampings = sorted({*DAMPINGS, state.damping})
         self.of: dict[str, w.Widget] = {
-            "method": _dropdown("Method", METHODS, state.method),
+            "method": _dropdown("Method", _methods(), state.method),
             "weighted": _dropdown("Weighting", {"Hessian": True, "none": False}, state.weighted),
             "coding": _dropdown("Coding", CODES, state.coding),
             "per_layer": _dropdown("Codebook", {"joint": False, "per layer": True}, state.per_layer),
@@ -101,8 +95,8 @@ class Controls(w.HBox):
         self._show_options()
 
     def _show_options(self) -> None:
-        self.of["pinned_zero"].disabled = self.state.method != "kmeans"
-        self.of["per_layer"].disabled = self.state.method == "feedback"  # always
+        for name in ("weighted", "coding", "per_layer", "pinned_zero"):
+            self.of[name].disabled = name not in self.state.settings.record.options
 
     def _on_region(self, text: str) -> None:
         if text != self._region_text():
@@ -158,3 +152,8 @@ def _move(control: w.Widget, value: Any) -> None:
         control.options = sorted([*control.options, (f"{value:g}", value)], key=lambda option: option[1])
     with contextlib.suppress(traitlets.TraitError):
         control.value = value
+
+
+def _methods() -> dict[str, str]:
+    """Labels of all methods; those without a curve have to run."""
+    return {m.label(m.needs_calibration) + " (runs)" * (m.curve is None): m.name for m in methods.METHODS}
