@@ -17,7 +17,7 @@ import nbformat
 import pandas as pd
 
 import nbquant as nq
-from nbquant.coding.code import CODINGS
+from nbquant.coding import codes
 from nbquant.models.layers import layer_label, listed
 from nbquant.plain_text import plainly
 from nbquant.quantization import methods
@@ -79,7 +79,7 @@ def commands() -> None:
 @click.option("--lmbda", type=float, help="Target: lambda of ecsq, trellis or feedback, loss per bit.")
 @click.option("--step", type=float, help="Target: width of a cell of uniform, in units of the weights.")
 @click.option("--layers", metavar="GLOB", multiple=True, help="What to quantize: names or globs; again for more.")
-@click.option("--coding", type=click.Choice(CODINGS), help=f"Code of the indices.  [default: {_usual('coding')}]")
+@click.option("--coding", type=click.Choice(codes.names()), help=f"Code of the indices.  [default: {_usual('coding')}]")
 @click.option(
     "--per-layer/--joint",
     default=None,

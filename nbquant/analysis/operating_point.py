@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nbquant.analysis.statistics import Statistics
-from nbquant.coding.code import Coding
 from nbquant.coding.ledger import Ledger
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.quantizer import Quantizer, ScalarQuantizer
@@ -88,5 +87,5 @@ def point_of_clusters(quantizer: Quantizer, clusters: Mapping[str, Clusters], st
     return OperatingPoint(quantizer, clusters, ledger, statistics.weights, statistics.source_bits)
 
 
-def _ledger(clusters: Clusters, coding: Coding, bits: int) -> Ledger:
+def _ledger(clusters: Clusters, coding: str, bits: int) -> Ledger:
     return code_ledger(clusters.counts, lengths_for(clusters.counts, coding), coding, bits)

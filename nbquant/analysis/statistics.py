@@ -11,7 +11,7 @@ from torch import Tensor
 from nbquant.analysis.cache import cached
 from nbquant.analysis.recent import Recent
 from nbquant.analysis.sums import Sums
-from nbquant.coding.code import Coding
+from nbquant.coding import codes
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapHistogram
 from nbquant.kernels import dispatch
@@ -232,12 +232,12 @@ class Statistics:
         """What the positions of a pruned selection cost; nothing if it is not pruned."""
         return position_ledger([t.gaps for t in self.tensors]) if self.pruned else Ledger()
 
-    def zeros_ledger(self, coding: Coding) -> Ledger:
+    def zeros_ledger(self, coding: str) -> Ledger:
         """What the zeros of a pruned selection cost under a code: positions, or where they are in the alphabet, bits.
 
         Nothing if it is not pruned. In the alphabet it is what order 0 takes, tensor by tensor.
         """
-        if coding != "context" or not self.pruned:
+        if not codes.named(coding).adaptive or not self.pruned:
             return self.position_ledger
         return zeros_ledger([t.histogram.zeros for t in self.tensors], [len(t.histogram) for t in self.tensors])
 

@@ -8,6 +8,7 @@ import numpy as np
 from nbquant.analysis.operating_point import OperatingPoint, operating_point, point_of_clusters
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.target import CLOSE, OutOfReachError, Target
+from nbquant.coding import codes
 from nbquant.progress import Progress
 from nbquant.quantization import methods
 from nbquant.quantization.clustering import quantize_clusters
@@ -15,7 +16,6 @@ from nbquant.quantization.method import Family
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer, ScalarQuantizer
 from nbquant.quantization.selection import Selection
-from nbquant.quantization.streams import MEASURED
 
 TRIES = 4  # between two points of the curve
 FAR = 0.02  # of the target: so far from it, another start is worth a try
@@ -55,7 +55,7 @@ class TabulatedCurve:
         points, statistics = curve(self.family, self.statistics), self.statistics
         if target.is_parameter:
             return self.at(solve(target, points, statistics))
-        measured = self.family.coding in MEASURED and target.name != "levels"
+        measured = not codes.named(self.family.coding).known_from_counts and target.name != "levels"
         best, spare, gain = None, 0.0, 1.0
         for _ in range(EXACT_TRIES):
             aim = replace(target, value=gain * target.stricter(spare).value)

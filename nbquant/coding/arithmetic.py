@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from nbquant.coding.code import Code, Lengths, ideal_lengths
 from nbquant.coding.entropy import Counts, as_integers, check_counts
 from nbquant.coding.huffman import Symbols
 from nbquant.kernels.cpu import arithmetic as kernels
@@ -150,7 +151,7 @@ class ArithmeticCode:
             return b""
         return states.astype("<i8").tobytes() + words[at:].astype("<u4").tobytes()
 
-    def decode(self, data: bytes, count: int) -> Shaped[np.ndarray, " count"]:
+    def decode(self, data: bytes, count: int, bits: int | None = None) -> Shaped[np.ndarray, " count"]:
         """Read ``count`` symbols that :meth:`encode` wrote, in the smallest of uint8, uint16, uint32 for k − 1.
 
         Raises:
@@ -210,3 +211,33 @@ class ArithmeticCode:
 
 def _lanes(count: int) -> int:
     return 4 if count >= INTERLEAVED else 1
+
+
+STATES, WORD = 256, 32  # bits: of a stream's states, and at the most of a symbol
+
+
+def arithmetic_code(counts: Int64[np.ndarray, " k"]) -> ArithmeticCode | None:
+    """The code of k clusters with so many members, equal frequencies if none has any; None without clusters."""
+    if not len(counts):
+        return None
+    return ArithmeticCode.from_counts(counts if counts.any() else np.ones_like(counts))
+
+
+def _table_bits(counts: Int64[np.ndarray, " k"], lengths: Lengths) -> int:
+    code = arithmetic_code(counts)
+    return code.table_bits if code is not None else 0
+
+
+ARITHMETIC = Code(
+    name="arithmetic",
+    label="arithmetic",
+    title="arithmetic code",
+    reason="frequencies are rounded, and every stream has an end",
+    lengths=ideal_lengths,
+    stored="arithmetic",
+    major=2,
+    table_bits=_table_bits,
+    make=lambda counts, lengths: arithmetic_code(counts),
+    read=lambda table, bits, levels: ArithmeticCode.decode_table(table, bits, levels) if levels else None,
+    payload_range=lambda levels, weights: (0, min(weights, 1) * STATES + weights * WORD),
+)

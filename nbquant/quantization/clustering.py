@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nbquant.coding import codes
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapHistogram
 from nbquant.progress import Progress, track
@@ -20,7 +21,7 @@ from nbquant.quantization.quantizer import ScalarQuantizer
 from nbquant.quantization.rate import is_mostly_zero, lengths_for, position_ledger, tensor_gaps
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.shards import Shards
-from nbquant.quantization.streams import MEASURED, coded
+from nbquant.quantization.streams import coded
 from nbquant.quantization.tensor import SelectedTensor
 
 WHOLE = "all"
@@ -66,7 +67,7 @@ def quantize_clusters(
     made = {
         g: histogram_of_group(members, rows, progress) for g, members in groups.items() if not start or g not in start
     }
-    if selection.shards is not None and quantizer.coding in MEASURED:
+    if selection.shards is not None and not codes.named(quantizer.coding).known_from_counts:
         selection.require_whole(f"coding={quantizer.coding!r}")
     if zeros is None:
         zeros = sum(made[g].zeros if g in made else _zeros(members) for g, members in groups.items())

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.coding.code import Coding
 from nbquant.progress import Progress
 from nbquant.quantization.clustering import quantize_clusters
 from nbquant.quantization.clusters import Clusters
@@ -50,7 +49,7 @@ class ECSQ:
 
     lmbda: float
     weighted: bool = True
-    coding: Coding = "huffman"
+    coding: str = "huffman"
     per_layer: bool = False
 
     def __post_init__(self) -> None:

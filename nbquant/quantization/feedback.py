@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.coding.code import Coding
 from nbquant.progress import Progress, track
 from nbquant.quantization.integers import is_pruned, quantized_paths
 from nbquant.quantization.layerwise import EXCHANGE, Settings, quantize_layer, shared_step, ticks_of
@@ -60,7 +59,7 @@ class Feedback:
     damping: float = 0.01
     sequential: bool = True
     weighted: bool = True
-    coding: Coding = "context"
+    coding: str = "context"
     output_damping: float = 0.1
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int32
 from torch import Tensor
 
+from nbquant.coding import codes
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import MOST_SPAN
 from nbquant.kernels import dispatch
@@ -45,7 +46,7 @@ def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) ->
         flat = {t.name: _integers(found[t.name]) for t in members}
         if pruned:
             # Where zeros are in the alphabet, one that was not pruned before is no other.
-            in_alphabet = quantizer.coding == "context"
+            in_alphabet = codes.named(quantizer.coding).adaptive
             left_out = {t.name: (flat[t.name] if in_alphabet else t.weight.reshape(-1)) == 0 for t in members}
             used = torch.cat([flat[t.name][~left_out[t.name]] for t in members])
         else:

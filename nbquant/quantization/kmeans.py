@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.coding.code import Coding
 from nbquant.progress import Progress
 from nbquant.quantization.clustering import quantize_clusters
 from nbquant.quantization.clusters import Clusters
@@ -51,7 +50,7 @@ class KMeans:
 
     levels: int
     weighted: bool = True
-    coding: Coding = "huffman"
+    coding: str = "huffman"
     per_layer: bool = False
     pinned_zero: bool = False
 

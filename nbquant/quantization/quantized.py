@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from nbquant.coding.code import Coding
 from nbquant.coding.ledger import Ledger
 from nbquant.duplicate import duplicate
 from nbquant.kernels import dispatch
@@ -267,7 +266,7 @@ class Quantized:
 
 
 def _changed(
-    book: Codebook, value: Float[Tensor, " k"], group: str, coding: Coding
+    book: Codebook, value: Float[Tensor, " k"], group: str, coding: str
 ) -> tuple[Codebook, Int64[Tensor, " k"]]:
     """The codebook with other values, and where each of the old ones is in it."""
     if value.shape != book.value.shape:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.coding.code import CODINGS, Coding
+from nbquant.coding import codes
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.histogram import Cells
 from nbquant.quantization.members import Members, Sums
@@ -23,7 +23,7 @@ class Quantizer(Protocol):
         method: Name of the method, as in :func:`nbquant.fit`.
         parameter: The one argument that sets the rate.
         weighted: Whether each weight counts by its sensitivity; if not, by the mean sensitivity.
-        coding: Name of the code of the indices, see :mod:`nbquant.coding.code`.
+        coding: Name of the code of the indices, see :mod:`nbquant.coding.codes`.
         per_layer: A codebook for each layer, or one for the whole selection.
     """
 
@@ -34,7 +34,7 @@ class Quantizer(Protocol):
     def weighted(self) -> bool: ...  # noqa: D102
 
     @property
-    def coding(self) -> Coding: ...  # noqa: D102
+    def coding(self) -> str: ...  # noqa: D102
 
     @property
     def per_layer(self) -> bool: ...  # noqa: D102
@@ -76,8 +76,7 @@ def check_options(weighted: bool, coding: str, per_layer: bool) -> None:
     for name, value in (("weighted", weighted), ("per_layer", per_layer)):
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False, but got {value!r}")
-    if coding not in CODINGS:
-        raise ValueError(f"coding must be one of {', '.join(CODINGS)}, but got {coding!r}")
+    codes.named(coding)
 
 
 def check_positive(name: str, value: float, unit: str, allow_zero: bool = False) -> None:

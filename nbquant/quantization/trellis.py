@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.coding.code import Coding
 from nbquant.coding.levels import matrix_shape
 from nbquant.progress import Progress, track
 from nbquant.quantization.clustering import groups_of
@@ -59,7 +58,7 @@ class Trellis:
     lmbda: float
     step: float | None = None
     weighted: bool = True
-    coding: Coding = "context"
+    coding: str = "context"
     per_layer: bool = True
     steps: Steps = "equal slope"
 

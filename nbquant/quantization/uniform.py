@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.coding.code import Coding
 from nbquant.progress import Progress
 from nbquant.quantization.clustering import WHOLE, groups_of, histogram_of_group, quantize_clusters
 from nbquant.quantization.clusters import Clusters, centres
@@ -58,7 +57,7 @@ class Uniform:
     step: float
     offset: float | None = 0.0
     weighted: bool = True
-    coding: Coding = "huffman"
+    coding: str = "huffman"
     per_layer: bool = False
     steps: Steps = "joint"
     mean: float | None = None

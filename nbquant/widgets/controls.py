@@ -7,12 +7,12 @@ from typing import Any
 import ipywidgets as w
 import traitlets
 
+from nbquant.coding import codes
 from nbquant.quantization import methods
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
 from nbquant.widgets.state import ExplorerState
 
 DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
-CODES = {"Huffman": "huffman", "fixed length": "fixed", "arithmetic": "arithmetic", "adaptive (context)": "context"}
 SIZES = {"standard": "standard", "half a screen": "compact", "projection": "projection"}
 WIDTH = "272px"
 STYLE = {"description_width": "84px"}
@@ -33,7 +33,7 @@ class Controls(w.HBox):
         self.of: dict[str, w.Widget] = {
             "method": _dropdown("Method", _methods(), state.method),
             "weighted": _dropdown("Weighting", {"Hessian": True, "none": False}, state.weighted),
-            "coding": _dropdown("Coding", CODES, state.coding),
+            "coding": _dropdown("Coding", {code.label: code.name for code in codes.CODES}, state.coding),
             "per_layer": _dropdown("Codebook", {"joint": False, "per layer": True}, state.per_layer),
             "pinned_zero": w.Checkbox(
                 value=state.pinned_zero,

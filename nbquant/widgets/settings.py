@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nbquant.analysis.target import Target, check_target, drivers
-from nbquant.coding.code import CODINGS, Coding
+from nbquant.coding import codes
 from nbquant.quantization import methods
 from nbquant.quantization.method import Family, Method
 from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
@@ -38,7 +38,7 @@ class Settings:
     layers: tuple[str, ...]
     method: str
     weighted: bool
-    coding: Coding
+    coding: str
     per_layer: bool
     pinned_zero: bool
     estimator: str
@@ -96,7 +96,7 @@ class Settings:
         Raises:
             ValueError: Names what cannot.
         """
-        for name, known in (("method", methods.names()), ("coding", CODINGS), ("estimator", ESTIMATORS)):
+        for name, known in (("method", methods.names()), ("coding", codes.names()), ("estimator", ESTIMATORS)):
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, but is {getattr(self, name)!r}")
         for name in ("weighted", "per_layer", "pinned_zero"):

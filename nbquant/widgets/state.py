@@ -16,7 +16,7 @@ from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import solve
 from nbquant.analysis.target import targets_of
-from nbquant.coding.code import CODINGS
+from nbquant.coding import codes
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
 from nbquant.pipeline.prune import Pruned
@@ -114,7 +114,7 @@ class ExplorerState(traitlets.HasTraits):
     layers = traitlets.Tuple()
     method = traitlets.Unicode(KMeans.method)
     weighted = traitlets.Bool(KMeans.weighted)
-    coding = traitlets.Enum(CODINGS, KMeans.coding)
+    coding = traitlets.Enum(codes.names(), KMeans.coding)
     per_layer = traitlets.Bool(KMeans.per_layer)
     pinned_zero = traitlets.Bool(KMeans.pinned_zero)
     ratio = traitlets.Float(14.0)

@@ -1,0 +1,41 @@
+"""The one list of codes of indices."""
+
+from difflib import get_close_matches
+
+from nbquant.coding.arithmetic import ARITHMETIC
+from nbquant.coding.code import Code
+from nbquant.coding.context import CONTEXT
+from nbquant.coding.fixed import FIXED
+from nbquant.coding.huffman import HUFFMAN
+
+CODES: tuple[Code, ...] = (HUFFMAN, FIXED, ARITHMETIC, CONTEXT)
+"""All codes, in the order of menus. Look at ``codes.CODES``, so that additions are seen."""
+
+
+def names() -> tuple[str, ...]:
+    """Names of all codes."""
+    return tuple(code.name for code in CODES)
+
+
+def named(name: str) -> Code:
+    """Look up a code by its name.
+
+    Raises:
+        ValueError: There is none of this name (names the nearest).
+    """
+    for code in CODES:
+        if code.name == name:
+            return code
+    near = get_close_matches(str(name), names(), 1)
+    hint = f": did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"coding must be one of {', '.join(names())}, but got {name!r}{hint}")
+
+
+def stored_as(name: str) -> tuple[Code, ...]:
+    """Codes that files call so."""
+    return tuple(code for code in CODES if code.stored == name)
+
+
+def stored_names(major: int) -> tuple[str, ...]:
+    """Names of codes in files of a major version."""
+    return tuple(dict.fromkeys(code.stored for code in CODES if code.major == major))
