@@ -1,7 +1,6 @@
 """The one list of codes of indices."""
 
-from difflib import get_close_matches
-
+from nbquant import registry
 from nbquant.coding.arithmetic import ARITHMETIC
 from nbquant.coding.code import Code
 from nbquant.coding.context import CONTEXT
@@ -23,12 +22,7 @@ def named(name: str) -> Code:
     Raises:
         ValueError: There is none of this name (names the nearest).
     """
-    for code in CODES:
-        if code.name == name:
-            return code
-    near = get_close_matches(str(name), names(), 1)
-    hint = f": did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"coding must be one of {', '.join(names())}, but got {name!r}{hint}")
+    return registry.find(CODES, name, "coding")
 
 
 def stored_as(name: str) -> tuple[Code, ...]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from difflib import get_close_matches
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
@@ -16,6 +15,7 @@ from nbquant.quantization.parameter import Parameter
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.selection import Selection
+from nbquant.registry import nearest
 
 Groups = Mapping[str, Cells]
 """Group name -> cells of its histogram: one group "all", or one a layer."""
@@ -103,9 +103,8 @@ class Method:
         options = self.options
         if hasattr(self.make, name) and name not in (self.parameter.name, "method", "parameter"):
             return ValueError(f"{name} of {self.name} is always {getattr(self.make, name)!r}: leave it out")
-        near = get_close_matches(name, options, 1)
-        hint = f": did you mean {near[0]!r}?" if near else ""
-        return TypeError(f"options of {self.name} are {', '.join(options)}, but {name!r} came{hint}")
+        near = nearest(name, list(options))
+        return TypeError(f"options of {self.name} are {', '.join(options)}, but {name!r} came{near}")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The one list of quantization methods."""
 
-from difflib import get_close_matches
 from typing import Any
 
+from nbquant import registry
 from nbquant.quantization.ecsq import ECSQ_METHOD
 from nbquant.quantization.feedback import FEEDBACK_METHOD
 from nbquant.quantization.kmeans import KMEANS_METHOD
@@ -37,12 +37,7 @@ def named(name: str) -> Method:
     Raises:
         ValueError: There is none of this name (names the nearest).
     """
-    for method in METHODS:
-        if method.name == name:
-            return method
-    near = get_close_matches(str(name), names(), 1)
-    hint = f": did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"method must be one of {', '.join(names())}, but got {name!r}{hint}")
+    return registry.find(METHODS, name, "method")
 
 
 def of(quantizer: Quantizer) -> Method:

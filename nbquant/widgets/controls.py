@@ -9,7 +9,7 @@ import traitlets
 
 from nbquant.coding import codes
 from nbquant.quantization import methods
-from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
+from nbquant.sensitivity import estimators
 from nbquant.widgets.state import ExplorerState
 
 DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
@@ -42,7 +42,7 @@ class Controls(w.HBox):
                 style=STYLE,
                 layout=w.Layout(width=WIDTH),
             ),
-            "estimator": _dropdown("Sensitivity", {_estimator_label(n): n for n in ESTIMATORS}, state.estimator),
+            "estimator": _dropdown("Sensitivity", {e.label: e.name for e in estimators.ESTIMATORS}, state.estimator),
             "samples": w.BoundedIntText(
                 value=state.samples,
                 min=0,
@@ -130,18 +130,6 @@ def _dropdown(label: str, options: Mapping[str, Any], value: Any) -> w.Dropdown:
     return w.Dropdown(
         options=list(options.items()), value=value, description=label, style=STYLE, layout=w.Layout(width=WIDTH)
     )
-
-
-def _estimator_label(name: str) -> str:
-    return {
-        "gauss_newton": "Gauss-Newton, exact",
-        "gauss_newton_sampled": "Gauss-Newton, sampled",
-        "empirical_fisher": "empirical Fisher",
-        "becker_lecun": "Becker & Le Cun",
-        "hutchinson": "Hutchinson",
-        "adam": "√v of Adam",
-        "exact": "exact (small nets)",
-    }.get(name, name)
 
 
 def _move(control: w.Widget, value: Any) -> None:

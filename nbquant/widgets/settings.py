@@ -9,7 +9,7 @@ from nbquant.analysis.target import Target, check_target, drivers
 from nbquant.coding import codes
 from nbquant.quantization import methods
 from nbquant.quantization.method import Family, Method
-from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
+from nbquant.sensitivity import estimators
 
 DRIVERS = drivers()
 """Quantities of which any one is asked for and the others follow."""
@@ -96,7 +96,7 @@ class Settings:
         Raises:
             ValueError: Names what cannot.
         """
-        for name, known in (("method", methods.names()), ("coding", codes.names()), ("estimator", ESTIMATORS)):
+        for name, known in (("method", methods.names()), ("coding", codes.names()), ("estimator", estimators.names())):
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, but is {getattr(self, name)!r}")
         for name in ("weighted", "per_layer", "pinned_zero"):

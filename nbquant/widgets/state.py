@@ -16,7 +16,6 @@ from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import solve
 from nbquant.analysis.target import targets_of
-from nbquant.coding import codes
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
 from nbquant.pipeline.prune import Pruned
@@ -26,8 +25,7 @@ from nbquant.quantization.moments import Calibration
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
-from nbquant.sensitivity.estimate import DEFAULT as DEFAULT_ESTIMATOR
-from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
+from nbquant.sensitivity import estimators
 from nbquant.views.rate_distortion import Curve
 from nbquant.views.region import Region
 from nbquant.widgets import code, session, work
@@ -114,7 +112,7 @@ class ExplorerState(traitlets.HasTraits):
     layers = traitlets.Tuple()
     method = traitlets.Unicode(KMeans.method)
     weighted = traitlets.Bool(KMeans.weighted)
-    coding = traitlets.Enum(codes.names(), KMeans.coding)
+    coding = traitlets.Unicode(KMeans.coding)
     per_layer = traitlets.Bool(KMeans.per_layer)
     pinned_zero = traitlets.Bool(KMeans.pinned_zero)
     ratio = traitlets.Float(14.0)
@@ -122,7 +120,7 @@ class ExplorerState(traitlets.HasTraits):
     levels = traitlets.Int(0)
     lmbda = traitlets.Float(0.0)
     step = traitlets.Float(0.0)
-    estimator = traitlets.Enum(tuple(ESTIMATORS), DEFAULT_ESTIMATOR)
+    estimator = traitlets.Unicode(estimators.DEFAULT.name)
     samples = traitlets.Int(0, min=0)
     damping = traitlets.Float(0.1, min=0.0)
     focus = traitlets.Unicode()

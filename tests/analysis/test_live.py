@@ -115,7 +115,7 @@ def test_out_of_reach_is_none():
 
 def test_drivers_are_those_of_the_method():
     assert targets_of("kmeans") == ("ratio", "rate", "levels")
-    with pytest.raises(ValueError, match="lmbda is a parameter of ecsq, but the method is 'uniform': .* one of ratio, rate, levels, step"):
+    with pytest.raises(ValueError, match="lmbda is a parameter of ecsq, but the method is 'uniform'"):
         TABLES["uniform", True][1].find("lmbda", 1.0)
     with pytest.raises(ValueError, match="ratio must be above 0, but is nan"):
         TABLES["uniform", True][1].find("ratio", float("nan"))

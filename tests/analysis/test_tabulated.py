@@ -295,5 +295,6 @@ def test_parameters_beyond_the_curve_have_a_point_too():
     ],
 )
 def test_the_parameter_of_another_method_is_refused(method, name, others):
-    with pytest.raises(ValueError, match=f"{name} is a parameter of .* the method is '{method}': choose another method, or one of {others}$"):
+    told = rf"{name} is a parameter of .* the method is '{method}': choose another method, or one of {others}$"
+    with pytest.raises(ValueError, match=told):
         nq.fit(SELECTIONS[1.0], method, **{name: 0.1})
