@@ -1,5 +1,6 @@
 """The command line: nbquant quantize | inspect | decompress | explore | app."""
 
+import ast
 import hashlib
 import importlib.util
 import io
@@ -85,6 +86,13 @@ def commands() -> None:
     default=None,
     help=f"A codebook for each layer, or one for all.  [default: {_usual('per_layer', {True: 'each', False: 'one'})}]",
 )
+@click.option(
+    "--option",
+    "more",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Another option of the method, as Python has it: steps=joint, damping=0.02; again for more.",
+)
 @click.option("--plain", is_flag=True, help="Weigh all weights alike, whatever their sensitivity.")
 @click.option("--pinned-zero", is_flag=True, help="Keep one level at exactly zero (kmeans).")
 def quantize(
@@ -101,6 +109,7 @@ def quantize(
     layers: tuple[str, ...],
     coding: Any,
     per_layer: bool | None,
+    more: tuple[str, ...],
     plain: bool,
     pinned_zero: bool,
 ) -> None:
@@ -117,6 +126,8 @@ def quantize(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what is left out is said below
         selection = nq.select(checkpoint, h, list(layers) or None)
+    asked: dict[str, Any] = {"weighted": False if plain else None, "coding": coding, "per_layer": per_layer}
+    asked |= {"pinned_zero": True} if pinned_zero else {}
     quantized = nq.fit(
         selection,
         method,
@@ -125,10 +136,7 @@ def quantize(
         levels=levels,
         lmbda=lmbda,
         step=step,
-        weighted=False if plain else None,
-        coding=coding,
-        per_layer=per_layer,
-        pinned_zero=pinned_zero or None,
+        **{**asked, **_parsed(more)},
         file_of=checkpoint if ratio is not None else None,
         progress=_on_terminal(),
     )
@@ -245,6 +253,20 @@ def main() -> None:
             stream.reconfigure(errors=plainly)
     with _exit_codes():
         sys.exit(commands(standalone_mode=False, prog_name="nbquant"))
+
+
+def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
+    """Options by name; values are numbers, True, False or None, and texts where they are nothing of that."""
+    found: dict[str, Any] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise click.UsageError(f"--option must be NAME=VALUE, but is {option!r}.")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
 
 
 @contextmanager

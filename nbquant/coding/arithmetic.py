@@ -7,6 +7,7 @@ numeral systems with states of 64 bits, in integers: one state, or four in turn 
 Source: Duda 2013 (arXiv:1311.2540); Giesen 2014 (arXiv:1402.3392) for states in turn.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -130,9 +131,9 @@ class ArithmeticCode:
         used = array > 0
         return float(array[used] @ (kernels.PRECISION - np.log2(self.frequencies[used])))
 
-    def payload_bits(self, symbols: Symbols) -> int:
-        """Bits of the stream, by writing it."""
-        return 8 * len(self.encode(symbols))
+    def payload_bits(self, counts: Counts) -> int:
+        """Bits of so many of each symbol before the end of a stream, rounded up."""
+        return math.ceil(self.ideal_bits(counts))
 
     def encode(self, symbols: Symbols) -> bytes:
         """The stream: states of 8 bytes, then words of 4, lowest byte first; nothing where only one symbol occurs.

@@ -27,6 +27,14 @@ class SymbolCode(Protocol):
         """The table in whole bytes."""
         ...
 
+    def payload_bits(self, counts: Int64[np.ndarray, " k"]) -> int:
+        """Bits of a stream with so many of each index; asked only where counts tell.
+
+        Raises:
+            ValueError: A count above 0 of an index without a codeword.
+        """
+        ...
+
     def encode(self, symbols: Shaped[np.ndarray, " n"]) -> bytes:
         """The stream of some indices, in whole bytes."""
         ...

@@ -19,7 +19,7 @@ from torch import nn
 from nbquant.coding import codes
 from nbquant.coding.code import Code, SymbolCode
 from nbquant.coding.code_table import encode_lengths
-from nbquant.coding.huffman import HuffmanCode, symbol_counts
+from nbquant.coding.huffman import symbol_counts
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapCode, GapHistogram, gap_code, group_tables
 from nbquant.kernels import dispatch
@@ -223,11 +223,10 @@ def _planned(
     counts = symbol_counts(weights, max(levels, 1))  # refuses what is outside the codebook
     if size is not None:
         payload = 8 * size
-    elif isinstance(code, HuffmanCode):
-        payload = int(counts @ code.lengths[:levels])
-        missing = np.flatnonzero((counts > 0) & (code.lengths[:levels] == 0))
-        if missing.size:
-            raise ValueError(f"level {missing[0]} is in use, but has no codeword: quantize again.")
+    elif code is not None:
+        padded = np.zeros(len(code), np.int64)
+        padded[:levels] = counts[:levels]
+        payload = code.payload_bits(padded)
     else:
         payload = 0
     if not gaps.total or of_gaps is None:
