@@ -164,22 +164,6 @@ def curves(
     )
 
 
-def lower_convex_hull(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
-    """Those points that no mixture of two others beats, by rising rate."""
-    hull: list[OperatingPoint] = []
-    for p in sorted(points, key=lambda p: (p.rate, p.distortion)):
-        if hull and p.distortion >= hull[-1].distortion:
-            continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], p):
-            hull.pop()
-        hull.append(p)
-    return hull
-
-
-def _slope(a: OperatingPoint, b: OperatingPoint) -> float:
-    return (b.distortion - a.distortion) / (b.rate - a.rate)
-
-
 Found = tuple[list[Quantizer], list[dict[str, Clusters]]]
 
 

@@ -55,14 +55,6 @@ class Target:
         if not np.isfinite(self.value) or self.value <= 0:
             raise ValueError(f"{self.name} must be finite and above 0, but got {self.value!r}")
 
-    @staticmethod
-    def of_point(point: OperatingPoint) -> "Target":
-        """What leads to a point of a curve again: its λ or step, or all its levels."""
-        if point.quantizer.method in RUNNERS:
-            return Target("ratio", point.compression_ratio)
-        name = point.quantizer.parameter
-        return Target("levels", point.levels) if name == "levels" else Target(name, point.parameter)  # type: ignore[arg-type]
-
     @property
     def is_parameter(self) -> bool:
         """Whether it names one quantizer, so that there is nothing to search."""
