@@ -36,7 +36,7 @@ explore: $(VENV)/.run
 	exec $(PY) -m jupyterlab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/$(NOTEBOOK) "$$@" $(LAB)
 
 # A file of tests stays with one worker, so that its tests share what they set out from.
-PYTEST := $(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+PYTEST := $(PY) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # Everything runs even when something fails, so that one run tells all.
 define RUN

@@ -1,7 +1,7 @@
 """Name the test files of what changed since the branch left main, as many as run in half a minute: ``make check``.
 
-Files of tests that changed come first, then the mirrors of changed modules (``nbquant/a/b.py`` → ``tests/a/test_b.py``),
-then what imports a changed file. How long each takes is known from the last whole run.
+Files of tests that changed come first, then the mirrors of changed modules (``nbquant/a/b.py`` →
+``tests/a/test_b.py``), then what imports a changed file. How long each takes is known from the last whole run.
 """
 
 import ast
