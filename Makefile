@@ -15,12 +15,14 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help explore test bench docs clean
+.PHONY: help explore test check fuzz bench docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make explore   open the explorer in JupyterLab (LAB="--port=9000" for options of its own)'
-	@echo 'make test      run every test and check (TESTS="tests/coding -k huffman" to choose; linters run all the same)'
+	@echo 'make test      run every test and check, minutes (TESTS="tests/coding -k huffman" to choose; linters run all the same)'
+	@echo 'make check     run the linters and the tests of what changed since main, under a minute'
+	@echo 'make fuzz      read damaged files (COUNT=100000) that no run has seen before (SEED=the time)'
 	@echo 'make bench     run the benchmarks (BENCH="kmeans ecsq" to choose, FULL=1 for the largest sizes, ARGS="--device cuda")'
 	@echo 'make docs      write the site, reference and course, to .docs/site'
 	@echo 'make clean     remove the environment and all caches'
@@ -33,8 +35,11 @@ explore: $(VENV)/.run
 	JUPYTER_CONFIG_PATH="$(CURDIR)/nbquant/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
 	exec $(PY) -m jupyterlab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/$(NOTEBOOK) "$$@" $(LAB)
 
+# A file of tests stays with one worker, so that its tests share what they set out from.
+PYTEST := $(PY) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
 # Everything runs even when something fails, so that one run tells all.
-test: $(VENV)/.test
+define RUN
 	@passed=; failed=; \
 	check() { \
 	    name=$$1; shift; printf '\n--- %s\n' "$$name"; \
@@ -44,10 +49,20 @@ test: $(VENV)/.test
 	check 'ruff format' $(PY) -m ruff format --check; \
 	check 'mypy' $(PY) -m mypy; \
 	check 'lint-imports' $(VENV)/bin/lint-imports; \
-	check 'pytest' $(PY) -m pytest $(TESTS); \
+	$(1) \
 	printf '\n'; \
-	if [ -n "$$passed" ]; then echo "make test passed: $${passed#, }"; fi; \
-	if [ -n "$$failed" ]; then echo "make test FAILED: $${failed#, }"; exit 1; fi
+	if [ -n "$$passed" ]; then echo "make $@ passed: $${passed#, }"; fi; \
+	if [ -n "$$failed" ]; then echo "make $@ FAILED: $${failed#, }"; exit 1; fi
+endef
+
+test: $(VENV)/.test
+	$(call RUN,check 'pytest' $(PYTEST) $(TESTS);)
+
+check: $(VENV)/.test
+	$(call RUN,tests=$$($(PY) -m tests.changed) && if [ -n "$$tests" ]; then check 'pytest' $(PYTEST) $$tests; fi;)
+
+fuzz: $(VENV)/.test
+	@$(PY) -m tests.storage.mutations --count $(or $(COUNT),100000) --seed $(or $(SEED),$$(date +%s))
 
 bench: $(VENV)/.bench
 	@$(PY) -m tests.benchmarks $(BENCH) $(if $(FULL),--full) $(ARGS)

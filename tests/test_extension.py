@@ -1,4 +1,4 @@
-"""A method, a code and an estimator made here alone, and put into the lists: all rooms know them without another line."""
+"""A method, a code and an estimator made here alone and put into the lists: all rooms know them."""
 
 import importlib
 import json
@@ -249,11 +249,8 @@ def test_the_shell(commands, selection, model, tmp_path):
     source = tmp_path / "model.safetensors"
     save_file(dict(model.state_dict()), source)
     out = tmp_path / "model.nbq"
-    done = CliRunner().invoke(
-        commands,
-        ["quantize", str(source), "-o", str(out), "--method", "quantiles", "--coding", "gamma", "--levels", "8"]
-        + ["--option", "sharpness=1.5"],
-    )
+    options = "--method quantiles --coding gamma --levels 8 --option sharpness=1.5".split()
+    done = CliRunner().invoke(commands, ["quantize", str(source), "-o", str(out), *options])
     assert done.exit_code == 0, done.output
     assert nq.load(out).quantized().quantizer.sharpness == 1.5
     shown = CliRunner().invoke(commands, ["quantize", "--help"]).output

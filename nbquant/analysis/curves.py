@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 
-from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve
 from nbquant.progress import Progress, track
@@ -53,19 +52,3 @@ def curves(
             "predicted_loss_increase": [p.predicted_loss_increase for p in points],
         }
     )
-
-
-def lower_convex_hull(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
-    """Those points that no mixture of two others beats, by rising rate."""
-    hull: list[OperatingPoint] = []
-    for p in sorted(points, key=lambda p: (p.rate, p.distortion)):
-        if hull and p.distortion >= hull[-1].distortion:
-            continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], p):
-            hull.pop()
-        hull.append(p)
-    return hull
-
-
-def _slope(a: OperatingPoint, b: OperatingPoint) -> float:
-    return (b.distortion - a.distortion) / (b.rate - a.rate)

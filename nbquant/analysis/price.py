@@ -94,22 +94,6 @@ def price(
     return Price(points, _summary(points, exact, reference, given))
 
 
-def v_powers(v: Mapping[str, Float[Tensor, "..."]], exponents: Sequence[float]) -> dict[str, dict[str, Tensor]]:
-    """Powers v^α of second moments, as estimates by a label of each; v is what "adam" gives, squared.
-
-    Args:
-        v: Parameter name -> v, non-negative.
-        exponents: α in [0, 1].
-
-    Raises:
-        ValueError: An exponent outside [0, 1].
-    """
-    bad = [a for a in exponents if not 0 <= a <= 1]
-    if bad:
-        raise ValueError(f"exponents must be in [0, 1], but {bad[0]} came: 0.5 is the square root that the paper takes")
-    return {f"v^{a:g}": {name: h.clamp(min=0) ** a for name, h in v.items()} for a in exponents}
-
-
 def spearman(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
     """Spearman's rank correlation; entries that are equal share their mean rank. NaN where either is constant.
 

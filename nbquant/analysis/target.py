@@ -37,14 +37,6 @@ class Target:
         if not np.isfinite(self.value) or self.value <= 0:
             raise ValueError(f"{self.name} must be finite and above 0, but got {self.value!r}")
 
-    @staticmethod
-    def of_point(point: OperatingPoint) -> "Target":
-        """The target that leads to a point of a curve again: its λ or step, or all its levels."""
-        if methods.of(point.quantizer).curve is None:
-            return Target("ratio", point.compression_ratio)
-        name = point.quantizer.parameter.name
-        return Target("levels", point.levels) if name == "levels" else Target(name, point.parameter)
-
     @property
     def is_parameter(self) -> bool:
         """Whether it names one quantizer, so that there is nothing to search."""

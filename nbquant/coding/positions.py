@@ -17,18 +17,14 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from jaxtyping import Bool, Int64, Integer
-from torch import Tensor
+from jaxtyping import Int64
 
 from nbquant.coding.code_table import table_bits
-from nbquant.coding.entropy import as_integers
 from nbquant.coding.huffman import HuffmanCode, codeword_lengths
 from nbquant.progress import Progress, track
 
 MAX_SPAN = 4096
 BLOCK = 1 << 22  # entries of a tensor that are coded on their own: they bound memory, and blocks go side by side
-
-Nonzero = Bool[np.ndarray, "..."] | Bool[Tensor, "..."] | Integer[np.ndarray, " n"] | Integer[Tensor, " n"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,75 +81,6 @@ class GapCode:
     def payload_bits(self, histogram: GapHistogram) -> int:
         """Bits that these gaps take."""
         return self.code.payload_bits(histogram.symbol_counts(self.span))
-
-
-@dataclass(frozen=True)
-class EncodedPositions:
-    """Positions of the weights of one tensor.
-
-    Attributes:
-        data: The bit stream, padded with zeros to whole bytes.
-        code: What it is written in, perhaps shared with other tensors; None if there is nothing to write.
-        size: Number of entries of the tensor.
-        count: Number of them that are weights, not zeros.
-        fillers: Number of filler symbols in the stream.
-    """
-
-    data: bytes
-    code: GapCode | None
-    size: int
-    count: int
-    fillers: int
-
-
-def nonzero_positions(nonzero: Nonzero, size: int | None = None) -> tuple[Int64[np.ndarray, " n"], int]:
-    """Positions of the weights and the size of the tensor, from a mask or from strictly increasing positions.
-
-    Args:
-        nonzero: Mask of any shape, read in row-major order, True at a weight; or positions.
-        size: Number of entries; needed with positions, and taken from a mask.
-
-    Raises:
-        ValueError: Positions out of order, repeated or outside 0 to size − 1; no size, or another than the mask's.
-        TypeError: Neither a mask nor integers.
-    """
-    array = nonzero.detach().cpu().numpy() if isinstance(nonzero, Tensor) else np.asarray(nonzero)
-    if array.dtype == np.bool_:
-        if size is not None and size != array.size:
-            raise ValueError(f"size must be that of the mask, {array.size}, but is {size}: leave it out.")
-        return np.flatnonzero(array), array.size
-    if size is None:
-        raise ValueError("size must be given with positions: the number of entries of the tensor.")
-    positions = as_integers(array, "positions")
-    if positions.size and (positions.min() < 0 or positions.max() >= size):
-        raise ValueError(f"positions must be 0 to {size - 1}, but go from {positions.min()} to {positions.max()}.")
-    positions = positions.astype(np.int64)
-    back = np.flatnonzero(np.diff(positions) <= 0)
-    if back.size:
-        at = back[0]
-        raise ValueError(
-            f"positions must be strictly increasing, but {positions[at + 1]} follows {positions[at]} "
-            f"(index {at + 1}; {back.size} such places): sort them and drop repeats."
-        )
-    return positions, size
-
-
-def gap_histogram(nonzero: Nonzero, size: int | None = None) -> GapHistogram:
-    """Gaps of one tensor; none for a tensor without zeros.
-
-    Args:
-        nonzero: As for :func:`nonzero_positions`.
-        size: Likewise.
-
-    Raises:
-        ValueError, TypeError: As :func:`nonzero_positions`.
-    """
-    gaps = _coded_gaps(*nonzero_positions(nonzero, size))
-    if gaps.size and gaps.max() < 4 * gaps.size:  # no sorting
-        counts = np.bincount(gaps)
-        present = np.flatnonzero(counts)
-        return GapHistogram(present, counts[present])
-    return GapHistogram(*np.unique(gaps, return_counts=True))
 
 
 def gap_code(histogram: GapHistogram) -> GapCode:
@@ -225,61 +152,3 @@ def group_tables(histograms: Sequence[GapHistogram], progress: Progress = True) 
         groups.append((i,))
         last, last_bits = histograms[i], bits
     return tuple(tuple(sorted(group)) for group in groups)
-
-
-def encode_positions(nonzero: Nonzero, size: int | None = None, code: GapCode | None = None) -> EncodedPositions:
-    """Write the positions of one tensor's weights.
-
-    Args:
-        nonzero: As for :func:`nonzero_positions`.
-        size: Likewise.
-        code: A code shared with other tensors; None makes the best one for this tensor.
-
-    Raises:
-        ValueError: As :func:`nonzero_positions`, and a gap that ``code`` has no codeword for.
-    """
-    positions, size = nonzero_positions(nonzero, size)
-    gaps = _coded_gaps(positions, size)
-    if not gaps.size:
-        return EncodedPositions(b"", None, size, len(positions), 0)
-    if code is None:
-        code = gap_code(gap_histogram(positions, size))
-    fillers = gaps // code.span
-    symbols = np.full(len(gaps) + fillers.sum(), code.span)
-    symbols[np.arange(len(gaps)) + np.cumsum(fillers)] = gaps % code.span
-    return EncodedPositions(code.code.encode(symbols), code, size, len(positions), int(fillers.sum()))
-
-
-def decode_positions(encoded: EncodedPositions) -> Int64[np.ndarray, " n"]:
-    """Read the positions back: strictly increasing, in range, as many as were written.
-
-    Raises:
-        ValueError: The stream is damaged or does not fit the size and counts.
-    """
-    size, count = encoded.size, encoded.count
-    if not 0 <= count <= size or encoded.fillers < 0:
-        raise ValueError(
-            f"0 ≤ count ≤ size and fillers ≥ 0 are required, but they are {count}, {size}, {encoded.fillers}."
-        )
-    if count in (0, size):
-        if encoded.data or encoded.fillers:
-            raise ValueError(f"{count} of {size} positions need no stream, but there are {len(encoded.data)} bytes.")
-        return np.arange(count)
-    if encoded.code is None:
-        raise ValueError(f"{count} of {size} positions need a code to read their stream, but there is none.")
-    span = encoded.code.span
-    symbols = encoded.code.code.decode(encoded.data, count + encoded.fillers)
-    is_weight = symbols != span
-    found = np.count_nonzero(is_weight)
-    if found != count or not is_weight[-1]:
-        raise ValueError(f"the stream must hold {count} positions, the last behind all fillers, but holds {found}.")
-    positions = np.cumsum(np.where(is_weight, symbols.astype(np.int64) + 1, span))[is_weight] - 1
-    if positions[-1] >= size:
-        raise ValueError(f"positions must be 0 to {size - 1}, but the stream leads to {positions[-1]}.")
-    return positions
-
-
-def _coded_gaps(positions: Int64[np.ndarray, " n"], size: int) -> Int64[np.ndarray, " g"]:
-    if len(positions) == size:
-        return np.zeros(0, np.int64)
-    return np.diff(positions, prepend=-1) - 1

@@ -96,10 +96,6 @@ class Checkpoint:
         """What belongs to weights that are quantized already."""
         return PackedNames.of({name: self.stored(name) for name in self.files})
 
-    def quantized_by(self, name: str) -> str | None:
-        """The quantized weight to which a tensor belongs, as scales do; None if there is none, or none is known."""
-        return self.packed.parts.get(name) or None
-
 
 def _only_checkpoint(folder: Path) -> Path:
     names = sorted(os.listdir(folder))

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
@@ -62,21 +61,6 @@ def bound_data(bound: Bound, statistics: Statistics) -> BoundData:
         scalar=bound.rate[order] + ENTROPY_CODED_SCALAR_GAP,
         shannon=shannon_lower_bound(statistics, distortion),
         source_bits=statistics.source_bits / statistics.weights,
-    )
-
-
-def bound_table(data: BoundData) -> pd.DataFrame:
-    """One row a point, those that the figure leaves out too."""
-    return pd.DataFrame(
-        {
-            "distortion [loss/weight]": data.distortion,
-            "predicted loss increase [loss]": data.predicted_loss,
-            "certified [bit/weight]": data.lower,
-            "R(D) [bit/weight]": data.rate,
-            "R(D) + 0.2546 [bit/weight]": data.scalar,
-            "Shannon [bit/weight]": data.shannon,
-            "highest compression ratio": data.source_bits / np.where(data.lower > 0, data.lower, np.nan),
-        }
     )
 
 

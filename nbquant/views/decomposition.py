@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
@@ -77,35 +76,6 @@ def decomposition_data(rows: pd.DataFrame) -> DecompositionData:
         limits=(least, greatest),
         not_shown=len(pairs) - int((shown >= least).all(1).sum()),
     )
-
-
-def decomposition_table(data: DecompositionData) -> pd.DataFrame:
-    """One row a quantization, those that the figure cannot show too."""
-    second = data.predicted["second_order"]
-    return pd.DataFrame(
-        {
-            "what": data.label,
-            "compression ratio": data.compression_ratio,
-            "gᵀδ [loss]": data.terms["gradient"],
-            "½Σhδ² [loss]": data.terms["diagonal"],
-            "½δᵀGδ [loss]": data.terms["gauss_newton"],
-            "½δᵀHδ [loss]": data.terms["quadratic"],
-            "gᵀδ + ½δᵀHδ [loss]": second,
-            "measured [loss]": data.measured,
-            "measured / (gᵀδ + ½δᵀHδ)": np.divide(
-                data.measured, second, out=np.full(len(second), np.nan), where=second != 0
-            ),
-            f"off by more than {OFF:g}×": data.off["second_order"],
-        }
-    )
-
-
-def plot_decomposition(data: DecompositionData) -> go.Figure:
-    """Make a plotly figure of :func:`draw_decomposition`, to be shown or saved by itself.
-
-    Takes what that takes; nothing is shown.
-    """
-    return go.Figure(draw_decomposition(data))
 
 
 def draw_decomposition(data: DecompositionData) -> theme.Figure:

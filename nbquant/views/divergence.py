@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -117,25 +116,6 @@ def _labels(keys: Sequence[tuple[Hashable, ...]], by: Sequence[str]) -> list[str
         options = [f"{n} {'as by default' if pd.isna(named[n]) else named[n]}" for n in differing]
         found.append(label + f" ({', '.join(options)})" * bool(options))
     return found
-
-
-def divergence_table(data: DivergenceData) -> pd.DataFrame:
-    """One row a point, as they are drawn."""
-    size = {"bytes": "file size [byte]", "compression_ratio": "compression ratio"}[data.over]
-    rows = [
-        {"method": c.label, size: at, "mean KL divergence [nat/label]": mean, "its 99th percentile [nat]": high}
-        for c in data.curves
-        for at, mean, high in zip(c.size, c.mean, c.high, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["method", size, "mean KL divergence [nat/label]", "its 99th percentile [nat]"])
-
-
-def plot_divergence(data: DivergenceData) -> go.Figure:
-    """Make a plotly figure of :func:`draw_divergence`, to be shown or saved by itself.
-
-    Takes what that takes; nothing is shown.
-    """
-    return go.Figure(draw_divergence(data))
 
 
 def draw_divergence(data: DivergenceData) -> theme.Figure:

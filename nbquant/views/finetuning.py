@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -102,14 +101,6 @@ def finetuning_table(data: FinetuningData) -> pd.DataFrame:
             "kept": [bool(e == data.kept) for e in data.epoch] + [False] * trained,
         }
     )
-
-
-def plot_finetuning(data: FinetuningData) -> go.Figure:
-    """Make a plotly figure of :func:`draw_finetuning`, to be shown or saved by itself.
-
-    Takes what that takes; nothing is shown.
-    """
-    return go.Figure(draw_finetuning(data))
 
 
 def draw_finetuning(data: FinetuningData) -> theme.Figure:

@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from numpy import ndarray
@@ -296,14 +295,6 @@ def heatmap_table(data: HeatmapData) -> pd.DataFrame:
     value = 10.0 ** data.log_value.reshape(-1).astype(np.float64)
     table[f"{data.called} [{data.unit}]"] = np.nan_to_num(value, nan=0.0)
     return table
-
-
-def plot_heatmap(data: HeatmapData) -> go.Figure:
-    """Make a plotly figure of :func:`draw_heatmap`, to be shown or saved by itself.
-
-    Takes what that takes; nothing is shown.
-    """
-    return go.Figure(draw_heatmap(data))
 
 
 def draw_heatmap(data: HeatmapData) -> theme.Figure:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from numpy import ndarray
 
@@ -197,14 +196,6 @@ def histogram_table(data: HistogramData) -> pd.DataFrame:
         table["centre [weight]"] = data.codebook[data.bar_cell]
         table["codeword length [bit]"] = data.codeword_length[data.bar_cell]
     return table
-
-
-def plot_histogram(data: HistogramData, *, log_count: bool = False) -> go.Figure:
-    """Make a plotly figure of :func:`draw_histogram`, to be shown or saved by itself.
-
-    Takes what that takes; nothing is shown.
-    """
-    return go.Figure(draw_histogram(data, log_count=log_count))
 
 
 def draw_histogram(data: HistogramData, *, log_count: bool = False) -> theme.Figure:

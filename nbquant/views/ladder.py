@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -53,26 +52,6 @@ def ladder_data(steps: pd.DataFrame) -> LadderData:
     return LadderData(
         tuple(steps["step"]), tuple(steps["part"]), top - change, change, tuple(steps["reason"]), float(top[-1])
     )
-
-
-def ladder_table(data: LadderData) -> pd.DataFrame:
-    """One row a step, from the bound up, and the total."""
-    return pd.DataFrame(
-        {
-            "step": [*data.step, "total"],
-            "change [bit/weight]": [*data.change, data.total],
-            "rate after it [bit/weight]": [*(data.start + data.change), data.total],
-            "reason": [*data.reason, "all that is stored"],
-        }
-    )
-
-
-def plot_ladder(data: LadderData) -> go.Figure:
-    """Make a plotly figure of :func:`draw_ladder`, to be shown or saved by itself.
-
-    Takes what that takes; nothing is shown.
-    """
-    return go.Figure(draw_ladder(data))
 
 
 def draw_ladder(data: LadderData) -> theme.Figure:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -95,14 +94,6 @@ def prediction_table(data: PredictionData) -> pd.DataFrame:
             "measured [loss]": data.measured,
         }
     )
-
-
-def plot_prediction(data: PredictionData) -> go.Figure:
-    """Make a plotly figure of :func:`draw_prediction`, to be shown or saved by itself.
-
-    Takes what that takes; nothing is shown.
-    """
-    return go.Figure(draw_prediction(data))
 
 
 def draw_prediction(data: PredictionData) -> theme.Figure:

@@ -1,11 +1,9 @@
 """The price of a wrong sensitivity: bits lost at equal true distortion, and how well the ranks agree."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -81,27 +79,6 @@ def price_data(price: Price) -> PriceData:
         )
     order = sorted(found, key=lambda c: (np.isnan(c.mean_lost), c.mean_lost))
     return PriceData(tuple(order), price.summary, missing)
-
-
-def price_table(data: PriceData) -> pd.DataFrame:
-    """One row an estimate, the exact h first."""
-    names: Mapping[str, str] = {
-        "sensitivity": "sensitivity",
-        "rank_correlation": "rank correlation",
-        "bits_lost": "bits lost, mean [bit/weight]",
-        "most_lost": "bits lost, most [bit/weight]",
-        "from_distortion": "from D [loss/weight]",
-        "to_distortion": "to D [loss/weight]",
-    }
-    return data.summary[list(names)].rename(columns=names)
-
-
-def plot_price(data: PriceData) -> go.Figure:
-    """Make a plotly figure of :func:`draw_price`, to be shown or saved by itself.
-
-    Takes what that takes; nothing is shown.
-    """
-    return go.Figure(draw_price(data))
 
 
 def draw_price(data: PriceData) -> theme.Figure:

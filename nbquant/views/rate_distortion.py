@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -222,14 +221,6 @@ def rate_distortion_table(data: RateDistortionData) -> pd.DataFrame:
             for rate, ratio, loss, value in numbers
         ]
     return pd.DataFrame(rows, columns=_COLUMNS)
-
-
-def plot_rate_distortion(data: RateDistortionData) -> go.Figure:
-    """Make a plotly figure of :func:`draw_rate_distortion`, to be shown or saved by itself.
-
-    Takes what that takes; nothing is shown.
-    """
-    return go.Figure(draw_rate_distortion(data))
 
 
 def draw_rate_distortion(data: RateDistortionData, beside: Sequence[theme.Trace] = ()) -> theme.Figure:

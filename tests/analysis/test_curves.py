@@ -6,20 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 import nbquant as nq
-from nbquant.analysis.curves import curves, lower_convex_hull, tabulated_pairs
-from nbquant.analysis.operating_point import OperatingPoint, operating_point
+from nbquant.analysis.curves import curves, tabulated_pairs
+from nbquant.analysis.operating_point import operating_point
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve, solve
 from nbquant.analysis.target import Target
-from nbquant.coding.ledger import Ledger
 from nbquant.kernels import dispatch
 from nbquant.quantization.clustering import quantize_clusters
-from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.methods import family, family_of
 from nbquant.quantization.selection import Selection
 
@@ -218,30 +214,6 @@ def test_unknown_method():
         ValueError, match="method must be one of kmeans, uniform, ecsq, trellis, feedback, but got 'lloyd'"
     ):
         family("lloyd")
-
-
-def point(rate, distortion):
-    clusters = {"all": Clusters(np.zeros(1), np.ones(1, np.int64), distortion * 64, None)}
-    return OperatingPoint(nq.KMeans(2), clusters, Ledger(payload=rate), 64, 2048)
-
-
-@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)), min_size=1, max_size=12))
-def test_hull_is_below_all_points_and_made_of_them(drawn):
-    points = [point(r, float(d)) for r, d in drawn]
-    hull = lower_convex_hull(points)
-    assert all(any(p is h for p in points) for h in hull)
-    assert all(a.rate < b.rate and a.distortion > b.distortion for a, b in pairwise(hull))
-    slopes = [(b.distortion - a.distortion) / (b.rate - a.rate) for a, b in pairwise(hull)]
-    assert all(a < b for a, b in pairwise(slopes))
-    for p in points:  # no point lies below it: left of it, above it, or right of its end at no less distortion
-        assert p.rate >= hull[0].rate
-        least = np.interp(p.rate, [h.rate for h in hull], [h.distortion for h in hull])
-        assert p.distortion >= least - 1e-9
-
-
-def test_hull_by_hand():
-    points = [point(1, 10.0), point(2, 4.0), point(3, 3.5), point(4, 1.0), point(5, 1.0), point(2, 6.0)]
-    assert [(round(p.rate * 64), p.distortion) for p in lower_convex_hull(points)] == [(1, 10.0), (2, 4.0), (4, 1.0)]
 
 
 @pytest.mark.parametrize("option", [{"offset": None}, {"steps": "equal slope", "per_layer": True}])

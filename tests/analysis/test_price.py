@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbquant.analysis.price import PLAIN, REFERENCE, price, spearman, v_powers
+from nbquant.analysis.price import PLAIN, REFERENCE, price, spearman
 from nbquant.progress import Cancelled
 from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.selection import Selection
@@ -81,13 +81,6 @@ def test_ranks_of_ties_are_their_mean():
     assert spearman(a, -a) == pytest.approx(-1)
     assert spearman(a, a**3) == pytest.approx(1)
     assert np.isnan(spearman(a, torch.ones(4)))
-
-
-def test_powers_of_second_moments():
-    powers = v_powers({"w": torch.tensor([4.0, 9.0])}, [0, 0.5, 1])
-    assert {k: v["w"].tolist() for k, v in powers.items()} == {"v^0": [1, 1], "v^0.5": [2, 3], "v^1": [4, 9]}
-    with pytest.raises(ValueError, match=r"in \[0, 1\], but 2 came"):
-        v_powers({}, [2])
 
 
 def test_what_does_not_fit_is_refused():

@@ -97,9 +97,6 @@ def test_a_target_beyond_all_points():
 
 def test_targets():
     assert all(targets_of(method) == ("ratio", "rate") for method in RUNNING)
-    selection = selection_of()
-    point = points_of(selection)[0]
-    assert Target.of_point(point) == Target("ratio", point.compression_ratio)
 
 
 def test_cancelling():

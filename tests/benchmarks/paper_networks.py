@@ -8,14 +8,14 @@ from torch import nn
 
 import nbquant as nq
 from nbquant.analysis.accuracy import Images
-from nbquant.models import cifar10, mnist
-from nbquant.models.alexnet import AlexNet
 from nbquant.models.batches import Batches
 from nbquant.models.dataset import Dataset
-from nbquant.models.imagenet import image_files
 from nbquant.models.lenet import LeNet5
-from nbquant.models.resnet import ResNet32
 from nbquant.pipeline.train import train
+from tests.benchmarks import cifar10, mnist
+from tests.benchmarks.alexnet import AlexNet
+from tests.benchmarks.imagenet import image_files
+from tests.benchmarks.resnet32 import ResNet32
 from tests.benchmarks.train_cifar10 import train_resnet
 
 BUNDLED = ("lenet5-fashion", "resnet8-fashion")

@@ -27,7 +27,6 @@ from torch import nn
 import nbquant as nq
 from nbquant.analysis.accuracy import accuracy_by_method, accuracy_by_sensitivity
 from nbquant.analysis.curves import tabulated_pairs
-from nbquant.analysis.reproduction import DEEP_COMPRESSION, ORIGINAL, PAPER, Question, beside_paper, operating_points
 from nbquant.analysis.statistics import Statistics
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.rate import position_ledger
@@ -36,6 +35,7 @@ from nbquant.views.accuracy import accuracy_data, plot_accuracy
 from nbquant.views.palette import method_style
 from tests.benchmarks import paper_networks
 from tests.benchmarks.paper_networks import BUNDLED, Network
+from tests.benchmarks.reproduction import DEEP_COMPRESSION, ORIGINAL, PAPER, Question, beside_paper, operating_points
 
 DAMPING = 0.1
 PARTS = {

@@ -21,7 +21,7 @@ from tests.benchmarks.turns import one_thread, take_turns
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NAMES = sorted(script.stem for script in HERE.glob("bench_*.py"))
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "backpack": "backpack-for-pytorch"}  # whose names differ
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "backpack": "backpack-for-pytorch", "PIL": "pillow"}  # whose names differ
 PEERS = ("flash1dkmeans", "ckwrap", "sklearn", "backpack", "constriction", "zstandard")
 
 

@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import nbquant as nq
-from nbquant.analysis.reproduction import Question
 from nbquant.models.batches import Batches
 from nbquant.models.dataset import Dataset
 from nbquant.models.lenet import LeNet5
-from tests.benchmarks import paper_networks, table1, train_cifar10
+from tests.benchmarks import imagenet, paper_networks, table1, train_cifar10
 from tests.benchmarks.paper_networks import Images4
+from tests.benchmarks.reproduction import Question
 
 
 @pytest.mark.parametrize("suffix", ["md", "csv"])
@@ -88,7 +88,7 @@ def test_mnist_from_files_and_a_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("folders", [["train", "val"], [""]])
 def test_imagenet_s_images_are_parted(tmp_path, monkeypatch, folders):
-    monkeypatch.setattr(paper_networks, "image_files", lambda folder: nq.models.imagenet.image_files(folder, 2))
+    monkeypatch.setattr(paper_networks, "image_files", lambda folder: imagenet.image_files(folder, 2))
     for folder in folders:
         for name in ("n1", "n2"):
             (tmp_path / folder / name).mkdir(parents=True)

@@ -272,11 +272,22 @@ class Notebook:
         assert not errors, f"cells of {self.name} raised {errors}"
 
     def wait_idle(self, timeout: float = 60) -> None:
-        """Wait until the kernel has nothing to do."""
-        self.page.wait_for_function(
-            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'",
-            timeout=1000 * timeout,
+        """Wait until page and kernel have answered all that they asked of each other, such as a drag to its end.
+
+        The kernel answers in turn, so what was sent before an empty request is done with it. Widgets hold a change back
+        while an earlier one is under way, and the page waits for a frame before it tells one: hence three rounds.
+        """
+        self.page.evaluate(
+            """() => {
+                window.rounds = 0;
+                const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
+                const frame = () => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+                const round = () => frame().then(() => kernel.requestExecute({ code: "", silent: true }).done).then(
+                    () => { window.rounds += 1; return window.rounds < 3 ? round() : frame(); });
+                round().then(() => { window.rounds = "all"; });
+            }"""
         )
+        self.page.wait_for_function("() => window.rounds === 'all'", timeout=1000 * timeout)
 
     def find(self, selector: str, timeout: float = 60) -> Locator:
         """First visible element of the notebook that ``selector`` names, scrolled into view."""
@@ -284,15 +295,6 @@ class Notebook:
         found.wait_for(timeout=1000 * timeout)
         found.scroll_into_view_if_needed()
         return found
-
-    def wait_text(self, selector: str, differs_from: str | None = None, timeout: float = 60) -> str:
-        """Text of an element, as soon as it is there, not empty and not ``differs_from``."""
-        element = self.find(selector, timeout)
-        deadline = time.monotonic() + timeout
-        while (text := element.inner_text().strip()) in ("", differs_from):
-            assert time.monotonic() < deadline, f"{selector} still reads {text!r} after {timeout} s"
-            self.page.wait_for_timeout(20)
-        return text
 
     def drag(self, handle: Locator, by: tuple[float, float], steps: int = 10) -> None:
         """Press the mouse on the middle of ``handle``, move it by (x, y) pixels in ``steps`` moves, let go."""

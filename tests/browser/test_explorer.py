@@ -41,15 +41,15 @@ def ratio(page):
 
 
 def settle(page):
-    """Wait for the work in the background, and for what the weights themselves give."""
-    page.page.wait_for_timeout(200)  # until what was just done has begun to work
+    """Wait until what was just done has reached the kernel, its work is over and the page shows what it gave."""
+    page.wait_idle()
     page.page.wait_for_function(
         """() => { const bar = document.querySelector('.nbquant-explorer .nbquant-work');
                    const panel = document.querySelector('.nbquant-panel');
                    return bar && getComputedStyle(bar).display === 'none' && panel?.dataset.shownExact === 'true'; }""",
         timeout=120_000,
     )
-    page.page.wait_for_timeout(300)  # the frames that are still to be drawn
+    page.wait_idle()
 
 
 def until(page, expression, argument=None, timeout=60_000):
@@ -77,7 +77,7 @@ def run_for(page, seconds):
                 () => { window.cellDone = true; }); }""",
         seconds,
     )
-    page.page.wait_for_timeout(300)
+    until(page, "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'busy'")
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +142,9 @@ def test_point_of_a_curve_is_gone_to_by_a_click(shared):
                    const { x, y } = node.getBoundingClientRect();
                    return [x + xaxis._offset + xaxis.d2p(trace.x[i]), y + yaxis._offset + yaxis.d2p(trace.y[i])]; }"""
     )
-    page.page.mouse.move(spot[0], spot[1])
-    page.page.wait_for_timeout(300)
+    page.page.mouse.move(spot[0] - 3, spot[1])
+    page.page.mouse.move(*spot, steps=3)
+    page.page.wait_for_selector("[data-figure=rate_distortion] .hovertext")
     page.page.mouse.click(*spot)
     until(
         page,
@@ -177,7 +178,7 @@ def test_every_size_fits_without_scrolling_sideways(shared, tmp_path):
     page = shared
     for size in ("half a screen", "projection", "standard"):
         control(page, "Size").select_option(label=size)
-        page.page.wait_for_timeout(800)
+        settle(page)
         over = page.page.evaluate(
             """() => { const panel = document.querySelector('.nbquant-panel');
                        return [...panel.querySelectorAll('.nbquant-box, .nbquant-drive-row, .nbquant-fact')]

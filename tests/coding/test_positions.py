@@ -1,28 +1,22 @@
 """Positions against a decoder that walks the tensor entry by entry, and a search over all spans."""
 
-from dataclasses import replace
 from functools import reduce
 from operator import add
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbquant.coding.code_table import table_bits
 from nbquant.coding.huffman import HuffmanCode, codeword_lengths
 from nbquant.coding.positions import (
-    EncodedPositions,
     GapCode,
-    decode_positions,
-    encode_positions,
     gap_code,
-    gap_histogram,
     group_tables,
-    nonzero_positions,
     position_bits,
 )
+from tests.coding.position_stream import encode_positions, gap_histogram
 
 MASKS = st.one_of(
     st.lists(st.booleans(), max_size=200),
@@ -63,8 +57,7 @@ def total_bits(gaps, span):
 def test_reads_back(mask):
     mask = np.array(mask, bool)
     encoded = encode_positions(mask)
-    positions = decode_positions(encoded)
-    assert positions.tolist() == np.flatnonzero(mask).tolist() == walked(encoded)
+    assert walked(encoded) == np.flatnonzero(mask).tolist()
     payload, _ = position_bits(gap_histogram(mask))
     assert -(-payload // 8) == len(encoded.data)
 
@@ -78,7 +71,7 @@ def test_tensors_share_a_table_and_their_histograms_add(masks):
         return
     code = gap_code(together)
     encoded = [encode_positions(mask, code=code) for mask in masks]
-    assert all(np.array_equal(decode_positions(e), np.flatnonzero(m)) for e, m in zip(encoded, masks, strict=True))
+    assert all(walked(e) == np.flatnonzero(m).tolist() for e, m in zip(encoded, masks, strict=True))
     bits = [code.payload_bits(gap_histogram(mask)) for mask in masks]
     assert [-(-b // 8) for b in bits] == [len(e.data) for e in encoded]
     assert position_bits(together) == (sum(bits), code.table_bits)
@@ -106,7 +99,9 @@ def test_no_span_is_cheaper(gaps):
 @pytest.mark.parametrize(("shape", "excess"), [(0.4, 1.0005), (0.5, 1.0005), (0.7, 1.0001)])
 def test_the_search_over_large_spans_loses_next_to_nothing(shape, excess):
     gaps = (np.random.default_rng(0).weibull(shape, 20_000) * 20).astype(np.int64)  # clustered weights
-    histogram = gap_histogram(np.cumsum(gaps + 1) - 1, int(gaps.sum()) + len(gaps) + 1)
+    mask = np.zeros(int(gaps.sum()) + len(gaps) + 1, bool)
+    mask[np.cumsum(gaps + 1) - 1] = True
+    histogram = gap_histogram(mask)
 
     def bits(span):
         counts = histogram.symbol_counts(span)
@@ -140,20 +135,8 @@ def test_full_and_empty_tensors_take_no_bits():
     for mask in (np.ones(50, bool), np.zeros(50, bool), np.zeros(0, bool)):
         encoded = encode_positions(mask)
         assert (encoded.data, encoded.code) == (b"", None)
-        assert decode_positions(encoded).tolist() == np.flatnonzero(mask).tolist()
+        assert walked(encoded) == np.flatnonzero(mask).tolist()
         assert position_bits(gap_histogram(mask)) == (0, 0)
-
-
-def test_masks_of_any_shape_tensors_and_positions_are_taken_alike():
-    mask = np.random.default_rng(3).random((7, 11)) < 0.3
-    expected = encode_positions(mask)
-    for nonzero, size in [
-        (torch.from_numpy(mask), None),
-        (torch.from_numpy(mask.copy()).T.contiguous().T, 77),
-        (np.flatnonzero(mask), 77),
-        (torch.from_numpy(np.flatnonzero(mask).astype(np.int32)), 77),
-    ]:
-        assert encode_positions(nonzero, size).data == expected.data
 
 
 @pytest.mark.parametrize("densities", [(0.5, 0.02), (0.02, 0.5, 0.02, 0.5), (0.1, 0.1, 0.1)])
@@ -169,67 +152,9 @@ def test_grouping_is_never_worse_than_one_table_or_a_table_each(densities):
     assert len(groups) == len(set(densities))
 
 
-@pytest.mark.parametrize(
-    ("nonzero", "size", "error", "message"),
-    [
-        ([1, 2], None, ValueError, "size must be given"),
-        ([0, 5], 5, ValueError, "0 to 4, but go from 0 to 5"),
-        ([-1, 2], 5, ValueError, "0 to 4, but go from -1 to 2"),
-        ([0, 3, 3], 5, ValueError, r"3 follows 3 \(index 2; 1 such"),
-        ([3, 1], 5, ValueError, "1 follows 3"),
-        ([1.0, 2.0], 5, TypeError, "float64"),
-        (np.ones(4, bool), 5, ValueError, "that of the mask, 4, but is 5"),
-    ],
-)
-def test_bad_positions_are_refused(nonzero, size, error, message):
-    with pytest.raises(error, match=message):
-        nonzero_positions(nonzero if isinstance(nonzero, np.ndarray) else np.array(nonzero), size)
-
-
 def test_a_shared_code_without_a_codeword_for_a_gap_is_refused():
     code = GapCode(HuffmanCode([1, 0, 1]))
     with pytest.raises(ValueError, match="symbols must have codewords"):
-        encode_positions([0, 2], 20, code=code)
+        encode_positions([True, False, True, False], code=code)
     with pytest.raises(ValueError, match="histogram is empty"):
         gap_code(gap_histogram(np.ones(3, bool)))
-
-
-def test_damaged_positions_are_refused():
-    good = encode_positions(np.random.default_rng(5).random(500) < 0.1)
-    for change, message in [
-        ({"count": good.count + 1}, "cut off|must hold|end at bit|after the last"),
-        ({"count": good.count - 1}, "must hold|end at bit|after the last"),
-        ({"count": 501}, "0 ≤ count ≤ size"),
-        ({"fillers": -1}, "fillers ≥ 0"),
-        ({"size": 300}, "0 to 299, but the stream leads to"),
-        ({"code": None}, "need a code"),
-        ({"count": 0}, "need no stream"),
-        ({"count": 500}, "need no stream"),
-        ({"data": good.data[:-2]}, "cut off|hold at most"),
-        ({"fillers": good.fillers + 1, "count": good.count - 1}, "must hold"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            decode_positions(replace(good, **change))
-
-
-def test_a_stream_that_ends_in_a_filler_or_one_place_too_far_is_refused():
-    code = gap_code(gap_histogram([1, 2, 4, 5, 9], 20))
-    with pytest.raises(ValueError, match="the last behind all fillers"):
-        decode_positions(EncodedPositions(code.code.encode([0, code.span]), code, 20, 1, 1))
-    good = encode_positions([2, 5, 9], 20)
-    assert decode_positions(replace(good, size=10)).tolist() == [2, 5, 9]
-    with pytest.raises(ValueError, match="0 to 8, but the stream leads to 9"):
-        decode_positions(replace(good, size=9))
-
-
-@given(st.binary(min_size=1, max_size=12), st.integers(1, 19), st.integers(0, 5))
-@settings(max_examples=300, deadline=None)
-def test_any_stream_gives_sorted_positions_in_range_or_is_refused(data, count, fillers):
-    code = gap_code(gap_histogram([1, 2, 4, 5, 9], 20))
-    try:
-        positions = decode_positions(EncodedPositions(data, code, 20, count, fillers))
-    except ValueError:
-        return
-    assert len(positions) == count
-    assert (np.diff(positions) > 0).all()
-    assert 0 <= positions[0] <= positions[-1] < 20

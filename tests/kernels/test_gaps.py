@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbquant.coding.positions import gap_histogram
 from nbquant.kernels import dispatch, reference
 from nbquant.kernels.cpu import histogram as cpu_histogram
 from nbquant.quantization.rate import tensor_gaps
+from tests.coding.position_stream import gap_histogram
 from tests.kernels.samples import DTYPES
 
 

@@ -92,7 +92,7 @@ def test_scales_belong_to_their_quantized_weight(tmp_path, packed, beside):
     tensors = {name: torch.zeros(4).to(dtype), bias: torch.ones(4), "fc.scales": torch.ones(4)}
     save_file(tensors | {other: torch.ones(2) for other in beside}, tmp_path / "m.safetensors")
     checkpoint = Checkpoint.open(tmp_path)
-    assert [checkpoint.quantized_by(other) for other in beside] == [name] * len(beside)
+    assert [checkpoint.packed.parts[other] for other in beside] == [name] * len(beside)
     assert {n for n in checkpoint.files if checkpoint.is_quantizable(n)} == {bias, "fc.scales"}
 
 

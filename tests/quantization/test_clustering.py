@@ -9,9 +9,10 @@ from torch import nn
 
 import nbquant as nq
 from nbquant.coding.huffman import HuffmanCode
-from nbquant.coding.positions import encode_positions, gap_code, gap_histogram, group_tables
+from nbquant.coding.positions import gap_code, group_tables
 from nbquant.quantization.codebook import PRUNED, QuantizedTensor
 from nbquant.quantization.histogram import EXACT_UP_TO
+from tests.coding.position_stream import encode_positions, gap_histogram
 
 QUANTIZERS = [nq.KMeans(5), nq.Uniform(0.02), nq.ECSQ(1e-4)]
 BY_METHOD = pytest.mark.parametrize("quantizer", QUANTIZERS, ids=lambda q: q.method)

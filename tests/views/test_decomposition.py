@@ -1,8 +1,9 @@
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
-from nbquant.views.decomposition import decomposition_data, decomposition_table, draw_decomposition, plot_decomposition
+from nbquant.views.decomposition import decomposition_data, draw_decomposition
 from nbquant.views.still import still
 
 ROWS = pd.DataFrame(
@@ -30,7 +31,7 @@ def test_predictions_are_of_all_terms_and_marked_where_they_are_off():
 
 
 def test_hollow_markers_are_those_that_are_off():
-    traces = {t.name: t for t in plot_decomposition(decomposition_data(ROWS)).data}
+    traces = {t.name: t for t in go.Figure(draw_decomposition(decomposition_data(ROWS))).data}
     assert list(traces["½Σhδ²"].x) == [1e-3]
     assert list(traces["½Σhδ² (off)"].y) == [3e-2]
     assert traces["½Σhδ² (off)"].marker.symbol.endswith("-open")
@@ -41,18 +42,16 @@ def test_hollow_markers_are_those_that_are_off():
 
 
 def test_lines_are_where_predictions_are_right_and_off_twofold():
-    line, above, below = plot_decomposition(decomposition_data(ROWS)).data[:3]
+    line, above, below = go.Figure(draw_decomposition(decomposition_data(ROWS))).data[:3]
     np.testing.assert_array_equal(line.x, line.y)
     np.testing.assert_allclose(above.y, 2 * np.array(above.x))
     np.testing.assert_allclose(below.y, np.array(below.x) / 2)
 
 
-def test_table_has_every_row_and_the_title_counts():
+def test_rows_off_by_more_than_twofold_are_counted_in_the_title():
     data = decomposition_data(ROWS)
-    table = decomposition_table(data)
-    assert table["off by more than 2×"].tolist() == [False, True, True]
-    assert table["measured [loss]"].tolist() == ROWS["measured"].tolist()
-    title = plot_decomposition(data).layout.title.text
+    assert data.off["second_order"].tolist() == [False, True, True]
+    title = go.Figure(draw_decomposition(data)).layout.title.text
     assert "of 3: ½Σhδ² 1, gᵀδ + ½δᵀGδ 2, gᵀδ + ½δᵀHδ 1" in title
     assert "3 not positive" in title
 
@@ -65,8 +64,8 @@ def test_it_is_drawn_still_and_nothing_is_refused():
 
 
 def test_a_prediction_that_is_off_everywhere_is_in_the_legend_all_the_same():
-    shown = {t.name for t in plot_decomposition(decomposition_data(ROWS[1:2])).data if t.showlegend}
+    shown = {t.name for t in go.Figure(draw_decomposition(decomposition_data(ROWS[1:2]))).data if t.showlegend}
     assert {"½Σhδ² (off)", "gᵀδ + ½δᵀGδ", "gᵀδ + ½δᵀHδ (off)"} <= shown
-    shown = {t.name for t in plot_decomposition(decomposition_data(ROWS)).data if t.showlegend}
+    shown = {t.name for t in go.Figure(draw_decomposition(decomposition_data(ROWS))).data if t.showlegend}
     assert {"½Σhδ²", "gᵀδ + ½δᵀGδ", "gᵀδ + ½δᵀHδ"} <= shown
     assert not any(name.endswith("(off)") for name in shown)

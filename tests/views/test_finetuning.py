@@ -1,8 +1,9 @@
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from nbquant.pipeline.finetune import Epoch
-from nbquant.views.finetuning import finetuning_data, finetuning_table, plot_finetuning
+from nbquant.views.finetuning import draw_finetuning, finetuning_data, finetuning_table
 
 HISTORY = [Epoch(0, None, 0.5, 0.90), Epoch(1, 0.45, 0.4, 0.92), Epoch(2, 0.35, 0.42, 0.91)]
 STEPS = [0.5, 0.4, 0.4, 0.3]
@@ -18,7 +19,7 @@ def test_line_has_a_point_a_step_and_dots_stand_at_the_ends_of_epochs():
     np.testing.assert_array_equal(data.train_loss, STEPS)
     np.testing.assert_array_equal(data.epoch_step, [0, 2, 4])
     np.testing.assert_array_equal(data.validation_loss, [0.5, 0.4, 0.42])
-    figure = plot_finetuning(data)
+    figure = go.Figure(draw_finetuning(data))
     assert figure.layout.title.text.startswith("<b>Fine-tuning – 16 levels</b>")
     assert "test loss 0.5000 → 0.4200, accuracy 90.00 → 91.00 %" in figure.layout.title.text
     assert list(trace(figure, "training").y) == STEPS
@@ -28,7 +29,7 @@ def test_line_has_a_point_a_step_and_dots_stand_at_the_ends_of_epochs():
 
 
 def test_kept_epoch_stands_out_and_is_what_the_title_tells():
-    figure = plot_finetuning(finetuning_data(STEPS, HISTORY, 1))
+    figure = go.Figure(draw_finetuning(finetuning_data(STEPS, HISTORY, 1)))
     assert list(trace(figure, "validation").marker.size) == [8, 11, 8]
     assert "0.5000 → 0.4000" in figure.layout.title.text
 
@@ -43,17 +44,17 @@ def test_many_steps_are_means_of_several(steps):
     assert counts @ data.train_loss == pytest.approx(loss.sum())
     assert data.step[0] == (1 + counts[0]) / 2
     assert data.step[-1] <= steps
-    assert ("mean of" in plot_finetuning(data).data[0].name) == (steps > 800)
+    assert ("mean of" in go.Figure(draw_finetuning(data)).data[0].name) == (steps > 800)
 
 
 def test_without_validation_there_are_no_dots():
-    figure = plot_finetuning(finetuning_data(STEPS, [Epoch(0), Epoch(1, 0.4)], 1))
+    figure = go.Figure(draw_finetuning(finetuning_data(STEPS, [Epoch(0), Epoch(1, 0.4)], 1)))
     assert len(figure.data) == 1
     assert "training loss 0.5000 → 0.3000" in figure.layout.title.text
 
 
 def test_network_that_does_not_classify_has_no_accuracy():
-    figure = plot_finetuning(finetuning_data(STEPS, [Epoch(0, None, 0.5), Epoch(1, 0.4, 0.3)], 1))
+    figure = go.Figure(draw_finetuning(finetuning_data(STEPS, [Epoch(0, None, 0.5), Epoch(1, 0.4, 0.3)], 1)))
     assert "accuracy" not in figure.layout.title.text
     assert list(trace(figure, "validation").customdata) == ["", ""]
 

@@ -14,7 +14,6 @@ from nbquant.views.heatmap import (
     error_data,
     heatmap_data,
     heatmap_table,
-    plot_heatmap,
 )
 
 
@@ -93,14 +92,14 @@ def test_zeros_are_told_apart_and_their_share_is_that_of_the_weights():
     data = heatmap_data(h, max_rows=2)
     assert data.zero_share == 0.375
     assert np.isnan(data.log_value).tolist() == [[True, False], [False, False]]
-    zero, positive = plot_heatmap(data).data
+    zero, positive = go.Figure(draw_heatmap(data)).data
     assert np.isnan(zero.z).tolist() == [[False, True], [True, True]]
     assert zero.hovertemplate.split("<br>")[1].startswith("h = 0")
     assert positive.zmax == 0
 
 
 def test_all_zeros_are_drawn_as_zeros():
-    figure = plot_heatmap(heatmap_data(torch.zeros(3, 4)))
+    figure = go.Figure(draw_heatmap(heatmap_data(torch.zeros(3, 4))))
     assert "100.0% of h is zero" in figure.layout.title.text
     assert not np.isnan(figure.data[0].z).any()
 
@@ -144,7 +143,7 @@ def test_unknown_pooling_is_refused():
 
 
 def test_axes_count_true_indices():
-    figure = plot_heatmap(heatmap_data(rand(500, 800), name="fc1.weight"))
+    figure = go.Figure(draw_heatmap(heatmap_data(rand(500, 800), name="fc1.weight")))
     trace = figure.data[-1]
     assert (trace.y0, trace.dy) == (0.5, 2)
     assert figure.layout.xaxis.range == (-0.5, 799.5)
@@ -153,14 +152,14 @@ def test_axes_count_true_indices():
 
 
 def test_wrapped_rows_are_labelled_by_their_first_index():
-    figure = plot_heatmap(heatmap_data(rand(500)))
+    figure = go.Figure(draw_heatmap(heatmap_data(rand(500))))
     assert list(figure.layout.yaxis.tickvals) == [0, 3, 6, 9, 12, 15, 18]
     assert list(figure.layout.yaxis.ticktext)[:3] == [0, 75, 150]
 
 
 def test_colour_bar_has_decades_and_units():
     h = 10.0 ** torch.linspace(-6.5, -1.5, 1000).reshape(25, 40)
-    bar = plot_heatmap(heatmap_data(h)).data[-1].colorbar
+    bar = go.Figure(draw_heatmap(heatmap_data(h))).data[-1].colorbar
     assert list(bar.ticktext) == ["1e-6", "1e-5", "1e-4", "1e-3", "1e-2"]
     assert bar.title.text == "h [loss/weight²]"
 
@@ -187,7 +186,7 @@ def test_of_a_large_tensor_only_what_is_drawn_is_read(monkeypatch, shape, poolin
     assert kept.numel() <= max(240, image.numel())
     assert (data.row_step, data.column_step) == step
     assert data.weights_read == kept.shape[2] < data.weights_per_cell
-    text = plot_heatmap(data).layout.title.text
+    text = go.Figure(draw_heatmap(data)).layout.title.text
     assert f"{pooling} of {data.weights_read:,} of the {data.weights_per_cell:,} weights a cell" in text
 
 

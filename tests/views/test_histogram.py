@@ -1,9 +1,10 @@
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbquant.views.histogram import histogram_data, histogram_table, plot_histogram
+from nbquant.views.histogram import draw_histogram, histogram_data, histogram_table
 
 
 def one_cluster(bin_weight, bin_count, **kwargs):
@@ -125,13 +126,13 @@ def example(**kwargs):
 
 
 def test_tints_alternate_by_cell():
-    first, second = plot_histogram(example()).data[:2]
+    first, second = go.Figure(draw_histogram(example())).data[:2]
     assert ((np.abs(first.x) > 0.25).all(), (np.abs(second.x) < 0.25).all()) == (True, True)
     assert first.marker.color != second.marker.color
 
 
 def test_stems_end_at_codeword_lengths_and_hover_tells_the_centre():
-    markers = plot_histogram(example()).data[-1]
+    markers = go.Figure(draw_histogram(example())).data[-1]
     np.testing.assert_array_equal(markers.x, [-0.5, 0, 0.5])
     np.testing.assert_array_equal(markers.y, [2, 2, 1])
     np.testing.assert_allclose(markers.customdata[1], [1, 501, 100 * 501 / 2001])
@@ -139,7 +140,7 @@ def test_stems_end_at_codeword_lengths_and_hover_tells_the_centre():
 
 def test_boundaries_are_solid_if_exact_dashed_if_not_and_absent_if_unknown():
     dashes = [
-        [t.line.dash for t in plot_histogram(example(**k)).select_traces({"mode": "lines"})]
+        [t.line.dash for t in go.Figure(draw_histogram(example(**k))).select_traces({"mode": "lines"})]
         for k in (
             {},
             {"thresholds_exact": False},
@@ -150,14 +151,14 @@ def test_boundaries_are_solid_if_exact_dashed_if_not_and_absent_if_unknown():
 
 
 def test_what_is_not_drawn_is_said():
-    title = plot_histogram(example(pruned_zeros=12345, label="fc1", thresholds=None)).layout.title.text
+    title = go.Figure(draw_histogram(example(pruned_zeros=12345, label="fc1", thresholds=None))).layout.title.text
     assert "12,345 pruned zeros not drawn" in title
     assert "fc1" in title
     assert "cells depend on h" in title
 
 
 def test_axes_have_units_and_the_count_axis_may_be_logarithmic():
-    linear, log = plot_histogram(example()), plot_histogram(example(), log_count=True)
+    linear, log = go.Figure(draw_histogram(example())), go.Figure(draw_histogram(example(), log_count=True))
     assert linear.layout.yaxis2.title.text == "codeword length [bit]"
     assert "weights per bar" in linear.layout.yaxis.title.text
     assert (linear.layout.yaxis.type, log.layout.yaxis.type) == (None, "log")
@@ -168,13 +169,13 @@ def test_axes_have_units_and_the_count_axis_may_be_logarithmic():
 def test_without_centres_there_are_bars_alone(log_count):
     position = np.linspace(-1, 1, 2001)
     data = histogram_data(position, np.ones(2001), [], [], [], pruned_zeros=7, label="fc1")
-    figure = plot_histogram(data, log_count=log_count)
+    figure = go.Figure(draw_histogram(data, log_count=log_count))
     (bars,) = figure.data
     assert (bars.type, bars.name) == ("bar", "weights")
     assert mass(data).sum() + data.outside == pytest.approx(2001)
     assert "2,001 weights · 7 pruned" in figure.layout.title.text
     assert "yaxis2" not in figure.layout
-    assert figure.layout.margin == plot_histogram(example()).layout.margin
+    assert figure.layout.margin == go.Figure(draw_histogram(example())).layout.margin
     with pytest.raises(ValueError, match="the 0 ascending boundaries between 0 cells, but 1"):
         histogram_data(position, np.ones(2001), [], [], [], thresholds=[0.0])
 

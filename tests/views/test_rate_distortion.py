@@ -1,7 +1,8 @@
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
-from nbquant.views.rate_distortion import Curve, plot_rate_distortion, rate_distortion_data, rate_distortion_table
+from nbquant.views.rate_distortion import Curve, draw_rate_distortion, rate_distortion_data, rate_distortion_table
 from nbquant.views.single_points import ChosenPoint, MeasuredPoint, PinnedPoint
 
 
@@ -46,14 +47,14 @@ def test_range_ends_seven_decades_below_the_greatest_loss():
 
 @pytest.mark.parametrize("curves", [[], [curve(ratio=(), loss=())], [curve(ratio=(8,), loss=(0.1,))]])
 def test_nothing_or_a_single_point_is_drawn(curves):
-    figure = plot_rate_distortion(rate_distortion_data(curves))
+    figure = go.Figure(draw_rate_distortion(rate_distortion_data(curves)))
     low, high = figure.layout.xaxis.range
     assert low < high
 
 
 def test_no_loss_at_all_is_drawn():
     lossless = ChosenPoint("kmeans", True, 5.0, 6.0, 0.0)
-    plot_rate_distortion(rate_distortion_data([curve(loss=(0, 0, 0))], chosen=lossless, target_ratio=6))
+    go.Figure(draw_rate_distortion(rate_distortion_data([curve(loss=(0, 0, 0))], chosen=lossless, target_ratio=6)))
 
 
 def test_bad_input_is_refused():
@@ -66,7 +67,7 @@ def test_bad_input_is_refused():
 
 
 def test_curves_have_their_method_s_look_and_stand_in_its_column_of_the_legend():
-    figure = plot_rate_distortion(rate_distortion_data([curve(), curve(weighted=False), curve("ecsq")]))
+    figure = go.Figure(draw_rate_distortion(rate_distortion_data([curve(), curve(weighted=False), curve("ecsq")])))
     weighted, plain, ecsq = figure.data
     assert (weighted.line.dash, plain.line.dash) == ("solid", "dash")
     assert weighted.line.color == plain.line.color != ecsq.line.color
@@ -75,13 +76,13 @@ def test_curves_have_their_method_s_look_and_stand_in_its_column_of_the_legend()
 
 
 def test_rate_and_parameter_show_on_hover():
-    figure = plot_rate_distortion(rate_distortion_data([curve()]))
+    figure = go.Figure(draw_rate_distortion(rate_distortion_data([curve()])))
     np.testing.assert_array_equal(figure.data[0].customdata, [[8, 3], [4, 2], [2, 4]])
     assert "bit/weight" in figure.data[0].hovertemplate
 
 
 def test_chosen_point_lies_on_top_and_the_target_is_a_vertical_line():
-    figure = plot_rate_distortion(rate_distortion_data([curve()], chosen=CHOSEN, target_ratio=12))
+    figure = go.Figure(draw_rate_distortion(rate_distortion_data([curve()], chosen=CHOSEN, target_ratio=12)))
     target, chosen = figure.data[-2:]
     assert target.x == (12, 12)
     assert (chosen.x, chosen.y) == ((16.0,), (0.2,))
@@ -90,7 +91,7 @@ def test_chosen_point_lies_on_top_and_the_target_is_a_vertical_line():
 
 
 def test_axes_are_logarithmic_and_ticks_are_ratios():
-    layout = plot_rate_distortion(rate_distortion_data([curve()])).layout
+    layout = go.Figure(draw_rate_distortion(rate_distortion_data([curve()]))).layout
     assert (layout.xaxis.type, layout.yaxis.type) == ("log", "log")
     assert (layout.xaxis.title.text, layout.yaxis.title.text) == ("compression ratio", "predicted loss increase")
     assert "8×" in layout.xaxis.ticktext
@@ -109,7 +110,9 @@ def test_range_holds_pins_and_measured_losses():
 
 
 def test_pins_are_hollow_and_measured_points_join_what_was_predicted():
-    figure = plot_rate_distortion(rate_distortion_data([curve()], pins=[PIN], measured=[MEASURED], chosen=CHOSEN))
+    figure = go.Figure(
+        draw_rate_distortion(rate_distortion_data([curve()], pins=[PIN], measured=[MEASURED], chosen=CHOSEN))
+    )
     _, line, measured, pinned, chosen = figure.data
     assert (pinned.name, pinned.marker.symbol, pinned.text) == ("pinned", ("circle-open",), ("first try",))
     assert (measured.x, measured.y, measured.text, measured.marker.symbol) == ((12.0,), (3.0,), ("97.31%",), ("x",))
@@ -120,7 +123,7 @@ def test_pins_are_hollow_and_measured_points_join_what_was_predicted():
 
 def test_a_loss_that_did_not_rise_stands_at_the_lower_edge_and_is_told():
     better = MeasuredPoint("ecsq", True, 2.5, 12.0, 0.1, None, -0.01)
-    figure = plot_rate_distortion(rate_distortion_data([curve()], measured=[better]))
+    figure = go.Figure(draw_rate_distortion(rate_distortion_data([curve()], measured=[better])))
     measured = figure.data[-1]
     assert measured.marker.symbol == ("triangle-down",)
     assert np.log10(measured.y[0]) == pytest.approx(figure.layout.yaxis.range[0])

@@ -6,6 +6,7 @@ import pytest
 
 from nbquant.progress import Cancelled
 from nbquant.widgets.background import Job, Slot
+from tests.widgets.samples import WAIT
 
 
 class Log:
@@ -34,7 +35,7 @@ def until_unwanted(started):
 def test_result_arrives():
     log, slot = Log(), Slot("test")
     slot.start(log.job("a", lambda report: 7))
-    assert slot.wait(5)
+    assert slot.wait(WAIT)
     assert log.entries == [("a", "done", 7)]
 
 
@@ -42,17 +43,17 @@ def test_slot_can_be_used_again_and_again():
     log, slot = Log(), Slot("test")
     for i in range(20):
         slot.start(log.job(i, lambda report, i=i: i))
-        assert slot.wait(5)
+        assert slot.wait(WAIT)
     assert log.entries == [(i, "done", i) for i in range(20)]
 
 
 def test_newest_job_wins_and_the_others_are_silent():
     log, slot, started = Log(), Slot("test"), threading.Event()
     slot.start(log.job("first", until_unwanted(started)))
-    assert started.wait(5)
+    assert started.wait(WAIT)
     for name in ("second", "third"):
         slot.start(log.job(name, lambda report: "result"))
-    assert slot.wait(5)
+    assert slot.wait(WAIT)
     assert log.entries[-1] == ("third", "done", "result")
     assert all(name != "first" for name, *_ in log.entries)
 
@@ -60,9 +61,9 @@ def test_newest_job_wins_and_the_others_are_silent():
 def test_user_cancels():
     log, slot, started = Log(), Slot("test"), threading.Event()
     slot.start(log.job("a", until_unwanted(started)))
-    assert started.wait(5)
+    assert started.wait(WAIT)
     slot.cancel()
-    assert slot.wait(5)
+    assert slot.wait(WAIT)
     assert log.entries == [("a", "cancelled", None)]
 
 
@@ -71,14 +72,14 @@ def test_result_that_came_too_late_is_dropped():
 
     def deaf(report):
         started.set()
-        go.wait(5)
+        go.wait(WAIT)
         return "late"
 
     slot.start(log.job("a", deaf))
-    assert started.wait(5)
+    assert started.wait(WAIT)
     slot.cancel()
     go.set()
-    assert slot.wait(5)
+    assert slot.wait(WAIT)
     assert log.entries == [("a", "cancelled", None)]
 
 
@@ -86,7 +87,7 @@ def test_cancelling_an_idle_slot_does_not_harm_the_next_job():
     log, slot = Log(), Slot("test")
     slot.cancel()
     slot.start(log.job("a", lambda report: 1))
-    assert slot.wait(5)
+    assert slot.wait(WAIT)
     assert log.entries == [("a", "done", 1)]
 
 
@@ -97,9 +98,9 @@ def test_failure_is_told_and_the_slot_lives_on():
         raise ValueError("no such thing")
 
     slot.start(log.job("a", fail))
-    assert slot.wait(5)
+    assert slot.wait(WAIT)
     slot.start(log.job("b", lambda report: 1))
-    assert slot.wait(5)
+    assert slot.wait(WAIT)
     assert log.entries == [("a", "failed", "no such thing"), ("b", "done", 1)]
 
 
@@ -108,14 +109,14 @@ def test_failure_of_unwanted_work_is_not_told():
 
     def fail_late(report):
         started.set()
-        go.wait(5)
+        go.wait(WAIT)
         raise ValueError("too late to matter")
 
     slot.start(log.job("a", fail_late))
-    assert started.wait(5)
+    assert started.wait(WAIT)
     slot.start(log.job("b", lambda report: 1))
     go.set()
-    assert slot.wait(5)
+    assert slot.wait(WAIT)
     assert log.entries == [("b", "done", 1)]
 
 
@@ -127,10 +128,10 @@ def test_a_failing_callback_does_not_kill_the_slot(monkeypatch):
         raise RuntimeError("in the view")
 
     slot.start(Job(lambda report: 1, done=fail, failed=lambda error: seen.append(str(error))))
-    assert slot.wait(5)
+    assert slot.wait(WAIT)
     log = Log()
     slot.start(log.job("b", lambda report: 1))
-    assert slot.wait(5)
+    assert slot.wait(WAIT)
     assert seen == ["in the view"]
     assert log.entries == [("b", "done", 1)]
 
@@ -145,7 +146,7 @@ def test_progress_is_reported():
             reported=lambda done, total: seen.append((done, total)),
         )
     )
-    assert slot.wait(5)
+    assert slot.wait(WAIT)
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 

@@ -124,9 +124,9 @@ def test_exact_pass_follows_and_meets_the_target(state):
 
 def test_ticks_while_the_exact_pass_runs_get_the_newest_only(state, monkeypatch):
     fitted = []
-    real = module.fit_to_target
+    real = module.Aim.quantize
     monkeypatch.setattr(
-        module, "fit_to_target", lambda s, target, *rest: (fitted.append(target), real(s, target, *rest))[1]
+        module.Aim, "quantize", lambda aim, *rest: (fitted.append(aim.settings.target), real(aim, *rest))[1]
     )
     for i in range(8):
         state.ratio = 6.5 + i / 4
@@ -359,9 +359,9 @@ def test_data_that_is_read_once_only_is_refused():
 
 def test_what_weights_give_is_fitted_to_the_newest_target_even_at_the_same_levels(state, monkeypatch):
     fitted = []
-    real = module.fit_to_target
+    real = module.Aim.quantize
     monkeypatch.setattr(
-        module, "fit_to_target", lambda s, target, *rest: (fitted.append(target), real(s, target, *rest))[1]
+        module.Aim, "quantize", lambda aim, *rest: (fitted.append(aim.settings.target), real(aim, *rest))[1]
     )
     before = state.point
     state.ratio = (6.0 + before.compression_ratio) / 2

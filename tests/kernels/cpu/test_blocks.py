@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbquant.coding.huffman import HuffmanCode
-from nbquant.coding.positions import GapCode, encode_positions
+from nbquant.coding.positions import GapCode
 from nbquant.kernels.cpu import blocks
+from tests.coding.position_stream import encode_positions
 
 
 def code(span):

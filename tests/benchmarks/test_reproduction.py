@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nbquant as nq
-from nbquant.analysis.reproduction import PAPER, Question, beside_paper, largest, operating_points
 from nbquant.models.batches import Batches
+from tests.benchmarks.reproduction import PAPER, Question, beside_paper, largest, operating_points
 
 
 @given(st.integers(1, 200), st.data())

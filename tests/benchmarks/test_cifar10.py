@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 
-from nbquant.models.cifar10 import MEAN, STD, TEST_FILES, TRAIN_FILES, load, normalise, read_batch
+from tests.benchmarks.cifar10 import MEAN, STD, TEST_FILES, TRAIN_FILES, load, normalise, read_batch
 
 FILES = (*TRAIN_FILES, *TEST_FILES)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nbquant.models import mnist
+from tests.benchmarks import mnist
 from tests.models.idx_files import write_set
 
 

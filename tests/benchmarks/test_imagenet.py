@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nbquant.models.imagenet import MEAN, STD, ImageFiles, image_files, read_image
+from tests.benchmarks.imagenet import MEAN, STD, ImageFiles, image_files, read_image
 
 
 def write_images(folder, classes=2, images=3, size=(300, 260)):

@@ -1,6 +1,6 @@
 import torch
 
-from nbquant.models.alexnet import AlexNet
+from tests.benchmarks.alexnet import AlexNet
 
 # As torchvision 0.28 names them, in its order.
 SHAPES = {
