@@ -1,7 +1,5 @@
 """See, understand and choose neural-network weight quantization in a Jupyter notebook."""
 
-from importlib.metadata import version
-
 from nbquant import course, plot
 from nbquant.analysis.bounds import rate_distortion_bound
 from nbquant.analysis.curves import curves
@@ -29,9 +27,10 @@ from nbquant.storage.decompress import decompress
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.stored import load
 from nbquant.storage.write import save
+from nbquant.version import VERSION
 from nbquant.widgets.explorer import explore
 
-__version__ = version("nbquant")
+__version__ = VERSION
 
 __all__ = [
     "ECSQ",

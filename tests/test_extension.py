@@ -249,7 +249,7 @@ def test_the_shell(commands, selection, model, tmp_path):
     source = tmp_path / "model.safetensors"
     save_file(dict(model.state_dict()), source)
     out = tmp_path / "model.nbq"
-    options = "--method quantiles --coding gamma --levels 8 --option sharpness=1.5".split()
+    options = ["--method", "quantiles", "--coding", "gamma", "--levels", "8", "--option", "sharpness=1.5"]
     done = CliRunner().invoke(commands, ["quantize", str(source), "-o", str(out), *options])
     assert done.exit_code == 0, done.output
     assert nq.load(out).quantized().quantizer.sharpness == 1.5

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.selection import SensitivityRecord
 from nbquant.storage.errors import CorruptFileError
+from nbquant.version import VERSION
 
 ADDED: dict[str, dict[str, Any]] = {
     "uniform": {"steps": "joint", "mean": None},
@@ -32,7 +32,7 @@ def recipe_of(quantized: Quantized) -> dict[str, Any]:
     if quantized.finetuned:
         recipe["finetuned"] = _plain(quantized.finetuned)
     recipe |= _plain({"distortion": quantized.distortion})
-    recipe["nbquant"] = version("nbquant")
+    recipe["nbquant"] = VERSION
     return recipe
 
 
