@@ -1,4 +1,4 @@
-"""A method, a code and an estimator made here alone and put into the lists: all rooms know them."""
+"""A method, a code, an estimator and a panel made here alone and put into the lists: all rooms know them."""
 
 import importlib
 import json
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
@@ -26,6 +27,11 @@ from nbquant.quantization.method import Method
 from nbquant.quantization.parameter import LEVELS, Parameter
 from nbquant.sensitivity import estimators
 from nbquant.sensitivity.estimator import Estimator
+from nbquant.views import theme
+from nbquant.views.palette import BLUE
+from nbquant.widgets.panels import panels
+from nbquant.widgets.panels.panel import Panel
+from nbquant.widgets.pictures import still_figure, table
 from nbquant.widgets.state import ExplorerState
 from tests.widgets.samples import WAIT, batches, network
 
@@ -146,8 +152,33 @@ def magnitude(problem):
 MAGNITUDE = Estimator(magnitude, "squared weight", "Squared weights: for a test")
 
 
+# A panel: how many weights each cluster has.
+
+
+def cluster_sizes(state, whole):
+    return None if state.point is None else np.sort(state.point.clusters[state.group].counts)
+
+
+def draw_sizes(counts, state, whole):
+    place = np.arange(len(counts), dtype=np.float64)
+    trace = {"type": "bar", "x": place, "y": counts.astype(np.float64), "width": 0.8, "marker": {"color": BLUE}}
+    return theme.figure("Cluster sizes", "", [trace])
+
+
+SIZES = Panel(
+    name="sizes",
+    kind="result",
+    data=cluster_sizes,
+    draw=draw_sizes,
+    table=lambda counts: pd.DataFrame({"members": counts}),
+    describe=lambda state: f"Sizes of {state.point.levels} clusters.",
+    follows=("point", "focus"),
+)
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
+    monkeypatch.setattr(panels, "PANELS", (*panels.PANELS, SIZES))
     monkeypatch.setattr(methods, "METHODS", (*methods.METHODS, QUANTILES))
     monkeypatch.setattr(codes, "CODES", (*codes.CODES, GAMMA))
     monkeypatch.setattr(estimators, "ESTIMATORS", (*estimators.ESTIMATORS, MAGNITUDE))
@@ -287,3 +318,19 @@ def test_menus():
     assert "quantiles" in [value for _, value in controls["method"].options]
     assert ("Elias gamma", "gamma") in controls["coding"].options
     assert ("squared weight", "magnitude") in controls["estimator"].options
+
+
+def test_a_panel_is_drawn_described_and_offered(monkeypatch):
+    explorer = nq.explore(network(), None, method="quantiles", levels=8)
+    state, panel = explorer.state, explorer.panel
+    assert state.wait(WAIT)
+    assert panel.names[-1] == "sizes"
+    assert panel.kinds["sizes"] == "result"
+    assert len(panel.sizes["data"][0]["y"]["bdata"]) == 8 * state.point.levels
+    assert panel.descriptions["sizes"] == f"Sizes of {state.point.levels} clusters."
+    before = panel.revision("sizes")
+    state.levels = 4
+    assert state.wait(WAIT)
+    assert panel.revision("sizes") > before
+    assert table(state, "sizes")["members"].sum() == len(state.selection)
+    assert still_figure(state, "sizes").axes
