@@ -4,9 +4,9 @@ from nbquant import course, plot
 from nbquant.analysis.bounds import rate_distortion_bound
 from nbquant.analysis.curves import curves
 from nbquant.analysis.decomposition import decompose
+from nbquant.analysis.fit import fit
 from nbquant.analysis.ladder import ladder
 from nbquant.analysis.price import price
-from nbquant.analysis.solve import fit
 from nbquant.analysis.sweep import sweep
 from nbquant.models import zoo
 from nbquant.models.evaluate import evaluate
@@ -27,9 +27,10 @@ from nbquant.storage.decompress import decompress
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.stored import load
 from nbquant.storage.write import save
+from nbquant.version import VERSION
 from nbquant.widgets.explorer import explore
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "ECSQ",

@@ -1,5 +1,6 @@
 """The command line: nbquant quantize | inspect | decompress | explore | app."""
 
+import ast
 import hashlib
 import importlib.util
 import io
@@ -17,12 +18,10 @@ import nbformat
 import pandas as pd
 
 import nbquant as nq
-from nbquant.analysis.curves import QUANTIZERS
-from nbquant.analysis.runs import RUNNERS
+from nbquant.coding import codes
 from nbquant.models.layers import layer_label, listed
 from nbquant.plain_text import plainly
-from nbquant.quantization.ecsq import ECSQ
-from nbquant.quantization.quantizer import CODINGS
+from nbquant.quantization import methods
 from nbquant.storage.decompress import decompress as decompress_file
 from nbquant.storage.errors import CorruptFileError
 from nbquant.tensorfile import shortened
@@ -35,8 +34,8 @@ JUPYTER = Path(__file__).parent / "jupyter"
 def _usual(option: str, said: Mapping[Any, str] | None = None) -> str:
     """The defaults of an option, and the methods that have them."""
     found: dict[Any, list[str]] = {}
-    for name, kind in {**QUANTIZERS, **RUNNERS}.items():
-        found.setdefault(getattr(kind, option), []).append(name)
+    for method in methods.METHODS:
+        found.setdefault(getattr(method.make, option), []).append(method.name)
     return "; ".join(f"{(said or {}).get(value, value)} for {', '.join(names)}" for value, names in found.items())
 
 
@@ -69,8 +68,8 @@ def commands() -> None:
 )
 @click.option(
     "--method",
-    type=click.Choice((*QUANTIZERS, *RUNNERS)),
-    default=ECSQ.method,
+    type=click.Choice(methods.names()),
+    default=methods.DEFAULT.name,
     show_default=True,
     help="trellis and feedback take longer, and less room. A checkpoint comes without data to calibrate feedback: here "
     "it works like trellis.",
@@ -81,11 +80,18 @@ def commands() -> None:
 @click.option("--lmbda", type=float, help="Target: lambda of ecsq, trellis or feedback, loss per bit.")
 @click.option("--step", type=float, help="Target: width of a cell of uniform, in units of the weights.")
 @click.option("--layers", metavar="GLOB", multiple=True, help="What to quantize: names or globs; again for more.")
-@click.option("--coding", type=click.Choice(CODINGS), help=f"Code of the indices.  [default: {_usual('coding')}]")
+@click.option("--coding", type=click.Choice(codes.names()), help=f"Code of the indices.  [default: {_usual('coding')}]")
 @click.option(
     "--per-layer/--joint",
     default=None,
     help=f"A codebook for each layer, or one for all.  [default: {_usual('per_layer', {True: 'each', False: 'one'})}]",
+)
+@click.option(
+    "--option",
+    "more",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Another option of the method, as Python has it: steps=joint, damping=0.02; again for more.",
 )
 @click.option("--plain", is_flag=True, help="Weigh all weights alike, whatever their sensitivity.")
 @click.option("--pinned-zero", is_flag=True, help="Keep one level at exactly zero (kmeans).")
@@ -103,6 +109,7 @@ def quantize(
     layers: tuple[str, ...],
     coding: Any,
     per_layer: bool | None,
+    more: tuple[str, ...],
     plain: bool,
     pinned_zero: bool,
 ) -> None:
@@ -119,6 +126,8 @@ def quantize(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what is left out is said below
         selection = nq.select(checkpoint, h, list(layers) or None)
+    asked: dict[str, Any] = {"weighted": False if plain else None, "coding": coding, "per_layer": per_layer}
+    asked |= {"pinned_zero": True} if pinned_zero else {}
     quantized = nq.fit(
         selection,
         method,
@@ -127,10 +136,7 @@ def quantize(
         levels=levels,
         lmbda=lmbda,
         step=step,
-        weighted=False if plain else None,
-        coding=coding,
-        per_layer=per_layer,
-        pinned_zero=pinned_zero or None,
+        **{**asked, **_parsed(more)},
         file_of=checkpoint if ratio is not None else None,
         progress=_on_terminal(),
     )
@@ -247,6 +253,20 @@ def main() -> None:
             stream.reconfigure(errors=plainly)
     with _exit_codes():
         sys.exit(commands(standalone_mode=False, prog_name="nbquant"))
+
+
+def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
+    """Options by name; values are numbers, True, False or None, and texts where they are nothing of that."""
+    found: dict[str, Any] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise click.UsageError(f"--option must be NAME=VALUE, but is {option!r}.")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
 
 
 @contextmanager

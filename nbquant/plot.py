@@ -15,19 +15,21 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from nbquant.analysis.bounds import rate_distortion_bound
-from nbquant.analysis.curves import Method, curve
 from nbquant.analysis.ladder import ladder as ladder_of
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.price import Price
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import curve
 from nbquant.coding.ledger import Ledger
 from nbquant.models.layers import layer_label
 from nbquant.progress import Progress
+from nbquant.quantization.clustering import WHOLE
 from nbquant.quantization.codebook import Codebook
-from nbquant.quantization.fitting import WHOLE
 from nbquant.quantization.kmeans import KMeans
+from nbquant.quantization.methods import family, tabulated
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.uniform import Uniform
 from nbquant.views import theme
 from nbquant.views.bound import bound_data, bound_traces
@@ -43,7 +45,6 @@ from nbquant.views.single_points import PinnedPoint
 from nbquant.views.still import still
 
 Backend = Literal["plotly", "matplotlib"]
-CURVES = (("kmeans", True), ("uniform", True), ("ecsq", True))
 
 
 def histogram(
@@ -123,7 +124,7 @@ def error(
 
 def rate_distortion(
     selection: Selection,
-    methods: Iterable[tuple[str, bool]] = CURVES,
+    methods: Iterable[tuple[str, bool]] | None = None,
     *,
     fitted: Mapping[str, Quantized] | None = None,
     bound: bool = True,
@@ -135,19 +136,21 @@ def rate_distortion(
 
     Args:
         selection: The selection.
-        methods: Pairs of a method with a curve, "kmeans", "uniform" or "ecsq", and whether it uses the Hessian.
+        methods: Pairs of a method with a curve and whether it uses the Hessian; None is all, using it.
         fitted: Points to be marked, by a label of each.
         bound: Whether to draw the rate-distortion bound; see :func:`nbquant.rate_distortion_bound`.
         backend: "plotly" or "matplotlib".
         progress: See :data:`nbquant.progress.Progress`.
-        options: Further arguments of :class:`nbquant.analysis.curves.Method`, such as ``coding``.
+        options: Options of all methods, such as ``coding``; see :func:`nbquant.fit`.
 
     Raises:
         ValueError: An unknown method, or another backend.
         Cancelled: By ``progress``.
     """
     statistics = Statistics.of(selection, progress)
-    curves = [Curve.of_points(curve(Method(method, weighted, **options), statistics)) for method, weighted in methods]
+    pairs = [(m.name, True) for m in tabulated()] if methods is None else methods
+    families = [family(method, weighted=weighted, **options) for method, weighted in pairs]
+    curves = [Curve.of_points(curve(one, statistics)) for one in families]
     pins = [
         PinnedPoint(
             label, q.quantizer.method, q.quantizer.weighted, q.rate, q.compression_ratio, q.predicted_loss_increase

@@ -7,12 +7,13 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from nbquant.analysis.curves import Method, curve
 from nbquant.analysis.operating_point import OperatingPoint
-from nbquant.analysis.solve import fit_to_point
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import curve, quantize_at
 from nbquant.models.evaluate import Evaluation, evaluate
 from nbquant.progress import Progress, track
+from nbquant.quantization.method import Family
+from nbquant.quantization.methods import family
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 
@@ -26,7 +27,7 @@ Tune = Callable[[Quantized, nn.Module], Quantized]
 PAPER_METHODS = (("kmeans", False), ("kmeans", True), ("uniform", False), ("ecsq", True))
 """The four curves of the paper's first figure."""
 
-WEIGHTED_KMEANS = Method("kmeans")
+WEIGHTED_KMEANS = family("kmeans")
 """What the paper's second figure quantizes with."""
 
 BITS = (1, 2, 3, 4, 5, 6)
@@ -100,8 +101,8 @@ def accuracy_by_method(
     statistics = Statistics.of(selection, progress)
     points: list[OperatingPoint] = []
     for method, weighted in methods:
-        points += _with_levels(curve(Method(method, weighted, "fixed"), statistics), bits)
-        points += _near_rates(curve(Method(method, weighted), statistics), rates)
+        points += _with_levels(curve(family(method, weighted=weighted, coding="fixed"), statistics), bits)
+        points += _near_rates(curve(family(method, weighted=weighted), statistics), rates)
     rows: list[dict[str, Any]] = []
     for point in track(points, "accuracy of methods", progress):
         rows += _rows(point, model, selection, statistics, images, tune)
@@ -114,7 +115,7 @@ def accuracy_by_sensitivity(
     images: Images,
     tune: Tune | None = None,
     *,
-    method: Method = WEIGHTED_KMEANS,
+    method: Family = WEIGHTED_KMEANS,
     rates: Sequence[float] = RATES,
     progress: Progress = True,
 ) -> pd.DataFrame:
@@ -180,7 +181,7 @@ def _rows(
     images: Images,
     tune: Tune | None,
 ) -> list[dict[str, Any]]:
-    quantized = fit_to_point(selection, point, statistics)
+    quantized = quantize_at(selection, point, statistics)
     rows = []
     for finetuned, trial in enumerate(try_out(quantized, model, images, tune)):
         q = trial.quantized

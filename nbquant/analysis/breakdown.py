@@ -10,17 +10,18 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from nbquant.coding.huffman import HuffmanCode
-from nbquant.coding.ledger import Ledger, fixed_length
+from nbquant.coding import codes
+from nbquant.coding.code import Lengths
+from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import gap_code, group_tables
 from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import Codebook
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Coding
-from nbquant.quantization.rate import Lengths, tensor_gaps
-from nbquant.quantization.selection import SelectedTensor, Selection
-from nbquant.quantization.streams import MEASURED, book_ledger
+from nbquant.quantization.rate import tensor_gaps
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.streams import book_ledger
+from nbquant.quantization.tensor import SelectedTensor
 
 BLOCK = 1 << 24  # weights between two chances to cancel
 
@@ -68,19 +69,15 @@ def breakdown(quantized: Quantized, selection: Selection, progress: Progress = F
     )
 
 
-def codeword_strings(lengths: Lengths, coding: Coding) -> tuple[str, ...]:
+def codeword_strings(lengths: Lengths, coding: str) -> tuple[str, ...]:
     """The codewords of a code with these lengths, as they are written: strings of 0 and 1; empty for one without any.
 
     Args:
         lengths: Codeword lengths ℓ [bit], all of one length for a fixed-length code.
-        coding: As of a quantizer.
+        coding: Name of the code.
     """
-    if coding in MEASURED or not len(lengths):
-        return ("",) * len(lengths)
-    if coding == "huffman":
-        return HuffmanCode.from_lengths(lengths.astype(np.int64)).codewords
-    width = fixed_length(len(lengths))
-    return tuple(f"{j:0{width}b}" if width else "" for j in range(len(lengths)))
+    strings = codes.named(coding).codewords
+    return ("",) * len(lengths) if strings is None or not len(lengths) else strings(lengths)
 
 
 N, MASS, LOSS = range(3)  # columns of the sums
@@ -164,7 +161,7 @@ def _charge(bits: dict[str, int], members: Sequence[SelectedTensor], cost: int) 
         bits[layers.pop()] += cost
 
 
-def _side_information(book: Codebook, coding: Coding) -> Ledger:
+def _side_information(book: Codebook, coding: str) -> Ledger:
     return Ledger({part: bits for part, bits in book_ledger(book, coding).items() if part != "payload"})
 
 

@@ -6,12 +6,14 @@ import numpy as np
 from jaxtyping import Float
 
 from nbquant.analysis.operating_point import OperatingPoint, point_of_clusters
-from nbquant.analysis.runs import RUNNERS
 from nbquant.analysis.statistics import Statistics
 from nbquant.kernels.cpu.ecsq import ecsq_sums
+from nbquant.quantization import methods
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.histogram import Cells
 from nbquant.quantization.optimal_ecsq import ideal_length
+from nbquant.quantization.parameter import LMBDA
+from nbquant.quantization.quantizer import ScalarQuantizer
 
 
 def moved(point: OperatingPoint, statistics: Statistics, group: str, index: int, value: float) -> OperatingPoint:
@@ -36,14 +38,15 @@ def moved(point: OperatingPoint, statistics: Statistics, group: str, index: int,
     """
     _check(point.clusters, group, index, value)
     quantizer, before = point.quantizer, point.clusters[group]
-    if quantizer.method in RUNNERS:
+    if methods.of(quantizer).curve is None:
         raise ValueError(f"centres of {quantizer.method} lie on a lattice and cannot be moved: choose another method")
-    cells = statistics.cells(quantizer.weighted, quantizer.needs_rows, quantizer.per_layer)[group]
+    scalar: ScalarQuantizer = quantizer  # type: ignore[assignment]  # as it is on a curve
+    cells = statistics.cells(scalar.weighted, scalar.needs_rows, scalar.per_layer)[group]
     codebook = before.codebook.astype(np.float64)
     codebook[index] = value
-    is_ecsq = quantizer.method == "ecsq"
-    price = point.parameter * ideal_length(before.counts) if is_ecsq else np.zeros(len(codebook))
-    mass = cells.row_sensitivity if is_ecsq else np.ones(1)
+    by_rate = quantizer.parameter is LMBDA
+    price = point.parameter * ideal_length(before.counts) if by_rate else np.zeros(len(codebook))
+    mass = cells.row_sensitivity if scalar.needs_rows else np.ones(1)
     found = _assigned(cells, mass, *_distinct(codebook, price))
     return point_of_clusters(quantizer, {**point.clusters, group: found}, statistics)
 

@@ -30,7 +30,7 @@ from nbquant.coding.positions import GapHistogram
 from nbquant.kernels.reference import ROW_KEYS, ROWS
 from nbquant.quantization import histogram
 from nbquant.quantization.histogram import Bins, H, Histogram, N
-from nbquant.quantization.selection import SelectedTensor
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.tensorfile import FileSlice, replacing
 
 VARIABLE = "NBQUANT_CACHE"

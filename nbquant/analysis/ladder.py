@@ -14,6 +14,7 @@ from nbquant.analysis.bounds import largest_distortion, rate_distortion_bound
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.scalar_limit import scalar_limit
 from nbquant.analysis.statistics import Statistics
+from nbquant.coding import codes
 from nbquant.coding.ledger import PARTS, Ledger
 from nbquant.progress import Progress
 from nbquant.quantization.quantized import Quantized
@@ -30,15 +31,7 @@ _PART_REASONS = {
     "container": ("container", "magic number, version, checksums and digest"),
     "padding": ("padding", "bits that fill the last byte of each stream"),
 }
-_CODES = {
-    "huffman": "codewords have whole bits",
-    "fixed": "all codewords are as long as each other, whatever their use",
-    "arithmetic": "frequencies are rounded, and every stream has an end",
-}
-_GAINS = {
-    "context": "the neighbours of a weight foretell it",
-    "trellis": "the state of the trellis leaves every second integer out",
-}
+_TRELLIS = "the state of the trellis leaves every second integer out"
 
 
 def ladder(
@@ -163,8 +156,15 @@ def _made(quantized: Quantized | OperatingPoint, statistics: Statistics) -> _Mad
                 else "zero: nothing is lost, choose a lower rate"
             )
         )
-    trellis = bool(getattr(quantized.quantizer, "trellis", 0)) or quantized.quantizer.method == "trellis"
-    return _Made(count, quantized.distortion, counts, zeros, quantized.quantizer.coding, trellis)
+    return _Made(count, quantized.distortion, counts, zeros, quantized.quantizer.coding, _on_trellis(quantized))
+
+
+def _on_trellis(quantized: Quantized | OperatingPoint) -> bool:
+    """Whether the code knows that levels are on paths through the trellis."""
+    if isinstance(quantized, OperatingPoint) or not codes.named(quantized.quantizer.coding).adaptive:
+        return False
+    lattices = [book.lattice for book in quantized.codebooks.values()]
+    return any(lattice is not None and lattice.dependent for lattice in lattices)
 
 
 def _limits(statistics: Statistics, made: _Made, gap: float, progress: Progress) -> tuple[float, float, float]:
@@ -195,9 +195,9 @@ def _entropy(made: _Made) -> tuple[float, float]:
 
 def _code_steps(made: _Made, ledger: Ledger, of_values: float, of_zeros: float) -> list[tuple[str, str, float, str]]:
     """What the streams have beyond, or below, the entropy."""
-    gains = [_GAINS[name] for name, here in (("context", made.coding == "context"), ("trellis", made.trellis)) if here]
-    reason = "; ".join(gains) or _CODES.get(made.coding, f"the {made.coding} code")
-    name = "whole-bit lengths" if made.coding in ("huffman", "fixed") else f"{made.coding} code"
+    code = codes.named(made.coding)
+    reason = f"{code.reason}; {_TRELLIS}" if made.trellis else code.reason
+    name = "whole-bit lengths" if code.known_from_counts else f"{made.coding} code"
     if "position_payload" not in ledger:
         return [(name, "payload", ledger["payload"] - of_values - of_zeros, reason)]
     return [

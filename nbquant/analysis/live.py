@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32
 
 from nbquant.analysis.operating_point import OperatingPoint
-from nbquant.analysis.solve import TargetName, targets_of
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.target import check_target
 from nbquant.coding.ledger import Ledger
-from nbquant.quantization.fitting import WHOLE
+from nbquant.quantization import methods
+from nbquant.quantization.clustering import WHOLE
 from nbquant.quantization.rate import lengths_for
 
 ALWAYS = 40.0  # ratio up to which a curve is looked at whatever is lost
@@ -64,8 +65,8 @@ class LiveTable:
     length: Float32[np.ndarray, " m"]
     threshold: Float32[np.ndarray, " m"] | None
 
-    def find(self, driver: TargetName, value: float) -> int:
-        """The point that :func:`nbquant.analysis.solve.solve` sets out from.
+    def find(self, driver: str, value: float) -> int:
+        """The point that :func:`nbquant.analysis.tabulated.solve` sets out from.
 
         That of least loss among those that meet the target, of equal ones that of least rate, then the first; for λ and
         step the nearest in logarithms. A front end does the same.
@@ -80,15 +81,13 @@ class LiveTable:
         Raises:
             ValueError: The parameter of another method, or a value that is not above zero.
         """
-        if driver not in targets_of(self.method):
-            raise ValueError(
-                f"driver must be one of {', '.join(targets_of(self.method))} for {self.method}, but is {driver!r}"
-            )
+        check_target(driver, self.method)
         if not value > 0:
             raise ValueError(f"{driver} must be above 0, but is {value!r}")
-        if driver in ("lmbda", "step"):
+        known = {"ratio": self.ratio >= value, "rate": self.rate <= value, "levels": self.levels <= value}
+        if driver not in known:
             return int(np.abs(np.log(self.value / value)).argmin())
-        met = {"ratio": self.ratio >= value, "rate": self.rate <= value, "levels": self.levels <= value}[driver]
+        met = known[driver]
         among = np.flatnonzero(met)
         return int(among[np.lexsort([self.rate[among], self.loss[among]])[0]]) if len(among) else -1
 
@@ -100,7 +99,7 @@ def live_table(points: Sequence[OperatingPoint], group: str, unquantized_bits: i
         points: A method's curve, at least one point.
         group: Group whose clusters are wanted.
         unquantized_bits: Bits of what is stored as it is; the last part of the ledger.
-        mean_h: See :func:`mean_sensitivity`.
+        mean_h: See :func:`mean_of_cells`.
 
     Raises:
         ValueError: No points, or a group that they do not have.
@@ -117,7 +116,7 @@ def live_table(points: Sequence[OperatingPoint], group: str, unquantized_bits: i
         method=quantizer.method,
         weighted=quantizer.weighted,
         coding=quantizer.coding,
-        parameter=quantizer.parameter,
+        parameter=quantizer.parameter.name,
         mean_h=mean_h,
         source_bits=points[0].source_bits,
         weights=points[0].weights,
@@ -148,7 +147,12 @@ def largest_ratio(ratio: Float[np.ndarray, " p"], loss: Float[np.ndarray, " p"])
     return float(ratio[kept].max()) if kept.any() else float(ratio.min())
 
 
-def mean_sensitivity(statistics: Statistics, group: str) -> float:
-    """Mean h of a group's weights [loss/weight²], without the zeros of a pruned selection; 1 if there are none."""
+def mean_of_cells(point: OperatingPoint, statistics: Statistics, group: str) -> float:
+    """Mean h of a group's weights [loss/weight²], at which cells that depend on h are drawn; 0 if none can be drawn.
+
+    Without the zeros of a pruned selection; 1 if there are no other weights.
+    """
+    if methods.of(point.quantizer).curve is None:
+        return 0.0
     histogram = statistics.histogram if group == WHOLE else statistics.histograms[group]
     return histogram.mass / len(histogram) if len(histogram) else 1.0

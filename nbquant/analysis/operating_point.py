@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from nbquant.analysis.statistics import Statistics
 from nbquant.coding.ledger import Ledger
 from nbquant.quantization.clusters import Clusters
-from nbquant.quantization.quantizer import Coding, Quantizer
+from nbquant.quantization.quantizer import Quantizer, ScalarQuantizer
 from nbquant.quantization.rate import code_ledger, lengths_for
 
 
@@ -37,7 +37,8 @@ class OperatingPoint:
     @property
     def parameter(self) -> float:
         """Value of the argument that sets the rate: levels, step [weight] or λ [loss/bit]."""
-        return getattr(self.quantizer, self.quantizer.parameter)
+        value: float = getattr(self.quantizer, self.quantizer.parameter.name)
+        return value
 
     @property
     def levels(self) -> int:
@@ -73,8 +74,9 @@ def operating_point(quantizer: Quantizer, statistics: Statistics, near: Operatin
         statistics: Of the selection.
         near: Point of the same method and selection at a parameter close by, from which a search may set out.
     """
-    cells = statistics.cells(quantizer.weighted, quantizer.needs_rows, quantizer.per_layer)
-    found = {g: quantizer.clusters(c, near.clusters[g] if near is not None else None) for g, c in cells.items()}
+    scalar: ScalarQuantizer = quantizer  # type: ignore[assignment]  # as it is on a curve
+    cells = statistics.cells(scalar.weighted, scalar.needs_rows, scalar.per_layer)
+    found = {g: scalar.clusters(c, near.clusters[g] if near is not None else None) for g, c in cells.items()}
     return point_of_clusters(quantizer, found, statistics)
 
 
@@ -85,5 +87,5 @@ def point_of_clusters(quantizer: Quantizer, clusters: Mapping[str, Clusters], st
     return OperatingPoint(quantizer, clusters, ledger, statistics.weights, statistics.source_bits)
 
 
-def _ledger(clusters: Clusters, coding: Coding, bits: int) -> Ledger:
+def _ledger(clusters: Clusters, coding: str, bits: int) -> Ledger:
     return code_ledger(clusters.counts, lengths_for(clusters.counts, coding), coding, bits)

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.analysis.curves import Method, curve
 from nbquant.analysis.operating_point import OperatingPoint
-from nbquant.analysis.solve import fit_to_point
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import curve, quantize_at
 from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
+from nbquant.quantization.methods import family
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.validate import checked_sensitivity, require_positive_somewhere
@@ -62,7 +62,7 @@ def price(
         reference: The selection, with the h that counts as exact.
         estimates: Label -> sensitivities of the same tensors by parameter name, or the selection with them, or None
             for h = 1. The reference and, unless it is there, h = 1 are added.
-        method: "kmeans", "uniform" or "ecsq".
+        method: Name of a method with a curve.
         per_layer: A codebook for each layer, or one for all.
         rates: About where to look [bit/weight].
         progress: See :data:`nbquant.progress.Progress`; counts quantizations.
@@ -82,10 +82,10 @@ def price(
     jobs = []
     for label, selection in given.items():
         statistics = Statistics.of(selection)
-        chosen = _nearest(curve(Method(method, True, per_layer=per_layer), statistics), rates)
+        chosen = _nearest(curve(family(method, weighted=True, per_layer=per_layer), statistics), rates)
         jobs += [(label, selection, statistics, point) for point in chosen]
     rows = [
-        _row(label, reference, fit_to_point(selection, point, statistics), point)
+        _row(label, reference, quantize_at(selection, point, statistics), point)
         for label, selection, statistics, point in track(jobs, "price", progress)
     ]
     points = pd.DataFrame(rows)

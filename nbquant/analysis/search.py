@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Protocol
 
+from nbquant.analysis.target import OutOfReachError, Target
 from nbquant.progress import Progress, track
 from nbquant.quantization.feedback import mean_curvature
+from nbquant.quantization.quantize import quantize
 from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.steps import mean_sensitivity
-
-if TYPE_CHECKING:
-    from nbquant.analysis.solve import Target
 
 SLOPE = 2.4  # λ goes about like this power of the ratio
 LEAST_STEP, MOST_STEP = 1.5, 64.0  # factors on λ until the target lies between two tries
@@ -24,25 +23,15 @@ GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly, however many
 CLOSE, NEAR = 0.01, 0.03  # of the target: near enough, before and after that
 
 
-class OutOfReachError(ValueError):
-    """No parameter of a method meets a target on a selection."""
-
-
-class Fits(Protocol):
-    """What quantizes a selection."""
-
-    def fit(self, weight: Selection, *, progress: Progress = False) -> Quantized: ...  # noqa: D102
-
-
 def fit_by_search(
-    quantizer: Callable[[float], Fits], selection: Selection, target: "Target", progress: Progress = False
+    family: Callable[[float], Quantizer], selection: Selection, target: Target, progress: Progress = False
 ) -> Quantized:
     """Find λ by which a target is met with hardly anything to spare.
 
     Of all tries that meet the target the nearest is returned.
 
     Args:
-        quantizer: The quantizer at a λ [loss/bit]; its rate falls with λ.
+        family: The quantizer at a λ [loss/bit]; its rate falls with λ.
         selection: What to quantize.
         target: "ratio" or "rate".
         progress: See :data:`nbquant.progress.Progress`; counts tries of the most that there may be.
@@ -65,7 +54,7 @@ def fit_by_search(
     lmbda, enough = next(search)
     while True:
         next(ticks, None)
-        found, tries = quantizer(lmbda).fit(selection, progress=within), tries + 1
+        found, tries = quantize(family(lmbda), selection, progress=within), tries + 1
         off = math.log(max(target.quantity(found), 1e-300) / target.value) * (1 if target.name == "ratio" else -1)
         if target.met(found) and (best is None or target.stricter(math.expm1(off)).met(best)):
             best = found

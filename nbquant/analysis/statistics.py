@@ -11,16 +11,17 @@ from torch import Tensor
 from nbquant.analysis.cache import cached
 from nbquant.analysis.recent import Recent
 from nbquant.analysis.sums import Sums
+from nbquant.coding import codes
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapHistogram
 from nbquant.kernels import dispatch
 from nbquant.kernels.dispatch import PIECE
 from nbquant.progress import Progress, track
-from nbquant.quantization.fitting import WHOLE, gaps_of, histogram_of
+from nbquant.quantization.clustering import WHOLE, gaps_of, histogram_of
 from nbquant.quantization.histogram import NEGLIGIBLE, Cells, Histogram
-from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.rate import is_mostly_zero, position_ledger, tensor_gaps, zeros_ledger
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.validate import all_zero
 from nbquant.quantization.workers import Workers
 from nbquant.tensorfile import FileSlice
@@ -155,7 +156,7 @@ class Statistics:
     Attributes:
         tensors: One entry a tensor, in the model's order.
         offset: What is added to every h [loss/weight²]: ε·mean(h), see :meth:`nbquant.sensitivity.Sensitivity.damped`.
-        curves: What :func:`nbquant.analysis.curves.curve` found so far, by method.
+        curves: What :func:`nbquant.analysis.tabulated.curve` found so far, by method.
     """
 
     tensors: tuple[TensorStatistics, ...]
@@ -231,12 +232,12 @@ class Statistics:
         """What the positions of a pruned selection cost; nothing if it is not pruned."""
         return position_ledger([t.gaps for t in self.tensors]) if self.pruned else Ledger()
 
-    def zeros_ledger(self, coding: Coding) -> Ledger:
+    def zeros_ledger(self, coding: str) -> Ledger:
         """What the zeros of a pruned selection cost under a code: positions, or where they are in the alphabet, bits.
 
         Nothing if it is not pruned. In the alphabet it is what order 0 takes, tensor by tensor.
         """
-        if coding != "context" or not self.pruned:
+        if not codes.named(coding).adaptive or not self.pruned:
             return self.position_ledger
         return zeros_ledger([t.histogram.zeros for t in self.tensors], [len(t.histogram) for t in self.tensors])
 

@@ -1,7 +1,6 @@
 """Many quantizations: models × methods × ratios, one row a run, here or on other machines."""
 
 import hashlib
-import inspect
 import json
 import math
 import os
@@ -16,21 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from nbquant.analysis.executors import Executor, completed
+from nbquant.analysis.fit import fit
 from nbquant.analysis.rows import Row, RowFile
-from nbquant.analysis.search import OutOfReachError
-from nbquant.analysis.solve import fit
+from nbquant.analysis.target import OutOfReachError
 from nbquant.models.evaluate import Evaluation
 from nbquant.models.select import select
 from nbquant.progress import Progress, track
+from nbquant.quantization import methods
 from nbquant.quantization.selection import Selection
 
 Model = nn.Module | str | os.PathLike[str] | Selection | tuple[nn.Module, Selection]
 Found = Evaluation | Mapping[str, float] | float
 PIECE = 1 << 22  # entries that are hashed at once
-
-_GIVEN = {"selection", "ratio", "rate", "levels", "lmbda", "step", "file_of", "progress"}
-OPTIONS = tuple(name for name in inspect.signature(fit).parameters if name not in _GIVEN)
-"""What a method of a sweep may say beside its name: the arguments of :func:`nbquant.fit`."""
 
 MEASURED = ("compression_ratio", "rate", "levels", "distortion", "predicted_loss_increase")
 COLUMNS = (*MEASURED, "seconds", "error")
@@ -141,7 +137,7 @@ def _found(found: Found) -> Row:
         return found.to_row()
     if not isinstance(found, Mapping):
         return {"score": float(found)}
-    taken = [name for name in found if name in (*COLUMNS, *OPTIONS, "model", "ratio", "key")]
+    taken = [name for name in found if name in (*COLUMNS, *methods.option_names(), "method", "model", "ratio", "key")]
     if taken:
         raise TypeError(f"evaluate must find what a sweep has no column of, but {', '.join(taken)} came: rename it.")
     return {str(name): float(value) for name, value in found.items()}
@@ -149,12 +145,9 @@ def _found(found: Found) -> Row:
 
 def _options(method: str | Mapping[str, Any]) -> dict[str, Any]:
     chosen = {"method": method} if isinstance(method, str) else dict(method)
-    unknown = [name for name in chosen if name not in OPTIONS]
-    if unknown or "method" not in chosen:
-        raise ValueError(
-            f"a method must be a name, or options of which one is 'method' and the others are of "
-            f"{', '.join(OPTIONS[1:])}, but {method!r} came."
-        )
+    if "method" not in chosen:
+        raise ValueError(f"a method must be a name, or options of which one is 'method', but {method!r} came.")
+    methods.family(**chosen)  # refuses what there is not
     return chosen
 
 
@@ -210,7 +203,7 @@ def _key(content: str, run: Mapping[str, Any], evaluated: bool) -> str:
 
 
 def _frame(runs: Sequence[tuple[str, Mapping[str, Any]]], rows: Sequence[Row]) -> pd.DataFrame:
-    named = [name for name in OPTIONS if any(name in run for _, run in runs)]
+    named = [name for name in ("method", *methods.option_names()) if any(name in run for _, run in runs)]
     columns = ["model", *named, "ratio", *COLUMNS]
     found = [{"model": name, **run, **row} for (name, run), row in zip(runs, rows, strict=True)]
     others = dict.fromkeys(key for row in found for key in row if key not in columns)

@@ -7,6 +7,7 @@ numeral systems with states of 64 bits, in integers: one state, or four in turn 
 Source: Duda 2013 (arXiv:1311.2540); Giesen 2014 (arXiv:1402.3392) for states in turn.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -14,6 +15,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from nbquant.coding.code import Code, Lengths, ideal_lengths
 from nbquant.coding.entropy import Counts, as_integers, check_counts
 from nbquant.coding.huffman import Symbols
 from nbquant.kernels.cpu import arithmetic as kernels
@@ -129,9 +131,9 @@ class ArithmeticCode:
         used = array > 0
         return float(array[used] @ (kernels.PRECISION - np.log2(self.frequencies[used])))
 
-    def payload_bits(self, symbols: Symbols) -> int:
-        """Bits of the stream, by writing it."""
-        return 8 * len(self.encode(symbols))
+    def payload_bits(self, counts: Counts) -> int:
+        """Bits of so many of each symbol before the end of a stream, rounded up."""
+        return math.ceil(self.ideal_bits(counts))
 
     def encode(self, symbols: Symbols) -> bytes:
         """The stream: states of 8 bytes, then words of 4, lowest byte first; nothing where only one symbol occurs.
@@ -150,7 +152,7 @@ class ArithmeticCode:
             return b""
         return states.astype("<i8").tobytes() + words[at:].astype("<u4").tobytes()
 
-    def decode(self, data: bytes, count: int) -> Shaped[np.ndarray, " count"]:
+    def decode(self, data: bytes, count: int, bits: int | None = None) -> Shaped[np.ndarray, " count"]:
         """Read ``count`` symbols that :meth:`encode` wrote, in the smallest of uint8, uint16, uint32 for k − 1.
 
         Raises:
@@ -210,3 +212,33 @@ class ArithmeticCode:
 
 def _lanes(count: int) -> int:
     return 4 if count >= INTERLEAVED else 1
+
+
+STATES, WORD = 256, 32  # bits: of a stream's states, and at the most of a symbol
+
+
+def arithmetic_code(counts: Int64[np.ndarray, " k"]) -> ArithmeticCode | None:
+    """The code of k clusters with so many members, equal frequencies if none has any; None without clusters."""
+    if not len(counts):
+        return None
+    return ArithmeticCode.from_counts(counts if counts.any() else np.ones_like(counts))
+
+
+def _table_bits(counts: Int64[np.ndarray, " k"], lengths: Lengths) -> int:
+    code = arithmetic_code(counts)
+    return code.table_bits if code is not None else 0
+
+
+ARITHMETIC = Code(
+    name="arithmetic",
+    label="arithmetic",
+    title="arithmetic code",
+    reason="frequencies are rounded, and every stream has an end",
+    lengths=ideal_lengths,
+    stored="arithmetic",
+    major=2,
+    table_bits=_table_bits,
+    make=lambda counts, lengths: arithmetic_code(counts),
+    read=lambda table, bits, levels: ArithmeticCode.decode_table(table, bits, levels) if levels else None,
+    payload_range=lambda levels, weights: (0, min(weights, 1) * STATES + weights * WORD),
+)

@@ -12,6 +12,7 @@ Kirchhoffer et al. 2021 (the same for weights of networks, ISO/IEC 15938-17).
 import numpy as np
 from jaxtyping import Int64
 
+from nbquant.coding.code import Code, ideal_lengths
 from nbquant.kernels.cpu import context as kernel
 from nbquant.kernels.reference import TRANSITION
 
@@ -55,3 +56,16 @@ def decode(data: bytes, rows: int, cols: int, dependent: bool = False) -> Int64[
 
 def _walk(level: Int64[np.ndarray, "rows cols"], data: np.ndarray, decoding: bool, dependent: bool) -> int:
     return kernel.walk(np.ascontiguousarray(level), data, decoding, dependent, TRANSITION, *kernel.tables())
+
+
+CONTEXT = Code(
+    name="context",
+    label="adaptive (context)",
+    title="adaptive code",
+    reason="neighbouring weights predict it",
+    lengths=ideal_lengths,
+    stored="context",
+    major=2,
+    encode=encode,
+    decode=decode,
+)

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Int64, Integer, Shaped, UInt64
 from torch import Tensor
 
-from nbquant.coding.code_table import table_bits
+from nbquant.coding.code import Code, Lengths
+from nbquant.coding.code_table import decode_lengths, encode_lengths, table_bits
 from nbquant.coding.entropy import Counts, as_integers, check_counts
 from nbquant.kernels.cpu import huffman as kernels
 
@@ -138,6 +139,10 @@ class HuffmanCode:
         """Bits of the table that says which codewords there are: see :mod:`nbquant.coding.code_table`."""
         return table_bits(self.lengths)
 
+    def encode_table(self) -> bytes:
+        """The table in whole bytes."""
+        return encode_lengths(self.lengths)
+
     def payload_bits(self, counts: Counts) -> int:
         """Σ_j n_j ℓ_j: bits that so many of each symbol take.
 
@@ -254,3 +259,29 @@ class HuffmanCode:
         present = np.flatnonzero(per_length)
         start[present] = self._codewords[ordered[rank[present]]]
         return table, start, rank, ordered
+
+
+def _read(table: bytes, bits: int, levels: int) -> HuffmanCode | None:
+    lengths = decode_lengths(table, levels, bits)
+    return HuffmanCode.from_lengths(lengths) if levels else None
+
+
+def _make(counts: Int64[np.ndarray, " k"], lengths: Lengths) -> HuffmanCode | None:
+    return HuffmanCode.from_lengths(lengths.astype(np.int64)) if len(lengths) else None
+
+
+HUFFMAN = Code(
+    name="huffman",
+    label="Huffman",
+    title="Huffman code",
+    reason="codewords have whole bits",
+    lengths=codeword_lengths,
+    stored="prefix",
+    major=1,
+    known_from_counts=True,
+    table_bits=lambda counts, lengths: table_bits(lengths.astype(np.int64)),
+    make=_make,
+    read=_read,
+    payload_range=lambda levels, weights: (weights, weights * MAX_LENGTH),
+    codewords=lambda lengths: HuffmanCode.from_lengths(lengths.astype(np.int64)).codewords,
+)

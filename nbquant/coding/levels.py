@@ -7,7 +7,9 @@ from math import prod
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-from nbquant.coding import context, positions, trellis
+from nbquant.coding import positions, trellis
+from nbquant.coding.code import Code
+from nbquant.coding.context import CONTEXT
 
 MOST_SPAN = 1 << 24  # integers from the first to the last of an alphabet
 PRUNED = -1
@@ -81,13 +83,14 @@ class Alphabet:
             return Alphabet(rank - below + (rank >= below), True)
         return Alphabet(rank - (int(np.abs(value).argmin()) if len(value) else 0), False)
 
-    def encode(self, index: Int[np.ndarray, " n"], rows: int, cols: int) -> bytes:
+    def encode(self, index: Int[np.ndarray, " n"], rows: int, cols: int, code: Code = CONTEXT) -> bytes:
         """The stream of a block.
 
         Args:
             index: Its indices, row by row; −1 where a weight is pruned.
             rows: Rows of the block.
             cols: Its columns.
+            code: An adaptive code.
 
         Raises:
             ValueError: Indices that are not there; integers that are on no path through the trellis.
@@ -98,15 +101,17 @@ class Alphabet:
             raise ValueError(f"indices must be {least} to {len(self.integer) - 1}, but go from {low} to {high}.")
         integer = np.append(self.integer, 0)[index].reshape(rows, cols)  # −1 is the last
         level = trellis.levels_of(integer, rows, cols) if self.dependent else integer
-        return context.encode(level, self.dependent)
+        assert code.encode is not None
+        return code.encode(level, self.dependent)
 
-    def decode(self, data: bytes, rows: int, cols: int) -> Int[np.ndarray, " n"]:
+    def decode(self, data: bytes, rows: int, cols: int, code: Code = CONTEXT) -> Int[np.ndarray, " n"]:
         """Indices of a stream, with the arguments of :meth:`encode`.
 
         Raises:
             ValueError: A stream that it does not write.
         """
-        level = context.decode(data, rows, cols, self.dependent)
+        assert code.decode is not None
+        level = code.decode(data, rows, cols, self.dependent)
         integer = trellis.integers_of(level, rows, cols) if self.dependent else level
         flat = integer.reshape(-1)
         first = int(self.integer[0]) if len(self.integer) else 0

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nbquant.analysis.solve import fit
+from nbquant.analysis.fit import fit
 from nbquant.course.exercise import ROUNDING, AnswerError, Exercise, accuracy, accuracy_of, attempt, bundled
 from nbquant.models.select import select
 from nbquant.quantization.kmeans import MOST_LEVELS, KMeans

@@ -15,7 +15,8 @@ from nbquant.models.layers import Layers, listed, owner, resolve, resolve_names
 from nbquant.models.packed import refuse_packed_modules
 from nbquant.models.ranks import local_part, part_like, shards_of
 from nbquant.quantization.moments import Calibration
-from nbquant.quantization.selection import LeftOut, SelectedTensor, Selection, SensitivityRecord
+from nbquant.quantization.selection import LeftOut, Selection, SensitivityRecord
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.validate import (
     QUANTIZABLE,
     checked_sensitivity,

@@ -8,15 +8,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nbquant.progress import Progress
+from nbquant.quantization.clustering import quantize_clusters
 from nbquant.quantization.clusters import Clusters
-from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.histogram import Cells
 from nbquant.quantization.members import SWEEPS_OF_MANY, Members, Sums, means
-from nbquant.quantization.optimal_ecsq import ecsq_clusters, ideal_length
+from nbquant.quantization.method import Family, Groups, Method, Tabulated
+from nbquant.quantization.optimal_ecsq import ecsq_clusters, ecsq_hull, ideal_length
+from nbquant.quantization.parameter import LMBDA, Parameter
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Coding, Weights, check_options, check_positive
+from nbquant.quantization.quantizer import Weights, check_options, check_positive
+from nbquant.quantization.selection import as_selection
 
 POLISH_TOLERANCE = 1e-5
+LMBDAS = 56  # points on the curve
+LMBDA_RANGE = (8.0, 1e-8)  # of the distortion of a single level at zero
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,12 @@ class ECSQ:
     """
 
     method: ClassVar[str] = "ecsq"
-    parameter: ClassVar[str] = "lmbda"
+    parameter: ClassVar[Parameter] = LMBDA
     needs_rows: ClassVar[bool] = True
 
     lmbda: float
     weighted: bool = True
-    coding: Coding = "huffman"
+    coding: str = "huffman"
     per_layer: bool = False
 
     def __post_init__(self) -> None:
@@ -52,7 +57,7 @@ class ECSQ:
         check_options(self.weighted, self.coding, self.per_layer)
 
     def clusters(self, cells: Cells, near: Clusters | None = None) -> Clusters:
-        """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
+        """See :class:`~nbquant.quantization.quantizer.ScalarQuantizer`."""
         return ecsq_clusters(cells, self.lmbda, near)
 
     def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
@@ -75,8 +80,8 @@ class ECSQ:
     def fit(
         self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
     ) -> Quantized:
-        """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
-        return fit_quantizer(self, weight, sensitivity, progress=progress)
+        """Quantize a selection, or a plain tensor with its sensitivity; see :func:`quantize`."""
+        return quantize_clusters(self, as_selection(weight, sensitivity), progress)
 
 
 def lagrangian(sums: Sums, codebook: Float[np.ndarray, " k"], lmbda: float, constant: float | None) -> float:
@@ -88,3 +93,15 @@ def lagrangian(sums: Sums, codebook: Float[np.ndarray, " k"], lmbda: float, cons
     c = codebook[sums[:, 0] > 0]
     loss = s2 - 2 * c * s1 + c * c * s0 if constant is None else -constant * c * w
     return float(0.5 * loss.sum() + lmbda * (n @ ideal_length(n)))
+
+
+def ecsq_curve(family: Family, groups: Groups, pruned: bool) -> Tabulated:
+    """Compute the clusters at values of λ from coarse to fine, each going on from its neighbours."""
+    total = sum(c.prefix[-1] for c in groups.values())
+    worst = 0.5 * float(total[3]) / float(total[0])
+    lmbdas = np.geomspace(*LMBDA_RANGE, LMBDAS) * (worst if worst > 0 else 1.0)
+    solved = {group: ecsq_hull(c, lmbdas) for group, c in groups.items()}
+    return [family(float(x)) for x in lmbdas], [{g: s[i] for g, s in solved.items()} for i in range(len(lmbdas))]
+
+
+ECSQ_METHOD = Method(make=ECSQ, labels=("ECSQ", "Hessian-weighted ECSQ"), quantize=quantize_clusters, curve=ecsq_curve)

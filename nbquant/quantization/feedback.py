@@ -12,12 +12,15 @@ from torch import Tensor
 from nbquant.progress import Progress, track
 from nbquant.quantization.integers import is_pruned, quantized_paths
 from nbquant.quantization.layerwise import EXCHANGE, Settings, quantize_layer, shared_step, ticks_of
+from nbquant.quantization.method import Method
 from nbquant.quantization.moments import Calibration, LayerMoments, Shift
+from nbquant.quantization.parameter import LMBDA, Parameter
 from nbquant.quantization.paths import MOST_TURNS, Matrix, Paths
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Coding, Weights, check_options, check_positive
-from nbquant.quantization.selection import SelectedTensor, Selection
-from nbquant.quantization.trellis import Trellis, checked_selection
+from nbquant.quantization.quantizer import Weights, check_options, check_positive
+from nbquant.quantization.selection import Selection, as_selection
+from nbquant.quantization.tensor import SelectedTensor
+from nbquant.quantization.trellis import Trellis, require_valid
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,14 @@ class Feedback:
     """
 
     method: ClassVar[str] = "feedback"
-    parameter: ClassVar[str] = "lmbda"
-    needs_rows: ClassVar[bool] = True
+    parameter: ClassVar[Parameter] = LMBDA
     per_layer: ClassVar[bool] = True
 
     lmbda: float
     damping: float = 0.01
     sequential: bool = True
     weighted: bool = True
-    coding: Coding = "context"
+    coding: str = "context"
     output_damping: float = 0.1
 
     def __post_init__(self) -> None:
@@ -71,9 +73,8 @@ class Feedback:
     def fit(
         self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
     ) -> Quantized:
-        """See :class:`~nbquant.quantization.quantizer.Quantizer`; weights that were pruned stay exactly zero."""
-        selection = checked_selection(weight, sensitivity)
-        return quantized_paths(self, selection, self.paths(selection, progress))
+        """Quantize a selection, or a plain tensor with its sensitivity; see :func:`quantize`."""
+        return quantize_feedback(self, as_selection(weight, sensitivity), progress)
 
     def paths(self, selection: Selection, progress: Progress = False) -> Paths:
         """Find the integers, with the bits that an ideal code of their levels takes.
@@ -145,6 +146,12 @@ class Feedback:
         return Paths(tuple(found[t.name] for t in selection), loss, bits)
 
 
+def quantize_feedback(quantizer: Feedback, selection: Selection, progress: Progress = False) -> Quantized:
+    """Quantize a selection; weights that were pruned stay exactly zero."""
+    require_valid(selection)
+    return quantized_paths(quantizer, selection, quantizer.paths(selection, progress))
+
+
 def _value(tensor: SelectedTensor, matrix: Matrix) -> Tensor:
     assert matrix.integers is not None
     value = (matrix.integers.double() * matrix.step).to(tensor.weight.dtype)
@@ -209,3 +216,11 @@ def _mean_output(parts: Mapping[str, list[SelectedTensor]], calibration: Calibra
     """Mean of s over the weights of the parts."""
     sums = [(float(calibration.outputs[key].mean()), m[0].weight.numel()) for key, m in parts.items()]
     return math.fsum(mean * n for mean, n in sums) / sum(n for _, n in sums)
+
+
+FEEDBACK_METHOD = Method(
+    make=Feedback,
+    labels=("error feedback, outputs alike", "error feedback"),
+    quantize=quantize_feedback,
+    needs_calibration=True,
+)

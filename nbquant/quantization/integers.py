@@ -1,17 +1,17 @@
 """Codebooks of tensors that are integers times steps, and every bit they cost."""
 
 from functools import reduce
-from typing import Any, cast
 
 import torch
 from jaxtyping import Int32
 from torch import Tensor
 
+from nbquant.coding import codes
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import MOST_SPAN
 from nbquant.kernels import dispatch
+from nbquant.quantization.clustering import groups_of
 from nbquant.quantization.codebook import PRUNED, Codebook, Lattice, QuantizedTensor
-from nbquant.quantization.fitting import groups_of
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.paths import Matrix, Paths
 from nbquant.quantization.quantized import Quantized
@@ -26,7 +26,7 @@ def is_pruned(selection: Selection) -> bool:
     return is_mostly_zero(sum(t.weight.numel() - int(t.weight.count_nonzero()) for t in selection), len(selection))
 
 
-def quantized_paths(quantizer: Any, selection: Selection, paths: Paths) -> Quantized:
+def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) -> Quantized:
     """A selection on the values that its paths use.
 
     Args:
@@ -46,7 +46,7 @@ def quantized_paths(quantizer: Any, selection: Selection, paths: Paths) -> Quant
         flat = {t.name: _integers(found[t.name]) for t in members}
         if pruned:
             # Where zeros are in the alphabet, one that was not pruned before is no other.
-            in_alphabet = quantizer.coding == "context"
+            in_alphabet = codes.named(quantizer.coding).adaptive
             left_out = {t.name: (flat[t.name] if in_alphabet else t.weight.reshape(-1)) == 0 for t in members}
             used = torch.cat([flat[t.name][~left_out[t.name]] for t in members])
         else:
@@ -79,7 +79,7 @@ def quantized_paths(quantizer: Any, selection: Selection, paths: Paths) -> Quant
 
     tensors, ledger = coded(tensors, codebooks, quantizer.coding, of_positions if pruned else None)
     return Quantized(
-        quantizer=cast(Quantizer, quantizer),  # it has no clusters
+        quantizer=quantizer,
         tensors={t.name: tensors[t.name] for t in selection},
         codebooks=codebooks,
         ledger=ledger,

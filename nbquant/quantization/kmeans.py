@@ -8,15 +8,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nbquant.progress import Progress
+from nbquant.quantization.clustering import quantize_clusters
 from nbquant.quantization.clusters import Clusters
-from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.histogram import Cells
 from nbquant.quantization.members import Members, Sums, means
+from nbquant.quantization.method import Family, Groups, Method, Tabulated
 from nbquant.quantization.optimal_kmeans import kmeans_clusters
+from nbquant.quantization.parameter import LEVELS, Parameter
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Coding, Weights, check_options
+from nbquant.quantization.quantizer import Weights, check_options
+from nbquant.quantization.selection import as_selection
 
 MOST_LEVELS = 1 << 12
+MOST_TABULATED = 256  # levels on the curve
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,12 @@ class KMeans:
     """
 
     method: ClassVar[str] = "kmeans"
-    parameter: ClassVar[str] = "levels"
+    parameter: ClassVar[Parameter] = LEVELS
     needs_rows: ClassVar[bool] = False
 
     levels: int
     weighted: bool = True
-    coding: Coding = "huffman"
+    coding: str = "huffman"
     per_layer: bool = False
     pinned_zero: bool = False
 
@@ -60,7 +64,7 @@ class KMeans:
             raise TypeError(f"pinned_zero must be True or False, but got {self.pinned_zero!r}")
 
     def clusters(self, cells: Cells, near: Clusters | None = None) -> Clusters:
-        """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
+        """See :class:`~nbquant.quantization.quantizer.ScalarQuantizer`."""
         return kmeans_clusters(cells, [self.levels], self.pinned_zero)[0]
 
     def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
@@ -83,5 +87,26 @@ class KMeans:
     def fit(
         self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
     ) -> Quantized:
-        """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
-        return fit_quantizer(self, weight, sensitivity, progress=progress)
+        """Quantize a selection, or a plain tensor with its sensitivity; see :func:`quantize`."""
+        return quantize_clusters(self, as_selection(weight, sensitivity), progress)
+
+
+def kmeans_curve(family: Family, groups: Groups, pruned: bool) -> Tabulated:
+    """Compute the clusters of all numbers of levels at once."""
+    levels = range(1, min(MOST_TABULATED, max(len(c.position) for c in groups.values())) + 1)
+    solved = {group: kmeans_clusters(c, levels, family.pinned_zero) for group, c in groups.items()}
+    return [family(k) for k in levels], [{g: s[i] for g, s in solved.items()} for i in range(len(levels))]
+
+
+def midpoints(codebook: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k-1"]:
+    """Boundaries halfway between neighbouring values."""
+    return (codebook[1:] + codebook[:-1]) / 2
+
+
+KMEANS_METHOD = Method(
+    make=KMeans,
+    labels=("k-means", "Hessian-weighted k-means"),
+    quantize=quantize_clusters,
+    curve=kmeans_curve,
+    boundaries=midpoints,
+)

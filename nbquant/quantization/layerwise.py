@@ -23,7 +23,7 @@ from nbquant.quantization.compensation import (
 )
 from nbquant.quantization.moments import LayerMoments, Part, Shift
 from nbquant.quantization.paths import LARGEST, MOST_LEVELS, Matrix, Paths, bits_of, find_paths, first_bits
-from nbquant.quantization.selection import SelectedTensor
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.trellis import SLOPE as TRELLIS_SLOPE
 
 SLOPE = 0.02  # λ over the mean of s M² Δ²; λ is that of high rate at ln 2 / 6, and these are low ones

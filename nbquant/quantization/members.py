@@ -13,7 +13,8 @@ from torch import Tensor
 from nbquant.kernels import dispatch
 from nbquant.quantization.clusters import centres
 from nbquant.quantization.histogram import Bins, N
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.workers import Workers
 
 BLOCK = 1 << 24  # weights between two chances to cancel

@@ -15,7 +15,7 @@ from nbquant.kernels import dispatch
 from nbquant.quantization.codebook import Codebook, QuantizedTensor
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.parametrize import look_up, register_lookups
-from nbquant.quantization.quantizer import Coding, Quantizer
+from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.rate import lengths_for
 from nbquant.quantization.selection import SensitivityRecord
 from nbquant.quantization.shards import Shards
@@ -266,7 +266,7 @@ class Quantized:
 
 
 def _changed(
-    book: Codebook, value: Float[Tensor, " k"], group: str, coding: Coding
+    book: Codebook, value: Float[Tensor, " k"], group: str, coding: str
 ) -> tuple[Codebook, Int64[Tensor, " k"]]:
     """The codebook with other values, and where each of the old ones is in it."""
     if value.shape != book.value.shape:

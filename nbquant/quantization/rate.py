@@ -6,19 +6,14 @@ from functools import reduce
 from operator import add
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from nbquant.coding import positions
-from nbquant.coding.arithmetic import ArithmeticCode
-from nbquant.coding.code_table import table_bits
-from nbquant.coding.huffman import codeword_lengths
-from nbquant.coding.ledger import Ledger, fixed_length
+from nbquant.coding import codes, positions
+from nbquant.coding.code import Lengths
+from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapHistogram, group_tables, position_bits
 from nbquant.kernels import dispatch
-from nbquant.quantization.quantizer import Coding
-
-Lengths = Int64[np.ndarray, " k"] | Float64[np.ndarray, " k"]
 
 
 def is_mostly_zero(zeros: int, weights: int) -> bool:
@@ -30,41 +25,24 @@ def is_mostly_zero(zeros: int, weights: int) -> bool:
     return 2 * zeros >= weights
 
 
-def lengths_for(counts: Int64[np.ndarray, " k"], coding: Coding) -> Lengths:
+def lengths_for(counts: Int64[np.ndarray, " k"], coding: str) -> Lengths:
     """Codeword lengths ℓ [bit] for clusters with members; of an arithmetic code the ideal ones, −log₂(n / Σn)."""
-    if coding == "huffman":
-        return codeword_lengths(counts)
-    if coding == "fixed":
-        return np.full(len(counts), fixed_length(len(counts)), np.int64)
-    return np.log2(max(counts.sum(), 1) / np.maximum(counts, 1))  # in a file values may have no members
+    return codes.named(coding).lengths(counts)
 
 
-def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Lengths, coding: Coding, bits: int) -> Ledger:
+def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Lengths, coding: str, bits: int) -> Ledger:
     """Payload Σ n ℓ, code table as it is written (of Huffman and arithmetic codes), codebook k·b.
 
     Arithmetic coding takes another payload, a little more by frequencies, less by context: known once it has run.
 
     Source: Choi et al. 2017 (arXiv:1612.01543), equations 4 and 9, where the code table is Σ ℓ.
     """
+    table_bits = codes.named(coding).table_bits
     return Ledger(
         payload=math.ceil(counts @ lengths),
-        code_table=_table_bits(counts, lengths, coding),
+        code_table=0 if table_bits is None else table_bits(counts, lengths),
         codebook=len(counts) * bits,
     )
-
-
-def _table_bits(counts: Int64[np.ndarray, " k"], lengths: Lengths, coding: Coding) -> int:
-    if coding == "arithmetic":
-        code = arithmetic_code(counts)
-        return code.table_bits if code is not None else 0
-    return table_bits(lengths) if coding == "huffman" else 0
-
-
-def arithmetic_code(counts: Int64[np.ndarray, " k"]) -> ArithmeticCode | None:
-    """The code of k clusters with so many members, equal frequencies if none has any; None without clusters."""
-    if not len(counts):
-        return None
-    return ArithmeticCode.from_counts(counts if counts.any() else np.ones_like(counts))
 
 
 def tensor_gaps(weight: Float[Tensor, "..."] | Int[Tensor, "..."]) -> GapHistogram:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.shards import Shards
+from nbquant.quantization.tensor import SelectedTensor
+from nbquant.quantization.validate import checked_sensitivity, checked_weight, require_positive_somewhere
 from nbquant.quantization.workers import Workers
-from nbquant.tensorfile import FileSlice
 
 
 @dataclass(frozen=True)
@@ -28,28 +29,6 @@ class SensitivityRecord:
     samples: int = 0
     damping: float = 0.0
     offset: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class SelectedTensor:
-    """One parameter tensor of a selection.
-
-    Attributes:
-        name: Parameter name, as in ``model.named_parameters()``; tied ones have one entry, under their first name.
-        layer: Name of the module that owns it; the unit of "per layer".
-        weight: The weights, in their own shape, dtype and device, detached; those of a checkpoint are read from disk
-            as they are looked at, and what is in them has not been checked.
-        sensitivity: Hessian diagonal h [loss/weight²] of the same shape and device; None if it was not given.
-        weight_source: Where the weights are on disk; None for those of a module.
-        sensitivity_source: The same of the sensitivities.
-    """
-
-    name: str
-    layer: str
-    weight: Float[Tensor, "..."]
-    sensitivity: Float[Tensor, "..."] | None = None
-    weight_source: FileSlice | None = None
-    sensitivity_source: FileSlice | None = None
 
 
 _WHOLE_WEIGHTS = ("f8", "float8", "i8", "int8")  # types of which each entry is one weight
@@ -206,3 +185,22 @@ class Selection:
         )
         record = self.record and replace(self.record, offset=self.record.offset + offset)
         return replace(self, tensors=tuple(tensors), record=record, workers=None)
+
+
+def as_selection(weight: object, sensitivity: object = None) -> Selection:
+    """A selection as it is, or one of a plain tensor with its sensitivity.
+
+    Raises:
+        TypeError: Neither a selection nor a floating-point tensor; a sensitivity beside a selection.
+        ValueError: No weights; NaN or infinite entries; a sensitivity of another shape, negative or all zero.
+    """
+    if isinstance(weight, Selection):
+        if sensitivity is not None:
+            raise TypeError("sensitivity comes with the selection: pass it to select(), not to fit()")
+        return weight
+    weight = checked_weight(weight, "weight")
+    if sensitivity is not None:
+        sensitivity = checked_sensitivity(sensitivity, weight, "weight")
+        require_positive_somewhere([sensitivity])
+    record = SensitivityRecord() if sensitivity is not None else None
+    return Selection((SelectedTensor("weight", "weight", weight, sensitivity),), record=record)

@@ -5,7 +5,8 @@ from typing import Literal
 
 import torch
 
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 
 Steps = Literal["joint", "equal slope"]
 STEPS: tuple[Steps, ...] = ("joint", "equal slope")

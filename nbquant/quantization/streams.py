@@ -1,4 +1,4 @@
-"""What codes take, exactly: by the lengths of codewords, or by coding where nothing else tells."""
+"""Bits of codes, exactly: from codeword lengths, or by encoding where nothing else tells."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -7,18 +7,17 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from nbquant.coding import codes
 from nbquant.coding import positions as coded_positions
+from nbquant.coding.code import Code
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import block_shapes
 from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import Codebook, QuantizedTensor, alphabet_of
-from nbquant.quantization.quantizer import Coding
-from nbquant.quantization.rate import arithmetic_code, code_ledger
+from nbquant.quantization.rate import code_ledger
 
 LATTICE_BITS = 64  # of a step
-MEASURED: tuple[Coding, ...] = ("arithmetic", "context")
-"""Codes of which only coding tells what they take."""
 
 
 def group_of(name: str, codebooks: Mapping[str, Codebook]) -> str:
@@ -26,7 +25,7 @@ def group_of(name: str, codebooks: Mapping[str, Codebook]) -> str:
     return next(iter(codebooks)) if len(codebooks) == 1 else name.rpartition(".")[0]
 
 
-def book_ledger(book: Codebook, coding: Coding) -> Ledger:
+def book_ledger(book: Codebook, coding: str) -> Ledger:
     """Payload by the lengths of codewords, code table, and codebook as it is stored.
 
     Of a lattice under the codes of version 2 of the file, that is the step, and a bit for each of its integers from
@@ -34,7 +33,7 @@ def book_ledger(book: Codebook, coding: Coding) -> Ledger:
     """
     counts, lengths = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
     ledger = code_ledger(counts, lengths, coding, torch.finfo(book.value.dtype).bits)
-    if coding != "context" or book.lattice is None:
+    if not codes.named(coding).adaptive or book.lattice is None:
         return ledger
     return Ledger({**ledger, "codebook": LATTICE_BITS + lattice_span(book)})
 
@@ -49,7 +48,7 @@ def lattice_span(book: Codebook) -> int:
 def coded(
     tensors: Mapping[str, QuantizedTensor],
     codebooks: Mapping[str, Codebook],
-    coding: Coding,
+    coding: str,
     positions: Callable[[], Ledger] | None,
     progress: Progress = False,
 ) -> tuple[dict[str, QuantizedTensor], Ledger]:
@@ -67,27 +66,30 @@ def coded(
     """
     ledger = sum((book_ledger(book, coding) for book in codebooks.values()), Ledger())
     pruned, measured = positions is not None, dict(tensors)
-    if coding in MEASURED:
+    code = codes.named(coding)
+    if not code.known_from_counts:
         for name in track(list(tensors), "coding", progress):
-            measured[name] = with_sizes(tensors[name], codebooks[group_of(name, codebooks)], coding, pruned)
+            measured[name] = with_sizes(tensors[name], codebooks[group_of(name, codebooks)], code, pruned)
         ledger = Ledger({**ledger, "payload": 8 * sum(sum(tensor.streams or ()) for tensor in measured.values())})
     if positions is not None:
-        ledger += positions() if coding != "context" else Ledger(position_payload=0, position_table=0)
+        ledger += positions() if not code.adaptive else Ledger(position_payload=0, position_table=0)
     return measured, ledger
 
 
-def with_sizes(tensor: QuantizedTensor, book: Codebook, coding: Coding, pruned: bool) -> QuantizedTensor:
+def with_sizes(tensor: QuantizedTensor, book: Codebook, code: Code, pruned: bool) -> QuantizedTensor:
     """The tensor with the sizes of its streams, found by coding them.
 
     Raises:
-        ValueError: As :func:`context_streams`.
+        ValueError: As :func:`adaptive_streams`.
     """
-    made = context_streams(tensor, book, pruned) if coding == "context" else _arithmetic_streams(tensor, book)
+    made = adaptive_streams(tensor, book, code, pruned) if code.adaptive else _symbol_streams(tensor, book, code)
     return replace(tensor, streams=tuple(map(len, made)))
 
 
-def _arithmetic_streams(tensor: QuantizedTensor, book: Codebook) -> Iterator[bytes]:
-    code, flat = arithmetic_code(book.counts.cpu().numpy()), tensor.assignment.reshape(-1)
+def _symbol_streams(tensor: QuantizedTensor, book: Codebook, kind: Code) -> Iterator[bytes]:
+    assert kind.make is not None
+    code = kind.make(book.counts.cpu().numpy(), book.codeword_length.cpu().numpy())
+    flat = tensor.assignment.reshape(-1)
 
     def encoded(begin: int) -> bytes:
         index = flat[begin : begin + coded_positions.BLOCK].detach().cpu().numpy()
@@ -97,12 +99,13 @@ def _arithmetic_streams(tensor: QuantizedTensor, book: Codebook) -> Iterator[byt
     return dispatch.in_order(encoded, ((begin,) for begin in range(0, len(flat), coded_positions.BLOCK)))
 
 
-def context_streams(tensor: QuantizedTensor, book: Codebook, pruned: bool) -> Iterator[bytes]:
+def adaptive_streams(tensor: QuantizedTensor, book: Codebook, code: Code, pruned: bool) -> Iterator[bytes]:
     """The streams of a tensor's blocks under adaptive coding, in their order.
 
     Args:
         tensor: Its indices.
         book: Their codebook.
+        code: The adaptive code.
         pruned: Whether zeros of the selection are left out.
 
     Raises:
@@ -113,7 +116,7 @@ def context_streams(tensor: QuantizedTensor, book: Codebook, pruned: bool) -> It
 
     def encoded(begin: int, rows: int, cols: int) -> bytes:
         index: Int[np.ndarray, " n"] = flat[begin : begin + rows * cols].detach().cpu().numpy()
-        return alphabet.encode(index, rows, cols)
+        return alphabet.encode(index, rows, cols, code)
 
     def blocks() -> Iterator[tuple[int, int, int]]:
         begin = 0

@@ -11,13 +11,16 @@ from torch import Tensor
 
 from nbquant.coding.levels import matrix_shape
 from nbquant.progress import Progress, track
-from nbquant.quantization.fitting import _plain, groups_of
+from nbquant.quantization.clustering import groups_of
 from nbquant.quantization.integers import is_pruned, quantized_paths
+from nbquant.quantization.method import Method
+from nbquant.quantization.parameter import LMBDA, Parameter
 from nbquant.quantization.paths import FIXED, MOST_TURNS, Matrix, Paths, find_paths
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Coding, Weights, check_options, check_positive
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.quantizer import Weights, check_options, check_positive
+from nbquant.quantization.selection import Selection, as_selection
 from nbquant.quantization.steps import Steps, check_steps, mean_sensitivity, step_of_layers
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.validate import (
     require_finite_weight,
     require_positive_somewhere,
@@ -50,13 +53,12 @@ class Trellis:
     """
 
     method: ClassVar[str] = "trellis"
-    parameter: ClassVar[str] = "lmbda"
-    needs_rows: ClassVar[bool] = True
+    parameter: ClassVar[Parameter] = LMBDA
 
     lmbda: float
     step: float | None = None
     weighted: bool = True
-    coding: Coding = "context"
+    coding: str = "context"
     per_layer: bool = True
     steps: Steps = "equal slope"
 
@@ -70,9 +72,8 @@ class Trellis:
     def fit(
         self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
     ) -> Quantized:
-        """See :class:`~nbquant.quantization.quantizer.Quantizer`; weights that were pruned stay exactly zero."""
-        selection = checked_selection(weight, sensitivity)
-        return quantized_paths(self, selection, self.paths(selection, progress))
+        """Quantize a selection, or a plain tensor with its sensitivity; see :func:`quantize`."""
+        return quantize_trellis(self, as_selection(weight, sensitivity), progress)
 
     def paths(self, selection: Selection, progress: Progress = False) -> Paths:
         """The integers themselves, with the bits that an ideal code of their levels takes.
@@ -118,20 +119,25 @@ class Trellis:
         return find_paths(matrices, self.lmbda, self.step is not None, ticks)
 
 
-def checked_selection(weight: Weights, sensitivity: Float[Tensor, "..."] | None) -> Selection:
-    """The selection, or that of a plain tensor; its entries looked at."""
-    if not isinstance(weight, Selection):
-        return _plain(weight, sensitivity)
-    if sensitivity is not None:
-        raise TypeError("sensitivity comes with the selection: pass it to select(), not to fit()")
-    weight.require_whole("a trellis")
-    for t in weight:
+def quantize_trellis(quantizer: Trellis, selection: Selection, progress: Progress = False) -> Quantized:
+    """Quantize a selection; weights that were pruned stay exactly zero."""
+    require_valid(selection)
+    return quantized_paths(quantizer, selection, quantizer.paths(selection, progress))
+
+
+def require_valid(selection: Selection) -> None:
+    """Reject entries that are not finite, and sensitivities that cannot be.
+
+    Raises:
+        ValueError: Such entries; ranks that hold shards.
+    """
+    selection.require_whole("a trellis")
+    for t in selection:
         require_finite_weight(t.weight, t.name)
         if t.sensitivity is not None:
             require_valid_sensitivity(t.sensitivity, t.name)
-    if all(t.sensitivity is not None for t in weight):
-        require_positive_somewhere([t.sensitivity for t in weight if t.sensitivity is not None])
-    return weight
+    if all(t.sensitivity is not None for t in selection):
+        require_positive_somewhere([t.sensitivity for t in selection if t.sensitivity is not None])
 
 
 def _squared_error(
@@ -146,3 +152,6 @@ def _squared_error(
     if fixed:
         half = torch.where(tensor.weight == 0, fixed / step_of[tensor.layer] ** 2, half.float())
     return half.reshape(matrix_shape(tensor.weight.shape))
+
+
+TRELLIS_METHOD = Method(make=Trellis, labels=("trellis", "Hessian-weighted trellis"), quantize=quantize_trellis)

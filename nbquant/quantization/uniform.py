@@ -11,19 +11,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nbquant.progress import Progress
+from nbquant.quantization.clustering import WHOLE, groups_of, histogram_of_group, quantize_clusters
 from nbquant.quantization.clusters import Clusters, centres
-from nbquant.quantization.fitting import WHOLE, _histogram, _plain, fit_quantizer, groups_of
 from nbquant.quantization.histogram import Cells
 from nbquant.quantization.members import BLOCK, Members, Sums, means
+from nbquant.quantization.method import Family, Groups, Method, Tabulated
+from nbquant.quantization.parameter import STEP, Parameter
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Coding, Weights, check_options, check_positive
+from nbquant.quantization.quantizer import Weights, check_options, check_positive
 from nbquant.quantization.rate import is_mostly_zero, lengths_for
-from nbquant.quantization.selection import Selection
+from nbquant.quantization.selection import Selection, as_selection
 from nbquant.quantization.steps import Steps, check_steps
 
 MOST_CELLS = 1 << 20  # the reach of the grid; occupied cells are far fewer
 OFFSETS = 16  # compared when the grid may lie anywhere
 HALVINGS = 1  # of their distance, around the best
+STEPS_TABULATED = 64  # points on the curve
+FINEST_STEP = 2.0**-7  # of the root mean square of the weights
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,13 @@ class Uniform:
     """
 
     method: ClassVar[str] = "uniform"
-    parameter: ClassVar[str] = "step"
+    parameter: ClassVar[Parameter] = STEP
     needs_rows: ClassVar[bool] = False
 
     step: float
     offset: float | None = 0.0
     weighted: bool = True
-    coding: Coding = "huffman"
+    coding: str = "huffman"
     per_layer: bool = False
     steps: Steps = "joint"
     mean: float | None = None
@@ -70,7 +74,7 @@ class Uniform:
         check_steps(self.steps, self.per_layer)
 
     def clusters(self, cells: Cells, near: Clusters | None = None) -> Clusters:
-        """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
+        """See :class:`~nbquant.quantization.quantizer.ScalarQuantizer`."""
         if self.offset is None:
             return self.placed({WHOLE: cells}).clusters(cells)
         step = self._step(*cells.true_prefix[-1, :2])
@@ -124,21 +128,8 @@ class Uniform:
     def fit(
         self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
     ) -> Quantized:
-        """See :class:`~nbquant.quantization.quantizer.Quantizer`."""
-        if self.offset is not None and (self.steps == "joint" or self.mean is not None):
-            return fit_quantizer(self, weight, sensitivity, progress=progress)
-        selection = weight if isinstance(weight, Selection) else _plain(weight, sensitivity)
-        groups = groups_of(selection, self.per_layer).items()
-        histograms = {group: _histogram(members, False, progress) for group, members in groups}
-        zeros = sum(histogram.zeros for histogram in histograms.values())
-        if is_mostly_zero(zeros, len(selection)):
-            histograms = {group: histogram.without_zeros() for group, histogram in histograms.items()}
-        cells = {g: Cells.of_histogram(h, self.weighted, rows=False) for g, h in histograms.items() if len(h)}
-        at = self.placed(cells) if cells else replace(self, offset=self.offset or 0.0)
-        start = {g: at.clusters(c) for g, c in cells.items()}
-        return fit_quantizer(
-            at, weight, sensitivity, start=start, zeros=zeros, histograms=histograms, progress=progress
-        )
+        """Quantize a selection, or a plain tensor with its sensitivity; see :func:`quantize`."""
+        return quantize_uniform(self, as_selection(weight, sensitivity), progress)
 
     def _step(self, n: float, mass: float) -> float:
         """Step of a layer of n weights; one that costs no loss wherever they go has the step of the whole."""
@@ -168,3 +159,46 @@ def _check_reach(step: float, largest: float) -> None:
             f"step must be at least {largest / MOST_CELLS:.3g} for weights up to {largest:.3g}, "
             f"but got {step:.3g}: pass a larger step"
         )
+
+
+def quantize_uniform(quantizer: Uniform, selection: Selection, progress: Progress = False) -> Quantized:
+    """Place the grid on histograms where it is not placed yet, then quantize the weights."""
+    if quantizer.offset is not None and (quantizer.steps == "joint" or quantizer.mean is not None):
+        return quantize_clusters(quantizer, selection, progress)
+    groups = groups_of(selection, quantizer.per_layer).items()
+    histograms = {group: histogram_of_group(members, False, progress) for group, members in groups}
+    zeros = sum(histogram.zeros for histogram in histograms.values())
+    if is_mostly_zero(zeros, len(selection)):
+        histograms = {group: histogram.without_zeros() for group, histogram in histograms.items()}
+    cells = {g: Cells.of_histogram(h, quantizer.weighted, rows=False) for g, h in histograms.items() if len(h)}
+    at = quantizer.placed(cells) if cells else replace(quantizer, offset=quantizer.offset or 0.0)
+    start = {g: at.clusters(c) for g, c in cells.items()}
+    return quantize_clusters(at, selection, progress, start=start, zeros=zeros, histograms=histograms)
+
+
+def place_uniform(quantizer: Uniform, groups: Groups, pruned: bool) -> Uniform:
+    """Place the grid; where zeros are left out as pruned, at the offset that costs least.
+
+    A cell around zero would take the smallest weights of both signs.
+    """
+    return (replace(quantizer, offset=None) if pruned else quantizer).placed(groups)
+
+
+def uniform_curve(family: Family, groups: Groups, pruned: bool) -> Tabulated:
+    """Compute the clusters at steps from coarse to fine."""
+    position = np.concatenate([c.position for c in groups.values()])
+    counts = np.concatenate([np.diff(c.prefix[:, 0]) for c in groups.values()])
+    scale = np.sqrt(np.average(position**2, weights=counts))
+    ends = 2 * np.abs(position).max(), scale * FINEST_STEP
+    steps = np.geomspace(*ends, STEPS_TABULATED) if scale > 0 else np.ones(1)
+    placed = [place_uniform(Uniform(float(step), **dict(family.options)), groups, pruned) for step in steps]
+    return placed, [{g: grid.clusters(c) for g, c in groups.items()} for grid in placed]
+
+
+UNIFORM_METHOD = Method(
+    make=Uniform,
+    labels=("uniform", "uniform, Hessian-weighted centres"),
+    quantize=quantize_uniform,
+    curve=uniform_curve,
+    place=place_uniform,
+)

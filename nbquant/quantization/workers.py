@@ -5,19 +5,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.tensorfile import FileSlice, TensorFile
-
-if TYPE_CHECKING:
-    from nbquant.quantization.selection import SelectedTensor
 
 FILES_OPEN = 64  # on a worker; what is mapped from them takes no memory that it does not give back
 
 Part = tuple["_Travelling", ...]
-OfPart = Callable[[Sequence["SelectedTensor"]], Any]
+OfPart = Callable[[Sequence[SelectedTensor]], Any]
 """What is found of the tensors of a file; it travels to workers."""
 
 
@@ -44,11 +42,11 @@ class Workers:
 
     client: Any
 
-    def map(self, function: OfPart, tensors: Sequence["SelectedTensor"]) -> Iterator[Any]:
+    def map(self, function: OfPart, tensors: Sequence[SelectedTensor]) -> Iterator[Any]:
         """What a function says of the tensors of each file, in their order."""
         yield from self._results(self.hold(function, tensors))
 
-    def hold(self, function: OfPart, tensors: Sequence["SelectedTensor"]) -> list[Any]:
+    def hold(self, function: OfPart, tensors: Sequence[SelectedTensor]) -> list[Any]:
         """The same as futures: what it says stays with the workers."""
         return [self.client.submit(_on_worker, function, part, pure=False) for part in _parts(tensors)]
 
@@ -65,7 +63,7 @@ class Workers:
             self.client.cancel([future for future in futures if not future.done()])
 
 
-def _parts(tensors: Sequence["SelectedTensor"]) -> list[Part]:
+def _parts(tensors: Sequence[SelectedTensor]) -> list[Part]:
     """Tensors by the file that they are in."""
     files: dict[Path, list[_Travelling]] = {}
     for t in tensors:
@@ -76,8 +74,6 @@ def _parts(tensors: Sequence["SelectedTensor"]) -> list[Part]:
 
 
 def _on_worker(function: OfPart, part: Part) -> Any:
-    from nbquant.quantization.selection import SelectedTensor
-
     def selected(t: _Travelling) -> SelectedTensor:
         weight, of_weight = _mapped(t.weight)
         h, of_h = (None, None) if t.sensitivity is None else _mapped(t.sensitivity)

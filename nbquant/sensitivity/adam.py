@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from nbquant.sensitivity.estimator import Estimator
 from nbquant.sensitivity.loss import wide
 from nbquant.sensitivity.problem import Estimate, Problem
 from nbquant.sensitivity.second_order import loss_gradient
@@ -63,3 +64,8 @@ def _from_optimizer(problem: Problem, optimizer: torch.optim.Optimizer) -> dict[
             "this very model, choose with parameters=, or leave optimizer out to gather them from the batches."
         )
     return found
+
+
+ADAM = Estimator(
+    adam, "√v of Adam", "Adam: square root of its second moments, a by-product of training", takes_optimizer=True
+)

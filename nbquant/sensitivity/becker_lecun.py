@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from nbquant.sensitivity.batch import Batch
+from nbquant.sensitivity.estimator import Estimator
 from nbquant.sensitivity.layout import Layout, sized
 from nbquant.sensitivity.loss import wide
 from nbquant.sensitivity.problem import Estimate, Problem
@@ -250,3 +251,8 @@ def _entry(step: _Step, x: Tensor) -> float:
     if len(found) != 1:
         raise ValueError(f"becker_lecun does not support windows of unequal size in {step.label}; {_ADVICE}")
     return found.pop()
+
+
+BECKER_LECUN = Estimator(
+    becker_lecun, "Becker & Le Cun", "Becker & Le Cun: the paper's back-propagated diagonal, sequential nets"
+)

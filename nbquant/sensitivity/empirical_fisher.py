@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from nbquant.sensitivity.estimator import Estimator
 from nbquant.sensitivity.loss import Block, OutputLoss
 from nbquant.sensitivity.per_sample import squared_gradient_sums
 from nbquant.sensitivity.problem import Estimate, Problem
@@ -24,3 +25,8 @@ def _gradient(loss: OutputLoss) -> Iterator[Block]:
     """Gradient of mass · L, which is a sum over samples."""
     vectors: list[Tensor | None] = [slope.unsqueeze(0) * loss.mass for slope in loss.gradient()]
     yield 1.0, vectors
+
+
+EMPIRICAL_FISHER = Estimator(
+    empirical_fisher, "empirical Fisher", "Empirical Fisher: squared gradients at the true labels, biased"
+)

@@ -2,9 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,55 +11,16 @@ from torch.nn import functional
 
 from nbquant.losses import Loss
 from nbquant.progress import Progress
-from nbquant.sensitivity.adam import adam
-from nbquant.sensitivity.becker_lecun import becker_lecun
-from nbquant.sensitivity.empirical_fisher import empirical_fisher
-from nbquant.sensitivity.exact import exact
-from nbquant.sensitivity.gauss_newton import gauss_newton
-from nbquant.sensitivity.gauss_newton_sampled import gauss_newton_sampled
-from nbquant.sensitivity.hutchinson import hutchinson
-from nbquant.sensitivity.problem import Estimate, Problem, undisturbed
+from nbquant.registry import nearest
+from nbquant.sensitivity import estimators
+from nbquant.sensitivity.problem import Problem, undisturbed
 from nbquant.sensitivity.result import Sensitivity
-
-
-@dataclass(frozen=True)
-class Method:
-    """An estimator, as a menu shows it.
-
-    Attributes:
-        estimate: From a problem to sensitivities.
-        description: One line.
-    """
-
-    estimate: Callable[[Problem], Estimate]
-    description: str
-
-
-METHODS: dict[str, Method] = {
-    "gauss_newton_sampled": Method(
-        gauss_newton_sampled, "Gauss-Newton diagonal, sampled: unbiased, as quick as a gradient"
-    ),
-    "gauss_newton": Method(gauss_newton, "Gauss-Newton diagonal, exact: the Hessian diagonal of ReLU networks"),
-    "empirical_fisher": Method(empirical_fisher, "Empirical Fisher: squared gradients at the true labels, biased"),
-    "becker_lecun": Method(becker_lecun, "Becker & Le Cun: the paper's back-propagated diagonal, sequential nets"),
-    "hutchinson": Method(hutchinson, "Hutchinson: random probes of the true Hessian, noisy"),
-    "adam": Method(adam, "Adam: square root of its second moments, a by-product of training"),
-    "exact": Method(exact, "Exact Hessian diagonal, one column per weight: up to 20,000 weights"),
-}
-"""The estimators by name, the first being the default.
-
-That one loses least in quantizing for the time it takes: on the bundled LeNet with 1,000 samples 0.03 bit a weight in
-0.4 s of CPU, where the exact Gauss-Newton diagonal of the same samples loses 0.01 bit in 2.3 s, the empirical Fisher
-0.15 bit, Adam's moments 0.07 bit, all in 0.4 s (``nbquant.price`` against the exact diagonal of 4,000 samples).
-"""
-
-DEFAULT = next(iter(METHODS))
 
 
 def sensitivity(
     model: nn.Module,
     batches: Iterable[Any],
-    method: str = DEFAULT,
+    method: str = estimators.DEFAULT.name,
     *,
     loss: Loss | None = None,
     damping: float = 0.0,
@@ -80,7 +39,8 @@ def sensitivity(
         batches: Pairs (inputs, target); inputs a tensor, a tuple or list of arguments, or a dict of named ones. Moved
             to the model's device. However samples are put into batches, h is that of the mean over all of them: over
             their labels that count, if the loss divides by these (ignored labels, class weights).
-        method: A name of :data:`METHODS`; the default is the sampled Gauss-Newton diagonal.
+        method: Name of an estimator, see :data:`nbquant.sensitivity.estimators.ESTIMATORS`; the default is the sampled
+            Gauss-Newton diagonal.
         loss: Loss of a batch from (output, target), the mean over its samples; cross-entropy if None. It gets the
             output as the model gave it: a tensor, tuple, dict or dataclass. Losses that end in one of torch's have
             closed forms; others are differentiated twice, up to 2,048 outputs a sample.
@@ -102,20 +62,18 @@ def sensitivity(
             not finite, all sensitivities zero, or what the method at hand cannot treat.
         nbquant.progress.Cancelled: By ``progress``.
     """
-    if method not in METHODS:
-        raise ValueError(
-            f"method must be one of {', '.join(METHODS)}, but it is {method!r}{_nearest(method, METHODS)}."
-        )
+    estimator = estimators.named(method)
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping must be finite and at least 0, but it is {damping}.")
     if draws < 1:
         raise ValueError(f"draws must be at least 1, but it is {draws}.")
-    if optimizer is not None and method != "adam":
-        raise ValueError(f'optimizer is used by method "adam" only, but the method is {method!r}: leave it out.')
+    if optimizer is not None and not estimator.takes_optimizer:
+        takers = " and ".join(e.name for e in estimators.ESTIMATORS if e.takes_optimizer)
+        raise ValueError(f"optimizer is used by {takers} only, but the method is {method!r}: leave it out.")
     chosen = _choose(model, parameters)
     problem = Problem(model, chosen, batches, loss or functional.cross_entropy, draws, seed, optimizer, progress)
     with undisturbed(model, chosen.values()):
-        raw, samples = METHODS[method].estimate(problem)
+        raw, samples = estimator.estimate(problem)
     raw = {name: h.detach().reshape(chosen[name].shape) for name, h in raw.items()}
     return _finish(raw, method, samples).damped(damping)
 
@@ -139,7 +97,7 @@ def _choose(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Param
     for name in names:
         if name not in aliases:
             raise ValueError(
-                f"parameters must name parameters of the model, but {name!r} is none{_nearest(name, aliases)}."
+                f"parameters must name parameters of the model, but {name!r} is none{nearest(name, list(aliases))}."
             )
         if not aliases[name].is_floating_point():
             raise ValueError(
@@ -147,11 +105,6 @@ def _choose(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Param
             )
         wanted.add(first[id(aliases[name])])
     return {name: p for name, p in everything.items() if name in wanted}
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    close = get_close_matches(str(name), list(names), n=3)
-    return f": did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def _finish(raw: dict[str, Tensor], method: str, samples: int) -> Sensitivity:

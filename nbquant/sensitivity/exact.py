@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from nbquant.sensitivity.estimator import Estimator
 from nbquant.sensitivity.layout import sized
 from nbquant.sensitivity.loss import wide
 from nbquant.sensitivity.problem import Estimate, Problem
@@ -43,3 +44,6 @@ def _diagonal(gradient: Tensor, p: Tensor) -> Tensor:
             break
         diagonal[i] = row.reshape(-1)[i]
     return diagonal.reshape(p.shape)
+
+
+EXACT = Estimator(exact, "exact (small nets)", "Exact Hessian diagonal, one column per weight: up to 20,000 weights")

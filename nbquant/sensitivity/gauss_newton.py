@@ -1,5 +1,6 @@
 """Exact diagonal of the generalized Gauss-Newton matrix."""
 
+from nbquant.sensitivity.estimator import Estimator
 from nbquant.sensitivity.loss import OutputLoss
 from nbquant.sensitivity.per_sample import squared_gradient_sums
 from nbquant.sensitivity.problem import Estimate, Problem
@@ -15,3 +16,8 @@ def gauss_newton(problem: Problem) -> Estimate:
     "BackPACK" (arXiv:1912.10985), worked out anew.
     """
     return squared_gradient_sums(problem, OutputLoss.columns, independent=False).mean()
+
+
+GAUSS_NEWTON = Estimator(
+    gauss_newton, "Gauss-Newton, exact", "Gauss-Newton diagonal, exact: the Hessian diagonal of ReLU networks"
+)

@@ -1,5 +1,6 @@
 """Sampled diagonal of the generalized Gauss-Newton matrix, for the price of a gradient."""
 
+from nbquant.sensitivity.estimator import Estimator
 from nbquant.sensitivity.per_sample import squared_gradient_sums
 from nbquant.sensitivity.problem import Estimate, Problem
 
@@ -15,3 +16,8 @@ def gauss_newton_sampled(problem: Problem) -> Estimate:
     """
     generator = problem.generator()
     return squared_gradient_sums(problem, lambda loss: loss.draws(problem.draws, generator), independent=True).mean()
+
+
+GAUSS_NEWTON_SAMPLED = Estimator(
+    gauss_newton_sampled, "Gauss-Newton, sampled", "Gauss-Newton diagonal, sampled: unbiased, as quick as a gradient"
+)

@@ -2,6 +2,7 @@
 
 import torch
 
+from nbquant.sensitivity.estimator import Estimator
 from nbquant.sensitivity.layout import sized
 from nbquant.sensitivity.loss import wide
 from nbquant.sensitivity.problem import Estimate, Problem
@@ -37,3 +38,6 @@ def hutchinson(problem: Problem) -> Estimate:
                     if product is not None:
                         total[name] += (v * product).to(wide(product.dtype)) * (mass / problem.draws)
     return {name: h / (counted or 1.0) for name, h in total.items()}, samples
+
+
+HUTCHINSON = Estimator(hutchinson, "Hutchinson", "Hutchinson: random probes of the true Hessian, noisy")

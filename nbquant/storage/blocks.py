@@ -9,29 +9,16 @@ import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 
-from nbquant.coding.arithmetic import ArithmeticCode
-from nbquant.coding.huffman import HuffmanCode
-from nbquant.coding.ledger import fixed_length
+from nbquant.coding.code import Code, SymbolCode
 from nbquant.coding.levels import PRUNED, Alphabet
 from nbquant.coding.positions import GapCode
 from nbquant.kernels.cpu import blocks as kernels
 from nbquant.quantization.codebook import Lattice
 from nbquant.storage.layout import StoredBlock, StoredLattice, in_bytes
 
-Code = HuffmanCode | ArithmeticCode
-
-
-def fixed_length_code(levels: int) -> HuffmanCode | None:
-    """The code whose codewords are the indices, all of one length; None where that is 0.
-
-    It has a codeword for every pattern of that length, so it may have more than ``levels``.
-    """
-    length = fixed_length(levels) if levels else 0
-    return HuffmanCode(np.full(1 << length, length)) if length else None
-
 
 def encode_block(
-    assignment: Int[np.ndarray, " n"], block: StoredBlock, code: Code | None, gap_code: GapCode | None
+    assignment: Int[np.ndarray, " n"], block: StoredBlock, code: SymbolCode | None, gap_code: GapCode | None
 ) -> bytes:
     """Both streams of a block.
 
@@ -58,7 +45,7 @@ def encode_block(
 def decode_block(
     data: bytes,
     block: StoredBlock,
-    code: Code | None,
+    code: SymbolCode | None,
     gap_code: GapCode | None,
     values: Shaped[np.ndarray, " k"],
     pruned: int,
@@ -86,10 +73,7 @@ def decode_block(
     if code is None:
         symbols = np.zeros(block.weights, np.uint8)
     else:
-        if isinstance(code, ArithmeticCode):
-            symbols = code.decode(data[border:], block.weights)
-        else:
-            symbols = code.decode(data[border:], block.weights, block.payload)
+        symbols = code.decode(data[border:], block.weights, block.payload)
         if len(code) > len(values) and symbols.max() >= len(values):
             raise ValueError(f"indices must be 0 to {len(values) - 1}, but go to {symbols.max()}.")
     if block.weights == block.entries:
@@ -109,6 +93,7 @@ def decode_matrix(
     data: bytes,
     block: StoredBlock,
     alphabet: Alphabet,
+    code: Code,
     shape: tuple[int, int],
     values: Shaped[np.ndarray, " k"],
     pruned: int,
@@ -120,6 +105,7 @@ def decode_matrix(
         data: Its stream.
         block: What it is said to hold.
         alphabet: Integers of the indices.
+        code: The adaptive code.
         shape: Rows and columns of the block.
         values: What an index stands for.
         pruned: What stands for a pruned weight.
@@ -128,7 +114,7 @@ def decode_matrix(
     Raises:
         ValueError: A stream that is damaged or does not hold what it is said to.
     """
-    index = alphabet.decode(data, *shape)
+    index = alphabet.decode(data, *shape, code)
     weights = int((index != PRUNED).sum())
     if weights != block.weights:
         raise ValueError(f"{block.weights} weights are required, but {weights} are there.")

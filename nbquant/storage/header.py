@@ -10,13 +10,13 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from nbquant.coding import codes
+from nbquant.coding.code import Code
 from nbquant.coding.levels import MOST_SPAN
 from nbquant.coding.positions import MAX_SPAN
 from nbquant.storage.dtypes import DTYPES, QUANTIZED, entry_bytes
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.layout import (
-    MAJOR,
-    Codes,
     Layout,
     QuantizedEntry,
     RawEntry,
@@ -33,7 +33,6 @@ MOST = 1 << 62
 MOST_AXES = 64
 RESERVED = "__metadata__"  # no name of a tensor in safetensors files
 MOST_DEPTH = 16
-STATES, WORD = 256, 32  # bits: of an arithmetic stream's states, and at the most of a symbol
 
 Table = dict[str, Any]
 
@@ -47,7 +46,7 @@ def write_header(layout: Layout) -> bytes:
     if RESERVED in (*layout.entries, *layout.tied):
         raise ValueError(f"a tensor must not be named {RESERVED!r}, as in safetensors files: name it otherwise.")
     header: dict[str, Any] = {} if layout.coding == "prefix" else {"coding": layout.coding}
-    with_positions = layout.pruned and layout.coding != "context"
+    with_positions = layout.pruned and not layout.adaptive
     blocks = [block for entry in layout.quantized for block in entry.blocks]
     if layout.quantized:
         header["quantized"] = {
@@ -68,7 +67,7 @@ def write_header(layout: Layout) -> bytes:
             "dtype": _column([book.dtype for book in layout.codebooks]),
             "levels": _column([book.levels for book in layout.codebooks]),
         }
-        if layout.coding != "context":
+        if not layout.adaptive:
             header["codebooks"]["bits"] = _column([book.bits for book in layout.codebooks])
         lattices = [book.lattice for book in layout.codebooks]
         if any(lattices):
@@ -111,16 +110,20 @@ def read_header(raw: bytes, file_size: int, most_restored: int, major: int = 1) 
     except (ValueError, RecursionError) as error:
         raise _damaged(f"JSON without NaN or broken characters is required, but {error}") from None
     _require(_depth(header) <= MOST_DEPTH, f"at most {MOST_DEPTH} objects and lists may be in each other", header)
-    coding: Codes = header.get("coding", "prefix")
-    known = [name for name, version in MAJOR.items() if version == major]
-    _require(coding in known, f"coding must be {' or '.join(known)} in version {major}", coding)
-    codebooks = _codebooks(_table(header, "codebooks"), file_size, coding)
+    coding = header.get("coding", "prefix")
+    known = codes.stored_names(major)
+    _require(
+        isinstance(coding, str) and coding in known, f"coding must be {' or '.join(known)} in version {major}", coding
+    )
+    kinds = codes.stored_as(coding)
+    adaptive = kinds[0].adaptive
+    codebooks = _codebooks(_table(header, "codebooks"), file_size, kinds)
     tables = _tables(_table(header, "tables"))
     quantized = _table(header, "quantized")
     raw_entries = _raw(_table(header, "raw"))
     blocks = _table(header, "blocks")
-    pruned = "table" in quantized if coding != "context" else "weights" in blocks
-    bare = _quantized(quantized, pruned and coding != "context", codebooks, tables)
+    pruned = "table" in quantized if not adaptive else "weights" in blocks
+    bare = _quantized(quantized, pruned and not adaptive, codebooks, tables)
     entries: tuple[QuantizedEntry | RawEntry, ...] = (*bare, *raw_entries)
     restored = sum(prod(entry.shape) * entry_bytes(entry.dtype) for entry in entries)
     if restored > most_restored:
@@ -233,21 +236,22 @@ def _dtypes(table: Table, rows: int, allowed: Sequence[str]) -> list[str]:
     return _values(table, "dtype", rows, lambda v: type(v) is str and v in allowed, f"one of {', '.join(allowed)}")
 
 
-def _codebooks(table: Table, file_size: int, coding: Codes) -> tuple[StoredCodebook, ...]:
+def _codebooks(table: Table, file_size: int, kinds: Sequence[Code]) -> tuple[StoredCodebook, ...]:
     rows = _rows(table, "name")
     names = _names(table, rows)
     _require(len(set(names)) == rows, "each codebook must have a name of its own", names)
     levels = _values(table, "levels", rows, lambda v: _is_count(v) and v <= file_size, "levels that fit into the file")
     dtypes = _dtypes(table, rows, QUANTIZED)
-    if coding == "context":
+    if kinds[0].adaptive:
         lattices = _lattices(table, rows, file_size)
         books = tuple(map(StoredCodebook, names, dtypes, levels, [None] * rows, lattices))
         for book in books:
             fits = book.lattice is None or book.levels <= book.lattice.span
             _require(fits, f"a span of at least its {book.levels} levels", book.lattice)
         return books
-    needed = "bits of a code table" if coding == "arithmetic" else "bits of a code table or null"
-    bits = _values(table, "bits", rows, lambda v: _is_count(v) or (v is None and coding == "prefix"), needed)
+    tabled, bare = (any(code.has_table == has for code in kinds) for has in (True, False))
+    needed = " or ".join(["bits of a code table"] * tabled + ["null"] * bare)
+    bits = _values(table, "bits", rows, lambda v: (_is_count(v) and tabled) or (v is None and bare), needed)
     books = tuple(map(StoredCodebook, names, dtypes, levels, bits))
     for book in books:
         _require(
@@ -319,13 +323,14 @@ def _with_blocks(
     pruned: bool,
     codebooks: Sequence[StoredCodebook],
     tables: Sequence[StoredTable],
-    coding: Codes,
+    coding: str,
 ) -> tuple[QuantizedEntry, ...]:
-    sizes = [block_entries(entry.shape, coding) for entry in bare]
+    adaptive = codes.stored_as(coding)[0].adaptive
+    sizes = [block_entries(entry.shape, adaptive) for entry in bare]
     flat = [size for entry in sizes for size in entry]
     keys = ["payload"]
     if pruned:
-        keys = ["weights", "payload"] if coding == "context" else ["weights", "payload", "positions", "fillers"]
+        keys = ["weights", "payload"] if adaptive else ["weights", "payload", "positions", "fillers"]
     columns = {key: _values(table, key, len(flat), _is_count, "a number, 0 or more") for key in keys}
     weights = columns.get("weights", flat)
     none = [0] * len(flat)
@@ -351,19 +356,17 @@ def _with_blocks(
 
 
 def _check_block(
-    block: StoredBlock, entry: QuantizedEntry, book: StoredCodebook, table: StoredTable | None, coding: Codes
+    block: StoredBlock, entry: QuantizedEntry, book: StoredCodebook, table: StoredTable | None, coding: str
 ) -> None:
     where = f"of a block of {entry.name!r}"
     _require(block.weights <= block.entries, f"at most {block.entries} weights {where}", block.weights)
     _require(not block.weights or book.levels > 0, f"no weights {where}, whose codebook is empty", block.weights)
-    if coding == "context":
+    code = book.code(coding)
+    if not code.known_from_counts:
         _require(block.payload % 8 == 0, f"whole bytes {where}", block.payload)
+    if code.payload_range is None:
         return
-    if coding == "arithmetic":
-        _require(block.payload % 8 == 0, f"whole bytes {where}", block.payload)
-        least, most = 0, min(block.weights, 1) * STATES + block.weights * WORD
-    else:
-        least, most = block.weights * book.shortest, block.weights * book.longest
+    least, most = code.payload_range(book.levels, block.weights)
     _require(least <= block.payload <= most, f"{least} to {most} bits {where} for its weights", block.payload)
     if block.weights in (0, block.entries):
         _require(not block.positions and not block.fillers, f"no positions {where}, all alike", block.positions)

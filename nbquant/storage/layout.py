@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
-from nbquant.coding import positions
-from nbquant.coding.huffman import MAX_LENGTH
-from nbquant.coding.ledger import Ledger, fixed_length
+from nbquant.coding import codes, positions
+from nbquant.coding.code import Code
+from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import block_shapes
 from nbquant.storage.dtypes import entry_bytes
 
@@ -18,11 +18,6 @@ PREFIX = 16  # bytes: magic, major, minor, length of the header
 CHECKSUM = 4  # bytes behind the header and behind each section
 DIGEST = 16  # bytes at the end
 MOST_HEADER = 1 << 22  # bytes; enough for 10¹² weights, and parsed in a few hundred megabytes at the worst
-
-
-Codes = Literal["prefix", "arithmetic", "context"]
-MAJOR: dict[Codes, int] = {"prefix": 1, "arithmetic": 2, "context": 2}
-"""Major version of a file by how its indices are coded: with codewords, by frequencies, or by what is around them."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +73,9 @@ class StoredCodebook:
         """Bytes of values and code table."""
         return self.values_size + in_bytes(self.bits or 0)
 
-    @property
-    def longest(self) -> int:
-        """No codeword takes more [bit]."""
-        return MAX_LENGTH if self.bits is not None else fixed_length(self.levels) if self.levels else 0
-
-    @property
-    def shortest(self) -> int:
-        """None takes less [bit]."""
-        return 1 if self.bits is not None else self.longest
+    def code(self, coding: str) -> Code:
+        """The code of its indices, in a file whose codes are named so."""
+        return next(code for code in codes.stored_as(coding) if code.has_table == (self.bits is not None))
 
 
 @dataclass(frozen=True)
@@ -197,7 +186,7 @@ class Layout:
         raw: Tensors as they were; these come last.
         tied: Name to the name of the tensor that it is another name of.
         pruned: Whether zeros are left out.
-        coding: How indices are coded.
+        coding: How indices are coded; see :attr:`nbquant.coding.code.Code.stored`.
         recipe: How the file came about.
         metadata: What the checkpoint that it was made of says about itself.
         header_size: Bytes of the header.
@@ -209,10 +198,20 @@ class Layout:
     raw: tuple[RawEntry, ...]
     tied: Mapping[str, str]
     pruned: bool
-    coding: Codes = "prefix"
+    coding: str = "prefix"
     recipe: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     header_size: int = 0
+
+    @property
+    def major(self) -> int:
+        """Major version: the one that has such codes."""
+        return codes.stored_as(self.coding)[0].major
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether indices are coded adaptively."""
+        return codes.stored_as(self.coding)[0].adaptive
 
     @cached_property
     def entries(self) -> dict[str, QuantizedEntry | RawEntry]:
@@ -291,9 +290,9 @@ def in_bytes(bits: int) -> int:
     return -(-bits // 8)
 
 
-def block_entries(shape: Sequence[int], coding: Codes) -> list[int]:
+def block_entries(shape: Sequence[int], adaptive: bool) -> list[int]:
     """Number of entries of each block of a tensor; blocks that are coded adaptively are of whole rows."""
-    if coding == "context":
+    if adaptive:
         return [rows * cols for rows, cols in block_shapes(shape)]
     entries = prod(shape)
     return [min(positions.BLOCK, entries - begin) for begin in range(0, entries, positions.BLOCK)]

@@ -1,6 +1,5 @@
 """How a file came about: what made it and with which sensitivities, in plain values."""
 
-import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -8,21 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from nbquant.quantization.ecsq import ECSQ
-from nbquant.quantization.feedback import Feedback
-from nbquant.quantization.kmeans import KMeans
+from nbquant.quantization import methods
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.selection import SensitivityRecord
-from nbquant.quantization.trellis import Trellis
-from nbquant.quantization.uniform import Uniform
 from nbquant.storage.errors import CorruptFileError
+from nbquant.version import VERSION
 
-METHODS: dict[str, type[Any]] = {kind.method: kind for kind in (KMeans, Uniform, ECSQ, Trellis, Feedback)}
 ADDED: dict[str, dict[str, Any]] = {
-    Uniform.method: {"steps": "joint", "mean": None},
-    Feedback.method: {"output_damping": Feedback.output_damping},
-}  # left out at these, as earlier readers do not know them
+    "uniform": {"steps": "joint", "mean": None},
+    "feedback": {"output_damping": 0.1},
+}  # by method, left out at these values, as earlier readers do not know them
 
 
 def recipe_of(quantized: Quantized) -> dict[str, Any]:
@@ -37,7 +32,7 @@ def recipe_of(quantized: Quantized) -> dict[str, Any]:
     if quantized.finetuned:
         recipe["finetuned"] = _plain(quantized.finetuned)
     recipe |= _plain({"distortion": quantized.distortion})
-    recipe["nbquant"] = importlib.import_module("nbquant").__version__  # whole by now, as it is not above
+    recipe["nbquant"] = VERSION
     return recipe
 
 
@@ -48,9 +43,11 @@ def quantizer_of(recipe: Mapping[str, Any]) -> Quantizer:
         CorruptFileError: It is not known here, or has other parameters.
     """
     said = recipe.get("quantizer")
-    if not isinstance(said, dict) or not isinstance(said.get("method"), str) or said["method"] not in METHODS:
-        raise _unknown(f"a quantizer with one of the methods {', '.join(METHODS)} is required, but {said!r} came")
-    kind = METHODS[said["method"]]
+    if not isinstance(said, dict) or not isinstance(said.get("method"), str) or said["method"] not in methods.names():
+        raise _unknown(
+            f"a quantizer with one of the methods {', '.join(methods.names())} is required, but {said!r} came"
+        )
+    kind = methods.named(said["method"]).make
     try:
         return kind(**{key: value for key, value in said.items() if key != "method"})
     except (TypeError, ValueError, OverflowError) as error:

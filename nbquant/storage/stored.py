@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from nbquant.coding import positions
-from nbquant.coding.arithmetic import ArithmeticCode
+from nbquant.coding import codes, positions
+from nbquant.coding.code import Code, SymbolCode, ideal_lengths
 from nbquant.coding.code_table import decode_lengths
 from nbquant.coding.huffman import HuffmanCode, symbol_counts
-from nbquant.coding.ledger import Ledger, fixed_length
+from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import block_shapes
 from nbquant.coding.positions import GapCode
 from nbquant.duplicate import duplicate
@@ -30,8 +30,7 @@ from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import PRUNED, Codebook, Lattice, QuantizedTensor, alphabet_of
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.rate import lengths_for
-from nbquant.storage.blocks import Code, decode_block, decode_matrix, fixed_length_code, read_lattice
+from nbquant.storage.blocks import decode_block, decode_matrix, read_lattice
 from nbquant.storage.dtypes import DTYPES, as_bytes, entry_bytes, of_bytes
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.layout import Layout, QuantizedEntry, RawEntry, StoredBlock, in_bytes
@@ -191,7 +190,8 @@ class Stored:
         if not layout.quantized:
             raise CorruptFileError("header", "a quantized tensor is required, but there is none: use state_dict().")
         quantizer, finetuned = quantizer_of(layout.recipe), finetuned_of(layout.recipe)
-        self._require_groups(quantizer.coding)
+        code = codes.named(quantizer.coding)
+        self._require_groups(code)
         counts = [np.zeros(book.levels, np.int64) for book in layout.codebooks]
         tensors = {}
         for entry in layout.quantized:
@@ -203,13 +203,12 @@ class Stored:
                 if levels:
                     counts[entry.codebook] += symbol_counts(block[block >= 0], levels)
             value = book.value.to(DTYPES[entry.dtype])
-            streams = tuple(b.payload // 8 for b in entry.blocks) if layout.coding != "prefix" else None
+            streams = None if code.known_from_counts else tuple(b.payload // 8 for b in entry.blocks)
             tensors[entry.name] = QuantizedTensor(value, torch.from_numpy(out), torch.Size(entry.shape), streams)
         codebooks = {}
         for i, stored in enumerate(layout.codebooks):
             book = self._book(i)
-            measured = layout.coding != "prefix"
-            length = torch.from_numpy(lengths_for(counts[i], "context")) if measured else book.lengths()
+            length = book.lengths() if code.known_from_counts else torch.from_numpy(ideal_lengths(counts[i]))
             codebooks[stored.name] = Codebook(book.value.clone(), torch.from_numpy(counts[i]), length, book.lattice)
         quantized_bytes = sum(prod(entry.shape) * entry_bytes(entry.dtype) for entry in layout.quantized)
         return Quantized(
@@ -288,16 +287,17 @@ class Stored:
         """The blocks of a tensor, in their places in ``out`` if there is one."""
         book = self._book(entry.codebook)
         section = self._layout.section(entry)
-        adaptive = self._layout.coding == "context"
+        adaptive = self._layout.adaptive
         gap_code = None if adaptive else self._gap_code(entry.table)
         matrices = block_shapes(entry.shape) if adaptive else []
         with damage_of(section.label):
             alphabet = alphabet_of(book.value, book.lattice, self._layout.pruned) if adaptive else None
+        kind = codes.stored_as(self._layout.coding)[0]
 
         def decoded(data: bytes, block: StoredBlock, begin: int, i: int) -> Shaped[np.ndarray, " b"]:
             room = np.empty(block.entries, values.dtype) if out is None else out[begin : begin + block.entries]
             if alphabet is not None:
-                decode_matrix(data, block, alphabet, matrices[i], values, pruned, room)
+                decode_matrix(data, block, alphabet, kind, matrices[i], values, pruned, room)
             else:
                 decode_block(data, block, book.code, gap_code, values, pruned, room)
             return room
@@ -322,7 +322,7 @@ class Stored:
                 table = reader.take(section.size - stored.values_size)
                 reader.end()
             lattice: Lattice | None = None
-            code: Code | None = None
+            code: SymbolCode | None = None
             with damage_of(section.label):
                 if stored.lattice:
                     lattice = read_lattice(data, stored.lattice, stored.levels)
@@ -331,16 +331,11 @@ class Stored:
                     values = of_bytes(data, stored.dtype)
                 if not values.isfinite().all():
                     raise ValueError("its values must be finite, but are not: write the file again.")
-                if self._layout.coding == "context":
-                    if (values.diff() <= 0).any():
-                        raise ValueError("its values must ascend, but do not: write the file again.")
-                elif stored.bits is None:
-                    code = fixed_length_code(stored.levels)
-                elif self._layout.coding == "arithmetic":
-                    code = ArithmeticCode.decode_table(table, stored.bits, stored.levels) if stored.levels else None
-                else:
-                    lengths = decode_lengths(table, stored.levels, stored.bits)
-                    code = HuffmanCode.from_lengths(lengths) if stored.levels else None
+                kind = stored.code(self._layout.coding)
+                if kind.read is not None:
+                    code = kind.read(table, stored.bits or 0, stored.levels)
+                elif (values.diff() <= 0).any():
+                    raise ValueError("its values must ascend, but do not: write the file again.")
             self._read[index] = _Book(values, code, lattice)
         return self._read[index]
 
@@ -354,14 +349,13 @@ class Stored:
         with damage_of(section.label):
             return GapCode(HuffmanCode.from_lengths(decode_lengths(data, table.span + 1, table.bits)))
 
-    def _require_groups(self, coding: str) -> None:
-        """What a quantized selection cannot tell must be as its names and its quantizer say."""
+    def _require_groups(self, code: Code) -> None:
+        """Require what a quantized selection cannot say to be as its names and its quantizer say."""
         books = self._layout.codebooks
-        said = coding if coding in ("arithmetic", "context") else "prefix"
-        if said != self._layout.coding:
-            raise CorruptFileError("recipe", f"codes must be {coding}, as it says, but are not: write the file again.")
-        if said == "prefix" and any((book.bits is None) != (coding == "fixed") for book in books):
-            raise CorruptFileError("recipe", f"codes must be {coding}, as it says, but are not: write the file again.")
+        if code.stored != self._layout.coding or any(book.code(self._layout.coding) is not code for book in books):
+            raise CorruptFileError(
+                "recipe", f"codes must be {code.name}, as it says, but are not: write the file again."
+            )
         for entry in self._layout.quantized if len(books) > 1 else ():
             if books[entry.codebook].name != owner(entry.name):
                 raise CorruptFileError(
@@ -396,7 +390,7 @@ class _Book:
     """A codebook, its code, None where its indices take no bits, and what lies behind its values."""
 
     value: Tensor
-    code: Code | None
+    code: SymbolCode | None
     lattice: Lattice | None
 
     def bits_of(self, dtype: torch.dtype) -> Shaped[np.ndarray, " k"]:
@@ -406,9 +400,8 @@ class _Book:
     def lengths(self) -> Tensor:
         """Codeword lengths [bit]."""
         levels = len(self.value)
-        if not isinstance(self.code, HuffmanCode) or len(self.code) != levels:
-            return torch.full((levels,), fixed_length(levels) if levels else 0, dtype=torch.int64)
-        return torch.from_numpy(self.code.lengths.copy())
+        lengths = getattr(self.code, "lengths", np.zeros(levels, np.int64))  # none take no bits
+        return torch.from_numpy(lengths[:levels].copy())
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

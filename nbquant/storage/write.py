@@ -16,27 +16,25 @@ import torch
 from jaxtyping import Int
 from torch import nn
 
-from nbquant.coding.arithmetic import ArithmeticCode
+from nbquant.coding import codes
+from nbquant.coding.code import Code, SymbolCode
 from nbquant.coding.code_table import encode_lengths
-from nbquant.coding.huffman import HuffmanCode, symbol_counts
-from nbquant.coding.ledger import Ledger, fixed_length
+from nbquant.coding.huffman import symbol_counts
+from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapCode, GapHistogram, gap_code, group_tables
 from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import Codebook, Lattice, QuantizedTensor
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Coding
-from nbquant.quantization.rate import arithmetic_code, block_gaps
-from nbquant.quantization.streams import context_streams, lattice_span, with_sizes
-from nbquant.storage.blocks import Code, encode_block, fixed_length_code
+from nbquant.quantization.rate import block_gaps
+from nbquant.quantization.streams import adaptive_streams, lattice_span, with_sizes
+from nbquant.storage.blocks import encode_block
 from nbquant.storage.dtypes import SPELLED, as_bytes
 from nbquant.storage.header import write_header
 from nbquant.storage.layout import (
     DIGEST,
     MAGIC,
-    MAJOR,
     MOST_HEADER,
-    Codes,
     Layout,
     QuantizedEntry,
     StoredBlock,
@@ -54,7 +52,7 @@ from nbquant.tensorfile import replacing
 class _Codes:
     """Codes of the groups, and of gaps with the tensors that use them."""
 
-    of_group: Mapping[str, Code | None]
+    of_group: Mapping[str, SymbolCode | None]
     of_gaps: Sequence[GapCode]
     table: Mapping[str, int]
 
@@ -100,12 +98,12 @@ def save(
         raise ValueError(f"the name of the file must end in .nbq, but {path.name!r} came: add the ending.")
     quantized.require_whole()
     rest = rest_of(model, quantized)
-    layout, codes, header = _plan(quantized, rest)
+    layout, made, header = _plan(quantized, rest)
     steps = sum(len(entry.blocks) for entry in layout.quantized) + len(layout.raw)
     ticks = track(range(steps), "save", progress)
     next(ticks, None)
     with replacing(path) as partial, partial.open("xb") as file:
-        _write(file, header, quantized, layout, codes, rest, ticks)
+        _write(file, header, quantized, layout, made, rest, ticks)
         assert file.tell() == layout.size, f"{file.tell()} bytes of {layout.size}"
     return layout.ledger
 
@@ -127,28 +125,26 @@ def _plan(quantized: Quantized, rest: Rest) -> tuple[Layout, _Codes, bytes]:
         _require_consistent(name, tensor, quantized.codebooks[groups[name]])
     for group, book in quantized.codebooks.items():
         _require_finite(book, group)
-    adaptive = quantized.quantizer.coding == "context"
-    books, tables, entries, codes = (_adaptive if adaptive else _with_codes)(quantized, groups)
+    kind = codes.named(quantized.quantizer.coding)
+    books, tables, entries, made = (_adaptive if kind.adaptive else _with_codes)(quantized, groups, kind)
     pruned = quantized.pruned
     if not pruned and any(b.weights < b.entries for e in entries for b in e.blocks):
         raise ValueError("weights of this selection are pruned, but its ledger has no positions: make it with fit().")
     raw = tuple(entry for entry, _ in rest.content)
-    known: dict[Coding, Codes] = {"arithmetic": "arithmetic", "context": "context"}
-    coding = known.get(quantized.quantizer.coding, "prefix")
-    layout = Layout(books, tables, entries, raw, rest.tied, pruned, coding, recipe_of(quantized), rest.metadata)
+    layout = Layout(books, tables, entries, raw, rest.tied, pruned, kind.stored, recipe_of(quantized), rest.metadata)
     header = write_header(layout)
     if len(header) > MOST_HEADER:
         raise ValueError(
             f"names, shapes, recipe and metadata must take at most {MOST_HEADER:,} bytes, but take {len(header):,}: "
             "save parts of the model apart."
         )
-    return replace(layout, header_size=len(header)), codes, header
+    return replace(layout, header_size=len(header)), made, header
 
 
 _Planned = tuple[tuple[StoredCodebook, ...], tuple[StoredTable, ...], tuple[QuantizedEntry, ...], _Codes]
 
 
-def _adaptive(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
+def _adaptive(quantized: Quantized, groups: Mapping[str, str], kind: Code) -> _Planned:
     """Sizes of streams that coding found."""
     pruned, order = quantized.pruned, {group: i for i, group in enumerate(quantized.codebooks)}
     books = []
@@ -160,10 +156,10 @@ def _adaptive(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
     entries = []
     for name, tensor in quantized.tensors.items():
         book = quantized.codebooks[groups[name]]
-        sizes = tensor.streams or with_sizes(tensor, book, "context", pruned).streams or ()
+        sizes = tensor.streams or with_sizes(tensor, book, kind, pruned).streams or ()
         flat = tensor.assignment.reshape(-1)
         blocks, begin = [], 0
-        for count, size in zip(block_entries(tensor.shape, "context"), sizes, strict=True):
+        for count, size in zip(block_entries(tensor.shape, adaptive=True), sizes, strict=True):
             weights = int((flat[begin : begin + count] >= 0).sum())
             blocks.append(StoredBlock(count, weights, 8 * size))
             begin += count
@@ -172,15 +168,14 @@ def _adaptive(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
     return tuple(books), (), tuple(entries), _Codes({}, (), {})
 
 
-def _with_codes(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
+def _with_codes(quantized: Quantized, groups: Mapping[str, str], kind: Code) -> _Planned:
     """Codes, tables, and what they make of each block."""
-    coding, pruned = quantized.quantizer.coding, quantized.pruned
-    fixed = coding == "fixed"
-    of_group = {group: _code(book, coding) for group, book in quantized.codebooks.items()}
+    pruned = quantized.pruned
+    of_group = {group: _code(book, kind) for group, book in quantized.codebooks.items()}
     books = []
     for group, book in quantized.codebooks.items():
         code = of_group[group]
-        bits = None if fixed else code.table_bits if code else 0
+        bits = None if not kind.has_table else code.table_bits if code else 0
         books.append(StoredCodebook(group, SPELLED[book.value.dtype], len(book.value), bits))
     gaps = {name: _gaps(tensor) for name, tensor in quantized.tensors.items()} if pruned else {}
     whole = {name: reduce(add, parts) for name, parts in gaps.items()}
@@ -190,7 +185,7 @@ def _with_codes(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
     for i, members in enumerate(group_tables(list(whole.values()), progress=False)):
         of_gaps.append(gap_code(reduce(add, (whole[names[m]] for m in members))))
         tables |= {names[m]: i for m in members}
-    codes = _Codes(of_group, of_gaps, tables)
+    made = _Codes(of_group, of_gaps, tables)
     order = {group: i for i, group in enumerate(quantized.codebooks)}
     entries = []
     for name, tensor in quantized.tensors.items():
@@ -201,24 +196,23 @@ def _with_codes(quantized: Quantized, groups: Mapping[str, str]) -> _Planned:
         code, of_tensor = of_group[groups[name]], of_gaps[tables[name]] if name in tables else None
         levels = len(tensor.codebook)
         sizes: Sequence[int | None] = [None] * len(parts)
-        if coding == "arithmetic":
-            sizes = (
-                tensor.streams or with_sizes(tensor, quantized.codebooks[groups[name]], coding, pruned).streams or ()
-            )
+        if not kind.known_from_counts:
+            book = quantized.codebooks[groups[name]]
+            sizes = tensor.streams or with_sizes(tensor, book, kind, pruned).streams or ()
         blocks = [
             (tensor, block, part, code, of_tensor, levels, size)
             for block, part, size in zip(_slices(tensor), parts, sizes, strict=False)
         ]
         entries.append(replace(entry, blocks=tuple(dispatch.in_order(_planned, blocks))))
     used = [StoredTable(code.span, code.table_bits) for code in of_gaps]
-    return tuple(books), tuple(used), tuple(entries), codes
+    return tuple(books), tuple(used), tuple(entries), made
 
 
 def _planned(
     tensor: QuantizedTensor,
     place: slice,
     gaps: GapHistogram,
-    code: Code | None,
+    code: SymbolCode | None,
     of_gaps: GapCode | None,
     levels: int,
     size: int | None,
@@ -229,11 +223,10 @@ def _planned(
     counts = symbol_counts(weights, max(levels, 1))  # refuses what is outside the codebook
     if size is not None:
         payload = 8 * size
-    elif isinstance(code, HuffmanCode):
-        payload = int(counts @ code.lengths[:levels])
-        missing = np.flatnonzero((counts > 0) & (code.lengths[:levels] == 0))
-        if missing.size:
-            raise ValueError(f"level {missing[0]} is in use, but has no codeword: quantize again.")
+    elif code is not None:
+        padded = np.zeros(len(code), np.int64)
+        padded[:levels] = counts[:levels]
+        payload = code.payload_bits(padded)
     else:
         payload = 0
     if not gaps.total or of_gaps is None:
@@ -261,17 +254,9 @@ def _require_finite(book: Codebook, group: str) -> None:
         )
 
 
-def _code(book: Codebook, coding: Coding) -> Code | None:
-    if not len(book.value):
-        return None
-    if coding == "arithmetic":
-        return arithmetic_code(book.counts.cpu().numpy())
-    if coding == "fixed":
-        length = fixed_length(len(book.value))
-        if (book.codeword_length != length).any():
-            raise ValueError(f"codewords of {length} bits are required of a fixed-length code of {len(book.value)}.")
-        return fixed_length_code(len(book.value))
-    return HuffmanCode.from_lengths(book.codeword_length)
+def _code(book: Codebook, kind: Code) -> SymbolCode | None:
+    assert kind.make is not None
+    return kind.make(book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()) if len(book.value) else None
 
 
 def _require_consistent(name: str, tensor: QuantizedTensor, book: Codebook) -> None:
@@ -290,7 +275,7 @@ def _require_consistent(name: str, tensor: QuantizedTensor, book: Codebook) -> N
 
 def _slices(tensor: QuantizedTensor) -> list[slice]:
     found, begin = [], 0
-    for entries in block_entries(tensor.shape, "prefix"):
+    for entries in block_entries(tensor.shape, adaptive=False):
         found.append(slice(begin, begin + entries))
         begin += entries
     return found
@@ -331,25 +316,27 @@ def _write(
     header: bytes,
     quantized: Quantized,
     layout: Layout,
-    codes: _Codes,
+    made: _Codes,
     rest: Rest,
     ticks: Iterator[object],
 ) -> None:
     out = _Checked(file)
-    out.section([MAGIC + struct.pack("<HHI", MAJOR[layout.coding], layout.minor, len(header)) + header])
+    out.section([MAGIC + struct.pack("<HHI", layout.major, layout.minor, len(header)) + header])
     for stored, book in zip(layout.codebooks, quantized.codebooks.values(), strict=True):
-        table = _table(codes.of_group[stored.name]) if stored.bits else b""
+        code = made.of_group.get(stored.name)
+        table = code.encode_table() if stored.bits and code is not None else b""
         values = _lattice(book.lattice) if book.lattice and stored.lattice else as_bytes(book.value.detach().cpu())
         out.section([values, table])
-    for gaps in codes.of_gaps:
+    for gaps in made.of_gaps:
         out.section([encode_lengths(gaps.code.lengths)])
     for entry in layout.quantized:
         tensor = quantized.tensors[entry.name]
-        if layout.coding == "context":
+        if layout.adaptive:
+            kind = codes.named(quantized.quantizer.coding)
             book = quantized.codebooks[quantized.group_of(entry.name)]
-            streams = _unchanged(context_streams(tensor, book, layout.pruned), entry)
+            streams = _unchanged(adaptive_streams(tensor, book, kind, layout.pruned), entry)
         else:
-            streams = _streams(tensor, entry, layout, codes)
+            streams = _streams(tensor, entry, layout, made)
         out.section(_ticking(streams, ticks))
     for i in range(len(layout.raw)):
         out.section(rest.pieces(i))
@@ -357,20 +344,14 @@ def _write(
     out.end()
 
 
-def _streams(tensor: QuantizedTensor, entry: QuantizedEntry, layout: Layout, codes: _Codes) -> Iterator[bytes]:
-    code = codes.of_group[layout.codebooks[entry.codebook].name]
-    gaps = None if entry.table is None else codes.of_gaps[entry.table]
+def _streams(tensor: QuantizedTensor, entry: QuantizedEntry, layout: Layout, made: _Codes) -> Iterator[bytes]:
+    code = made.of_group[layout.codebooks[entry.codebook].name]
+    gaps = None if entry.table is None else made.of_gaps[entry.table]
 
     def encoded(place: slice, block: StoredBlock) -> bytes:
         return encode_block(_indices(tensor, place), block, code, gaps)
 
     return dispatch.in_order(encoded, zip(_slices(tensor), entry.blocks, strict=True))
-
-
-def _table(code: Code | None) -> bytes:
-    if isinstance(code, ArithmeticCode):
-        return code.encode_table()
-    return b"" if code is None else encode_lengths(code.lengths)
 
 
 def _lattice(lattice: Lattice) -> bytes:

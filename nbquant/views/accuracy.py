@@ -8,20 +8,15 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
 
+from nbquant.coding import codes
 from nbquant.views.notebook_figure import NotebookFigure
 from nbquant.views.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, method_style
 
 DEPTH = 12.0  # points of accuracy below the original that are shown
 
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
-_MARKERS = {"circle": "o", "square": "s", "diamond": "D"}
+_MARKERS = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "star": "*", "triangle-up": "^", "hexagon": "h"}
 _LINES = {"solid": "-", "dash": "--"}
-CODES = {
-    "fixed": "fixed-length code",
-    "huffman": "Huffman code",
-    "arithmetic": "arithmetic code",
-    "context": "adaptive code",
-}
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,7 @@ def accuracy_data(rows: pd.DataFrame, original: float, depth: float = DEPTH) -> 
     by = ["sensitivity"] if "sensitivity" in rows else ["method", "weighted"]
     orders = {tuple(key): i for i, key in enumerate(rows[by].drop_duplicates().itertuples(index=False))}
     panels = []
-    for coding, finetuned in ((c, f) for c in CODES for f in (False, True)):
+    for coding, finetuned in ((c, f) for c in rows["coding"].drop_duplicates() for f in (False, True)):
         inside = rows[(rows["coding"] == coding) & (rows["finetuned"] == finetuned)]
         curves = tuple(
             _curve(key, number, inside[(inside[by] == list(key)).all(axis=1)]) for key, number in orders.items()
@@ -102,7 +97,7 @@ def accuracy_data(rows: pd.DataFrame, original: float, depth: float = DEPTH) -> 
         if len(inside):
             panels.append(
                 AccuracyPanel(
-                    CODES[coding] + (", fine-tuned" if finetuned else ""),
+                    codes.named(coding).title + (", fine-tuned" if finetuned else ""),
                     tuple(c for c in curves if len(c.accuracy)),
                 )
             )

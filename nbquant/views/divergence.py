@@ -9,13 +9,12 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from nbquant.analysis.sweep import OPTIONS
+from nbquant.quantization import methods
 from nbquant.views import theme
 from nbquant.views.palette import method_style
 
 _NEEDED = ("method", "kl_mean", "kl_99")
 _SIZES = {"bytes": "file size [kB]", "compression_ratio": "compression ratio"}
-_OPTIONS = tuple(name for name in OPTIONS if name not in ("method", "weighted", "file_of"))
 """Options of a method that a sweep may vary; those that do vary are named in the legend."""
 
 _ROW = 20  # of the legend [px]
@@ -85,7 +84,7 @@ def divergence_data(rows: pd.DataFrame) -> DivergenceData:
             f'itself, rows[rows["model"] == {models[0]!r}].'
         )
     curves, missing_rows = [], 0
-    by = ["method", *(n for n in ("weighted", *_OPTIONS) if n in rows)]
+    by = ["method", *(n for n in methods.option_names() if n in rows)]
     groups = list(rows.groupby(by, sort=False, dropna=False))
     labels = _labels([key for key, _ in groups], by)
     drawn: set[str] = set()
@@ -110,10 +109,10 @@ def _labels(keys: Sequence[tuple[Hashable, ...]], by: Sequence[str]) -> list[str
     for key in keys:
         named: dict[str, Any] = dict(zip(by, key, strict=True))
         method, weighted = str(named["method"]), named.get("weighted")
-        # Where rows do not say whether the Hessian was used, the plain name fits both.
-        label = method_style(method, method == "feedback" if pd.isna(weighted) else bool(weighted)).label
+        usual = methods.named(method).options.get("weighted", True)
+        label = method_style(method, usual if pd.isna(weighted) else bool(weighted)).label
         alike = [dict(zip(by, other, strict=True)) for other in keys if other[0] == key[0]]
-        differing = [n for n in by if n in _OPTIONS and len({str(other[n]) for other in alike}) > 1]
+        differing = [n for n in by if n not in ("method", "weighted") and len({str(other[n]) for other in alike}) > 1]
         options = [f"{n} {'as by default' if pd.isna(named[n]) else named[n]}" for n in differing]
         found.append(label + f" ({', '.join(options)})" * bool(options))
     return found

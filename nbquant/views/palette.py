@@ -6,6 +6,8 @@ dash as well, so that no figure rests on colour alone.
 
 from dataclasses import dataclass
 
+from nbquant.quantization import methods
+
 BLUE = "#0072B2"
 SKY = "#56B4E9"
 GREEN = "#009E73"
@@ -46,36 +48,21 @@ class MethodStyle:
     symbol: str
 
 
-_COLOUR = {"kmeans": BLUE, "uniform": VERMILION, "ecsq": GREEN, "trellis": ORANGE, "feedback": PURPLE}
-_SYMBOL = {"kmeans": "circle", "uniform": "square", "ecsq": "diamond", "trellis": "cross", "feedback": "star"}
-_LABEL = {
-    ("kmeans", False): "k-means",
-    ("kmeans", True): "Hessian-weighted k-means",
-    ("uniform", False): "uniform",
-    ("uniform", True): "uniform, Hessian-weighted centres",
-    ("ecsq", False): "ECSQ",
-    ("ecsq", True): "Hessian-weighted ECSQ",
-    ("trellis", False): "trellis",
-    ("trellis", True): "Hessian-weighted trellis",
-    ("feedback", False): "error feedback, outputs alike",
-    ("feedback", True): "error feedback",
-}
-
-METHOD_STYLES = tuple(_COLOUR)
-"""Methods that have a style."""
+_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, OTHER_PART)
+_SYMBOLS = ("circle", "square", "diamond", "cross", "star", "triangle-up", "hexagon")
 
 
 def method_style(method: str, weighted: bool) -> MethodStyle:
-    """Look up how a method is drawn.
+    """Look up how a method is drawn: colour and symbol follow its place in the list of methods.
 
     Args:
-        method: "kmeans", "uniform", "ecsq", "trellis" or "feedback".
+        method: Name of a method.
         weighted: Whether it uses the Hessian.
 
     Raises:
         ValueError: An unknown method.
     """
-    if method not in _COLOUR:
-        raise ValueError(f"method must be one of {', '.join(map(repr, _COLOUR))}, but {method!r} was given.")
-    label = _LABEL[method, bool(weighted)]
-    return MethodStyle(label, _COLOUR[method], "solid" if weighted else "dash", _SYMBOL[method])
+    known = methods.named(method)
+    place = methods.METHODS.index(known)
+    colour, symbol = (kinds[min(place, len(kinds) - 1)] for kinds in (_COLOURS, _SYMBOLS))
+    return MethodStyle(known.label(weighted), colour, "solid" if weighted else "dash", symbol)

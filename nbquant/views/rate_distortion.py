@@ -43,7 +43,7 @@ class Curve:
     """What one method reaches.
 
     Attributes:
-        method: "kmeans", "uniform" or "ecsq".
+        method: Name of the method.
         weighted: Whether it uses the Hessian.
         rate: R, side information included [bit/weight].
         compression_ratio: Source bits over all stored bits.
@@ -71,7 +71,7 @@ class Curve:
             compression_ratio=np.array([p.compression_ratio for p in points]),
             predicted_loss=np.array([p.predicted_loss_increase for p in points]),
             parameter=np.array([p.parameter for p in points]),
-            parameter_name=quantizer.parameter,
+            parameter_name=quantizer.parameter.name,
         )
 
 

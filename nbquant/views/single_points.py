@@ -32,7 +32,7 @@ class ChosenPoint:
     """The operating point in use.
 
     Attributes:
-        method: "kmeans", "uniform" or "ecsq".
+        method: Name of the method.
         weighted: Whether it uses the Hessian.
         rate: R, side information included [bit/weight].
         compression_ratio: Source bits over all stored bits.

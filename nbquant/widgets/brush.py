@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.quantization.selection import SelectedTensor
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.views.region import Region
 from nbquant.widgets.jobs import Jobs
 

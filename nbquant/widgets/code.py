@@ -9,10 +9,8 @@ from typing import Any
 from torch import nn
 
 from nbquant.models.select import Sensitivities
-from nbquant.quantization.defaults import defaults_of
-from nbquant.quantization.feedback import Feedback
 from nbquant.sensitivity.result import Sensitivity
-from nbquant.widgets.settings import CHOICES, Settings
+from nbquant.widgets.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def lines(
     elif offset:
         damped = f".damped({offset!r})  # {settings.damping:g} of the mean"
     arguments = ["model", *(["sensitivity"] if weighs else [])]
-    if settings.method == Feedback.method:
+    if settings.record.needs_calibration:
         found.append(f"calibration = nq.calibrate(model, {train}{loss})")
         arguments.append("calibration=calibration")
     arguments += [] if layers is None else [f"layers={layers!r}"]
@@ -110,7 +108,7 @@ def lines(
 
 def _options(settings: Settings) -> list[str]:
     """Arguments of ``fit`` that are not what they are without being named."""
-    usual = defaults_of(CHOICES[settings.method])
+    usual = settings.record.options
     chosen = {name: getattr(settings, name) for name in usual if hasattr(settings, name)}
     named = [f"{name}={value!r}" for name, value in chosen.items() if value != usual[name]]
     return [repr(settings.method), f"{settings.driver}={settings.value!r}", *named]

@@ -7,18 +7,12 @@ from typing import Any
 import ipywidgets as w
 import traitlets
 
-from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
+from nbquant.coding import codes
+from nbquant.quantization import methods
+from nbquant.sensitivity import estimators
 from nbquant.widgets.state import ExplorerState
 
 DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
-METHODS = {
-    "k-means": "kmeans",
-    "uniform": "uniform",
-    "ECSQ": "ecsq",
-    "trellis (runs)": "trellis",
-    "error feedback (runs)": "feedback",
-}
-CODES = {"Huffman": "huffman", "fixed length": "fixed", "arithmetic": "arithmetic", "adaptive (context)": "context"}
 SIZES = {"standard": "standard", "half a screen": "compact", "projection": "projection"}
 WIDTH = "272px"
 STYLE = {"description_width": "84px"}
@@ -37,9 +31,9 @@ class Controls(w.HBox):
         self.state = state
         dampings = sorted({*DAMPINGS, state.damping})
         self.of: dict[str, w.Widget] = {
-            "method": _dropdown("Method", METHODS, state.method),
+            "method": _dropdown("Method", _methods(), state.method),
             "weighted": _dropdown("Weighting", {"Hessian": True, "none": False}, state.weighted),
-            "coding": _dropdown("Coding", CODES, state.coding),
+            "coding": _dropdown("Coding", {code.label: code.name for code in codes.CODES}, state.coding),
             "per_layer": _dropdown("Codebook", {"joint": False, "per layer": True}, state.per_layer),
             "pinned_zero": w.Checkbox(
                 value=state.pinned_zero,
@@ -48,7 +42,7 @@ class Controls(w.HBox):
                 style=STYLE,
                 layout=w.Layout(width=WIDTH),
             ),
-            "estimator": _dropdown("Sensitivity", {_estimator_label(n): n for n in ESTIMATORS}, state.estimator),
+            "estimator": _dropdown("Sensitivity", {e.label: e.name for e in estimators.ESTIMATORS}, state.estimator),
             "samples": w.BoundedIntText(
                 value=state.samples,
                 min=0,
@@ -101,8 +95,8 @@ class Controls(w.HBox):
         self._show_options()
 
     def _show_options(self) -> None:
-        self.of["pinned_zero"].disabled = self.state.method != "kmeans"
-        self.of["per_layer"].disabled = self.state.method == "feedback"  # always
+        for name in ("weighted", "coding", "per_layer", "pinned_zero"):
+            self.of[name].disabled = name not in self.state.settings.record.options
 
     def _on_region(self, text: str) -> None:
         if text != self._region_text():
@@ -138,18 +132,6 @@ def _dropdown(label: str, options: Mapping[str, Any], value: Any) -> w.Dropdown:
     )
 
 
-def _estimator_label(name: str) -> str:
-    return {
-        "gauss_newton": "Gauss-Newton, exact",
-        "gauss_newton_sampled": "Gauss-Newton, sampled",
-        "empirical_fisher": "empirical Fisher",
-        "becker_lecun": "Becker & Le Cun",
-        "hutchinson": "Hutchinson",
-        "adam": "√v of Adam",
-        "exact": "exact (small nets)",
-    }.get(name, name)
-
-
 def _move(control: w.Widget, value: Any) -> None:
     """Let a control follow the state; one that has no such choice gets it if it is of numbers, else it stays."""
     if control.value == value:
@@ -158,3 +140,8 @@ def _move(control: w.Widget, value: Any) -> None:
         control.options = sorted([*control.options, (f"{value:g}", value)], key=lambda option: option[1])
     with contextlib.suppress(traitlets.TraitError):
         control.value = value
+
+
+def _methods() -> dict[str, str]:
+    """Labels of all methods; those without a curve have to run."""
+    return {m.label(m.needs_calibration) + " (runs)" * (m.curve is None): m.name for m in methods.METHODS}

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nbquant.analysis.bounds import rate_distortion_bound
-from nbquant.analysis.curves import METHODS, curve
+from nbquant.analysis.curve import curve_of
+from nbquant.analysis.curves import tabulated_pairs
 from nbquant.analysis.operating_point import OperatingPoint
-from nbquant.analysis.runs import RUNNERS, run_curve, runner
 from nbquant.analysis.statistics import Statistics
-from nbquant.quantization.feedback import Feedback
+from nbquant.analysis.tabulated import curve
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.result import Sensitivity
@@ -74,19 +74,20 @@ class CurvePass:
         def work(report: Report) -> tuple[Basis, Curves]:
             basis = Basis(settings, weights, selection, look(report).damped(offset) if same is None else same)
             found: Curves = {}
-            while len(found) < len(METHODS):
-                left = [key for key in METHODS if key not in found]
+            keys = tabulated_pairs()
+            while len(found) < len(keys):
+                left = [key for key in keys if key not in found]
                 chosen = self._wanted().key
                 key = chosen if chosen in left else left[0]
-                found[key] = curve(settings.curve_of(*key), basis.statistics)
+                found[key] = curve(settings.family(*key), basis.statistics)
                 with self._jobs.lock:
-                    report(len(found), len(METHODS))
+                    report(len(found), len(keys))
                     if key == self._wanted().key:
                         self._show(basis, dict(found))
             if BOUND not in basis.statistics.curves:
                 basis.statistics.curves[BOUND] = _bound(basis.statistics)
             wanted = self._wanted()
-            if wanted.method in RUNNERS:
+            if wanted.record.curve is None:
                 return self._run(wanted, basis, found, report)
             return basis, found
 
@@ -95,17 +96,14 @@ class CurvePass:
     def _run(self, wanted: Settings, basis: Basis, found: Curves, report: Report) -> tuple[Basis, Curves]:
         """The curve of a method that has to run, shown as it grows; what ran is kept with the statistics."""
         known: dict[Any, Any] = basis.statistics.curves
-        if wanted.method == Feedback.method:
+        if wanted.record.needs_calibration:
             if CALIBRATION not in known:
                 known[CALIBRATION] = self._calibrate(report)
             basis = replace(basis, selection=replace(basis.selection, calibration=known[CALIBRATION]))
-        make = runner(wanted.method, wanted.weighted, wanted.coding, wanted.per_layer)
-        here = (make(1.0), wanted.method)
+        here = wanted.family(*wanted.key)
         selection = basis.selection.damped(basis.statistics.offset)
-        ratio = wanted.value
-        if wanted.driver == "rate":
-            ratio = selection.source_bits / len(selection) / wanted.value
-        for points in run_curve(make, selection, known.get(here, []), ratio, lambda _done, _total: report(0, None)):
+        running = curve_of(here, selection, points=known.get(here, []), progress=lambda _done, _total: report(0, None))
+        for points in running.toward(wanted.target):
             known[here] = points
             with self._jobs.lock:
                 report(len(points), None)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbquant.analysis.breakdown import Breakdown, breakdown
+from nbquant.analysis.curve import curve_of
 from nbquant.analysis.operating_point import OperatingPoint
-from nbquant.analysis.solve import fit_to_target
 from nbquant.analysis.statistics import Statistics
 from nbquant.coding.ledger import Ledger
 from nbquant.progress import Progress
+from nbquant.quantization.methods import family_of
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.widgets.background import Report
@@ -57,7 +58,8 @@ class Aim:
     def quantize(self, progress: Progress, damped: Selection | None = None) -> Quantized:
         """Quantize the weights themselves; ``damped`` are they, if they are at hand."""
         selection = self.damped() if damped is None else damped
-        return fit_to_target(selection, self.settings.target, self.curve, self.statistics, progress)
+        family = family_of(self.point.quantizer)
+        return curve_of(family, selection, self.statistics, self.curve, progress).fit(self.settings.target)
 
 
 class ExactPass:

@@ -15,12 +15,12 @@ import pandas as pd
 import plotly.graph_objects as go
 import traitlets
 
+from nbquant.quantization import methods
 from nbquant.views import theme
 from nbquant.views.palette import (
     BLUE,
     GREEN,
     LEDGER_COLOURS,
-    METHOD_STYLES,
     ORANGE,
     OTHER_PART,
     PURPLE,
@@ -105,7 +105,7 @@ def _beside(name: str) -> str:
 
 def _palette() -> dict[str, Any]:
     """Colours of what the front end draws itself."""
-    styles = {method: method_style(method, True) for method in METHOD_STYLES}
+    styles = {method: method_style(method, True) for method in methods.names()}
     return {
         "methods": {method: {"colour": s.colour, "symbol": s.symbol} for method, s in styles.items()},
         "parts": LEDGER_COLOURS,

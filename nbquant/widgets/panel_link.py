@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from nbquant.analysis.live import mean_sensitivity
+from nbquant.analysis.live import mean_of_cells
 from nbquant.analysis.operating_point import operating_point
-from nbquant.analysis.runs import RUNNERS
+from nbquant.quantization import methods
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.rate import lengths_for
 from nbquant.views.notebook_figure import png, svg
@@ -272,7 +272,6 @@ def now(state: ExplorerState, serial: int) -> dict[str, Any]:
             codeword = found if len(found) == len(centre) else None
     ledger = newest_ledger(state)
     costs: Any = point if kept is None else kept
-    mean_h = {"ecsq": mean_sensitivity(state.statistics, state.group)} | dict.fromkeys(RUNNERS, 0.0)  # 0: no cells
     return {
         "serial": serial,
         "driver": state.driver,
@@ -282,8 +281,8 @@ def now(state: ExplorerState, serial: int) -> dict[str, Any]:
         "note": note(state),
         "method": point.quantizer.method,
         "weighted": point.quantizer.weighted,
-        "parameter": point.quantizer.parameter,
-        "value": float(getattr(costs.quantizer, point.quantizer.parameter)),
+        "parameter": point.quantizer.parameter.name,
+        "value": float(getattr(costs.quantizer, point.quantizer.parameter.name)),
         "ratio": costs.compression_ratio,
         "rate": costs.rate,
         "loss": predicted_loss(state),
@@ -293,7 +292,7 @@ def now(state: ExplorerState, serial: int) -> dict[str, Any]:
         "count": count.astype(np.float32),
         "length": np.asarray(length, np.float32),
         "threshold": None if threshold is None else threshold.astype(np.float32),
-        "mean_h": mean_h.get(point.quantizer.method, 1.0),
+        "mean_h": mean_of_cells(point, state.statistics, state.group),
         "lmbda": float(getattr(point.quantizer, "lmbda", 0.0)),
         "codeword": codeword,
     }
@@ -309,7 +308,8 @@ def _thresholds(state: ExplorerState, centre: np.ndarray, clusters: Clusters) ->
         found = operating_point(kept.quantizer, state.statistics).clusters[state.group]
     if found.threshold is not None and len(found.threshold) == len(centre) - 1:
         return found.threshold
-    return (centre[1:] + centre[:-1]) / 2 if kept.quantizer.method == "kmeans" else None
+    boundaries = methods.of(kept.quantizer).boundaries
+    return None if boundaries is None else boundaries(centre)
 
 
 def _job(work: Callable[[Report], None]) -> Job:

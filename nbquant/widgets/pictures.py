@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nbquant.analysis.curves import METHODS
+from nbquant.analysis.curves import tabulated_pairs
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.coding.ledger import Ledger
 from nbquant.models.layers import layer_label
+from nbquant.quantization.clustering import WHOLE
 from nbquant.quantization.clusters import Clusters
-from nbquant.quantization.fitting import WHOLE
 from nbquant.quantization.rate import lengths_for
 from nbquant.views import theme
 from nbquant.views.bound import bound_traces
@@ -166,7 +166,9 @@ def _error(state: ExplorerState, weighted: bool) -> theme.Figure | None:
 
 def curve_points(state: ExplorerState) -> list[tuple[tuple[str, bool], list[OperatingPoint]]]:
     """The curves that are there, in the order they are drawn."""
-    return [(key, state.curves[key]) for key in dict.fromkeys([*METHODS, *state.curves]) if state.curves.get(key)]
+    return [
+        (key, state.curves[key]) for key in dict.fromkeys([*tabulated_pairs(), *state.curves]) if state.curves.get(key)
+    ]
 
 
 def _rate_distortion_data(state: ExplorerState, whole: bool) -> RateDistortionData | None:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from nbquant.coding import codes
 from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
 from nbquant.models.layers import layer_label
 from nbquant.quantization.feedback import Feedback
-from nbquant.views.accuracy import CODES
 from nbquant.views.palette import method_style
 from nbquant.widgets.state import ExplorerState
 
@@ -81,7 +81,7 @@ def caption(state: ExplorerState, short: bool = False) -> str:
         return ""
     costs = point if state.kept is None else state.kept
     q = point.quantizer
-    code = CODES[q.coding]
+    code = codes.named(q.coding).title
     said = f"{method_style(q.method, q.weighted).label}, {costs.levels} levels, {code}"
     if q.per_layer:
         said += ", per layer"

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import traitlets
 
 from nbquant.quantization.selection import Selection
 from nbquant.tensorfile import parse_json, replacing
+from nbquant.version import VERSION
 from nbquant.widgets.jobs import message_of
 from nbquant.widgets.pins import Pin
 from nbquant.widgets.settings import Settings
@@ -46,7 +46,7 @@ class Session:
 def session(state: "ExplorerState") -> dict[str, Any]:
     """The session of a state, as plain values."""
     return {
-        "nbquant": _version(),
+        "nbquant": VERSION,
         "format": FORMAT,
         "inputs": state.settings.to_json() | {name: getattr(state, name) for name in ALONGSIDE},
         "pins": [pin.to_json() for pin in state.pins],
@@ -136,10 +136,3 @@ def _value(state: "ExplorerState", name: str, value: Any) -> Any:
         return trait._validate(state, value)
     except traitlets.TraitError as error:
         raise ValueError(f"{name} cannot be {value!r}: {message_of(error)}"[:400]) from None
-
-
-def _version() -> str:
-    try:
-        return version("nbquant")
-    except PackageNotFoundError:  # run from its sources
-        return ""

@@ -1,20 +1,18 @@
 """The explorer's settings: all inputs that its results follow from, in one piece to be kept and taken up again."""
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from nbquant.analysis.curves import QUANTIZERS, Method
-from nbquant.analysis.runs import RUNNERS
-from nbquant.analysis.solve import PARAMETERS, Target, TargetName, targets_of
-from nbquant.quantization.quantizer import CODINGS, Coding
-from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
+from nbquant.analysis.target import Target, check_target, drivers
+from nbquant.coding import codes
+from nbquant.quantization import methods
+from nbquant.quantization.method import Family, Method
+from nbquant.sensitivity import estimators
 
-DRIVERS: tuple[TargetName, ...] = get_args(TargetName)
+DRIVERS = drivers()
 """Quantities of which any one is asked for and the others follow."""
-CHOICES: dict[str, type[Any]] = {**QUANTIZERS, **RUNNERS}
-"""Methods; the last ones have no curve but where they ran."""
 SIZES = ("standard", "compact", "projection")
 """Layouts of the explorer: for a page, for half a screen, for a class."""
 
@@ -25,7 +23,7 @@ class Settings:
 
     Attributes:
         layers: Names of the selected layers.
-        method: One of :data:`CHOICES`.
+        method: Name of a method.
         weighted: Weigh by sensitivity.
         coding: "huffman", "fixed" or "context".
         per_layer: A codebook for each layer, or one for all.
@@ -40,13 +38,13 @@ class Settings:
     layers: tuple[str, ...]
     method: str
     weighted: bool
-    coding: Coding
+    coding: str
     per_layer: bool
     pinned_zero: bool
     estimator: str
     samples: int
     damping: float
-    driver: TargetName
+    driver: str
     value: float
 
     @property
@@ -59,11 +57,28 @@ class Settings:
         """The chosen curve among those of all methods."""
         return self.method, self.weighted
 
-    def curve_of(self, method: str, weighted: bool) -> Method:
-        """The curve of any method with these options."""
-        return Method(method, weighted, self.coding, self.per_layer, self.pinned_zero and method == "kmeans")
+    @property
+    def record(self) -> Method:
+        """The chosen method."""
+        return methods.named(self.method)
 
-    def at(self, driver: TargetName, value: float) -> "Settings":
+    def family(self, method: str, weighted: bool) -> Family:
+        """The quantizers of any method with those of these options that it has."""
+        known = methods.named(method)
+        asked = {name: getattr(self, name) for name in ("coding", "per_layer", "pinned_zero") if name in known.options}
+        return known.family(weighted=weighted, **asked)
+
+    def with_defaults(self, before: "Settings") -> "Settings":
+        """The same after a change of method: options that were as the method before has them by default are so again.
+
+        Args:
+            before: The settings before the change.
+        """
+        old, new = before.record.options, self.record.options
+        own = ("coding", "per_layer")
+        return replace(self, **{n: new[n] for n in own if n in new and (n not in old or getattr(before, n) == old[n])})
+
+    def at(self, driver: str, value: float) -> "Settings":
         """The same with another target.
 
         Raises:
@@ -81,7 +96,7 @@ class Settings:
         Raises:
             ValueError: Names what cannot.
         """
-        for name, known in (("method", CHOICES), ("coding", CODINGS), ("estimator", ESTIMATORS)):
+        for name, known in (("method", methods.names()), ("coding", codes.names()), ("estimator", estimators.names())):
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, but is {getattr(self, name)!r}")
         for name in ("weighted", "per_layer", "pinned_zero"):
@@ -95,12 +110,7 @@ class Settings:
             raise ValueError(f"damping must be finite and at least 0, but is {self.damping!r}")
         if not isinstance(self.driver, str) or self.driver not in DRIVERS:
             raise ValueError(f"the target must be one of {', '.join(DRIVERS)}, but is {self.driver!r}")
-        if self.driver not in targets_of(self.method):
-            whose = f"a parameter of {PARAMETERS[self.driver]!r}" if self.driver in PARAMETERS else "no target here"
-            raise ValueError(
-                f"{self.driver} is {whose}, but the method is {self.method!r}: choose another method, or one of "
-                f"{', '.join(targets_of(self.method))}"
-            )
+        check_target(self.driver, self.method)
         if not _is_number(self.value) or not -1e300 < self.value < 1e300:
             raise ValueError(f"{self.driver} must be a finite number, but is {self.value!r}"[:400])
         Target(self.driver, self.value)

@@ -11,22 +11,21 @@ import traitlets
 from torch import nn
 
 from nbquant.analysis.by_hand import moved
-from nbquant.analysis.live import largest_ratio, live_table, mean_sensitivity
+from nbquant.analysis.live import largest_ratio, live_table, mean_of_cells
 from nbquant.analysis.operating_point import OperatingPoint
-from nbquant.analysis.runs import RUNNERS
-from nbquant.analysis.solve import solve, targets_of
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import solve
+from nbquant.analysis.target import targets_of
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
 from nbquant.pipeline.prune import Pruned
-from nbquant.quantization.defaults import defaults_of
+from nbquant.quantization import methods
 from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import CODINGS
-from nbquant.quantization.selection import SelectedTensor, Selection
-from nbquant.sensitivity.estimate import DEFAULT as DEFAULT_ESTIMATOR
-from nbquant.sensitivity.estimate import METHODS as ESTIMATORS
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
+from nbquant.sensitivity import estimators
 from nbquant.views.rate_distortion import Curve
 from nbquant.views.region import Region
 from nbquant.widgets import code, session, work
@@ -39,7 +38,7 @@ from nbquant.widgets.jobs import Jobs, message_of
 from nbquant.widgets.network import Network
 from nbquant.widgets.pins import Pin, Pins
 from nbquant.widgets.results import Saved
-from nbquant.widgets.settings import CHOICES, DRIVERS, SIZES, Settings
+from nbquant.widgets.settings import DRIVERS, SIZES, Settings
 from nbquant.widgets.weights import Weights
 
 SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save", "deliver", "brush")
@@ -111,9 +110,9 @@ class ExplorerState(traitlets.HasTraits):
     """
 
     layers = traitlets.Tuple()
-    method = traitlets.Enum(tuple(CHOICES), KMeans.method)
+    method = traitlets.Unicode(KMeans.method)
     weighted = traitlets.Bool(KMeans.weighted)
-    coding = traitlets.Enum(CODINGS, KMeans.coding)
+    coding = traitlets.Unicode(KMeans.coding)
     per_layer = traitlets.Bool(KMeans.per_layer)
     pinned_zero = traitlets.Bool(KMeans.pinned_zero)
     ratio = traitlets.Float(14.0)
@@ -121,7 +120,7 @@ class ExplorerState(traitlets.HasTraits):
     levels = traitlets.Int(0)
     lmbda = traitlets.Float(0.0)
     step = traitlets.Float(0.0)
-    estimator = traitlets.Enum(tuple(ESTIMATORS), DEFAULT_ESTIMATOR)
+    estimator = traitlets.Unicode(estimators.DEFAULT.name)
     samples = traitlets.Int(0, min=0)
     damping = traitlets.Float(0.1, min=0.0)
     focus = traitlets.Unicode()
@@ -222,7 +221,7 @@ class ExplorerState(traitlets.HasTraits):
 
     def _first_settings(self, inputs: Mapping[str, Any]) -> Settings:
         known = [name for name, trait in self.traits().items() if not trait.read_only]
-        usual = defaults_of(CHOICES[inputs["method"]]) if inputs.get("method") in tuple(CHOICES) else {}
+        usual = methods.named(inputs["method"]).options if inputs.get("method") in methods.names() else {}
         for name, value in ({name: usual[name] for name in usual if name in known} | dict(inputs)).items():
             if name not in known:
                 raise TypeError(f"the explorer's inputs are {', '.join(known)}, but {name!r} came")
@@ -242,13 +241,13 @@ class ExplorerState(traitlets.HasTraits):
     def drive(self, name: str, value: float) -> None:
         """Ask for a ratio, rate, number of levels, λ or step; what cannot be is told in ``error``."""
         with self._deciding():
-            self._accept(self.settings.at(name, value), name)  # type: ignore[arg-type]
+            self._accept(self.settings.at(name, value), name)
 
     def choose_point(self, method: str, weighted: bool, driver: str, value: float) -> None:
         """Go to a point of any curve, as one step."""
         with self._deciding():
             chosen = replace(self.settings, method=method, weighted=weighted)
-            self._accept(chosen.at(driver, value))  # type: ignore[arg-type]
+            self._accept(chosen.at(driver, value))
 
     def undo(self) -> None:
         """Go back by one step, if there is one."""
@@ -461,9 +460,8 @@ class ExplorerState(traitlets.HasTraits):
                 self._accept(now.at(name, value), name)
                 return
             wanted = replace(now, **{name: value})
-            if name == "method" and value in RUNNERS and now.method not in RUNNERS:
-                usual = defaults_of(CHOICES[value])  # codewords of whole bits would undo what they gain
-                wanted = replace(wanted, **{name: usual[name] for name in ("coding", "per_layer") if name in usual})
+            if name == "method" and value in methods.names():
+                wanted = wanted.with_defaults(now)
             if wanted.driver not in targets_of(wanted.method):
                 wanted = replace(wanted, driver="ratio", value=self.ratio)
             self._accept(wanted.checked(), name)
@@ -538,7 +536,7 @@ class ExplorerState(traitlets.HasTraits):
         if point is None:
             return
         own = {"levels": point.levels, "rate": point.rate, "ratio": point.compression_ratio, "lmbda": 0.0, "step": 0.0}
-        own |= {point.quantizer.parameter: point.parameter} if point.quantizer.parameter != "levels" else {}
+        own |= {point.quantizer.parameter.name: point.parameter} if point.quantizer.parameter.name != "levels" else {}
         with self._following():
             for name in DRIVERS:
                 if name != self.driver:
@@ -615,7 +613,7 @@ class ExplorerState(traitlets.HasTraits):
         if known:
             least = min(float(c.compression_ratio.min()) for c in known)
             most = max(largest_ratio(c.compression_ratio, c.predicted_loss) for c in known)
-            runs = self.settings.method in RUNNERS and self.settings.driver == "ratio"  # further, if it is asked for
+            runs = self.settings.record.curve is None and self.settings.driver == "ratio"  # further, if it is asked for
             self.set_trait("ratio_bounds", (least, max(most, min(1.1 * self.ratio, MOST_RATIO)) if runs else most))
         self._choose()
 
@@ -637,7 +635,7 @@ class ExplorerState(traitlets.HasTraits):
 
     def _is_to_run(self) -> bool:
         """Whether the method has to run before there are points around the target."""
-        points = self.curves.get(self.settings.key, []) if self.settings.method in RUNNERS else None
+        points = self.curves.get(self.settings.key, []) if self.settings.record.curve is None else None
         return points is not None and not any(self.settings.target.met(p) for p in points)
 
     def _calibration(self, report: Report) -> Calibration:
@@ -654,8 +652,7 @@ class ExplorerState(traitlets.HasTraits):
         if self._tabled is not None and self._tabled[0] is points and self._tabled[1:] == (group, bits):
             return
         self._tabled = points, group, bits
-        runs = bool(points) and points[0].quantizer.method in RUNNERS
-        mean = mean_sensitivity(basis.statistics, group) if points and not runs else 0.0
+        mean = mean_of_cells(points[0], basis.statistics, group) if points else 0.0
         self.set_trait("table", live_table(points, group, bits, mean) if points else None)
 
     def _show_point(self, aim: Aim) -> None:

@@ -5,8 +5,8 @@ from torch import nn
 
 import nbquant as nq
 from nbquant.analysis.accuracy import accuracy_by_method, accuracy_by_sensitivity, try_out
-from nbquant.analysis.curves import Method
 from nbquant.models.batches import Batches
+from nbquant.quantization.methods import family
 
 
 @pytest.fixture(scope="module")
@@ -80,4 +80,4 @@ def test_sensitivities_are_compared_at_the_same_rates(network):
     assert rows.coding.unique().tolist() == ["huffman"]
     np.testing.assert_allclose(rows.rate[:2], rows.rate[2:], atol=1)
     with pytest.raises(ValueError, match="must be weighted"):
-        accuracy_by_sensitivity(model, {"h": selection}, images, method=Method("kmeans", weighted=False))
+        accuracy_by_sensitivity(model, {"h": selection}, images, method=family("kmeans", weighted=False))

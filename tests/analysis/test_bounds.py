@@ -9,12 +9,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nbquant.analysis.bounds import ENTROPY_CODED_SCALAR_GAP, rate_distortion_bound, shannon_lower_bound
-from nbquant.analysis.curves import Method, curve
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import curve
 from nbquant.kernels.cpu import blahut
 from nbquant.progress import Cancelled
 from nbquant.quantization.histogram import Histogram
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.methods import family
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 
 N = 100_000
 SHARES = (np.arange(N) + 0.5) / N
@@ -159,7 +161,7 @@ def test_no_scalar_method_is_below(n, sparse, offset):
     assert (both.lower <= found.rate + 1e-3).all()
     for method in ("kmeans", "uniform", "ecsq"):
         for weighted in (False, True):
-            for p in curve(Method(method, weighted), statistics)[::5]:
+            for p in curve(family(method, weighted=weighted), statistics)[::5]:
                 counts = np.concatenate([c.counts for c in p.clusters.values()])
                 counts = counts[counts > 0]
                 entropy = statistics.position_ledger.total - counts @ np.log2(counts / counts.sum())

@@ -9,9 +9,11 @@ from torch import nn
 
 import nbquant as nq
 from nbquant.analysis.by_hand import moved
-from nbquant.analysis.curves import METHODS, Method, curve
+from nbquant.analysis.curves import tabulated_pairs
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import curve
 from nbquant.kernels import reference
+from nbquant.quantization.methods import family
 from nbquant.quantization.optimal_ecsq import ideal_length
 from nbquant.quantization.rate import code_ledger, lengths_for
 
@@ -31,8 +33,8 @@ def selection_of(keep):
 SELECTIONS = {keep: selection_of(keep) for keep in (1.0, 0.3)}
 STATISTICS = {keep: Statistics.of(s) for keep, s in SELECTIONS.items()}
 methods = st.builds(
-    lambda m, coding, per_layer: Method(*m, coding, per_layer),
-    st.sampled_from(METHODS),
+    lambda m, coding, per_layer: family(m[0], weighted=m[1], coding=coding, per_layer=per_layer),
+    st.sampled_from(tabulated_pairs()),
     st.sampled_from(["huffman", "fixed"]),
     st.booleans(),
 )
@@ -57,7 +59,7 @@ def test_weights_go_where_they_cost_least(method, keep, share, which, value):
     order = np.argsort(codebook, kind="stable")
     w, h = members.weight, members.sensitivity
     kept = w != 0 if statistics.pruned else torch.ones(len(w), dtype=torch.bool)
-    lmbda = point.parameter if method.method == "ecsq" else 0.0
+    lmbda = point.parameter if method.method.name == "ecsq" else 0.0
     assignment, sums = reference.assign(
         w,
         h,
@@ -87,15 +89,15 @@ def test_weights_go_where_they_cost_least(method, keep, share, which, value):
         cell = np.searchsorted(after.threshold, w[kept].double().numpy())
         np.testing.assert_array_equal(np.bincount(cell, minlength=len(after.codebook)), after.counts)
     else:
-        assert method.method == "ecsq"
+        assert method.method.name == "ecsq"
         assert method.weighted
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m[0] != "uniform"], ids=str)
+@pytest.mark.parametrize("method", [m for m in tabulated_pairs() if m[0] != "uniform"], ids=str)
 @pytest.mark.parametrize("keep", [1.0, 0.3])
 def test_a_centre_that_stays_changes_little(method, keep):
     """Nothing at an optimum; uniform cells are not those of the nearest centre."""
-    points = curve(Method(*method), STATISTICS[keep])
+    points = curve(family(method[0], weighted=method[1]), STATISTICS[keep])
     for point in points[2::10]:
         book = point.clusters["all"].codebook
         still = moved(point, STATISTICS[keep], "all", len(book) // 2, float(book[len(book) // 2]))
@@ -104,7 +106,7 @@ def test_a_centre_that_stays_changes_little(method, keep):
 
 
 def test_worse_where_it_does_not_belong():
-    point = curve(Method("kmeans"), STATISTICS[1.0])[7]
+    point = curve(family("kmeans"), STATISTICS[1.0])[7]
     book = point.clusters["all"].codebook
     losses = [
         moved(point, STATISTICS[1.0], "all", 3, float(book[3] + d)).predicted_loss_increase for d in (0, 0.1, 0.2)
@@ -113,7 +115,7 @@ def test_worse_where_it_does_not_belong():
 
 
 def test_a_centre_on_another_takes_its_place():
-    point = curve(Method("kmeans"), STATISTICS[1.0])[4]
+    point = curve(family("kmeans"), STATISTICS[1.0])[4]
     book = point.clusters["all"].codebook
     found = moved(point, STATISTICS[1.0], "all", 0, float(book[2]))
     np.testing.assert_array_equal(found.clusters["all"].codebook, book[1:])
@@ -121,7 +123,7 @@ def test_a_centre_on_another_takes_its_place():
 
 
 def test_what_cannot_be_moved_is_refused():
-    point = curve(Method("ecsq"), STATISTICS[1.0])[20]
+    point = curve(family("ecsq"), STATISTICS[1.0])[20]
     levels = point.levels
     with pytest.raises(ValueError, match=f"index must be 0 to {levels - 1}, but is {levels}"):
         moved(point, STATISTICS[1.0], "all", levels, 0.0)

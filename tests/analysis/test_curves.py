@@ -9,17 +9,19 @@ import torch
 from torch import nn
 
 import nbquant as nq
-from nbquant.analysis.curves import METHODS, Method, curve, curves
+from nbquant.analysis.curves import curves, tabulated_pairs
 from nbquant.analysis.operating_point import operating_point
-from nbquant.analysis.solve import Target, method_of, solve
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import curve, solve
+from nbquant.analysis.target import Target
 from nbquant.kernels import dispatch
-from nbquant.quantization.fitting import fit_quantizer
+from nbquant.quantization.clustering import quantize_clusters
+from nbquant.quantization.methods import family, family_of
 from nbquant.quantization.selection import Selection
 
 EVERY = [
-    Method(m, w, coding, per_layer)
-    for m, w in METHODS
+    family(m, weighted=w, coding=coding, per_layer=per_layer)
+    for m, w in tabulated_pairs()
     for coding, per_layer in (("huffman", False), ("fixed", False), ("huffman", True))
 ]
 BY_METHOD = pytest.mark.parametrize("method", EVERY, ids=str)
@@ -52,9 +54,9 @@ def test_points_are_what_a_fit_gives(method, selection, statistics):
     points = curve(method, statistics)
     inner = [p for p in points if 1.5 < p.ledger["payload"] / max(sum(map(_members, p.clusters.values())), 1) < 5]
     for point in inner[:: max(len(inner) // 3, 1)]:
-        q = fit_quantizer(point.quantizer, selection, start=point.clusters)
+        q = quantize_clusters(point.quantizer, selection, start=point.clusters)
         # ECSQ goes on from the histogram's solution: along J, which is flat in its parts.
-        ecsq = method.method == "ecsq"
+        ecsq = method.method.name == "ecsq"
         assert point.rate == pytest.approx(q.rate, rel=0.01)
         assert point.distortion == pytest.approx(q.distortion, rel=0.06 if ecsq else 0.02)
         assert point.levels == pytest.approx(q.levels, abs=5 if ecsq else 2)
@@ -77,8 +79,8 @@ def test_curves_run_from_coarse_to_fine(method, statistics):
     assert points[0].rate < points[-1].rate
     assert points[0].distortion > 20 * points[-1].distortion
     values = np.array([p.parameter for p in points])
-    assert (np.diff(values) > 0).all() if method.method == "kmeans" else (np.diff(values) < 0).all()
-    assert all(p.quantizer == method_of(p).quantizer(p.parameter) for p in points)
+    assert (np.diff(values) > 0).all() if method.parameter.rate_rises else (np.diff(values) < 0).all()
+    assert all(p.quantizer == family_of(p.quantizer)(p.parameter) for p in points)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -92,19 +94,19 @@ def test_grids_of_pruned_selections_lie_where_they_cost_least(weighted):
         [operating_point(nq.Uniform(step, offset, weighted), statistics) for step in steps] for offset in (0.0, 0.5)
     )
     for ratio in (36, 40, 44, 46, 48, 50):
-        found = solve(Target("ratio", ratio), curve(Method("uniform", weighted), statistics), statistics)
+        found = solve(Target("ratio", ratio), curve(family("uniform", weighted=weighted), statistics), statistics)
         least = [min(p.distortion for p in grid if p.compression_ratio >= ratio) for grid in (centred, split)]
         assert found.distortion < 1.1 * min(least)
         assert found.compression_ratio >= ratio
 
 
 def test_kmeans_curve_has_every_number_of_levels(statistics):
-    points = curve(Method("kmeans"), statistics)
+    points = curve(family("kmeans"), statistics)
     assert [p.levels for p in points] == list(range(1, 257))
     assert all(b.distortion <= a.distortion * (1 + 1e-9) for a, b in pairwise(points))
 
 
-@pytest.mark.parametrize("method", [Method("uniform"), Method("kmeans")], ids=str)
+@pytest.mark.parametrize("method", [family("uniform"), family("kmeans")], ids=str)
 def test_single_point_is_the_curves(method, statistics):
     points = curve(method, statistics)
     for i in (len(points) // 4, len(points) // 2):
@@ -115,7 +117,7 @@ def test_single_point_is_the_curves(method, statistics):
 
 @pytest.mark.parametrize("weighted", [True, False])
 def test_a_single_search_is_nearly_as_good_as_the_curves(weighted, statistics):
-    points = curve(Method("ecsq", weighted), statistics)
+    points = curve(family("ecsq", weighted=weighted), statistics)
     for i in (len(points) // 4, len(points) // 2):
         # With all h alike a search from nowhere is quick and finds the optimum; a neighbour would mislead it.
         single = operating_point(points[i].quantizer, statistics, points[i + 1] if weighted else None)
@@ -133,8 +135,8 @@ def test_cost_does_not_depend_on_the_number_of_weights(monkeypatch, selection):
     statistics = Statistics.of(selection)
     for name in ("assign", "assign_grid", "histogram", "gap_counts"):
         monkeypatch.setattr(dispatch, name, lambda *args: pytest.fail("looked at the weights"))
-    for method, weighted in METHODS:
-        points = curve(Method(method, weighted), statistics)
+    for method, weighted in tabulated_pairs():
+        points = curve(family(method, weighted=weighted), statistics)
         operating_point(points[3].quantizer, statistics)
 
 
@@ -160,7 +162,7 @@ def test_parts_of_a_selection_need_no_new_pass(selection, statistics):
         alone.source_bits,
     )
     assert part.tensors == tuple(t for t in statistics.tensors if t.layer == "0")
-    for a, b in zip(curve(Method("uniform"), part), curve(Method("uniform"), alone), strict=True):
+    for a, b in zip(curve(family("uniform"), part), curve(family("uniform"), alone), strict=True):
         assert (a.rate, a.distortion) == (b.rate, b.distortion)
     assert statistics.zeros == sum(statistics.zeros_of(layer) for layer in ("0", "2")) == statistics.zeros_of("all")
     assert statistics.zeros == int((selection.weight == 0).sum())
@@ -172,7 +174,7 @@ def test_nothing_but_zeros_has_no_curve():
         for p in model.parameters():
             p.zero_()
     statistics = Statistics.of(nq.select(model))
-    assert [curve(Method(m), statistics) for m in ("kmeans", "uniform", "ecsq")] == [[], [], []]
+    assert [curve(family(m), statistics) for m in ("kmeans", "uniform", "ecsq")] == [[], [], []]
 
 
 def test_constant_weights_have_one_point():
@@ -182,8 +184,8 @@ def test_constant_weights_have_one_point():
             p.fill_(0.5)
     statistics = Statistics.of(nq.select(model))
     for m in ("kmeans", "uniform", "ecsq"):
-        assert {p.levels for p in curve(Method(m), statistics)} == {1}
-        assert max(p.distortion for p in curve(Method(m), statistics)) < 1e-12
+        assert {p.levels for p in curve(family(m), statistics)} == {1}
+        assert max(p.distortion for p in curve(family(m), statistics)) < 1e-12
 
 
 def test_table(selection):
@@ -208,8 +210,10 @@ def test_table(selection):
 
 
 def test_unknown_method():
-    with pytest.raises(ValueError, match="method must be one of kmeans, uniform, ecsq, but got 'lloyd'"):
-        Method("lloyd")
+    with pytest.raises(
+        ValueError, match="method must be one of kmeans, uniform, ecsq, trellis, feedback, but got 'lloyd'"
+    ):
+        family("lloyd")
 
 
 @pytest.mark.parametrize("option", [{"offset": None}, {"steps": "equal slope", "per_layer": True}])
@@ -217,7 +221,7 @@ def test_grids_that_find_their_place_are_what_fit_gives(option):
     model, _ = nq.zoo.load("lenet5-fashion")
     selection = nq.select(model, layers=["conv*", "fc2"])
     statistics = Statistics.of(selection)
-    for point in curve(Method("uniform", **option), statistics)[20:50:10]:
+    for point in curve(family("uniform", **option), statistics)[20:50:10]:
         fitted = nq.Uniform(point.parameter, **option).fit(selection)
         assert fitted.distortion == pytest.approx(point.distortion, rel=0.02)
         assert fitted.rate == pytest.approx(point.rate, rel=0.02)

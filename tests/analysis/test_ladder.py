@@ -10,13 +10,15 @@ from torch import nn
 
 import nbquant as nq
 from nbquant.analysis.bounds import largest_distortion, rate_distortion_bound
-from nbquant.analysis.curves import Method, curve
 from nbquant.analysis.ladder import ladder
 from nbquant.analysis.scalar_limit import scalar_limit
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import curve
 from nbquant.coding.entropy import entropy
 from nbquant.coding.ledger import Ledger
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.methods import family
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 
 GAP = 0.05
 
@@ -72,7 +74,7 @@ def test_own_entropy_counts_the_zeros_of_a_pruned_selection():
 def test_a_point_has_the_ladder_of_what_is_fitted_there(sparse):
     chosen = selection(sparse)
     statistics = Statistics.of(chosen)
-    point = curve(Method("uniform"), statistics)[25]
+    point = curve(family("uniform"), statistics)[25]
     steps = ladder(point, statistics, gap=GAP, progress=False)
     assert steps["total"].iloc[-1] == pytest.approx(point.rate, rel=1e-12)
     fitted = ladder(point.quantizer.fit(chosen), chosen, gap=GAP, progress=False)
@@ -90,7 +92,7 @@ def test_with_the_model_it_ends_at_the_size_of_the_file(tmp_path):
     assert steps["bits"].sum() == pytest.approx(8 * (tmp_path / "a.nbq").stat().st_size, rel=1e-12)
     assert {"unquantized", "header", "container"} <= set(steps["step"])
     with pytest.raises(ValueError, match="an operating point is in no file"):
-        ladder(curve(Method("ecsq"), Statistics.of(chosen))[9], chosen, model=model, gap=GAP, progress=False)
+        ladder(curve(family("ecsq"), Statistics.of(chosen))[9], chosen, model=model, gap=GAP, progress=False)
 
 
 class Coded:
@@ -149,7 +151,7 @@ def test_best_scalar_quantizer_of_a_uniform_source(d):
 def test_best_scalar_quantizer_is_no_worse_than_any_curve():
     statistics = Statistics.of(selection(n=5000))
     for method in ("kmeans", "uniform", "ecsq"):
-        for point in curve(Method(method), statistics)[10:40:10]:
+        for point in curve(family(method), statistics)[10:40:10]:
             (clusters,) = point.clusters.values()
             assert scalar_limit(statistics, point.distortion, point.distortion) <= entropy(clusters.counts) + 0.005
 

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nbquant as nq
-from nbquant.analysis.curves import METHODS, Method, curve
-from nbquant.analysis.live import live_table, mean_sensitivity
-from nbquant.analysis.solve import Target, solve, targets_of
+from nbquant.analysis.curves import tabulated_pairs
+from nbquant.analysis.live import live_table, mean_of_cells
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import curve, solve
+from nbquant.analysis.target import Target, targets_of
+from nbquant.quantization.methods import family
 from nbquant.quantization.rate import lengths_for
 
 
@@ -31,10 +33,10 @@ PRUNED, PRUNED_STATISTICS = statistics_of(0.3)
 
 @pytest.mark.parametrize("per_layer", [False, True])
 @pytest.mark.parametrize("coding", ["huffman", "fixed"])
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("method", tabulated_pairs(), ids=str)
 @pytest.mark.parametrize("statistics", [STATISTICS, PRUNED_STATISTICS], ids=["dense", "pruned"])
 def test_table_is_the_curve(statistics, method, coding, per_layer):
-    points = curve(Method(*method, coding, per_layer), statistics)
+    points = curve(family(method[0], weighted=method[1], coding=coding, per_layer=per_layer), statistics)
     group = "2" if per_layer else "all"
     table = live_table(points, group, 320)
     assert (table.method, table.weighted, table.coding) == (*method, coding)
@@ -63,10 +65,11 @@ def test_table_is_the_curve(statistics, method, coding, per_layer):
     assert table.start.dtype == np.int32
 
 
-TABLES = {m: (curve(Method(*m), STATISTICS), live_table(curve(Method(*m), STATISTICS), "all", 0)) for m in METHODS}
+POINTS = {m: curve(family(m[0], weighted=m[1]), STATISTICS) for m in tabulated_pairs()}
+TABLES = {m: (points, live_table(points, "all", 0)) for m, points in POINTS.items()}
 
 
-@given(st.sampled_from(METHODS), st.sampled_from(["ratio", "rate", "levels"]), st.floats(0, 1))
+@given(st.sampled_from(tabulated_pairs()), st.sampled_from(["ratio", "rate", "levels"]), st.floats(0, 1))
 def test_finds_what_solving_sets_out_from(method, driver, share):
     points, table = TABLES[method]
     values = {"ratio": table.ratio, "rate": table.rate, "levels": table.levels}[driver]
@@ -87,7 +90,7 @@ def test_finds_what_solving_sets_out_from(method, driver, share):
     assert solved is points[found] or found + 1 < len(points)
 
 
-@given(st.sampled_from(METHODS[2:]), st.floats(-0.2, 1.2))
+@given(st.sampled_from(tabulated_pairs()[2:]), st.floats(-0.2, 1.2))
 def test_finds_the_nearest_parameter(method, share):
     points, table = TABLES[method]
     first, last = points[0].parameter, points[-1].parameter
@@ -112,7 +115,7 @@ def test_out_of_reach_is_none():
 
 def test_drivers_are_those_of_the_method():
     assert targets_of("kmeans") == ("ratio", "rate", "levels")
-    with pytest.raises(ValueError, match="one of ratio, rate, levels, step for uniform, but is 'lmbda'"):
+    with pytest.raises(ValueError, match="lmbda is a parameter of ecsq, but the method is 'uniform'"):
         TABLES["uniform", True][1].find("lmbda", 1.0)
     with pytest.raises(ValueError, match="ratio must be above 0, but is nan"):
         TABLES["uniform", True][1].find("ratio", float("nan"))
@@ -130,4 +133,4 @@ def test_mean_sensitivity_is_of_the_weights_that_are_coded(selection, statistics
     for group, members in {"all": selection, **selection.by_layer()}.items():
         kept = members.weight != 0 if statistics.pruned else torch.ones(len(members), dtype=torch.bool)
         right = float(members.sensitivity[kept].double().mean())
-        assert mean_sensitivity(statistics, group) == pytest.approx(right, rel=1e-9)
+        assert mean_of_cells(curve(family("ecsq"), statistics)[0], statistics, group) == pytest.approx(right, rel=1e-9)

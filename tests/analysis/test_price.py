@@ -7,7 +7,8 @@ import torch
 from nbquant.analysis.price import PLAIN, REFERENCE, price, spearman
 from nbquant.progress import Cancelled
 from nbquant.quantization.kmeans import KMeans
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 
 N = 4000
 

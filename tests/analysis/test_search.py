@@ -7,9 +7,10 @@ import torch
 
 import nbquant as nq
 from nbquant.analysis.search import fit_by_search
-from nbquant.analysis.solve import Target
+from nbquant.analysis.target import Target
 from nbquant.progress import Cancelled
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.trellis import Trellis
 
 

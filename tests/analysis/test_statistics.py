@@ -12,7 +12,8 @@ from nbquant.analysis.recent import Recent
 from nbquant.analysis.statistics import Statistics
 from nbquant.kernels import dispatch
 from nbquant.progress import Cancelled
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 
 
 @pytest.fixture

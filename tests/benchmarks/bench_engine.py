@@ -14,16 +14,20 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from nbquant.analysis.curves import METHODS, Method, curve, curves
-from nbquant.analysis.solve import Target, solve
+from nbquant.analysis.curves import curves, tabulated_pairs
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import curve, solve
+from nbquant.analysis.target import Target
 from nbquant.kernels import dispatch
 from nbquant.kernels.reference import MARGINAL_SHIFT
-from nbquant.quantization.fitting import WHOLE, fit_quantizer
+from nbquant.quantization.clustering import WHOLE, quantize_clusters
 from nbquant.quantization.histogram import Histogram
 from nbquant.quantization.kmeans import KMeans
+from nbquant.quantization.method import Family
+from nbquant.quantization.methods import family, tabulated
 from nbquant.quantization.optimal_ecsq import ecsq_hull
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 from tests.benchmarks import options, synthetic
 from tests.benchmarks.turns import one_thread, take_turns
 
@@ -66,7 +70,7 @@ def floors(n: int, rounds: int) -> None:
         "opening: and over (w, h)": lambda: Histogram.of(w, h),
         "opening again, unchanged": lambda: Statistics.of(selection),
         f"assign, k-means {LEVELS}": lambda: dispatch.assign(w, h, clusters.codebook, price, 0.0, out),
-        f"exact pass, k-means {LEVELS}": lambda: fit_quantizer(
+        f"exact pass, k-means {LEVELS}": lambda: quantize_clusters(
             quantizer, selection, start={WHOLE: clusters}, zeros=statistics.zeros, histograms=statistics.undamped(False)
         ),
     }
@@ -90,12 +94,12 @@ def live(sizes: list[int], ticks: int, rounds: int) -> None:
         (cells,) = statistics.cells(True, True, False).values()
         lmbdas = np.geomspace(8, 1e-8, HULL) * 0.5 * cells.prefix[-1, 3] / cells.prefix[-1, 0]
         ready: dict[str, Callable[[], object]] = {
-            f"all {len(METHODS)} curves": lambda known=statistics: curves(fresh(known), progress=False),
+            f"all {len(tabulated_pairs())} curves": lambda known=statistics: curves(fresh(known), progress=False),
             f"ECSQ hull of {HULL} λ": lambda cells=cells, lmbdas=lmbdas: ecsq_hull(cells, lmbdas),
         }
         column = {name: (m.ms, m.most_ms) for name, m in take_turns(ready, rounds).items()}
-        moves = {f"tick, {m.method}": tick(m, statistics, ticks) for m in map(Method, ("kmeans", "uniform", "ecsq"))}
-        moves["tick, kmeans, k"] = tick(Method("kmeans"), statistics, ticks, "levels", (2, 200))
+        moves = {f"tick, {m.name}": tick(m.family(), statistics, ticks) for m in tabulated()}
+        moves["tick, kmeans, k"] = tick(family("kmeans"), statistics, ticks, "levels", (2, 200))
         columns.append(column | {name: (m.ms, m.most_ms) for name, m in take_turns(moves, ticks).items()})
     print(f"\nCPU ms, median and most; {ticks} ticks")
     print(f"{'':28}" + "".join(f"{f'N = {n:.0e}':>20}" for n in sizes))
@@ -104,7 +108,7 @@ def live(sizes: list[int], ticks: int, rounds: int) -> None:
 
 
 def tick(
-    method: Method, statistics: Statistics, ticks: int, target: str = "ratio", between: tuple[float, float] = RATIOS
+    method: Family, statistics: Statistics, ticks: int, target: str = "ratio", between: tuple[float, float] = RATIOS
 ) -> Callable[[], object]:
     """A slider that goes to another place with each call."""
     points = curve(method, statistics)

@@ -12,13 +12,14 @@ import pandas as pd
 from torch import nn
 
 from nbquant.analysis.accuracy import Images, Trial, Tune, try_out
-from nbquant.analysis.curves import METHODS, Method, curve
-from nbquant.analysis.operating_point import OperatingPoint
-from nbquant.analysis.solve import Target, fit_to_target
+from nbquant.analysis.curves import tabulated_pairs
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import TabulatedCurve, curve
+from nbquant.analysis.target import Target
 from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import evaluate
 from nbquant.progress import Progress, track
+from nbquant.quantization.methods import family
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.storage.stored import load
@@ -88,7 +89,7 @@ class Question:
 
 def operating_points(
     question: Question,
-    methods: Sequence[tuple[str, bool]] = METHODS,
+    methods: Sequence[tuple[str, bool]] = tabulated_pairs(),
     *,
     spacing: float = SPACING,
     progress: Progress = True,
@@ -119,7 +120,9 @@ def operating_points(
     rows: list[dict[str, Any]] = []
     near: dict[bool, int] = {}
     for name, weighted in track(methods, "operating points", progress):
-        search = _Search(question, statistics, curve(Method(name, weighted), statistics), spacing, before)
+        search = _Search(
+            question, TabulatedCurve(family(name, weighted=weighted), question.selection, statistics), spacing, before
+        )
         start = near.get(False, search.count // 2)
         for finetuned in (False, True) if question.tune else (False,):
             found = largest(partial(search.holds, finetuned), search.count, start)
@@ -170,8 +173,7 @@ class _Search:
     """Trials of one method, by the index of their ratio; each is made once."""
 
     question: Question
-    statistics: Statistics
-    points: Sequence[OperatingPoint]
+    curve: TabulatedCurve
     spacing: float
     before: float
     made: dict[tuple[bool, int], Trial] = field(default_factory=dict)
@@ -180,7 +182,7 @@ class _Search:
     @property
     def count(self) -> int:
         """Ratios spacing, spacing², … that the method reaches; a little short of the largest, at least one."""
-        reach = max(p.compression_ratio for p in self.points if p.levels > 1)
+        reach = max(p.compression_ratio for p in curve(self.curve.family, self.curve.statistics) if p.levels > 1)
         return max(1, int(math.log(0.99 * reach) / math.log(self.spacing)))
 
     def holds(self, finetuned: bool, index: int) -> bool:
@@ -199,7 +201,7 @@ class _Search:
     def _quantized(self, index: int) -> Quantized:
         if index not in self.fitted:
             target = Target("ratio", self.spacing ** (index + 1))
-            self.fitted[index] = fit_to_target(self.question.selection, target, self.points, self.statistics)
+            self.fitted[index] = self.curve.fit(target)
         return self.fitted[index]
 
 

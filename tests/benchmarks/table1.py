@@ -26,7 +26,7 @@ from torch import nn
 
 import nbquant as nq
 from nbquant.analysis.accuracy import accuracy_by_method, accuracy_by_sensitivity
-from nbquant.analysis.curves import METHODS
+from nbquant.analysis.curves import tabulated_pairs
 from nbquant.analysis.statistics import Statistics
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.rate import position_ledger
@@ -120,7 +120,7 @@ def question(network: Network, model: nn.Module, options: argparse.Namespace) ->
 
 def table_of(network: Network, options: argparse.Namespace) -> pd.DataFrame:
     """All rows of one network: the original, dense, pruned, and the paper's."""
-    methods, spacing = (METHODS[:2], 4.0) if options.smoke else (METHODS, 1.05)
+    methods, spacing = (tabulated_pairs()[:2], 4.0) if options.smoke else (tabulated_pairs(), 1.05)
     paper = PAPER[network.column]
     rows = [_plain(network, "dense", ORIGINAL, network.model, 1.0, paper[ORIGINAL])]
     for weights, model in (("dense", network.model), ("pruned", network.pruned_model())):

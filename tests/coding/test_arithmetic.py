@@ -54,7 +54,7 @@ def test_table_and_payload_are_within_a_five_hundredth_of_entropy(levels, scale,
     data = code.encode(symbols)
     assert np.array_equal(code.decode(data, n), symbols)
     assert entropy_bits(symbols) < code.table_bits + 8 * len(data) < 1.002 * entropy_bits(symbols)
-    assert code.payload_bits(symbols) == 8 * len(data)
+    assert code.payload_bits(np.bincount(symbols, minlength=len(code))) <= 8 * len(data)
 
 
 def test_alphabet_of_2_20_symbols():

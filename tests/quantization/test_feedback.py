@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 import nbquant as nq
-from nbquant.analysis.solve import Target
+from nbquant.analysis.target import Target
 from nbquant.coding import positions
 from nbquant.progress import Cancelled
 from nbquant.quantization.codebook import PRUNED
 from nbquant.quantization.feedback import Feedback
 from nbquant.quantization.moments import LayerMoments, Part
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.trellis import Trellis
 
 

@@ -10,11 +10,12 @@ import nbquant as nq
 from nbquant.kernels import dispatch
 from nbquant.progress import Cancelled
 from nbquant.quantization import members
+from nbquant.quantization.clustering import quantize_clusters
 from nbquant.quantization.clusters import Clusters
-from nbquant.quantization.fitting import fit_quantizer
 from nbquant.quantization.histogram import Cells, Histogram
 from nbquant.quantization.members import index_dtype
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 
 QUANTIZERS = [nq.KMeans(5), nq.KMeans(200), nq.Uniform(0.02), nq.ECSQ(1e-4), nq.ECSQ(1e-4, weighted=False)]
 BY_QUANTIZER = pytest.mark.parametrize("quantizer", QUANTIZERS, ids=repr)
@@ -62,7 +63,7 @@ def test_nothing_as_large_as_the_weights_but_the_assignment(quantizer, keep, dty
     q = quantizer.fit(chosen)
     known = Clusters(q.codebook.double().numpy(), q.counts.numpy(), 0.0, None)  # histograms are not measured here
     with Largest() as largest:
-        q = fit_quantizer(quantizer, chosen, start={"all": known})
+        q = quantize_clusters(quantizer, chosen, start={"all": known})
     assert largest.bytes <= N * q.tensors["t0"].assignment.element_size()
     assert largest.bytes >= N  # what this measure sees
 
@@ -90,7 +91,7 @@ def test_cancelled_between_blocks(quantizer, small_chunks):
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        fit_quantizer(quantizer, selection(), progress=cancel)
+        quantize_clusters(quantizer, selection(), progress=cancel)
     assert seen[-1][0] == 3
 
 
@@ -152,8 +153,8 @@ def test_bins_of_other_weights_are_found_out(monkeypatch):
     weight = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
     start = nq.KMeans(16).clusters(Cells.of_histogram(Histogram.of(weight), True, False))
     other = {"all": Histogram.of(weight[1:] + 0.01)}
-    stale = fit_quantizer(nq.KMeans(16), weight, start={"all": start}, histograms=other)
-    fresh = fit_quantizer(nq.KMeans(16), weight, start={"all": start})
+    stale = quantize_clusters(nq.KMeans(16), weight, start={"all": start}, histograms=other)
+    fresh = quantize_clusters(nq.KMeans(16), weight, start={"all": start})
     assert stale.counts.tolist() == fresh.counts.tolist()
     torch.testing.assert_close(stale.codebook, fresh.codebook)
 

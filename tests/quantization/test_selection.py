@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 
 
 def example():

@@ -13,8 +13,9 @@ from nbquant.progress import Cancelled
 from nbquant.quantization import paths as module
 from nbquant.quantization.codebook import PRUNED
 from nbquant.quantization.paths import Matrix, find_paths
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
 from nbquant.quantization.steps import step_of_layers
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.trellis import Trellis
 
 

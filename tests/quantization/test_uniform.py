@@ -7,7 +7,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nbquant.quantization.histogram import EXACT_UP_TO, Cells, Histogram
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.uniform import Uniform
 
 

@@ -7,14 +7,14 @@ from torch import nn
 from torch.nn import functional
 
 from nbquant.progress import Cancelled
-from nbquant.sensitivity import METHODS, sensitivity
+from nbquant.sensitivity import estimators, sensitivity
 
 
 def run(model, batches, method="gauss_newton", **options):
     return sensitivity(model, batches, method, progress=False, **options)
 
 
-ALL = sorted(METHODS)
+ALL = sorted(estimators.names())
 
 
 def snapshot(model):
@@ -162,10 +162,10 @@ def test_batches_may_be_a_loader_or_a_generator(rows, oracle):
 
 
 def test_methods_describe_themselves():
-    assert list(METHODS) == [
+    assert list(estimators.names()) == [
         *("gauss_newton_sampled", "gauss_newton", "empirical_fisher", "becker_lecun", "hutchinson", "adam", "exact"),
     ]
-    assert all(0 < len(m.description) <= 90 and "\n" not in m.description for m in METHODS.values())
+    assert all(0 < len(m.description) <= 90 and "\n" not in m.description for m in estimators.ESTIMATORS)
 
 
 def test_unknown_method_names_the_nearest(rows):

@@ -5,7 +5,8 @@ import torch
 
 from nbquant.analysis.bounds import Bound
 from nbquant.analysis.statistics import Statistics
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 from nbquant.views.bound import bound_data, bound_traces
 from nbquant.views.rate_distortion import draw_rate_distortion, rate_distortion_data
 from nbquant.views.still import still

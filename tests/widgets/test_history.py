@@ -66,7 +66,7 @@ def test_a_new_change_ends_redo():
         ({"damping": True}, "finite"),
         ({"damping": 10**400}, "finite"),
         ({"driver": "rate"}, "together"),
-        ({"driver": "lmbda", "value": 0.1}, "parameter of 'ecsq'"),
+        ({"driver": "lmbda", "value": 0.1}, "parameter of ecsq"),
         ({"driver": "speed", "value": 0.1}, "must be one of"),
         ({"driver": "levels", "value": 2.5}, "whole number"),
         ({"driver": "ratio", "value": "6"}, "finite number"),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import nbquant as nq
-from nbquant.analysis.solve import Target
+from nbquant.analysis.target import Target
 from nbquant.kernels import dispatch
 from nbquant.quantization.kmeans import KMeans
 from nbquant.widgets import exact as module
@@ -124,9 +124,9 @@ def test_exact_pass_follows_and_meets_the_target(state):
 
 def test_ticks_while_the_exact_pass_runs_get_the_newest_only(state, monkeypatch):
     fitted = []
-    real = module.fit_to_target
+    real = module.Aim.quantize
     monkeypatch.setattr(
-        module, "fit_to_target", lambda s, target, *rest: (fitted.append(target), real(s, target, *rest))[1]
+        module.Aim, "quantize", lambda aim, *rest: (fitted.append(aim.settings.target), real(aim, *rest))[1]
     )
     for i in range(8):
         state.ratio = 6.5 + i / 4
@@ -359,9 +359,9 @@ def test_data_that_is_read_once_only_is_refused():
 
 def test_what_weights_give_is_fitted_to_the_newest_target_even_at_the_same_levels(state, monkeypatch):
     fitted = []
-    real = module.fit_to_target
+    real = module.Aim.quantize
     monkeypatch.setattr(
-        module, "fit_to_target", lambda s, target, *rest: (fitted.append(target), real(s, target, *rest))[1]
+        module.Aim, "quantize", lambda aim, *rest: (fitted.append(aim.settings.target), real(aim, *rest))[1]
     )
     before = state.point
     state.ratio = (6.0 + before.compression_ratio) / 2
@@ -412,7 +412,7 @@ def test_method_without_the_driving_parameter_keeps_the_ratio(state):
     assert (state.driver, state.ratio, state.lmbda) == ("ratio", ratio, 0.0)
     assert state.point.compression_ratio >= ratio
     state.lmbda = 1e-3
-    assert "parameter of 'ecsq'" in state.error
+    assert "parameter of ecsq" in state.error
     assert (state.driver, state.ratio, state.lmbda) == ("ratio", ratio, 0.0)
     state.undo()
     assert (state.method, state.driver, state.lmbda, state.error) == ("ecsq", "lmbda", 1e-4, "")
@@ -585,7 +585,7 @@ def test_methods_that_run():
     state.move_centre(0, 0.1)
     assert "cannot be moved" in state.error
     state.lmbda = 1e-3
-    assert "lmbda is a parameter of 'ecsq', but the method is 'feedback'" in state.error
+    assert "lmbda is a parameter of ecsq, but the method is 'feedback'" in state.error
 
 
 def test_feedback_needs_data():

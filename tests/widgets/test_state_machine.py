@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from torch import nn
 
 from nbquant.analysis.by_hand import moved
-from nbquant.analysis.solve import targets_of
+from nbquant.analysis.target import targets_of
 from nbquant.widgets import exact as exact_module
 from nbquant.widgets.settings import DRIVERS, Settings
 from nbquant.widgets.state import ExplorerState

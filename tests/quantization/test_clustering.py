@@ -19,7 +19,7 @@ BY_METHOD = pytest.mark.parametrize("quantizer", QUANTIZERS, ids=lambda q: q.met
 
 
 def changed(quantizer, **options):
-    return type(quantizer)(getattr(quantizer, quantizer.parameter), **options)
+    return type(quantizer)(getattr(quantizer, quantizer.parameter.name), **options)
 
 
 def network(keep=1.0, seed=0, dtype=torch.float32):

@@ -1,4 +1,4 @@
-"""What all quantizers share in fitting: groups, pruned weights, real code lengths, distortion."""
+"""Quantize a selection by clusters: groups, pruned weights, code lengths and distortion of all scalar quantizers."""
 
 from collections.abc import Iterator, Mapping
 from functools import reduce
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nbquant.coding import codes
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapHistogram
 from nbquant.progress import Progress, track
@@ -16,12 +17,12 @@ from nbquant.quantization.codebook import PRUNED, Codebook, QuantizedTensor
 from nbquant.quantization.histogram import Cells, Histogram
 from nbquant.quantization.members import Members, Sums, blocks_of, index_dtype, most_sweeps
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Quantizer
+from nbquant.quantization.quantizer import ScalarQuantizer
 from nbquant.quantization.rate import is_mostly_zero, lengths_for, position_ledger, tensor_gaps
-from nbquant.quantization.selection import SelectedTensor, Selection, SensitivityRecord
+from nbquant.quantization.selection import Selection
 from nbquant.quantization.shards import Shards
-from nbquant.quantization.streams import MEASURED, coded
-from nbquant.quantization.validate import checked_sensitivity, checked_weight, require_positive_somewhere
+from nbquant.quantization.streams import coded
+from nbquant.quantization.tensor import SelectedTensor
 
 WHOLE = "all"
 ROUNDING = 2.0**-42  # of Σhw²: loss below it is what float64 sums leave of none
@@ -32,47 +33,41 @@ def groups_of(selection: Selection, per_layer: bool) -> dict[str, Selection]:
     return selection.by_layer() if per_layer else {WHOLE: selection}
 
 
-def fit_quantizer(
-    quantizer: Quantizer,
-    weight: Selection | Float[Tensor, "..."],
-    sensitivity: Float[Tensor, "..."] | None = None,
+def quantize_clusters(
+    quantizer: ScalarQuantizer,
+    selection: Selection,
+    progress: Progress = False,
+    *,
     start: Mapping[str, Clusters] | None = None,
     zeros: int | None = None,
     positions: Ledger | None = None,
     histograms: Mapping[str, Histogram] | None = None,
-    progress: Progress = False,
 ) -> Quantized:
-    """Quantize a selection, or a plain tensor with its sensitivity; without sensitivities h is 1.
+    """Find clusters on histograms, and refine them on the weights.
 
     The weights are swept over in blocks, and neither copied nor joined: beside them, what is held at once is the
     assignment (a byte a weight with fewer than 128 levels) and tables whose size does not depend on their number.
 
     Args:
-        quantizer: How.
-        weight: A selection; or weights of any shape, floating point and finite.
-        sensitivity: Hessian diagonal of the same shape, for plain weights only.
+        quantizer: The quantizer.
+        selection: The weights.
+        progress: See :data:`nbquant.progress.Progress`; counts blocks of the most sweeps that there may be.
         start: Clusters of each group, if they are already known from histograms.
         zeros: Number of weights that are exactly zero, if it is already known.
-        positions: What the positions of a pruned selection cost, if it is already known.
+        positions: Bits of the positions of a pruned selection, if they are already known.
         histograms: Of each group, if they are already known; with zeros or, of a pruned selection, without.
-        progress: See :data:`nbquant.progress.Progress`; counts blocks of the most sweeps that there may be.
 
     Raises:
-        TypeError: Neither a selection nor a floating-point tensor.
-        ValueError: No weights; NaN or infinite entries; a sensitivity of another shape, negative or all zero.
+        ValueError: NaN or infinite entries; a code that needs all weights in one process, where ranks hold shards.
         Cancelled: By ``progress``.
     """
-    if isinstance(weight, Selection):
-        if sensitivity is not None:
-            raise TypeError("sensitivity comes with the selection: pass it to select(), not to fit()")
-        selection = weight
-    else:
-        selection = _plain(weight, sensitivity)
     groups = groups_of(selection, quantizer.per_layer)
     # No start is known for a layer of zeros.
     rows = quantizer.weighted and quantizer.needs_rows
-    made = {g: _histogram(members, rows, progress) for g, members in groups.items() if not start or g not in start}
-    if selection.shards is not None and quantizer.coding in MEASURED:
+    made = {
+        g: histogram_of_group(members, rows, progress) for g, members in groups.items() if not start or g not in start
+    }
+    if selection.shards is not None and not codes.named(quantizer.coding).known_from_counts:
         selection.require_whole(f"coding={quantizer.coding!r}")
     if zeros is None:
         zeros = sum(made[g].zeros if g in made else _zeros(members) for g, members in groups.items())
@@ -85,7 +80,7 @@ def fit_quantizer(
     loss = 0.0
     for group, members in groups.items():
         clusters = start[group] if start and group in start else _clusters(quantizer, made[group], pruned)
-        book, quantized, group_loss = _fit_group(quantizer, members, pruned, clusters, known.get(group), ticks)
+        book, quantized, group_loss = _quantize_group(quantizer, members, pruned, clusters, known.get(group), ticks)
         codebooks[group] = book
         tensors |= quantized
         loss += group_loss
@@ -109,16 +104,8 @@ def fit_quantizer(
     )
 
 
-def _plain(weight: object, sensitivity: object) -> Selection:
-    weight = checked_weight(weight, "weight")
-    if sensitivity is not None:
-        sensitivity = checked_sensitivity(sensitivity, weight, "weight")
-        require_positive_somewhere([sensitivity])
-    record = SensitivityRecord() if sensitivity is not None else None
-    return Selection((SelectedTensor("weight", "weight", weight, sensitivity),), record=record)
-
-
-def _histogram(members: Selection, rows: bool, progress: Progress) -> Histogram:
+def histogram_of_group(members: Selection, rows: bool, progress: Progress) -> Histogram:
+    """Merge the histograms of the tensors that share a codebook; see :func:`histogram_of`."""
     return Histogram.merge(histogram_of(t, members, progress, rows) for t in members)
 
 
@@ -159,7 +146,7 @@ def _zeros(members: Selection) -> int:
     return sum(t.weight.numel() - int(t.weight.count_nonzero()) for t in members)
 
 
-def _clusters(quantizer: Quantizer, histogram: Histogram, pruned: bool) -> Clusters | None:
+def _clusters(quantizer: ScalarQuantizer, histogram: Histogram, pruned: bool) -> Clusters | None:
     """Clusters on the histogram; None if no weight is left."""
     if pruned:
         histogram = histogram.without_zeros()
@@ -168,8 +155,8 @@ def _clusters(quantizer: Quantizer, histogram: Histogram, pruned: bool) -> Clust
     return quantizer.clusters(Cells.of_histogram(histogram, quantizer.weighted, quantizer.needs_rows))
 
 
-def _fit_group(
-    quantizer: Quantizer,
+def _quantize_group(
+    quantizer: ScalarQuantizer,
     selection: Selection,
     pruned: bool,
     start: Clusters | None,

@@ -5,12 +5,19 @@ from itertools import pairwise
 import pytest
 import torch
 
-from nbquant.analysis import runs
-from nbquant.analysis.runs import RUNNERS, fit_between, point_of, run_curve, runner
-from nbquant.analysis.solve import Target, fit_to_target, solve, targets_of
+from nbquant.analysis import running
+from nbquant.analysis.running import RunningCurve, point_of
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import solve
+from nbquant.analysis.target import Target, targets_of
 from nbquant.progress import Cancelled
-from nbquant.quantization.selection import SelectedTensor, Selection
+from nbquant.quantization import methods
+from nbquant.quantization.methods import family, family_of
+from nbquant.quantization.quantize import quantize
+from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
+
+RUNNING = [method.name for method in methods.METHODS if method.curve is None]
 
 
 def selection_of(keep=1.0):
@@ -23,16 +30,17 @@ def selection_of(keep=1.0):
 
 
 def points_of(selection, ratio=12.0, known=(), coding="context"):
-    grown = list(run_curve(runner("trellis", True, coding, False), selection, known, ratio))
+    trellis = family("trellis", coding=coding, per_layer=False)
+    grown = list(RunningCurve(trellis, selection, known).toward(Target("ratio", ratio)))
     return grown[-1] if grown else list(known)
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.3])
-@pytest.mark.parametrize("method", RUNNERS)
+@pytest.mark.parametrize("method", RUNNING)
 @pytest.mark.parametrize("coding", ["huffman", "context"])
 def test_a_point_is_what_ran(keep, method, coding):
     selection = selection_of(keep)
-    quantized = runner(method, True, coding, per_layer=True)(1e-3).fit(selection)
+    quantized = quantize(family(method, coding=coding, per_layer=True)(1e-3), selection)
     point = point_of(quantized, selection)
     assert point.ledger == quantized.ledger
     assert point.rate == quantized.rate
@@ -47,11 +55,11 @@ def test_points_lie_around_what_is_asked_for(ratio):
     points = points_of(selection_of(), ratio)
     ratios = [p.compression_ratio for p in points]
     assert ratios == sorted(ratios, reverse=True)
-    assert ratios[0] >= ratio * runs.SPAN[1]
-    assert ratios[-1] <= ratio * runs.SPAN[0]
-    near = [r for r in ratios if runs.SPAN[0] * ratio <= r <= runs.SPAN[1] * ratio]
-    assert all(a / b <= runs.SPACING**2 for a, b in pairwise(near))
-    assert len(points) <= runs.MOST_POINTS
+    assert ratios[0] >= ratio * running.SPAN[1]
+    assert ratios[-1] <= ratio * running.SPAN[0]
+    near = [r for r in ratios if running.SPAN[0] * ratio <= r <= running.SPAN[1] * ratio]
+    assert all(a / b <= running.SPACING**2 for a, b in pairwise(near))
+    assert len(points) <= running.MOST_POINTS
 
 
 def test_what_ran_does_not_run_again():
@@ -66,14 +74,14 @@ def test_a_code_that_cannot_go_further_ends_the_search():
     """A Huffman codeword takes a bit."""
     points = points_of(selection_of(), 60.0, coding="huffman")
     assert max(p.compression_ratio for p in points) < 33
-    assert len(points) < runs.MOST_POINTS
+    assert len(points) < running.MOST_POINTS
 
 
 @pytest.mark.parametrize(("name", "value"), [("ratio", 12.0), ("rate", 2.4)])
 def test_a_target_between_points_is_met_and_hardly_exceeded(name, value):
     selection, target = selection_of(), Target(name, value)
     points = points_of(selection)
-    found = fit_to_target(selection, target, points, Statistics.of(selection))
+    found = RunningCurve(family_of(points[0].quantizer), selection, points).fit(target)
     assert target.met(found)
     assert target.is_close(found, 0.1)
     point = solve(target, points, Statistics.of(selection))
@@ -84,11 +92,11 @@ def test_a_target_between_points_is_met_and_hardly_exceeded(name, value):
 def test_a_target_beyond_all_points():
     selection = selection_of()
     with pytest.raises(ValueError, match="ratio 500 is met by no point"):
-        fit_between(selection, Target("ratio", 500.0), points_of(selection))
+        RunningCurve(family("trellis"), selection, points_of(selection)).fit(Target("ratio", 500.0))
 
 
 def test_targets():
-    assert all(targets_of(method) == ("ratio", "rate") for method in RUNNERS)
+    assert all(targets_of(method) == ("ratio", "rate") for method in RUNNING)
 
 
 def test_cancelling():
@@ -96,12 +104,12 @@ def test_cancelling():
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        next(run_curve(runner("trellis", True, "context", False), selection_of(), [], 12.0, stop))
+        next(RunningCurve(family("trellis"), selection_of(), progress=stop).toward(Target("ratio", 12.0)))
 
 
 def test_a_point_at_the_target_is_taken_as_it_is():
     selection = selection_of()
-    make = runner("trellis", True, "context", False)
+    make = family("trellis", per_layer=False)
     points = [point_of(make(lmbda).fit(selection), selection) for lmbda in (1e-2, 1e-3)]
-    found = fit_between(selection, Target("ratio", points[0].compression_ratio), points)
+    found = RunningCurve(make, selection, points).fit(Target("ratio", points[0].compression_ratio))
     assert found.quantizer == points[0].quantizer

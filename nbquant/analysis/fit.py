@@ -1,0 +1,123 @@
+"""Quantize a selection to a target."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from nbquant.analysis.curve import curve_of
+from nbquant.analysis.target import Target, target_of
+from nbquant.progress import Progress
+from nbquant.quantization import methods
+from nbquant.quantization.quantize import quantize
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.quantizer import Quantizer
+from nbquant.quantization.selection import Selection
+from nbquant.storage.write import file_ledger
+
+EXACT_TRIES = 8
+
+
+def fit(
+    selection: Selection,
+    method: str | type[Any] | Quantizer = methods.DEFAULT.name,
+    *,
+    ratio: float | None = None,
+    rate: float | None = None,
+    levels: int | None = None,
+    lmbda: float | None = None,
+    step: float | None = None,
+    file_of: nn.Module | str | os.PathLike[str] | None = None,
+    progress: Progress = True,
+    **options: Any,
+) -> Quantized:
+    """Quantize a selection to a target.
+
+    The point of least distortion on the method's curve at or beyond the target; what is returned is computed from the
+    weights themselves and meets the target too. With the method's own parameter it is that very quantizer.
+
+    Args:
+        selection: From :func:`nbquant.select`.
+        method: A method by name ("kmeans", "uniform", "ecsq", "trellis", "feedback") or class (``nq.Trellis``); or a
+            quantizer (``nq.ECSQ(lmbda=1e-6)``), which has its target and options already. Trellis and feedback have no
+            curve: they run on the weights, several times for a ratio or a rate; ``levels`` is no target of them.
+            Feedback knows the layers of a selection with a calibration, see :func:`nbquant.calibrate`; without one it
+            works as trellis does.
+        ratio: Least compression ratio of the selected weights.
+        rate: Largest rate [bit/weight], side information included.
+        levels: Largest number of reconstruction values.
+        lmbda: For ECSQ, trellis and feedback: their λ [loss/bit].
+        step: For uniform: the width of a cell [weight].
+        file_of: The module or path of a checkpoint that was selected from: then ``ratio`` is that of the whole file
+            that :func:`nbquant.save` writes of it, with its header and all that is not quantized.
+        progress: True for progress bars, False for none, or a callable told (done, total), which may raise to cancel.
+        **options: Options of the method, as its class has them: ``weighted`` (by sensitivity), ``coding`` (code of the
+            indices: "huffman", "fixed", "arithmetic", "context"), ``per_layer`` (a codebook for each layer),
+            ``pinned_zero`` (k-means), ``offset`` and ``steps`` (uniform, trellis), … None is the default of the class.
+
+    Raises:
+        Cancelled: By ``progress``.
+        TypeError: Not a selection, or an unknown option (names the nearest).
+        ValueError: Not exactly one target; one out of reach (names the reachable range); the parameter of another
+            method; an unknown method.
+    """
+    if not isinstance(selection, Selection):
+        raise TypeError(f"fit() needs a selection, but got a {type(selection).__name__}: pass nq.select(model, …)")
+    targets: dict[str, Any] = {"ratio": ratio, "rate": rate, "levels": levels, "lmbda": lmbda, "step": step}
+    if not isinstance(method, str | type):
+        _require_nothing_else(method, {**targets, "file_of": file_of, **options})
+        return quantize(method, selection, progress=progress)
+    name = method if isinstance(method, str) else str(getattr(method, "method", method.__name__))
+    known = methods.named(name)
+    for own in known.options.keys() & targets.keys():  # what sets the rate of one method is an option of another
+        options[own] = targets.pop(own)
+    if known.parameter.name not in targets and known.parameter.name in options:
+        targets[known.parameter.name] = options.pop(known.parameter.name)
+    target = target_of(**targets)
+    if file_of is not None and target.name != "ratio":
+        raise ValueError(f"file_of goes with the target ratio, but {target.name} came: leave one of them out.")
+    family = methods.family(name, **options)
+    family(1)  # values that options cannot have are refused before anything is computed
+    curve = curve_of(family, selection, progress=progress)
+    return curve.fit(target) if file_of is None else _fit_file(selection, target, curve.fit, file_of)
+
+
+def _require_nothing_else(quantizer: Quantizer, others: dict[str, Any]) -> None:
+    methods.of(quantizer)
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"a quantizer has its target and options already, but {', '.join(given)} came beside it: leave that out, "
+            f"or pass its class or {quantizer.method!r} instead"
+        )
+
+
+def _fit_file(
+    selection: Selection,
+    target: Target,
+    to_target: Callable[[Target], Quantized],
+    file_of: nn.Module | str | os.PathLike[str],
+) -> Quantized:
+    """The same for the whole file: what it holds beside the selection hardly depends on how that is quantized."""
+    allowed = (selection.source_bits + selection.unselected_bits) / target.value
+    aim = target
+    for _ in range(EXACT_TRIES):
+        try:
+            quantized = to_target(aim)
+        except ValueError as error:
+            if aim is target:
+                raise
+            raise ValueError(f"for ratio {target.value:g} of the file the selection needs more: {error}") from None
+        beside = file_ledger(quantized, file_of).total - quantized.ledger.total
+        if quantized.ledger.total + beside <= allowed:
+            return quantized
+        left = allowed - beside
+        if left <= 0:
+            raise ValueError(
+                f"a file of {allowed / 8:,.0f} bytes is required for ratio {target.value:g}, but header and what is "
+                f"not quantized alone take {beside / 8:,.0f}: ask for less than "
+                f"{target.value * allowed / beside:.3g}, or select more layers."
+            )
+        aim = Target("ratio", max(selection.source_bits / left, aim.stricter(1e-4).value))
+    raise ValueError(f"no file of ratio {target.value:g} was found in {EXACT_TRIES} tries: ask for a little less.")

@@ -1,0 +1,148 @@
+"""Curves of methods that have to run: points where they ran on the weights themselves."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.analysis.search import first_lmbda, fit_by_search
+from nbquant.analysis.target import Target
+from nbquant.kernels import dispatch
+from nbquant.progress import Progress
+from nbquant.quantization.clusters import Clusters
+from nbquant.quantization.method import Family
+from nbquant.quantization.quantize import quantize
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.selection import Selection
+
+SPAN = (0.7, 1.8)  # of the target: where there are points
+SPACING = 1.5  # of ratios, at most
+MOST_POINTS = 12
+STUCK = 0.02  # logarithm of a ratio: less from one run to the next, and it will not get there
+SLOPE = 2.4  # λ goes about like this power of the ratio
+FURTHER = 64.0  # factor on λ between two runs, at most
+LOSS = 2  # column of cluster_losses
+
+
+@dataclass(frozen=True, eq=False)
+class RunningCurve:
+    """The curve of a method on a selection that has to run for each point.
+
+    Attributes:
+        family: The method with its options.
+        selection: What to quantize.
+        points: Points that there are already.
+        progress: Of each run; see :data:`nbquant.progress.Progress`.
+    """
+
+    family: Family
+    selection: Selection
+    points: Sequence[OperatingPoint] = ()
+    progress: Progress = False
+
+    def toward(self, target: Target) -> Iterator[list[OperatingPoint]]:
+        """Run at one λ after the other, until the points around a target are close; yields all so far, coarse to fine.
+
+        Args:
+            target: "ratio" or "rate".
+
+        Raises:
+            nbquant.progress.Cancelled: By ``progress``.
+        """
+        ratio = target.value
+        if target.name == "rate":
+            ratio = self.selection.source_bits / len(self.selection) / target.value
+        points = sorted(self.points, key=lambda p: -p.parameter)
+        for _ in range(MOST_POINTS):
+            lmbda = _next(points, ratio, self.selection)
+            if lmbda is None:
+                return
+            points.append(
+                point_of(quantize(self.family(lmbda), self.selection, progress=self.progress), self.selection)
+            )
+            points.sort(key=lambda p: -p.parameter)
+            yield list(points)
+
+    def fit(self, target: Target) -> Quantized:
+        """Quantize to a target: between the points where that is known to lead to it, else by searching.
+
+        Raises:
+            OutOfReachError: No λ meets the target (names the nearest).
+            ValueError: A target that the method does not have.
+            nbquant.progress.Cancelled: By ``progress``.
+        """
+        self.selection.require_whole(self.family.method.name)
+        if target.name == self.family.method.parameter.name:
+            return quantize(self.family(target.value), self.selection, progress=self.progress)
+        if self.points:
+            return self._between(target)
+        return fit_by_search(self.family, self.selection, target, self.progress)
+
+    def _between(self, target: Target) -> Quantized:
+        """The point that meets a target, or one between it and the next finer that just does."""
+        reached = [p for p in self.points if target.met(p)]
+        if not reached:
+            raise ValueError(f"{target.name} {target.value:g} is met by no point: run on toward it")
+        met = min(reached, key=lambda p: p.parameter)
+        finer = [p for p in self.points if p.parameter < met.parameter]
+        if finer and not target.is_close(met):
+            missed = max(finer, key=lambda p: p.parameter)
+            low, high = (math.log(target.quantity(p)) for p in (met, missed))
+            aim = math.log(target.stricter(2e-3).value)
+            share = min(max((aim - low) / (high - low), 0.0), 1.0) if low != high else 0.0
+            for part in (share, 0.6 * share):
+                lmbda = met.parameter ** (1 - part) * missed.parameter**part
+                found = quantize(self.family(lmbda), self.selection, progress=self.progress)
+                if target.met(found):
+                    return found
+        return quantize(met.quantizer, self.selection, progress=self.progress)
+
+
+def point_of(quantized: Quantized, selection: Selection) -> OperatingPoint:
+    """What a run gave, as a point of a curve.
+
+    Args:
+        quantized: What it gave.
+        selection: Of what.
+    """
+    losses = dict.fromkeys(quantized.codebooks, 0.0)
+    for t in selection:
+        own = quantized.tensors[t.name]
+        h = None if t.sensitivity is None else t.sensitivity.reshape(-1)
+        sums = dispatch.cluster_losses(t.weight.reshape(-1), h, own.codebook, own.assignment)
+        losses[quantized.group_of(t.name)] += float(sums[:, LOSS].sum())
+    clusters = {
+        group: Clusters(book.value.cpu().double().numpy(), book.counts.cpu().numpy(), losses[group], None)
+        for group, book in quantized.codebooks.items()
+    }
+    return OperatingPoint(quantized.quantizer, clusters, quantized.ledger, len(selection), selection.source_bits)
+
+
+def _next(points: Sequence[OperatingPoint], ratio: float, selection: Selection) -> float | None:
+    """Where to run next: towards the ratio, then to both ends of the span around it, then into the widest gap."""
+    if not points:
+        return first_lmbda(selection, selection.source_bits / len(selection) / ratio)
+    ratios = [p.compression_ratio for p in points]
+    for wanted in (ratio, ratio * SPAN[1], ratio * SPAN[0]):
+        for end, outside in ((0, max(ratios) < wanted), (-1, min(ratios) > wanted)):
+            if outside:
+                factor = (1.05 * wanted / ratios[end]) ** SLOPE
+                if end:
+                    bits = selection.source_bits / len(selection)
+                    # Six decibels a bit where rates are high.
+                    factor = min(
+                        (wanted / ratios[end] / 1.05) ** SLOPE, 4.0 ** -(1.05 * bits / wanted - bits / ratios[end])
+                    )
+                stuck = len(points) > 1 and abs(math.log(ratios[end] / ratios[1 if end == 0 else -2])) < STUCK
+                if not stuck:
+                    return points[end].parameter * float(np.clip(factor, 1 / FURTHER, FURTHER))
+    gaps = [
+        (math.log(a / b), i) for i, (a, b) in enumerate(pairwise(ratios)) if a > ratio * SPAN[0] and b < ratio * SPAN[1]
+    ]
+    if not gaps or max(gaps)[0] < math.log(SPACING):
+        return None
+    i = max(gaps)[1]
+    return math.sqrt(points[i].parameter * points[i + 1].parameter)

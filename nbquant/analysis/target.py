@@ -1,0 +1,113 @@
+"""Targets: a compression ratio, a rate, a number of levels, or a value of the method's own parameter."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.quantization import methods
+from nbquant.quantization.quantized import Quantized
+
+CLOSE = 0.005  # of the target: near enough
+QUANTITIES = ("ratio", "rate", "levels")
+"""Targets that any curve has, beside the parameters of methods."""
+
+
+class OutOfReachError(ValueError):
+    """No parameter of a method meets a target on a selection."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target.
+
+    A compression ratio or more, a rate [bit/weight] or less, so many levels or fewer; or the very quantizer with this
+    value of its parameter, such as λ [loss/bit] or the step [weight].
+
+    Raises:
+        ValueError: A value that is not a finite number above zero.
+    """
+
+    name: str
+    value: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float | np.number):
+            raise TypeError(f"{self.name} must be a number, but got {self.value!r}")
+        if not np.isfinite(self.value) or self.value <= 0:
+            raise ValueError(f"{self.name} must be finite and above 0, but got {self.value!r}")
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it names one quantizer, so that there is nothing to search."""
+        return self.name not in QUANTITIES
+
+    def met(self, point: OperatingPoint | Quantized) -> bool:
+        """Whether the point is at the target or on its good side."""
+        reached = self.quantity(point)
+        if self.is_parameter:
+            return reached == self.value
+        return reached >= self.value if self.name == "ratio" else reached <= self.value
+
+    def quantity(self, point: OperatingPoint | Quantized) -> float:
+        """The targeted quantity at a point.
+
+        Raises:
+            ValueError: The parameter of another method.
+        """
+        if self.name == "ratio":
+            return point.compression_ratio
+        if self.is_parameter:
+            check_target(self.name, point.quantizer.method)
+            return float(getattr(point.quantizer, self.name))
+        return float(getattr(point, self.name))
+
+    def is_close(self, point: OperatingPoint | Quantized, share: float = CLOSE) -> bool:
+        """Whether a point that meets the target hardly exceeds it."""
+        return abs(self.quantity(point) / self.value - 1) <= share
+
+    def stricter(self, share: float) -> "Target":
+        """The same target asked for with something to spare."""
+        return Target(self.name, self.value * (1 + share) if self.name == "ratio" else self.value / (1 + share))
+
+
+def targets_of(method: str) -> tuple[str, ...]:
+    """Names of the targets of a method that can be followed: all of its curve, or ratio and rate."""
+    known = methods.named(method)
+    if known.curve is None:
+        return "ratio", "rate"
+    return tuple(dict.fromkeys((*QUANTITIES, known.parameter.name)))
+
+
+def drivers() -> tuple[str, ...]:
+    """Names of all targets, of whatever method."""
+    return tuple(dict.fromkeys((*QUANTITIES, *sorted(m.parameter.name for m in methods.tabulated()))))
+
+
+def check_target(name: str, method: str) -> None:
+    """Reject a target that a method does not have.
+
+    Raises:
+        ValueError: Names those that it has.
+    """
+    if name not in targets_of(method):
+        owners = [m.name for m in methods.tabulated() if m.parameter.name == name]
+        whose = f"a parameter of {', '.join(owners)}" if owners else "no target here"
+        raise ValueError(
+            f"{name} is {whose}, but the method is {method!r}: choose another method, or one of "
+            f"{', '.join(targets_of(method))}"
+        )
+
+
+def target_of(**targets: float | None) -> Target:
+    """The one target that is not None.
+
+    Raises:
+        ValueError: None or several were given.
+    """
+    given = {name: value for name, value in targets.items() if value is not None}
+    if len(given) != 1:
+        came = ", ".join(f"{k}={v!r}" for k, v in given.items()) or "none"
+        raise ValueError(f"exactly one of {', '.join(targets)} is required, but got {came}")
+    name, value = next(iter(given.items()))
+    return Target(name, value)

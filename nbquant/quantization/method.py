@@ -1,0 +1,142 @@
+"""What a quantization method is: a class of quantizers, with its names, options and curve."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+from jaxtyping import Float
+
+from nbquant.progress import Progress
+from nbquant.quantization.clusters import Clusters
+from nbquant.quantization.histogram import Cells
+from nbquant.quantization.parameter import Parameter
+from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.quantizer import Quantizer
+from nbquant.quantization.selection import Selection
+from nbquant.registry import nearest
+
+Groups = Mapping[str, Cells]
+"""Group name -> cells of its histogram: one group "all", or one a layer."""
+Tabulated = tuple[Sequence[Quantizer], Sequence[Mapping[str, Clusters]]]
+"""Quantizers along a curve, coarse to fine, each with its clusters by group."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A quantization method: all that other rooms ask of it.
+
+    A new method is one file, with its class of quantizers and its record, and one line in
+    :mod:`nbquant.quantization.methods`.
+
+    Attributes:
+        make: The class: a frozen dataclass with the parameter and the options as fields, see
+            :class:`~nbquant.quantization.quantizer.Quantizer`.
+        labels: Its name in legends and menus, plain and weighted by sensitivity.
+        quantize: quantize(quantizer, selection, progress) quantizes a selection.
+        curve: curve(family, groups, pruned) computes the whole curve from histograms; None if the rate is known only
+            after running on the weights.
+        place: place(quantizer, groups, pruned) sets what a quantizer leaves open by the histograms; None if nothing.
+        boundaries: boundaries(codebook) gives the k − 1 boundaries between cells; None where they depend on more than
+            the codebook.
+        needs_calibration: Whether it makes use of :func:`nbquant.calibrate`.
+    """
+
+    make: type[Any]
+    labels: tuple[str, str]
+    quantize: Callable[[Any, Selection, Progress], Quantized]
+    curve: Callable[["Family", Groups, bool], Tabulated] | None = None
+    place: Callable[[Any, Groups, bool], Quantizer] | None = None
+    boundaries: Callable[[Float[np.ndarray, " k"]], Float[np.ndarray, " k-1"]] | None = None
+    needs_calibration: bool = False
+
+    def __repr__(self) -> str:
+        return f"Method({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """Name of the method, as in :func:`nbquant.fit`."""
+        return str(self.make.method)
+
+    @property
+    def parameter(self) -> Parameter:
+        """What sets the rate."""
+        found = self.make.parameter
+        assert isinstance(found, Parameter)
+        return found
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Names of the options with their defaults, which the class says and nothing else."""
+        known = {f.name: f.default for f in fields(self.make) if f.name != self.parameter.name}
+        assert MISSING not in known.values(), f"options of {self.name} must have defaults"
+        return known
+
+    def label(self, weighted: bool) -> str:
+        """Its name in legends and menus."""
+        return self.labels[bool(weighted)]
+
+    def family(self, **asked: Any) -> "Family":
+        """All quantizers of this method with some options.
+
+        Args:
+            **asked: Options by name; None is the default, unless it is a value of the option. Without ``per_layer``
+                the default of ``steps`` is "joint", as steps for each layer need a codebook for each layer.
+
+        Raises:
+            TypeError: An unknown option (names the nearest).
+            ValueError: An option that only other methods have, or a value that it cannot have.
+        """
+        options = self.options
+        kinds = get_type_hints(self.make)
+        given = {n: v for n, v in asked.items() if v is not None or NoneType in get_args(kinds.get(n))}
+        for name, value in given.items():
+            if name not in options and getattr(self.make, name, None) != value:
+                raise self._unknown(name)
+        options |= {name: value for name, value in given.items() if name in options}
+        if "steps" in options and "steps" not in given and not options["per_layer"]:
+            options["steps"] = "joint"
+        return Family(self, tuple(options.items()))
+
+    def _unknown(self, name: str) -> Exception:
+        options = self.options
+        if hasattr(self.make, name) and name not in (self.parameter.name, "method", "parameter"):
+            return ValueError(f"{name} of {self.name} is always {getattr(self.make, name)!r}: leave it out")
+        near = nearest(name, list(options))
+        return TypeError(f"options of {self.name} are {', '.join(options)}, but {name!r} came{near}")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Quantizers that differ in their parameter only: the points of one curve.
+
+    Attributes:
+        method: Their method.
+        options: All its options, by name.
+    """
+
+    method: Method
+    options: tuple[tuple[str, Any], ...]
+
+    def __repr__(self) -> str:
+        return f"{self.method.name}({', '.join(f'{name}={value!r}' for name, value in self.options)})"
+
+    def __call__(self, value: float) -> Quantizer:
+        """The quantizer with this value of the parameter."""
+        parameter = self.method.parameter
+        made: Quantizer = self.method.make(
+            **dict(self.options), **{parameter.name: int(value) if parameter.whole else value}
+        )
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        """An option, or what is the same for all quantizers of the method."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        options = dict(self.options)
+        return options[name] if name in options else getattr(self.method.make, name)
+
+    def with_options(self, **options: Any) -> "Family":
+        """The same with other values of some options."""
+        return Family(self.method, tuple((dict(self.options) | options).items()))

@@ -1,0 +1,13 @@
+"""The version of nbquant that runs."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def _installed() -> str:
+    try:
+        return version("nbquant")
+    except PackageNotFoundError:  # run from a checkout that was not installed
+        return "0+unknown"
+
+
+VERSION = _installed()
