@@ -13,9 +13,9 @@ from nbquant.models.select import Sensitivities
 from nbquant.views.notebook_figure import png
 from nbquant.widgets.actions import Actions
 from nbquant.widgets.controls import Controls
-from nbquant.widgets.figure_panel import FigurePanel
 from nbquant.widgets.keep import Keep
 from nbquant.widgets.panel_link import PanelLink
+from nbquant.widgets.panels import panels
 from nbquant.widgets.pictures import picture_of
 from nbquant.widgets.readout import STYLE
 from nbquant.widgets.state import ExplorerState
@@ -43,7 +43,7 @@ class Explorer(w.VBox):
         self.state = state
         # Before the panel: a front end makes widgets in this order, and the panel is large.
         self.layers, self.codebook, self.pins = layers_table(state), codebook_table(state), pins_table(state)
-        self.panel = FigurePanel()
+        self.panel = panels.figure_panel()
         self.controls, self.keep, self.actions = Controls(state), Keep(state), Actions(state, self.panel)
         self._error = w.HTML()
         self._still = StillOutput(self._png, "The explorer: histogram, heat map, rate-distortion curves and ledger")

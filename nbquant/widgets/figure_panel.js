@@ -10,7 +10,7 @@ const CONFIG = {
 };
 // Named one by one: a later plotly.js may bring buttons that send the chart somewhere, as 4.1 does.
 const BUTTONS = ["zoom2d", "pan2d", "resetScale2d"];
-const OVERLAID = ["histogram", "rate_distortion", ...MAPS];
+const OVERLAID = ["clusters", "curves", "map"]; // kinds of figures
 const REST = 400; // ms without a change
 const PATIENCE = 1000; // ms, after which a move counts as answered
 
@@ -34,6 +34,10 @@ const titleOf = (name) => name[0].toUpperCase() + name.slice(1).replaceAll("_", 
 function render({ model, el }) {
   let Plotly = null; // unpacked and evaluated when there is something to draw: it takes a while
   const names = model.get("names");
+  const kinds = model.get("kinds");
+  const named = (...wanted) => names.filter((name) => wanted.includes(kinds[name]));
+  const [clustered] = named("clusters");
+  const maps = named("map");
   const palette = model.get("_palette");
   const ask = (message) => model.send(message);
   const tools = new Map([...names, "ledger"].map((name) => [name, toolRow(name, titleOf(name), ask)]));
@@ -54,13 +58,13 @@ function render({ model, el }) {
     const settings = { className: "nbquant-figure", role: "figure", "data-figure": name, "data-draws": "0" };
     const node = element("div", settings);
     const frame = element("div", { className: "nbquant-frame" }, node);
-    if (OVERLAID.includes(name)) {
+    if (OVERLAID.includes(kinds[name])) {
       canvases.set(name, element("canvas", { className: "nbquant-overlay" }));
       frame.append(canvases.get(name));
     }
     const { row, holder } = tools.get(name);
     nodes.set(name, node);
-    boxes.set(name, element("div", { className: "nbquant-box", "data-box": name }, frame, row, holder));
+    boxes.set(name, element("div", { className: "nbquant-box", "data-box": name, "data-kind": kinds[name] }, frame, row, holder));
     grid.append(boxes.get(name));
   }
   el.append(panel);
@@ -177,7 +181,7 @@ function render({ model, el }) {
 
   function rest() {
     tools.get("ledger").refresh();
-    if (shown && !canvases.get("histogram")?.matches(":focus")) put(said, "textContent", inWords(shown));
+    if (shown && !canvases.get(clustered)?.matches(":focus")) put(said, "textContent", inWords(shown));
   }
 
   function tickSoon() {
@@ -207,20 +211,20 @@ function render({ model, el }) {
   let family = "sans-serif";
   let ghosts = decoded(model.get("ghosts") ?? []);
   let brushed = decoded(model.get("brushed") ?? {});
-  const clusters = canvases.has("histogram")
-    ? clusterOverlay(nodes.get("histogram"), canvases.get("histogram"), tools.get("histogram").told, palette, live)
+  const clusters = clustered
+    ? clusterOverlay(nodes.get(clustered), canvases.get(clustered), tools.get(clustered).told, palette, live)
     : null;
 
   const overlays = {
-    histogram: () => clusters.draw(),
-    rate_distortion: (node, canvas) => drawChosen(node, canvas, palette, live),
+    clusters: () => clusters.draw(),
+    curves: (name, node, canvas) => drawChosen(node, canvas, palette, live),
+    map: (name, node, canvas) => drawRegion(name, node, canvas, live),
   };
-  for (const name of MAPS) overlays[name] = (node, canvas) => drawRegion(name, node, canvas, live);
 
   /** Draw what lies over a figure, by default over those that move with the point. */
-  function overlay(which = ["histogram", "rate_distortion"]) {
+  function overlay(which = named("clusters", "curves")) {
     for (const name of which) {
-      if (canvases.has(name) && nodes.get(name).clientWidth) overlays[name](nodes.get(name), canvases.get(name));
+      if (canvases.has(name) && nodes.get(name).clientWidth) overlays[kinds[name]](name, nodes.get(name), canvases.get(name));
     }
   }
 
@@ -244,12 +248,12 @@ function render({ model, el }) {
   };
 
   function showRegion() {
-    overlay(MAPS);
+    overlay(maps);
     for (const button of clearers) button.hidden = !isRegion(model.get("region"));
   }
 
   const clearers = [];
-  for (const name of names.filter((each) => MAPS.includes(each))) {
+  for (const name of maps) {
     const button = element("button", { type: "button", textContent: "Clear region", hidden: true });
     button.addEventListener("click", () => select(null));
     tools.get(name).told.after(button);
@@ -275,7 +279,7 @@ function render({ model, el }) {
     for (const event of ["plotly_afterplot", "plotly_relayout", "plotly_relayouting"]) {
       node.on(event, () => overlay([name]));
     }
-    if (!MAPS.includes(name)) return;
+    if (!maps.includes(name)) return;
     node.on("plotly_selected", (event) => onSelected(name, event));
     node.on("plotly_deselect", () => isRegion(model.get("region")) && select(null));
   }
@@ -286,7 +290,7 @@ function render({ model, el }) {
     if (!state?.data) return;
     Plotly ??= await loadPlotly();
     if (disposed) return;
-    const isMap = MAPS.includes(name);
+    const isMap = maps.includes(name);
     const figure = dressed({ data: state.data, layout: { font: { size: 12 }, ...state.layout } }, colours);
     const { data, layout } = scaled(figure, live.factor());
     layout.width = node.clientWidth;
@@ -414,11 +418,11 @@ function render({ model, el }) {
     facts: () => readout.facts(model.get("facts") ?? []),
     ghosts: () => {
       ghosts = decoded(model.get("ghosts") ?? []);
-      overlay(["histogram"]);
+      overlay(named("clusters"));
     },
     brushed: () => {
       brushed = decoded(model.get("brushed") ?? {});
-      overlay(["histogram"]);
+      overlay(named("clusters"));
     },
   };
   for (const name of names) {

@@ -29,8 +29,6 @@ from nbquant.views.palette import (
 )
 from nbquant.widgets.settings import SIZES
 
-FIGURES = ("histogram", "heatmap", "error", "weighted_error", "rate_distortion", "prediction", "finetuning")
-LATE = ("prediction", "finetuning")
 LEDGER = "ledger"  # the bar of bytes, which has tools as the figures have
 MOST_ROWS = 500
 
@@ -130,6 +128,8 @@ class FigurePanel(anywidget.AnyWidget):
     Attributes:
         names: Names of the figures, in the order they are laid out; the first spans the panel's width, and the last if
             it would stand alone.
+        kinds: Figure name -> "clusters", "curves", "map", "result" or "wide": what is drawn over it, and where it
+            stands; see :data:`nbquant.widgets.panels.panel.Kind`.
         late: Names of those that take no room before they are shown.
         descriptions: Figure name -> text read out in its stead.
         clicked: The last point clicked: "figure", "curve", "point", "x", "y", and "serial", which counts clicks; empty
@@ -159,6 +159,7 @@ class FigurePanel(anywidget.AnyWidget):
     _css = traitlets.Unicode().tag(sync=True)
     _roles = traitlets.Dict(theme.ROLES).tag(sync=True)
     names = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
+    kinds = traitlets.Dict(read_only=True).tag(sync=True)
     late = traitlets.List(traitlets.Unicode(), read_only=True).tag(sync=True)
     descriptions = traitlets.Dict().tag(sync=True)
     clicked = traitlets.Dict().tag(sync=True)
@@ -173,11 +174,14 @@ class FigurePanel(anywidget.AnyWidget):
     moved = traitlets.Dict().tag(sync=True)
     region = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, names: Iterable[str] = FIGURES, late: Iterable[str] = LATE, **kwargs: Any) -> None:
+    def __init__(
+        self, names: Iterable[str], kinds: Mapping[str, str] | None = None, late: Iterable[str] = (), **kwargs: Any
+    ) -> None:
         """Make a panel of empty figures.
 
         Args:
             names: Their names.
+            kinds: Kinds of figures, by name; others are results.
             late: Those of them that take no room before they are shown.
             **kwargs: Traits of the widget, such as ``layout``.
 
@@ -193,6 +197,7 @@ class FigurePanel(anywidget.AnyWidget):
         self.add_traits(**{name: traitlets.Dict(read_only=True).tag(sync=True) for name in order})
         super().__init__(**kwargs)
         self.set_trait("names", order)
+        self.set_trait("kinds", dict.fromkeys(order, "result") | dict(kinds or {}))
         self.set_trait("late", [name for name in order if name in set(late)])
 
     @traitlets.default("_esm")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from nbquant.quantization.rate import lengths_for
 from nbquant.views.notebook_figure import png, svg
 from nbquant.widgets.background import Job, Report, Slot
 from nbquant.widgets.figure_panel import FigurePanel
-from nbquant.widgets.pictures import curve_points, figure, histogram_edges, still_figure, table
-from nbquant.widgets.readout import descriptions, facts, newest_ledger, note, predicted_loss
+from nbquant.widgets.panels import panels
+from nbquant.widgets.panels.histogram import HISTOGRAM, histogram_edges
+from nbquant.widgets.panels.panel import Panel
+from nbquant.widgets.panels.panels import descriptions
+from nbquant.widgets.panels.rate_distortion import RATE_DISTORTION, curve_points
+from nbquant.widgets.pictures import still_figure, table
+from nbquant.widgets.readout import facts, newest_ledger, note, predicted_loss
 from nbquant.widgets.state import ExplorerState
 
-MAPS = ("error", "weighted_error")
 AT_REST = 1.0  # s without a newer result, before a still picture is drawn
 MOST_ROWS = 500  # of a table behind a figure that are shown; the CSV has all
 MIME = {"png": "image/png", "svg": "image/svg+xml", "csv": "text/csv"}
@@ -40,33 +45,35 @@ class PanelLink:
             rested: Called from a thread, each time that results have come to rest.
         """
         self.state, self.panel, self._rested = state, panel, rested
-        self._drives, self._maps, self._files, self._rest = map(Slot, ("drive", "maps", "files", "rest"))
+        self._drives, self._files, self._rest = map(Slot, ("drive", "files", "rest"))
+        self._slow = {panel.name: Slot(panel.name) for panel in panels.PANELS if panel.slow}
         self._serial = 0
         self._answering = False
-        redraw: dict[str, Callable[[], None]] = {
-            "table": self._show_table,
-            "point": self._show_point,
-            "by_hand": self._show_now,
-            "exact": self._show_exact,
-            "finetuned": self._show_exact,
-            "ledger": self._show_now,
-            "breakdown": self._show_now,
-            "curves": self._show_curves,
-            "bound": self._show_curves,
-            "focus": self._show_focus,
-            "sensitivity": self._show_heatmap,
-            "pooling": self._show_maps,
-            "log_count": self._show_histogram,
-            "pins": self._show_pins,
-            "compared": self._show_pins,
-            "measured": self._show_measured,
-            "measurement": self._show_facts,
-            "saved": self._show_facts,
-            "brushed": self._show_brushed,
-            "training": self._show_training,
-        }
-        for name, show in redraw.items():
-            state.observe(lambda change, show=show: show(), name)
+        redraw: dict[str, list[Callable[[], None]]] = {}
+        for panel_ in panels.PANELS:
+            for trait in panel_.follows:
+                redraw.setdefault(trait, []).append(partial(self._draw, panel_))
+        for trait, show in (
+            ("table", self._show_table),
+            ("point", self._show_point),
+            ("by_hand", self._show_now),
+            ("exact", self._show_exact),
+            ("finetuned", self._show_exact),
+            ("ledger", self._show_now),
+            ("breakdown", self._show_now),
+            ("focus", self._show_focus),
+            ("log_count", self._show_brushed),
+            ("pins", self._show_ghosts),
+            ("compared", self._show_ghosts),
+            ("measured", self._describe),
+            ("training", self._describe),
+            ("measurement", self._show_facts),
+            ("saved", self._show_facts),
+            ("brushed", self._show_brushed),
+        ):
+            redraw.setdefault(trait, []).append(show)
+        for trait, shows in redraw.items():
+            state.observe(lambda change, shows=shows: [show() for show in shows], trait)
         for name, take in (
             ("drive", self._take_drive),
             ("moved", self._take_moved),
@@ -75,64 +82,37 @@ class PanelLink:
         ):
             panel.observe(lambda change, take=take: take(change["new"]), name)
         panel.on_msg(lambda _, content, buffers: self._take_message(content))
-        for show in dict.fromkeys(redraw.values()):
+        for panel_ in panels.PANELS:
+            self._draw(panel_)
+        for show in (self._show_table, self._show_point, self._show_exact, self._show_ghosts, self._show_brushed):
             show()
 
     # From the state.
 
-    def _draw(self, name: str) -> None:
-        drawn = figure(self.state, name, whole=False)
+    def _draw(self, panel: Panel) -> None:
+        """Draw a panel; in a thread if it is slow, for which a tick must not wait."""
+        if panel.slow:
+            self._slow[panel.name].start(_job(lambda report: self._draw_now(panel)))
+        else:
+            self._draw_now(panel)
+
+    def _draw_now(self, panel: Panel) -> None:
+        drawn = panel.figure(self.state, whole=False)
         if drawn is not None:
-            self.panel.show(name, drawn)
-
-    def _show_curves(self) -> None:
-        self._draw("rate_distortion")
-        self._draw("histogram")
-
-    def _show_histogram(self) -> None:
-        self._draw("histogram")
-        self._show_brushed()
+            self.panel.show(panel.name, drawn)
 
     def _show_focus(self) -> None:
-        self._show_maps()
         if self.state.per_layer:
-            self._show_histogram()
+            self._draw(HISTOGRAM)
+            self._show_brushed()
             self._show_now()
-
-    def _show_heatmap(self) -> None:
-        self._draw("heatmap")
-
-    def _show_maps(self) -> None:
-        self._show_heatmap()
-        self._show_errors()
-
-    def _show_errors(self) -> None:
-        """In a thread: of a large layer they take a while, and a tick must not wait for it."""
-
-        def work(report: Report) -> None:
-            for name in MAPS:
-                report(0, None)
-                self._draw(name)
-
-        self._maps.start(_job(work))
 
     def _show_exact(self) -> None:
         self._show_now()
         if self.state.kept is not None:
-            self._show_errors()
             self._come_to_rest()
 
-    def _show_measured(self) -> None:
-        self._draw("prediction")
-        self._draw("rate_distortion")
-        self._describe()
-
-    def _show_training(self) -> None:
-        self._draw("finetuning")
-        self._describe()
-
-    def _show_pins(self) -> None:
-        self._draw("rate_distortion")
+    def _show_ghosts(self) -> None:
         pins, compared = self.state.pins, self.state.compared
         shown = [pins[compared]] if 0 <= compared < len(pins) else []
         group = self.state.group
@@ -163,8 +143,8 @@ class PanelLink:
 
     def _show_point(self) -> None:
         # With the first point the cells of the histogram are known, and need not wait for the other curves.
-        if not self.panel.revision("histogram"):
-            self._draw("histogram")
+        if not self.panel.revision(HISTOGRAM.name):
+            self._draw(HISTOGRAM)
         self._show_now()
 
     def _show_now(self) -> None:
@@ -217,7 +197,7 @@ class PanelLink:
             self.state.unbrush()
 
     def _take_click(self, clicked: Mapping[str, Any]) -> None:
-        if clicked.get("figure") != "rate_distortion":
+        if clicked.get("figure") != RATE_DISTORTION.name:
             return
         curves = curve_points(self.state)
         if clicked["curve"] < len(curves):

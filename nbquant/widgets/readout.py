@@ -7,7 +7,7 @@ from nbquant.coding import codes
 from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
 from nbquant.models.layers import layer_label
-from nbquant.quantization.feedback import Feedback
+from nbquant.quantization import methods
 from nbquant.views.palette import method_style
 from nbquant.widgets.state import ExplorerState
 
@@ -67,7 +67,7 @@ def note(state: ExplorerState) -> str:
         return f"by hand: {now / before - 1:+.2%} loss" if before > 0 else "by hand"
     if state.exact is not None and state.finetuned is not None:
         return "before fine-tuning"
-    if state.point is not None and state.point.quantizer.method == Feedback.method:
+    if state.point is not None and methods.of(state.point.quantizer).needs_calibration:
         return "by the diagonal alone: measure"
     if state.sensitivity is not None:
         return f"h: {state.sensitivity.method}"
@@ -93,30 +93,6 @@ def caption(state: ExplorerState, short: bool = False) -> str:
         f"{said}: {costs.compression_ratio:.2f}×, {costs.rate:.3f} bit/weight, predicted loss "
         f"+{predicted_loss(state):.3g}{measured}. {listed(state.selection.layers)}"
     )
-
-
-def descriptions(state: ExplorerState) -> dict[str, str]:
-    """What each figure shows, in words."""
-    point, training = state.point, state.training
-    if point is None:
-        return {}
-    heatmap = "Heat map of the Hessian diagonal of" if state.sensitivity is not None else "No sensitivities of"
-    found = {
-        "histogram": f"Histogram of {point.weights:,} weights with {point.levels} cluster centres.",
-        "heatmap": f"{heatmap} {state.focus}.",
-        "error": f"Map of the quantization error of {state.focus}.",
-        "weighted_error": f"Map of the predicted loss that each weight of {state.focus} adds.",
-        "rate_distortion": f"Rate-distortion curves of {len(state.curves)} methods; chosen: "
-        f"{point.compression_ratio:.2f} times smaller, predicted loss increase {point.predicted_loss_increase:.3g}.",
-        "prediction": f"Measured against predicted loss increase at {len(state.measured)} operating points.",
-    }
-    if training is not None:
-        first, last = training.history[0].validation_loss, training.history[-1].validation_loss
-        found["finetuning"] = (
-            f"Loss during fine-tuning of {len(training.step_loss)} steps; on the test batches {first:.4f} before and "
-            f"{last:.4f} after."
-        )
-    return found
 
 
 def listed(layers: Sequence[str]) -> str:

@@ -44,7 +44,7 @@ def settle(explorer):
     link = explorer._link
     assert link._drives.wait(WAIT)
     assert explorer.state.wait(WAIT)
-    assert all(slot.wait(WAIT) for slot in (link._maps, link._files))
+    assert all(slot.wait(WAIT) for slot in (*link._slow.values(), link._files))
 
 
 def drive(explorer, driver, value):

@@ -13,6 +13,7 @@ import traitlets
 from nbquant.views import theme
 from nbquant.views.palette import LEDGER_COLOURS, method_style
 from nbquant.widgets.figure_panel import PLOTLY_JS, PLOTLY_VERSION, FigurePanel
+from nbquant.widgets.panels.panels import figure_panel
 
 
 def line(*y, **layout):
@@ -26,7 +27,7 @@ def decoded(array):
 
 @pytest.fixture
 def panel():
-    panel = FigurePanel()
+    panel = figure_panel()
     yield panel
     panel.close()
 

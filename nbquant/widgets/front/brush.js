@@ -1,7 +1,5 @@
 // The region selected on a map of weights, shown on all of them: a place means the same in each.
 
-const MAPS = ["heatmap", "error", "weighted_error"];
-
 const isRegion = (region) => typeof region?.x0 === "number";
 
 function drawRegion(name, node, canvas, live) {

@@ -1,0 +1,33 @@
+"""The one list of panels."""
+
+from nbquant.widgets.figure_panel import FigurePanel
+from nbquant.widgets.panels.error import ERROR, WEIGHTED_ERROR
+from nbquant.widgets.panels.finetuning import FINETUNING
+from nbquant.widgets.panels.heatmap import HEATMAP
+from nbquant.widgets.panels.histogram import HISTOGRAM
+from nbquant.widgets.panels.panel import Panel
+from nbquant.widgets.panels.prediction import PREDICTION
+from nbquant.widgets.panels.rate_distortion import RATE_DISTORTION
+from nbquant.widgets.state import ExplorerState
+
+PANELS: tuple[Panel, ...] = (HISTOGRAM, HEATMAP, ERROR, WEIGHTED_ERROR, RATE_DISTORTION, PREDICTION, FINETUNING)
+"""All panels, in the order of the page. Look at ``panels.PANELS``, so that additions are seen."""
+
+
+def figure_panel() -> FigurePanel:
+    """Make a widget for the figures of all panels, without any yet."""
+    kinds = {panel.name: panel.kind for panel in PANELS}
+    return FigurePanel(kinds, kinds, [panel.name for panel in PANELS if panel.late])
+
+
+def named(name: str) -> Panel:
+    """Look up a panel by its name."""
+    return next(panel for panel in PANELS if panel.name == name)
+
+
+def descriptions(state: ExplorerState) -> dict[str, str]:
+    """What each figure shows, in words; empty before the first operating point."""
+    if state.point is None:
+        return {}
+    found = {panel.name: panel.describe(state) for panel in PANELS}
+    return {name: text for name, text in found.items() if text}
