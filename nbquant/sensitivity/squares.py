@@ -1,6 +1,7 @@
 """Square the gradients of runs: by the formulas of layers, and by autograd for all other parameters."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from nbquant.sensitivity.layers import squared_gradients
 from nbquant.sensitivity.loss import Block
 from nbquant.sensitivity.problem import Problem
-from nbquant.sensitivity.taps import Run, Tap
+from nbquant.sensitivity.taps import Run, Tap, ordered
 
 _CHUNK = 1 << 25  # entries of layers' inputs that are held for one pass over vectors
 
@@ -24,33 +25,101 @@ def add_squares(
     blocks: Iterable[Block],
     axes: Sequence[int | None] | None,
 ) -> None:
-    """Go back with every vector of the blocks; runs share the samples along the axes of their outputs."""
+    """Go back with every vector of the blocks; runs share the samples along the axes of their outputs.
+
+    Each gradient of a layer's output is squared as soon as autograd has it, and not kept until the others are known.
+    The last pass through a run frees its graph and what was seen of its layers, so that a run can be used once only.
+    """
     parameters = [problem.parameters[name] for name in others]
-    entries = sum(s.inputs[0].numel() for r in runs for s in r.sights if s.calls)
-    step = max(1, _CHUNK // max(1, entries))
+    ways = [_Way(taps, r, parameters) for r in runs]
     for (sign, block), is_last in _marked(blocks):
         count = next(len(v) for v in block if v is not None)
-        for first in range(0, count, step):
-            chunk = [None if v is None else v[first : first + step] for v in block]
-            back: list[list[list[Tensor | None]]] = []  # of each vector, run and tap
-            for i in range(min(step, count - first)):
-                back.append([])
-                start = 0
-                for r, outputs in zip(runs, attached, strict=True):
-                    met = [k for k, sight in enumerate(r.sights) if sight.calls]
-                    edges = [r.sights[k].output_edge for k in met]
-                    keep = not (is_last and first + i == count - 1)  # the graph, for another vector
-                    gradients = _gradients(outputs, [*edges, *parameters], chunk, i, axes, start, r.size, keep)
-                    start += r.size
-                    _square(squares, others, gradients[len(edges) :], sign)
-                    own: list[Tensor | None] = [None] * len(taps)
-                    for k, g in zip(met, gradients, strict=False):
-                        own[k] = g
-                    back[-1].append(own)
-            for k, tap in enumerate(taps):
-                _add_formula(
-                    squares, tap, [(r, [vector[j][k] for vector in back]) for j, r in enumerate(runs)], k, sign
-                )
+        start = 0
+        for r, outputs, way in zip(runs, attached, ways, strict=True):
+            step = max(1, _CHUNK // max(1, way.entries))
+            for first in range(0, count, step):
+                stop = min(first + step, count)
+                for i in range(first, stop):
+                    keep = not (is_last and i == count - 1)  # the graph, for another vector
+                    way.ready, way.keep = i == stop - 1, keep
+                    with way.watched(squares, sign):
+                        gradients = _gradients(outputs, way.ends, block, i, axes, start, r.size, keep)
+                    way.take(squares, sign, gradients[: len(way.last)])
+                    _square(squares, others, gradients[len(way.last) :], sign)
+            start += r.size
+
+
+class _Way:
+    """The way back through one run, past its taps.
+
+    Attributes:
+        last: Taps behind which the way leads to no other tap or parameter; autograd returns their gradients.
+        ends: Where it leads to.
+        entries: Entries of the inputs of all layers.
+        ready: Whether the vector at hand is the last one to wait for, before gradients are squared.
+        keep: Whether other vectors follow.
+    """
+
+    def __init__(self, taps: Sequence[Tap], run: Run, parameters: Sequence[Tensor]) -> None:
+        self._taps, self._sights = taps, run.sights
+        met = [k for k, sight in enumerate(run.sights) if sight.calls]
+        leads_on = _leading_to(run.outputs, {run.sights[k].output_edge.node for k in met}, {id(p) for p in parameters})
+        self.last = [k for k in met if run.sights[k].output_edge.node not in leads_on]
+        self._passed = [k for k in met if run.sights[k].output_edge.node in leads_on]
+        self.ends = [*(run.sights[k].output_edge for k in self.last), *parameters]
+        self.entries = sum(run.sights[k].inputs[0].numel() for k in met)
+        self.ready = self.keep = True
+        self._waiting: dict[int, list[Tensor]] = {}
+
+    @contextmanager
+    def watched(self, squares: dict[str, Tensor], sign: float) -> Iterator[None]:
+        """Take the gradients of the taps on the way while autograd passes them."""
+
+        def taken(k: int) -> Callable[[Sequence[Tensor | None]], None]:
+            place = self._sights[k].output_edge.output_nr
+            return lambda gradients: self._take(squares, sign, k, gradients[place])
+
+        handles = [self._sights[k].output_edge.node.register_prehook(taken(k)) for k in self._passed]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def take(self, squares: dict[str, Tensor], sign: float, gradients: Sequence[Tensor | None]) -> None:
+        """Take the gradients of the last taps, and square what no gradient of the last vector reached."""
+        for k, g in zip(self.last, gradients, strict=True):
+            self._take(squares, sign, k, g)
+        if self.ready:
+            for k in list(self._waiting):
+                self._take(squares, sign, k, None)
+
+    def _take(self, squares: dict[str, Tensor], sign: float, k: int, g: Tensor | None) -> None:
+        waiting = self._waiting.setdefault(k, [])
+        if g is not None:
+            waiting.append(g)
+        if not self.ready:
+            return
+        del self._waiting[k]
+        tap, sight = self._taps[k], self._sights[k]
+        if waiting:
+            vectors = torch.stack(waiting) if len(waiting) > 1 else waiting[0].unsqueeze(0)
+            found = squared_gradients(tap.layer, sight.inputs, vectors, frozenset(tap.names))
+            for short, square in found.items():
+                squares[tap.names[short]].add_(square.to(squares[tap.names[short]].dtype), alpha=sign)
+        if not self.keep:
+            sight.inputs = ()
+
+
+def _leading_to(outputs: Sequence[Tensor], nodes: Set[Any], leaves: Set[int]) -> set[Any]:
+    """Operations of a graph behind which one of the nodes, or a leaf, is met."""
+    found: set[Any] = set()
+    for node in reversed(ordered(outputs)):
+        for following, _ in node.next_functions:
+            if following in nodes or following in found or id(getattr(following, "variable", None)) in leaves:
+                found.add(node)
+                break
+    return found
 
 
 def _marked(blocks: Iterable[Block]) -> Iterator[tuple[Block, bool]]:
@@ -99,26 +168,3 @@ def _square(squares: dict[str, Tensor], names: Sequence[str], gradients: Sequenc
         if g is not None:
             g = (g.to_dense() if g.is_sparse else g).to(squares[name].dtype)
             squares[name].addcmul_(g, g, value=sign)
-
-
-def _add_formula(
-    squares: dict[str, Tensor], tap: Tap, seen: Sequence[tuple[Run, Sequence[Tensor | None]]], k: int, sign: float
-) -> None:
-    met = [(r.sights[k], vectors) for r, vectors in seen if r.sights[k].calls and any(g is not None for g in vectors)]
-    if not met:
-        return
-    inputs = tuple(
-        torch.cat(parts) if isinstance(parts[0], Tensor) and len(parts) > 1 else parts[0]
-        for parts in zip(*(sight.inputs for sight, _ in met), strict=True)
-    )
-    vectors = []
-    for column in zip(*(own for _, own in met), strict=True):
-        shape = next(g for g in column if g is not None)
-        parts = [
-            shape.new_zeros(len(s.inputs[0]), *shape.shape[1:]) if g is None else g
-            for g, (s, _) in zip(column, met, strict=True)
-        ]
-        vectors.append(torch.cat(parts) if len(parts) > 1 else parts[0])
-    g = torch.stack(vectors) if len(vectors) > 1 else vectors[0].unsqueeze(0)
-    for short, square in squared_gradients(tap.layer, inputs, g, frozenset(tap.names)).items():
-        squares[tap.names[short]].add_(square.to(squares[tap.names[short]].dtype), alpha=sign)

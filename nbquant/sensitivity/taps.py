@@ -155,7 +155,7 @@ def find_taps(problem: Problem, batch: Batch, layout: Layout) -> list[Tap]:
 def count_uses(outputs: Sequence[Tensor]) -> Counter[int]:
     """Count how often each parameter enters the graph of some tensors."""
     uses: Counter[int] = Counter()
-    for node in _nodes(outputs):
+    for node in ordered(outputs):
         for following, _ in node.next_functions:
             if following is not None and hasattr(following, "variable"):
                 uses[id(following.variable)] += 1
@@ -164,19 +164,23 @@ def count_uses(outputs: Sequence[Tensor]) -> Counter[int]:
 
 def graph_size(outputs: Sequence[Tensor]) -> int:
     """Count the operations in the graph of some tensors."""
-    return sum(1 for _ in _nodes(outputs))
+    return len(ordered(outputs))
 
 
-def _nodes(outputs: Sequence[Tensor]) -> Iterator[Any]:
-    """Every operation of a graph once, without the leaves."""
-    seen, stack = set(), [output.grad_fn for output in outputs]
+def ordered(outputs: Sequence[Tensor]) -> list[Any]:
+    """Every operation of a graph once, without the leaves, and before those that it hands gradients to."""
+    found: list[Any] = []
+    seen: set[Any] = set()
+    stack: list[tuple[Any, bool]] = [(output.grad_fn, False) for output in outputs]
     while stack:
-        node: Any = stack.pop()
-        if node is None or node in seen or hasattr(node, "variable"):
-            continue
-        seen.add(node)
-        stack += [following for following, _ in node.next_functions]
-        yield node
+        node, is_done = stack.pop()
+        if is_done:
+            found.append(node)
+        elif node is not None and node not in seen and not hasattr(node, "variable"):
+            seen.add(node)
+            stack.append((node, True))
+            stack += [(following, False) for following, _ in node.next_functions]
+    return found[::-1]
 
 
 def _of_own_rows(seen: Run, chosen: list[int], axes: Axes) -> list[int]:
