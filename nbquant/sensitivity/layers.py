@@ -184,7 +184,8 @@ def _outer(g: Float[Tensor, "v batch groups out places"], windows: Tensor) -> Fl
         unfolded = unfolded.reshape(len(unfolded), groups, inputs, places)
         rows = g[:, start : start + chunk].permute(1, 2, 0, 3, 4).flatten(2, 3)  # [b, groups, v·out, places]
         per_sample = rows @ unfolded.transpose(2, 3)
-        total += per_sample.square_().sum(0).unflatten(1, (vectors, outs)).sum(1)
+        squared = per_sample.square_().sum(0)
+        total += squared if vectors == 1 else squared.unflatten(1, (vectors, outs)).sum(1)
     return total
 
 

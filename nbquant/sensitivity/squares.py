@@ -24,17 +24,29 @@ def add_squares(
     attached: Sequence[Sequence[Tensor]],
     blocks: Iterable[Block],
     axes: Sequence[int | None] | None,
+    start: int = 0,
 ) -> None:
     """Go back with every vector of the blocks; runs share the samples along the axes of their outputs.
 
     Each gradient of a layer's output is squared as soon as autograd has it, and not kept until the others are known.
     The last pass through a run frees its graph and what was seen of its layers, so that a run can be used once only.
+
+    Args:
+        squares: Sums to add to.
+        problem: Whose parameters they are of.
+        taps: Layers with formulas.
+        others: Parameters without.
+        runs: Of consecutive samples.
+        attached: Outputs of each run.
+        blocks: Vectors of the outputs of a batch.
+        axes: Dimension of each output that counts the samples; None if one run has them all.
+        start: Number of the first sample.
     """
     parameters = [problem.parameters[name] for name in others]
     ways = [_Way(taps, r, parameters) for r in runs]
     for (sign, block), is_last in _marked(blocks):
         count = next(len(v) for v in block if v is not None)
-        start = 0
+        position = start
         for r, outputs, way in zip(runs, attached, ways, strict=True):
             step = max(1, _CHUNK // max(1, way.entries))
             for first in range(0, count, step):
@@ -43,10 +55,10 @@ def add_squares(
                     keep = not (is_last and i == count - 1)  # the graph, for another vector
                     way.ready, way.keep = i == stop - 1, keep
                     with way.watched(squares, sign):
-                        gradients = _gradients(outputs, way.ends, block, i, axes, start, r.size, keep)
+                        gradients = _gradients(outputs, way.ends, block, i, axes, position, r.size, keep)
                     way.take(squares, sign, gradients[: len(way.last)])
                     _square(squares, others, gradients[len(way.last) :], sign)
-            start += r.size
+            position += r.size
 
 
 class _Way:
