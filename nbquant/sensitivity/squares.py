@@ -1,8 +1,6 @@
 """Square the gradients of runs: by the formulas of layers, and by autograd for all other parameters."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +8,8 @@ from torch import Tensor
 from nbquant.sensitivity.layers import squared_gradients
 from nbquant.sensitivity.loss import Block
 from nbquant.sensitivity.problem import Problem
-from nbquant.sensitivity.taps import Run, Tap, ordered
+from nbquant.sensitivity.taps import Run, Tap
+from nbquant.sensitivity.way_back import WayBack
 
 _CHUNK = 1 << 25  # entries of layers' inputs that are held for one pass over vectors
 
@@ -49,15 +48,11 @@ def add_squares(
         position = start
         for r, outputs, way in zip(runs, attached, ways, strict=True):
             step = max(1, _CHUNK // max(1, way.entries))
-            for first in range(0, count, step):
-                stop = min(first + step, count)
-                for i in range(first, stop):
-                    keep = not (is_last and i == count - 1)  # the graph, for another vector
-                    way.ready, way.keep = i == stop - 1, keep
-                    with way.watched(squares, sign):
-                        gradients = _gradients(outputs, way.ends, block, i, axes, position, r.size, keep)
-                    way.take(squares, sign, gradients[: len(way.last)])
-                    _square(squares, others, gradients[len(way.last) :], sign)
+            for i in range(count):
+                keep = not (is_last and i == count - 1)  # the graph, for another vector
+                starts, cotangents = _part(outputs, block, i, axes, position, r.size)
+                gradients = way.go(squares, sign, starts, cotangents, (i + 1) % step == 0 or i == count - 1, keep)
+                _square(squares, others, gradients, sign)
             position += r.size
 
 
@@ -65,73 +60,57 @@ class _Way:
     """The way back through one run, past its taps.
 
     Attributes:
-        last: Taps behind which the way leads to no other tap or parameter; autograd returns their gradients.
-        ends: Where it leads to.
         entries: Entries of the inputs of all layers.
-        ready: Whether the vector at hand is the last one to wait for, before gradients are squared.
-        keep: Whether other vectors follow.
     """
 
     def __init__(self, taps: Sequence[Tap], run: Run, parameters: Sequence[Tensor]) -> None:
-        self._taps, self._sights = taps, run.sights
-        met = [k for k, sight in enumerate(run.sights) if sight.calls]
-        leads_on = _leading_to(run.outputs, {run.sights[k].output_edge.node for k in met}, {id(p) for p in parameters})
-        self.last = [k for k in met if run.sights[k].output_edge.node not in leads_on]
-        self._passed = [k for k in met if run.sights[k].output_edge.node in leads_on]
-        self.ends = [*(run.sights[k].output_edge for k in self.last), *parameters]
-        self.entries = sum(run.sights[k].inputs[0].numel() for k in met)
-        self.ready = self.keep = True
+        self._met = [(tap, sight) for tap, sight in zip(taps, run.sights, strict=True) if sight.calls]
+        self._back = WayBack(run.outputs, [sight.output_edge for _, sight in self._met], parameters)
+        self.entries = sum(sight.inputs[0].numel() for _, sight in self._met)
         self._waiting: dict[int, list[Tensor]] = {}
 
-    @contextmanager
-    def watched(self, squares: dict[str, Tensor], sign: float) -> Iterator[None]:
-        """Take the gradients of the taps on the way while autograd passes them."""
+    def go(
+        self,
+        squares: dict[str, Tensor],
+        sign: float,
+        outputs: Sequence[Tensor],
+        vectors: Sequence[Tensor],
+        is_last: bool,
+        keep: bool,
+    ) -> list[Tensor | None]:
+        """Go back with one vector.
 
-        def taken(k: int) -> Callable[[Sequence[Tensor | None]], None]:
-            place = self._sights[k].output_edge.output_nr
-            return lambda gradients: self._take(squares, sign, k, gradients[place])
+        Args:
+            squares: Sums to add to.
+            sign: Of the vector.
+            outputs: Those that it is of.
+            vectors: Its part in each.
+            is_last: Whether to square it together with those that came before it, or to wait for more.
+            keep: Whether others follow.
 
-        handles = [self._sights[k].output_edge.node.register_prehook(taken(k)) for k in self._passed]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        Returns:
+            Gradients of the parameters.
+        """
 
-    def take(self, squares: dict[str, Tensor], sign: float, gradients: Sequence[Tensor | None]) -> None:
-        """Take the gradients of the last taps, and square what no gradient of the last vector reached."""
-        for k, g in zip(self.last, gradients, strict=True):
-            self._take(squares, sign, k, g)
-        if self.ready:
+        def taken(k: int, g: Tensor) -> None:
+            self._waiting.setdefault(k, []).append(g)
+            if is_last:
+                self._square(squares, sign, k)
+                if not keep:
+                    self._met[k][1].inputs = ()
+
+        gradients = self._back.go(outputs, vectors, taken, keep)
+        if is_last:  # the last vector may not reach all that others have
             for k in list(self._waiting):
-                self._take(squares, sign, k, None)
+                self._square(squares, sign, k)
+        return gradients
 
-    def _take(self, squares: dict[str, Tensor], sign: float, k: int, g: Tensor | None) -> None:
-        waiting = self._waiting.setdefault(k, [])
-        if g is not None:
-            waiting.append(g)
-        if not self.ready:
-            return
-        del self._waiting[k]
-        tap, sight = self._taps[k], self._sights[k]
-        if waiting:
-            vectors = torch.stack(waiting) if len(waiting) > 1 else waiting[0].unsqueeze(0)
-            found = squared_gradients(tap.layer, sight.inputs, vectors, frozenset(tap.names))
-            for short, square in found.items():
-                squares[tap.names[short]].add_(square.to(squares[tap.names[short]].dtype), alpha=sign)
-        if not self.keep:
-            sight.inputs = ()
-
-
-def _leading_to(outputs: Sequence[Tensor], nodes: Set[Any], leaves: Set[int]) -> set[Any]:
-    """Operations of a graph behind which one of the nodes, or a leaf, is met."""
-    found: set[Any] = set()
-    for node in reversed(ordered(outputs)):
-        for following, _ in node.next_functions:
-            if following in nodes or following in found or id(getattr(following, "variable", None)) in leaves:
-                found.add(node)
-                break
-    return found
+    def _square(self, squares: dict[str, Tensor], sign: float, k: int) -> None:
+        tap, sight = self._met[k]
+        found = self._waiting.pop(k)
+        g = torch.stack(found) if len(found) > 1 else found[0].unsqueeze(0)
+        for short, square in squared_gradients(tap.layer, sight.inputs, g, frozenset(tap.names)).items():
+            squares[tap.names[short]].add_(square.to(squares[tap.names[short]].dtype), alpha=sign)
 
 
 def _marked(blocks: Iterable[Block]) -> Iterator[tuple[Block, bool]]:
@@ -144,17 +123,15 @@ def _marked(blocks: Iterable[Block]) -> Iterator[tuple[Block, bool]]:
         block = following
 
 
-def _gradients(
+def _part(
     outputs: Sequence[Tensor],
-    ends: Sequence[Any],
     vectors: Sequence[Tensor | None],
     number: int,
     axes: Sequence[int | None] | None,
     start: int,
     size: int,
-    keep: bool,
-) -> list[Tensor | None]:
-    """Jᵀ vector of one run."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs of one run that a vector has entries for, and these."""
     starts, cotangents = [], []
     for k, (z, v) in enumerate(zip(outputs, vectors, strict=True)):
         if v is None or not z.requires_grad:
@@ -170,9 +147,7 @@ def _gradients(
             )
         starts.append(z)
         cotangents.append(vector.reshape(z.shape).to(z.dtype))
-    if not starts or not ends:
-        return [None] * len(ends)
-    return list(torch.autograd.grad(starts, ends, cotangents, retain_graph=keep, allow_unused=True))
+    return starts, cotangents
 
 
 def _square(squares: dict[str, Tensor], names: Sequence[str], gradients: Sequence[Tensor | None], sign: float) -> None:

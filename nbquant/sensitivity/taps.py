@@ -15,6 +15,7 @@ from nbquant.sensitivity.batch import Axes, Batch, repeated
 from nbquant.sensitivity.layers import is_supported, parameters_of
 from nbquant.sensitivity.layout import Layout, floating
 from nbquant.sensitivity.problem import Problem
+from nbquant.sensitivity.way_back import ordered
 
 
 @dataclass
@@ -165,22 +166,6 @@ def count_uses(outputs: Sequence[Tensor]) -> Counter[int]:
 def graph_size(outputs: Sequence[Tensor]) -> int:
     """Count the operations in the graph of some tensors."""
     return len(ordered(outputs))
-
-
-def ordered(outputs: Sequence[Tensor]) -> list[Any]:
-    """Every operation of a graph once, without the leaves, and before those that it hands gradients to."""
-    found: list[Any] = []
-    seen: set[Any] = set()
-    stack: list[tuple[Any, bool]] = [(output.grad_fn, False) for output in outputs]
-    while stack:
-        node, is_done = stack.pop()
-        if is_done:
-            found.append(node)
-        elif node is not None and node not in seen and not hasattr(node, "variable"):
-            seen.add(node)
-            stack.append((node, True))
-            stack += [(following, False) for following, _ in node.next_functions]
-    return found[::-1]
 
 
 def _of_own_rows(seen: Run, chosen: list[int], axes: Axes) -> list[int]:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nbquant.sensitivity import sensitivity
+from nbquant.sensitivity import gram, sensitivity
+from nbquant.sensitivity.calibration import calibrate
 
 
 def peak(run):
@@ -56,3 +57,16 @@ def test_takes_hardly_more_than_a_training_step(make, method):
     step = peak(lambda: plain(model, batches))
     assert step > 1 << 20
     assert peak(lambda: sensitivity(model, batches, method, progress=False)) < 1.35 * step
+
+
+def test_calibration_does_not_unfold_wide_kernels():
+    model = nn.Sequential(nn.Conv1d(1, 8, 64, 4), nn.ReLU(), nn.Conv1d(8, 8, 512, 16), nn.Flatten(), nn.LazyLinear(4))
+    batches = [(torch.randn(8, 1, 12000), torch.randint(4, (8,))) for _ in range(2)]
+    model(batches[0][0])
+    found = []
+    unfolded = 4 * 8 * 512 * 8 * (((12000 - 64) // 4 + 1 - 512) // 16 + 1)  # bytes of a batch
+    assert unfolded > 2 * gram.CHUNK
+    taken = peak(lambda: found.append(calibrate(model, batches, progress=False)))
+    moments = found[0].moments("2", {})
+    kept = sum(block.nbytes for block in moments.blocks) + moments.held_back.nbytes
+    assert taken < 2 * kept + 12 * gram.CHUNK
