@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nbquant.nested import tensors_in
-from nbquant.sensitivity.batch import Axes, Batch, cut
+from nbquant.sensitivity.batch import Axes, Batch, InputAxes, Offsets, Ragged, cut
 from nbquant.sensitivity.problem import Problem
 
 _TRIALS = 16  # ways of cutting that are tried, at the most
@@ -26,7 +26,7 @@ class Layout:
             model ran on parts of a batch but gave other outputs; 0 where it did not.
     """
 
-    inputs: Axes | None = None
+    inputs: InputAxes | None = None
     outputs: Axes | None = None
     mixing: float = 0.0
 
@@ -83,21 +83,54 @@ def floating(output: object) -> list[Tensor]:
     return [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
 
 
-def _size(batch: Batch, axes: Axes) -> int | None:
+def _size(batch: Batch, axes: InputAxes) -> int | None:
     """Number of samples by these axes; None if the batch does not have them."""
     tensors = tensors_in(batch.inputs)
     if len(tensors) != len(axes):
         return None
-    pairs = [(t, axis) for t, axis in zip(tensors, axes, strict=True) if axis is not None]
-    if any(axis >= t.ndim for t, axis in pairs):
-        return None
-    sizes = {t.shape[axis] for t, axis in pairs}
+    sizes = set()
+    for i, axis in enumerate(axes):
+        if isinstance(axis, Ragged):
+            if axes[axis.offsets] not in _offsets(tensors, i, axis.offsets):
+                return None
+        elif isinstance(axis, Offsets):
+            sizes.add(len(tensors[i]) - axis.with_end)
+        elif axis is not None:
+            if axis >= tensors[i].ndim:
+                return None
+            sizes.add(tensors[i].shape[axis])
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _hypotheses(batch: Batch) -> Iterator[tuple[int, Axes]]:
+def _offsets(tensors: list[Tensor], ragged: int, offsets: int) -> tuple[Offsets, ...]:
+    """What one tensor may tell of where samples begin in another."""
+    long, begin = tensors[ragged], tensors[offsets]
+    if ragged == offsets or long.ndim != 1 or begin.ndim != 1 or begin.is_floating_point() or len(begin) < 2:
+        return ()
+    if begin.dtype == torch.bool or begin[0] != 0 or (begin.diff() < 0).any() or begin[-1] > len(long):
+        return ()
+    return (Offsets(False), Offsets(True)) if begin[-1] == len(long) else (Offsets(False),)
+
+
+def _ragged(tensors: list[Tensor]) -> Iterator[tuple[int, InputAxes]]:
+    """Ways to cut the inputs where one of them tells how long the samples of others are."""
+    for ragged, long in enumerate(tensors):
+        for offsets in range(len(tensors)):
+            for kind in _offsets(tensors, ragged, offsets):
+                size = len(tensors[offsets]) - kind.with_end
+                beside = [Ragged(offsets) if t.shape == long.shape else None for t in tensors]
+                axes = (
+                    kind if i == offsets else beside[i] or (0 if t.ndim and len(t) == size else None)
+                    for i, t in enumerate(tensors)
+                )
+                if size > 1:
+                    yield size, tuple(axes)
+
+
+def _hypotheses(batch: Batch) -> Iterator[tuple[int, InputAxes]]:
     """Ways to cut the inputs, the likely ones first: all first dimensions of one length, fewer of them, second ones."""
     tensors = tensors_in(batch.inputs)
+    yield from _ragged(tensors)
     for dim in (0, 1):
         lengths = [t.shape[dim] if t.ndim > dim else 0 for t in tensors]
         for size in dict.fromkeys([batch.size, *lengths] if dim == 0 else [n for n in lengths if n == batch.size]):

@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from nbquant.sensitivity.attention import input_projection, separated
 from nbquant.sensitivity.batch import Axes, Batch, repeated
-from nbquant.sensitivity.layers import is_supported, parameters_of
+from nbquant.sensitivity.layers import is_supported, parameters_of, samples_of
 from nbquant.sensitivity.layout import Layout, floating
 from nbquant.sensitivity.problem import Problem
 from nbquant.sensitivity.way_back import ordered
@@ -59,8 +59,7 @@ class Sight:
         """Whether the layer was called once, on rows of samples, and its parameters were used nowhere else."""
         if self.calls != 1 or self.edge is None or not self.inputs or not isinstance(self.inputs[0], Tensor):
             return False
-        x = self.inputs[0]
-        if x.ndim < 2 - isinstance(tap.layer, nn.Embedding | nn.PReLU) or x.shape[0] != size:
+        if samples_of(tap.layer, self.inputs) != size:
             return False
         if any(t._version != v for t, v in zip(_tensors(self.inputs), self.versions, strict=True)):
             return False
