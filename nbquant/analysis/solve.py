@@ -23,6 +23,7 @@ from nbquant.quantization.selection import Selection
 from nbquant.quantization.steps import Steps
 from nbquant.quantization.streams import MEASURED
 from nbquant.quantization.uniform import Uniform
+from nbquant.required import SELECTION, require
 from nbquant.storage.write import file_ledger
 
 TRIES = 4  # between two points of the curve
@@ -264,6 +265,7 @@ def fit(
         ValueError: Not exactly one target; one out of reach (names the reachable range); the parameter of another
             method; an unknown method.
     """
+    require("selection", selection, Selection, SELECTION)
     target = target_of(ratio=ratio, rate=rate, levels=levels, lmbda=lmbda, step=step)
     if file_of is not None and target.name != "ratio":
         raise ValueError(f"file_of goes with the target ratio, but {target.name} came: leave one of them out.")

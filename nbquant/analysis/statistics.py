@@ -23,6 +23,7 @@ from nbquant.quantization.rate import is_mostly_zero, position_ledger, tensor_ga
 from nbquant.quantization.selection import SelectedTensor, Selection
 from nbquant.quantization.validate import all_zero
 from nbquant.quantization.workers import Workers
+from nbquant.required import SELECTION, require
 from nbquant.tensorfile import FileSlice
 
 TENSORS_KEPT = 512  # of which statistics are kept in memory, a megabyte or two each
@@ -172,6 +173,7 @@ class Statistics:
                 sensitivities that are zero throughout.
             Cancelled: By ``progress``; what was done so far is kept.
         """
+        require("selection", selection, Selection, SELECTION)
         if selection.shards is not None:
             tensors = _over_ranks(selection)
         elif selection.workers is not None:

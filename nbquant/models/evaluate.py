@@ -17,6 +17,7 @@ from nbquant.models.batches import device_of, to_device
 from nbquant.models.comparison import Comparing, Comparison, labelled, softmax_term
 from nbquant.nested import call
 from nbquant.progress import Progress, track
+from nbquant.required import MODULE, require
 
 Metric = Callable[[Any, Any], Any]
 """metric(output, target): the mean of a quantity over a batch's samples, as one number."""
@@ -122,6 +123,9 @@ def evaluate(
     """
     counting = _Counting()
     counting_reference, comparing = _Counting(), Comparing()
+    require("model", model, nn.Module, MODULE)
+    if reference is not None:
+        require("reference", reference, nn.Module, MODULE)
     device = device_of(model)
     with ExitStack() as stack:
         for network in filter(None, (model, reference)):

@@ -14,6 +14,7 @@ from nbquant.hooked import require_parameters
 from nbquant.losses import Loss, record
 from nbquant.progress import Progress
 from nbquant.quantization.moments import LayerMoments, Part
+from nbquant.required import MODULE, require
 from nbquant.sensitivity.batch import Batch
 from nbquant.sensitivity.gram import PLACES, PLACES_OF_EACH, Gram, block_widths, some_places
 from nbquant.sensitivity.in_turn import ModelCalibration, before_quantizing, some_inputs
@@ -67,6 +68,7 @@ def calibrate(
 
     Source: Martens and Grosse 2015 (K-FAC); Grosse and Martens 2016 for convolutions.
     """
+    require("model", model, nn.Module, MODULE)
     require_parameters(model)
     parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     matrices = {name: p for name, p in parameters.items() if p.ndim > 1 and p.numel()}

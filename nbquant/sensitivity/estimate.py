@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from nbquant.losses import Loss
 from nbquant.progress import Progress
+from nbquant.required import MODULE, require
 from nbquant.sensitivity.adam import adam
 from nbquant.sensitivity.becker_lecun import becker_lecun
 from nbquant.sensitivity.empirical_fisher import empirical_fisher
@@ -102,6 +103,7 @@ def sensitivity(
             not finite, all sensitivities zero, or what the method at hand cannot treat.
         nbquant.progress.Cancelled: By ``progress``.
     """
+    require("model", model, nn.Module, MODULE)
     if method not in METHODS:
         raise ValueError(
             f"method must be one of {', '.join(METHODS)}, but it is {method!r}{_nearest(method, METHODS)}."

@@ -58,7 +58,7 @@ def samples_of(layer: nn.Module, inputs: Sequence[Any]) -> int | None:
     """Number of samples that a layer sees, if each is a row of its input or has an offset; None where none is."""
     x, *others = inputs
     if isinstance(layer, nn.EmbeddingBag) and x.ndim == 1:
-        offsets = _offsets_of(others)
+        offsets = offsets_of(others)
         return None if offsets is None else len(offsets) - layer.include_last_offset
     return None if x.ndim < 2 - isinstance(layer, nn.Embedding | nn.PReLU) else len(x)
 
@@ -248,7 +248,7 @@ def _embedding(layer: nn.Embedding, x: Tensor, g: Tensor, names: frozenset[str])
 def _embedding_bag(layer: nn.EmbeddingBag, x: Tensor, g: Tensor, names: frozenset[str], *others: Any) -> Squares:
     """Bags as rows of ids, or one after the other with offsets; an id that comes again adds its weights first."""
     if x.ndim == 1:
-        offsets = _offsets_of(others)
+        offsets = offsets_of(others)
         assert offsets is not None
         if layer.include_last_offset:
             x, offsets = x[: int(offsets[-1])], offsets[:-1]
@@ -271,7 +271,7 @@ def _embedding_bag(layer: nn.EmbeddingBag, x: Tensor, g: Tensor, names: frozense
     return {"weight": out}
 
 
-def _offsets_of(others: Sequence[Any]) -> Tensor | None:
+def offsets_of(others: Sequence[Any]) -> Tensor | None:
     """The first tensor of integers among the arguments behind the ids of an ``EmbeddingBag``."""
     return next((t for t in others if isinstance(t, Tensor) and not t.is_floating_point()), None)
 

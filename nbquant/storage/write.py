@@ -28,6 +28,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Coding
 from nbquant.quantization.rate import arithmetic_code, block_gaps
 from nbquant.quantization.streams import context_streams, lattice_span, with_sizes
+from nbquant.required import require_path
 from nbquant.storage.blocks import Code, encode_block, fixed_length_code
 from nbquant.storage.dtypes import SPELLED, as_bytes
 from nbquant.storage.header import write_header
@@ -95,6 +96,7 @@ def save(
         raise TypeError(
             f"what nbquant.fit returned is required, but a {type(quantized).__name__} came: save(quantized, path, …)."
         )
+    require_path("path", path)
     path = Path(path)
     if path.suffix != ".nbq":
         raise ValueError(f"the name of the file must end in .nbq, but {path.name!r} came: add the ending.")
