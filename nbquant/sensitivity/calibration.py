@@ -251,7 +251,9 @@ class _Seen:
             if name in known or (len(self._matrices[name]) == 1 and name not in self._kinds):
                 continue  # a row alone is a vector, as a class token
             owner = type(self._model.get_submodule(name.rpartition(".")[0])).__name__
-            if name in self._mixed:
+            if ".parametrizations." in name:
+                why = "behind a parametrization: torch.nn.utils.parametrize.remove_parametrizations makes it a weight"
+            elif name in self._mixed:
                 why = f"{owner}, used in more ways than one"
             elif name in self._kinds or name in self._tables:
                 why = f"{owner}, no gradient reaches it"
