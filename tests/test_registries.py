@@ -20,9 +20,7 @@ NAMES = {
 } - {"exact", "error", "heatmap"}  # words of other rooms, too
 QUOTED = rf"[\"'](?:{'|'.join(sorted(NAMES))})[\"']"
 COMPARED = re.compile(rf"(?:[=!]==?|\bin \(?|\bis )\s*{QUOTED}|{QUOTED}\s*(?:[=!]==?|\bin\b)|case {QUOTED}")
-GONE = re.compile(
-    r"\bRUNNERS\b|\bMEASURED\b|cast\(Quantizer|isinstance\([^)]*(?:KMeans|Uniform|ECSQ|Trellis|Feedback)"
-)
+GONE = re.compile(r"\bRUNNERS\b|\bMEASURED\b|cast\(Quantizer|isinstance\([^)]*(?:KMeans|Uniform|ECSQ|Trellis|Feedback)")
 
 
 def sources():
