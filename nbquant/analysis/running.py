@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from nbquant.analysis.operating_point import OperatingPoint
-from nbquant.analysis.search import first_lmbda, fit_by_search
+from nbquant.analysis.search import first_lmbda, search_lmbda
 from nbquant.analysis.target import Target
 from nbquant.kernels import dispatch
 from nbquant.progress import Progress
@@ -79,7 +79,11 @@ class RunningCurve:
             return quantize(self.family(target.value), self.selection, progress=self.progress)
         if self.points:
             return self._between(target)
-        return fit_by_search(self.family, self.selection, target, self.progress)
+
+        def run(lmbda: float, progress: Progress) -> Quantized:
+            return quantize(self.family(lmbda), self.selection, progress=progress)
+
+        return search_lmbda(run, self.selection, target, self.progress)
 
     def _between(self, target: Target) -> Quantized:
         """The point that meets a target, or one between it and the next finer that just does."""

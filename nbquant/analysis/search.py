@@ -6,9 +6,7 @@ from collections.abc import Callable, Generator
 from nbquant.analysis.target import OutOfReachError, Target
 from nbquant.progress import Progress, track
 from nbquant.quantization.feedback import mean_curvature
-from nbquant.quantization.quantize import quantize
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.steps import mean_sensitivity
 
@@ -23,16 +21,16 @@ GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly, however many
 CLOSE, NEAR = 0.01, 0.03  # of the target: near enough, before and after that
 
 
-def fit_by_search(
-    family: Callable[[float], Quantizer], selection: Selection, target: Target, progress: Progress = False
+def search_lmbda(
+    run: Callable[[float, Progress], Quantized], selection: Selection, target: Target, progress: Progress = False
 ) -> Quantized:
     """Find λ by which a target is met with hardly anything to spare.
 
     Of all tries that meet the target the nearest is returned.
 
     Args:
-        family: The quantizer at a λ [loss/bit]; its rate falls with λ.
-        selection: What to quantize.
+        run: run(lmbda, progress) quantizes at a λ [loss/bit]; its rate falls with λ.
+        selection: What is quantized.
         target: "ratio" or "rate".
         progress: See :data:`nbquant.progress.Progress`; counts tries of the most that there may be.
 
@@ -54,7 +52,7 @@ def fit_by_search(
     lmbda, enough = next(search)
     while True:
         next(ticks, None)
-        found, tries = quantize(family(lmbda), selection, progress=within), tries + 1
+        found, tries = run(lmbda, within), tries + 1
         off = math.log(max(target.quantity(found), 1e-300) / target.value) * (1 if target.name == "ratio" else -1)
         if target.met(found) and (best is None or target.stricter(math.expm1(off)).met(best)):
             best = found

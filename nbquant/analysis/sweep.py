@@ -147,7 +147,10 @@ def _options(method: str | Mapping[str, Any]) -> dict[str, Any]:
     chosen = {"method": method} if isinstance(method, str) else dict(method)
     if "method" not in chosen:
         raise ValueError(f"a method must be a name, or options of which one is 'method', but {method!r} came.")
-    methods.family(**chosen)  # refuses what there is not
+    try:
+        methods.family(**chosen)
+    except TypeError as error:
+        raise ValueError(f"a method must be a name, or options with its name, but {method!r} came: {error}") from None
     return chosen
 
 

@@ -73,6 +73,11 @@ class Method:
         assert MISSING not in known.values(), f"options of {self.name} must have defaults"
         return known
 
+    @property
+    def title(self) -> str:
+        """Its name where nothing is said of weighting: the shorter of both."""
+        return min(self.labels, key=len)
+
     def label(self, weighted: bool) -> str:
         """Its name in legends and menus."""
         return self.labels[bool(weighted)]

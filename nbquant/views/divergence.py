@@ -109,8 +109,8 @@ def _labels(keys: Sequence[tuple[Hashable, ...]], by: Sequence[str]) -> list[str
     for key in keys:
         named: dict[str, Any] = dict(zip(by, key, strict=True))
         method, weighted = str(named["method"]), named.get("weighted")
-        usual = methods.named(method).options.get("weighted", True)
-        label = method_style(method, usual if pd.isna(weighted) else bool(weighted)).label
+        known = methods.named(method)
+        label = known.title if pd.isna(weighted) else known.label(bool(weighted))
         alike = [dict(zip(by, other, strict=True)) for other in keys if other[0] == key[0]]
         differing = [n for n in by if n not in ("method", "weighted") and len({str(other[n]) for other in alike}) > 1]
         options = [f"{n} {'as by default' if pd.isna(named[n]) else named[n]}" for n in differing]

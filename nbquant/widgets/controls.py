@@ -144,4 +144,4 @@ def _move(control: w.Widget, value: Any) -> None:
 
 def _methods() -> dict[str, str]:
     """Labels of all methods; those without a curve have to run."""
-    return {m.label(m.needs_calibration) + " (runs)" * (m.curve is None): m.name for m in methods.METHODS}
+    return {m.title + " (runs)" * (m.curve is None): m.name for m in methods.METHODS}

@@ -95,23 +95,14 @@ def test_with_the_model_it_ends_at_the_size_of_the_file(tmp_path):
         ladder(curve(family("ecsq"), Statistics.of(chosen))[9], chosen, model=model, gap=GAP, progress=False)
 
 
-class Coded:
-    """A quantizer of the same cells with another code."""
-
-    method, weighted, trellis = "uniform", True, 8
-
-    def __init__(self, coding):
-        self.coding = coding
-
-
 def test_a_code_below_entropy_gains():
     chosen = selection(0.8)
-    quantized = nq.fit(chosen, "uniform", rate=1.6, progress=False)
-    other = replace(quantized, quantizer=Coded("context"), ledger=Ledger(payload=1000, codebook=64))
+    quantized = nq.fit(chosen, "trellis", rate=1.6, per_layer=False, progress=False)
+    other = replace(quantized, ledger=Ledger(payload=1000, codebook=64))
     steps = ladder(other, chosen, gap=GAP, progress=False)
     gain = steps[steps["step"] == "context code"]
     assert gain["change"].item() < 0
-    assert "neighbours" in gain["reason"].item()
+    assert "neighbouring weights" in gain["reason"].item()
     assert "trellis" in gain["reason"].item()
     assert steps["bits"].sum() == pytest.approx(1064)
     assert "positions" not in set(steps["step"]), "a context code has zero in its alphabet"

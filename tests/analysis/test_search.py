@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nbquant as nq
-from nbquant.analysis.search import fit_by_search
+from nbquant.analysis.search import search_lmbda
 from nbquant.analysis.target import Target
 from nbquant.progress import Cancelled
 from nbquant.quantization.selection import Selection
@@ -71,7 +71,9 @@ def test_the_smallest_lmbda_that_meets_the_target(monkeypatch):
             object.__setattr__(made, "told", 2.0 ** -math.floor(math.log2(self.lmbda)))
             return made
 
-    found = fit_by_search(Staircase, selection_of(1.0), Target("rate", 0.7), False)
+    found = search_lmbda(
+        lambda lmbda, progress: Staircase(lmbda).fit(selection_of(1.0)), selection_of(1.0), Target("rate", 0.7), False
+    )
     assert found.told == 0.5
 
 
@@ -86,15 +88,11 @@ def searched(ratio_of, asked):
     """What is found where the ratio is a function of λ, and how many tries it took."""
     tried = []
 
-    class Made:
-        def __init__(self, lmbda):
-            self.lmbda = lmbda
+    def run(lmbda, progress):
+        tried.append(ratio_of(lmbda))
+        return Line(tried[-1])
 
-        def fit(self, selection, *, progress=False):
-            tried.append(ratio_of(self.lmbda))
-            return Line(tried[-1])
-
-    return fit_by_search(Made, selection_of(1.0), Target("ratio", asked), False).compression_ratio, tried
+    return search_lmbda(run, selection_of(1.0), Target("ratio", asked), False).compression_ratio, tried
 
 
 @pytest.mark.parametrize("asked", [3.0, 20.0, 300.0])
@@ -118,9 +116,13 @@ def test_beside_a_jump_the_nearest_that_meets_the_target():
     assert len(tried) < 30
 
 
+def run_trellis(lmbda, progress):
+    return Trellis(lmbda).fit(selection_of(1.0), progress=progress)
+
+
 def test_progress_counts_tries_and_cancels():
     told = []
-    fit_by_search(Trellis, selection_of(1.0), Target("rate", 3.0), lambda done, total: told.append((done, total)))
+    search_lmbda(run_trellis, selection_of(1.0), Target("rate", 3.0), lambda done, total: told.append((done, total)))
     assert told[-1][0] == told[-1][1]
 
     def stop(done, total):
@@ -128,4 +130,4 @@ def test_progress_counts_tries_and_cancels():
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        fit_by_search(Trellis, selection_of(1.0), Target("rate", 3.0), stop)
+        search_lmbda(run_trellis, selection_of(1.0), Target("rate", 3.0), stop)

@@ -14,7 +14,7 @@ from nbquant.quantization.clustering import quantize_clusters
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.histogram import Cells, Histogram
 from nbquant.quantization.members import index_dtype
-from nbquant.quantization.selection import Selection
+from nbquant.quantization.selection import Selection, as_selection
 from nbquant.quantization.tensor import SelectedTensor
 
 QUANTIZERS = [nq.KMeans(5), nq.KMeans(200), nq.Uniform(0.02), nq.ECSQ(1e-4), nq.ECSQ(1e-4, weighted=False)]
@@ -153,8 +153,8 @@ def test_bins_of_other_weights_are_found_out(monkeypatch):
     weight = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
     start = nq.KMeans(16).clusters(Cells.of_histogram(Histogram.of(weight), True, False))
     other = {"all": Histogram.of(weight[1:] + 0.01)}
-    stale = quantize_clusters(nq.KMeans(16), weight, start={"all": start}, histograms=other)
-    fresh = quantize_clusters(nq.KMeans(16), weight, start={"all": start})
+    stale = quantize_clusters(nq.KMeans(16), as_selection(weight), start={"all": start}, histograms=other)
+    fresh = quantize_clusters(nq.KMeans(16), as_selection(weight), start={"all": start})
     assert stale.counts.tolist() == fresh.counts.tolist()
     torch.testing.assert_close(stale.codebook, fresh.codebook)
 

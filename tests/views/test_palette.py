@@ -2,9 +2,10 @@ import itertools
 
 import pytest
 
+from nbquant.quantization import methods
 from nbquant.views.palette import method_style
 
-METHODS = list(itertools.product(["kmeans", "uniform", "ecsq"], [False, True]))
+METHODS = list(itertools.product(methods.names(), [False, True]))
 
 
 def test_no_two_methods_look_alike():
@@ -13,12 +14,12 @@ def test_no_two_methods_look_alike():
 
 
 def test_weighting_changes_the_dash_but_not_the_colour():
-    for method in ["kmeans", "uniform", "ecsq"]:
+    for method in methods.names():
         plain, weighted = method_style(method, False), method_style(method, True)
         assert plain.colour == weighted.colour
         assert (plain.dash, weighted.dash) == ("dash", "solid")
 
 
 def test_unknown_method_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'ecsq', 'trellis', 'feedback', but 'kmean' was given"):
+    with pytest.raises(ValueError, match="ecsq, trellis, feedback, but got 'kmean'"):
         method_style("kmean", True)
