@@ -63,7 +63,7 @@ def test_a_method_is_asked_for_by_name_by_class_or_as_a_quantizer(selection, met
 
 
 def test_a_quantizer_has_its_target_and_options_already(selection):
-    with pytest.raises(ValueError, match="target and options already, but got ratio, coding as well"):
+    with pytest.raises(ValueError, match="its target and options, but got ratio, coding as well"):
         nq.fit(selection, nq.ECSQ(1e-6), ratio=15, coding="fixed")
 
 
