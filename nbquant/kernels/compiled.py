@@ -1,6 +1,6 @@
-"""Numba's compiler where there is one; elsewhere loops are plain Python, or NumPy where that would take too long.
+"""Compilation of loops by numba; without it they run as plain Python, or as NumPy where that would take too long.
 
-Importing numba fails on a Python or a NumPy newer than it knows, and where there is no LLVM for the machine.
+Importing numba fails on versions of Python or NumPy that it does not support, and on machines without LLVM.
 """
 
 import functools
@@ -30,7 +30,7 @@ _lock = threading.Lock()
 
 
 def _unlock_in_child() -> None:
-    """Forget a lock that a thread held which a forked process does not have."""
+    """Replace a lock held by a thread that does not exist in the forked process."""
     global _lock
     _lock = threading.Lock()
 
@@ -40,10 +40,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def compiled(instead: Callable[..., Any] | None = None, inline: bool = False) -> Callable[[F], F]:
-    """Compile a loop; it releases the GIL.
+    """Compile a loop that releases the GIL.
 
     Args:
-        instead: What stands for it where it cannot be compiled; None is the function itself, interpreted.
+        instead: Replacement if it cannot be compiled; None for the function itself, interpreted.
         inline: Whether to compile it into its callers.
     """
 
@@ -53,14 +53,14 @@ def compiled(instead: Callable[..., Any] | None = None, inline: bool = False) ->
         options = {"nogil": True, "inline": "always" if inline else "never"}
         try:
             return numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # there is no folder for the cache that may be written to
+        except RuntimeError:  # no writable folder for the cache
             return numba.njit(**options)(function)
 
     return decorate
 
 
 def _interpreted(function: Callable[..., Any]) -> Any:
-    """What is compiled wraps around and divides by zero without a word, and so does this."""
+    """Run a loop interpreted; like compiled code it wraps around and divides by zero without warnings."""
 
     @functools.wraps(function)
     def run(*arguments: Any) -> Any:
@@ -72,16 +72,16 @@ def _interpreted(function: Callable[..., Any]) -> Any:
 
 
 def say_not_compiled() -> None:
-    """Warn that numba is missing, the first time."""
+    """Warn once that numba is missing."""
     say_once(
-        f"numba cannot be used here ({WHY_NOT}): torch, NumPy and plain Python do its work. Results are the same up to "
-        "rounding, but take ten times as long, or more. To have compiled loops, install numba (pip install --upgrade "
-        "numba) beside a Python and a NumPy that it supports, and restart."
+        f"numba cannot be used here ({WHY_NOT}): torch, NumPy and plain Python replace it. Results are the same up to "
+        "rounding, but take ten times as long, or more. For compiled loops, install numba (pip install --upgrade "
+        "numba) with a Python and a NumPy that it supports, and restart."
     )
 
 
 def say_once(message: str) -> None:
-    """Warn of what makes things slow, once in a process."""
+    """Warn once per process about something slow."""
     with _lock:
         if message in _said:
             return

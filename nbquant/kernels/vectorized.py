@@ -1,6 +1,6 @@
-"""What stands in NumPy for those compiled loops that would take too long in plain Python.
+"""NumPy replacements for compiled loops that would be too slow in plain Python.
 
-Signatures and results are those of the loops in ``cpu`` that name these.
+They have the signatures and results of the loops in ``cpu`` that name them.
 """
 
 import numpy as np
@@ -36,7 +36,7 @@ def count_gaps(weight: Array, run: int, counts: Array, long: Array) -> tuple[int
 
 
 def interval_cost(before: Array, after: Array) -> Array:
-    """Σhw² − (Σhw)²/Σh of clusters, from the running sums before and after each."""
+    """Compute Σhw² − (Σhw)²/Σh of clusters, from the running sums before and after each."""
     s0, s1, s2 = (after - before).T
     return np.maximum(np.where(s0 > 0, s2 - s1 * s1 / s0, 0.0), 0.0)
 
@@ -96,8 +96,8 @@ def cell_sums(
 ) -> Array:
     """See ``_sums`` of :mod:`nbquant.kernels.cpu.ecsq`: the lower envelopes of all rows at once.
 
-    A codeword wins nowhere in a row if it beats its left neighbour only from where its right one beats it on. Those
-    that do not are left out until none is left to leave out.
+    A codeword wins nowhere in a row if its right neighbour beats it before it beats its left one. Such codewords
+    are removed until none is left.
     """
     rows, k = len(row_sensitivity), len(codebook)
     row, j = np.divmod(np.arange(rows * k), k)
@@ -107,7 +107,7 @@ def cell_sums(
             0.5 * (codebook[a] + codebook[b])
             + (price[b] - price[a]) / (codebook[b] - codebook[a]) / row_sensitivity[row[1:]]
         )
-        # Of codewords that cost the same everywhere the first wins.
+        # Of codewords with equal cost everywhere, the first wins.
         t[np.isnan(t)] = np.inf
         last = row[:-1] != row[1:]
         begin = np.concatenate([[-np.inf], np.where(last, -np.inf, t)])
@@ -116,7 +116,7 @@ def cell_sums(
         if wins.all():
             break
         row, j = row[wins], j[wins]
-    # Complex numbers are in the order of their real parts, and then of their imaginary parts.
+    # Complex numbers are ordered by their real parts, and then by their imaginary parts.
     cell = _complex(np.repeat(np.arange(rows), np.diff(row_start)), position)
     edge = np.searchsorted(cell, _complex(row, end), side="right")
     won = prefix[edge] - prefix[np.concatenate([row_start[:1], edge[:-1]])]

@@ -241,7 +241,7 @@ def test_progress_counts_all_batches_and_can_cancel(network, blobs):
         ({"0": -1.0}, {}, ValueError, r"density of '0' must be in \(0, 1\], but is -1.0"),
         ({}, {}, ValueError, "a density for at least one layer is required, but an empty mapping came"),
         ({"0": 0.1}, {"layers": "0"}, ValueError, "but both came: leave layers out"),
-        ({"0": 0.1, "*.weight": 0.2}, {}, ValueError, r"'0.weight' is meant by '0' and by '\*.weight'"),
+        ({"0": 0.1, "*.weight": 0.2}, {}, ValueError, r"'0.weight' matches both '0' and '\*.weight'"),
         ({"fc": 0.1}, {}, ValueError, "no layer or parameter has the name 'fc'"),
         (0.1, {"layers": "fc"}, ValueError, "no layer or parameter has the name 'fc'"),
         (0.1, {"layers": "1"}, ValueError, "two axes or more is required, but '1.bias', '1.weight' have none"),
@@ -250,7 +250,7 @@ def test_progress_counts_all_batches_and_can_cancel(network, blobs):
         (0.1, {"batches": [], "steps": 0}, ValueError, "steps must be at least 1, but is 0"),
         (0.1, {"batches": [], "epochs": 0}, ValueError, "epochs must be at least 1, but is 0"),
         (0.1, {"batches": []}, ValueError, "at least one batch of one sample is required"),
-        (0.1, {"batches": iter([])}, ValueError, "batches is gone through 4 times, but is an iterator"),
+        (0.1, {"batches": iter([])}, ValueError, "batches is iterated 4 times, but is an iterator"),
         (0.1, {"test": iter([])}, ValueError, "test is gone through 2 times, but is an iterator"),
     ],
 )
