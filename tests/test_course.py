@@ -143,7 +143,7 @@ WRONG = {
         ("many", "a number is required"),
     ],
     "02.2": [
-        (lambda: written(levels=200), "bytes, but 35,923 are the most"),
+        (lambda: written(levels=200), "bytes, but at most 35,923 are allowed"),
         (lambda: written(levels=2, coding="context"), "of the test images"),
         (of_another_network, "cannot be used"),
         (damaged, "cannot be used"),

@@ -225,7 +225,7 @@ def test_several_devices(monkeypatch):
     model = LeNet5()
     monkeypatch.setattr("nbquant.models.select._require_values", lambda model: None)  # lets the meta device stand in
     model.fc2.to("meta")
-    with pytest.raises(ValueError, match="must be on one device, but are on cpu, meta: select them apart"):
+    with pytest.raises(ValueError, match="must be on one device, but are on cpu, meta: select them separately"):
         select(model)
 
 
@@ -264,7 +264,7 @@ def test_checkpoint_is_selected_as_its_model_is(tmp_path):
         (
             nn.Linear(1, 1),
             TypeError,
-            r"of a checkpoint must be names or globs, but a Linear came: pass its name",
+            r"of a checkpoint must be names or globs, but got a Linear: pass its name",
         ),
         (["fc", nn.ReLU()], TypeError, "but a ReLU came"),
         (3, TypeError, "layers must be names"),
