@@ -56,8 +56,8 @@ def _answering(answer: object) -> str | None:
 
 EXERCISES = {
     "05.1": Exercise(
-        f"Three symbols have the probabilities {SHARES}. How many bits per symbol does an arithmetic code take, and how "
-        "many more a Huffman code? (two numbers)",
+        f"Three symbols have the probabilities {SHARES}. How many bits per symbol does an arithmetic code take, and "
+        "how many more a Huffman code? (two numbers)",
         ("Σp·(−log₂p).", "If all −log₂p are whole numbers, a code of whole bits loses nothing."),
         _bits,
     ),
