@@ -170,8 +170,8 @@ def test_each_row_says_where_it_was_seen():
         ("m.h5", ValueError, r"'m\.h5' came: .*Keras.*safetensors\.torch\.save_file"),
         ("m.bin", ValueError, r"'m\.bin' is a pickle.*safetensors\.torch\.save_file"),
         ("m.pt", ValueError, r"'m\.pt' is a pickle"),
-        ("m.nbq", ValueError, r"'m\.nbq' came: it is quantized already; nbquant\.load"),
-        ("m.msgpack", ValueError, r"'m\.msgpack' came: load the weights with what wrote them"),
+        ("m.nbq", ValueError, r"'m\.nbq' came: it is already quantized: nbquant\.load"),
+        ("m.msgpack", ValueError, r"'m\.msgpack' came: load the weights with the program that wrote them"),
     ],
 )
 def test_other_sources_are_refused_with_how_to_convert_them(came, error, message):

@@ -68,7 +68,7 @@ def test_a_quantizer_has_its_target_and_options_already(selection):
 
 
 def test_an_unknown_option_is_named_with_the_nearest(selection):
-    with pytest.raises(TypeError, match=r"options of ecsq are .*, but 'codng' came: did you mean 'coding'"):
+    with pytest.raises(TypeError, match=r"options of ecsq are .*, but got 'codng': did you mean 'coding'"):
         nq.fit(selection, "ecsq", ratio=15, codng="fixed")
     with pytest.raises(ValueError, match="per_layer of feedback is always True"):
         nq.fit(selection, "feedback", ratio=15, per_layer=False)

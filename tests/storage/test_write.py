@@ -261,5 +261,5 @@ def test_a_checkpoint_that_changed_since(path, tmp_path):
 
     rest = rest_of(source, quantized)
     save_file({"w.weight": torch.randn(5, 4), "other": torch.zeros(90)}, source)
-    with pytest.raises(ValueError, match="must stay as it is while 'other' is read"):
+    with pytest.raises(ValueError, match="must not change while 'other' is read"):
         list(rest.pieces(0))
