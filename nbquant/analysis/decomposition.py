@@ -51,7 +51,7 @@ def decompose(
     """
     named = dict(quantized) if isinstance(quantized, Mapping) else {_label(q, i): q for i, q in enumerate(quantized)}
     if not named:
-        raise ValueError("at least one quantized selection is required, but none came: pass what nbquant.fit returned")
+        raise ValueError("at least one quantized selection is required, but got none: pass the result of nbquant.fit")
     samples = list(batches) if isinstance(batches, Iterator) else batches  # gone through once for each
     rows = []
     for label, one in track(list(named.items()), "decomposition", progress):
