@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from nbquant.progress import Cancelled
-from nbquant.widgets.background import Job, Slot
+from nbquant.widgets.jobs.slot import Job, Slot
 from tests.widgets.samples import WAIT
 
 
@@ -160,7 +160,7 @@ def test_python_ends_cleanly_while_work_is_under_way():
     """A thread in compiled code at the end of Python would abort the process."""
     script = (
         "import torch\n"
-        "from nbquant.widgets.background import Job, Slot\n"
+        "from nbquant.widgets.jobs.slot import Job, Slot\n"
         "def work(report):\n"
         "    while True:\n"
         "        report(0, None)\n"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import traitlets
 
-from nbquant.widgets.data_table import Column, DataTable
+from nbquant.widgets.front.data_table import Column, DataTable
 
 COLUMNS = [
     Column("check", "Use", "check"),

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 import nbquant as nq
-from nbquant.widgets.explorer import explore
+from nbquant.widgets.view.explorer import explore
 from tests.widgets.samples import batches, sensitivities
 
 WAIT = 60

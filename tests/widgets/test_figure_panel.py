@@ -12,7 +12,7 @@ import traitlets
 
 from nbquant.views import theme
 from nbquant.views.palette import LEDGER_COLOURS, method_style
-from nbquant.widgets.figure_panel import PLOTLY_JS, PLOTLY_VERSION, FigurePanel
+from nbquant.widgets.front.figure_panel import PLOTLY_JS, PLOTLY_VERSION, FigurePanel
 from nbquant.widgets.panels.panels import figure_panel
 
 
@@ -107,7 +107,7 @@ def test_panels_may_hold_other_figures():
 def test_front_end_holds_plotly_packed_once_and_fetches_nothing(panel):
     (packed,) = re.findall('const PACKED = "([^"]+)";', panel._esm)
     script = gzip.decompress(base64.b64decode(packed)).decode()
-    published = (files("nbquant.widgets") / PLOTLY_JS).read_text(encoding="utf-8")
+    published = (files("nbquant.widgets.front") / PLOTLY_JS).read_text(encoding="utf-8")
     assert f" v{PLOTLY_VERSION}\n" in published[:100]
     assert script.count("this, (() => {\n") == 1  # its body in brackets, and nothing else changed
     unchanged = script.replace("this, (() => {\n", "this, () => {\n").replace("})));", "}));")

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from nbquant.widgets.history import DRAG, History
 from nbquant.widgets.settings import Settings
+from nbquant.widgets.state.history import DRAG, History
 
 FIRST = Settings(("0",), "kmeans", True, "huffman", False, False, "gauss_newton", 0, 0.1, "ratio", 6.0)
 

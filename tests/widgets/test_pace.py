@@ -1,6 +1,6 @@
 import pytest
 
-from nbquant.widgets.pace import Pace, duration
+from nbquant.widgets.jobs.pace import Pace, duration
 
 
 class Clock:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import nbquant as nq
-from nbquant.widgets.explorer import explore
 from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.view.explorer import explore
 
 WAIT = 60
 

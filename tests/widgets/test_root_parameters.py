@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import nbquant as nq
-from nbquant.widgets.readout import caption
 from nbquant.widgets.state import ExplorerState
-from nbquant.widgets.tables import layers_table
+from nbquant.widgets.view.readout import caption
+from nbquant.widgets.view.tables import layers_table
 from tests.widgets.samples import WAIT
 
 

@@ -8,11 +8,11 @@ from torch import nn
 
 import nbquant as nq
 from nbquant.storage.write import file_ledger
-from nbquant.widgets import work as module
-from nbquant.widgets.explorer import explore
-from nbquant.widgets.network import Data
-from nbquant.widgets.readout import size_text
+from nbquant.widgets.jobs import save as module
+from nbquant.widgets.jobs.network import Data
 from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.view.explorer import explore
+from nbquant.widgets.view.readout import size_text
 from tests.widgets.samples import batches, sensitivities
 
 WAIT = 60

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from nbquant.widgets.session import MOST_BYTES
 from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.state.session import MOST_BYTES
 from tests.widgets.samples import WAIT, batches, network, sensitivities
 
 

@@ -8,8 +8,8 @@ import nbquant as nq
 from nbquant.analysis.target import Target
 from nbquant.kernels import dispatch
 from nbquant.quantization.kmeans import KMeans
-from nbquant.widgets import exact as module
-from nbquant.widgets.network import Data
+from nbquant.widgets.jobs import exact as module
+from nbquant.widgets.jobs.network import Data
 from nbquant.widgets.state import ExplorerState
 from tests.widgets.samples import WAIT, batches, network, sensitivities
 
@@ -525,7 +525,9 @@ def test_estimates_that_were_in_use_are_at_hand_again(state, monkeypatch):
     state.samples = 20
     assert state.wait(WAIT)
     assert state.sensitivity.samples == 20
-    monkeypatch.setattr("nbquant.widgets.network.sensitivity", lambda *args, **kwargs: pytest.fail("estimated again"))
+    monkeypatch.setattr(
+        "nbquant.widgets.jobs.network.sensitivity", lambda *args, **kwargs: pytest.fail("estimated again")
+    )
     state.undo()
     assert state.sensitivity is given
     assert state.wait(WAIT)

@@ -13,7 +13,7 @@ from torch import nn
 
 from nbquant.analysis.by_hand import moved
 from nbquant.analysis.target import targets_of
-from nbquant.widgets import exact as exact_module
+from nbquant.widgets.jobs import exact as exact_module
 from nbquant.widgets.settings import DRIVERS, Settings
 from nbquant.widgets.state import ExplorerState
 from tests.widgets.samples import sensitivities
@@ -113,11 +113,11 @@ class Pressing(RuleBasedStateMachine):
         setattr(self.state, name, value)
         if getattr(before, name, None) != value or name in DRIVERS:
             self._took(name, soon)
-        expected = replace(before, **{name: value}) if name not in DRIVERS else None
-        if expected is not None:
-            if expected.driver not in targets_of(expected.method):
-                expected = replace(expected, driver="ratio", value=self.state.settings.value)
-            assert self.state.settings == expected
+        if name not in DRIVERS:
+            changes = {name: value}
+            if name == "method" and before.driver not in targets_of(value):
+                changes |= {"driver": "ratio", "value": self.state.settings.value}
+            assert self.state.settings == replace(before, **changes)
 
     @rule(layers=st.sampled_from(LAYERS))
     def select(self, layers):

@@ -8,14 +8,14 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from PIL import Image
 
-from nbquant.widgets import still_output
-from nbquant.widgets.still_output import StillOutput
+from nbquant.widgets.view import still_output
+from nbquant.widgets.view.still_output import StillOutput
 
 CELLS = [
     """
 import io, threading
 from PIL import Image
-from nbquant.widgets.still_output import StillOutput
+from nbquant.widgets.view.still_output import StillOutput
 
 def render():
     file = io.BytesIO()

@@ -8,9 +8,9 @@ from torch import nn
 import nbquant as nq
 from nbquant.analysis import statistics
 from nbquant.models.checkpoint import INDEX
-from nbquant.widgets.explorer import explore
+from nbquant.widgets.jobs.weights import Weights
 from nbquant.widgets.state import ExplorerState
-from nbquant.widgets.weights import Weights
+from nbquant.widgets.view.explorer import explore
 
 WAIT = 60
 SHAPES = {"embed.weight": (60, 30), "block.norm.weight": (30,), "block.fc.weight": (40, 30), "block.fc.bias": (40,)}
@@ -101,7 +101,7 @@ def test_what_was_seen_is_not_looked_at_again(monkeypatch):
     assert len(weights.looking_at(weights.select(("0",)))(False).tensors) == 2
     looked = []
     monkeypatch.setattr(
-        "nbquant.widgets.weights.tensor_statistics",
+        "nbquant.widgets.jobs.weights.tensor_statistics",
         lambda tensors, progress: (
             looked.extend(t.name for t in tensors),
             statistics.tensor_statistics(tensors, progress),

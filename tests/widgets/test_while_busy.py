@@ -1,6 +1,6 @@
 from types import SimpleNamespace
 
-from nbquant.widgets.while_busy import answer_while_busy
+from nbquant.widgets.view.while_busy import answer_while_busy
 
 
 class Comm:

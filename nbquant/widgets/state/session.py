@@ -1,31 +1,25 @@
-"""What a user chose and pinned in the explorer, as JSON."""
+"""Write and read sessions: inputs, pins and view of the explorer, as JSON."""
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import traitlets
+from typing import Any
 
 from nbquant.quantization.selection import Selection
 from nbquant.tensorfile import parse_json, replacing
 from nbquant.version import VERSION
-from nbquant.widgets.jobs import message_of
-from nbquant.widgets.pins import Pin
 from nbquant.widgets.settings import Settings
-
-if TYPE_CHECKING:
-    from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.state.pins import Pin
 
 FORMAT = 1
 MOST_BYTES = 4 << 20
 ALONGSIDE = ("epochs", "density", "path")
-"""Inputs that are kept but that nothing follows from before a button is pressed."""
+"""Inputs of jobs, which take effect when a button is pressed."""
 
 VIEW = ("focus", "log_count", "pooling", "size")
-"""Inputs that say how it is looked at."""
+"""Inputs of the view."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +37,20 @@ class Session:
     pins: tuple[Pin, ...] | None
 
 
-def session(state: "ExplorerState") -> dict[str, Any]:
-    """The session of a state, as plain values."""
+def session(settings: Settings, values: Mapping[str, Any], pins: Iterable[Pin]) -> dict[str, Any]:
+    """Put together a session, as plain values.
+
+    Args:
+        settings: The settings.
+        values: Values of :data:`ALONGSIDE` and :data:`VIEW`.
+        pins: The pins.
+    """
     return {
         "nbquant": VERSION,
         "format": FORMAT,
-        "inputs": state.settings.to_json() | {name: getattr(state, name) for name in ALONGSIDE},
-        "pins": [pin.to_json() for pin in state.pins],
-        "view": {name: getattr(state, name) for name in VIEW},
+        "inputs": settings.to_json() | {name: values[name] for name in ALONGSIDE},
+        "pins": [pin.to_json() for pin in pins],
+        "view": {name: values[name] for name in VIEW},
     }
 
 
@@ -66,7 +66,8 @@ def write_session(values: Mapping[str, Any], path: str | os.PathLike[str]) -> No
 
 def read_session(
     source: Mapping[str, Any] | bytes | str | os.PathLike[str],
-    state: "ExplorerState",
+    settings: Settings,
+    checked: Callable[[str, Any], Any],
     select: Callable[[tuple[str, ...]], Selection],
 ) -> Session:
     """Read and check a session; nothing is taken over.
@@ -74,7 +75,8 @@ def read_session(
     Args:
         source: As :func:`session` gives it, as JSON, or the path of a file that holds that. Inputs that are not in it
             stay as they are.
-        state: What it is for.
+        settings: Settings that stand for those that are not in it.
+        checked: checked(name, value) gives the value as the input of this name takes it, or raises.
         select: Selects layers, or raises if the state does not have them.
 
     Raises:
@@ -94,20 +96,20 @@ def read_session(
     if unknown:
         raise ValueError(f"a session must have inputs, pins and view, but has {min(map(str, unknown))!r}")
     inputs, view = (_object(values.get(name, {}), name) for name in ("inputs", "view"))
-    alongside = {name: _value(state, name, inputs.pop(name)) for name in ALONGSIDE if name in inputs}
+    alongside = {name: checked(name, inputs.pop(name)) for name in ALONGSIDE if name in inputs}
     for name in view:
         if name not in VIEW:
             raise ValueError(f"the view of a session has {', '.join(VIEW)}, but {name!r} came")
-        alongside[name] = _value(state, name, view[name])
-    settings = state.settings.updated(inputs)
-    parameters = [t.name for t in select(settings.layers)]
+        alongside[name] = checked(name, view[name])
+    wanted = settings.updated(inputs)
+    parameters = [t.name for t in select(wanted.layers)]
     if alongside.get("focus", parameters[0]) not in parameters:
         raise ValueError(f"focus must be a parameter of the selected layers, but is {alongside['focus']!r}")
     pins = values.get("pins")
     if pins is not None and not isinstance(pins, list | tuple):
         raise ValueError(f"the pins of a session must be a list, but are a {type(pins).__name__}")
-    found = None if pins is None else tuple(Pin.of_json(pin, state.settings) for pin in pins)
-    return Session(settings, alongside, found)
+    found = None if pins is None else tuple(Pin.of_json(pin, settings) for pin in pins)
+    return Session(wanted, alongside, found)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -125,14 +127,3 @@ def _object(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} of a session must be an object, but is a {type(value).__name__}")
     return dict(value)
-
-
-def _value(state: "ExplorerState", name: str, value: Any) -> Any:
-    """The value as the input of this name takes it."""
-    trait = state.traits()[name]
-    try:
-        if isinstance(value, float) and not -1e300 < value < 1e300:
-            raise traitlets.TraitError("it is not finite")
-        return trait._validate(state, value)
-    except traitlets.TraitError as error:
-        raise ValueError(f"{name} cannot be {value!r}: {message_of(error)}"[:400]) from None

@@ -6,10 +6,25 @@ from typing import Any
 
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.quantization.quantized import Quantized
-from nbquant.widgets.results import Measurement
+from nbquant.widgets.jobs.measure import Measurement
+from nbquant.widgets.kinds import AMOUNT, COUNT, FLAG, NUMBER, Kind, check, is_finite, is_text
 from nbquant.widgets.settings import Settings
 
-MOST = 1e300  # of any number
+KINDS = {
+    "label": Kind("a text of at most 200 characters", lambda value: is_text(value) and len(value) <= 200),
+    "ratio": AMOUNT,
+    "rate": AMOUNT,
+    "levels": COUNT,
+    "predicted_loss": AMOUNT,
+    "bits": COUNT,
+    "codebooks": Kind("lists of finite numbers by group", lambda value: _are_codebooks(value)),
+    "accuracy": Kind("a number from 0 to 1", lambda value: AMOUNT.fits(value) and value <= 1).or_null(),
+    "loss": NUMBER.or_null(),
+    "exact": FLAG,
+    "finetuned": FLAG,
+    "pruned": Kind("a density in (0, 1]", lambda value: AMOUNT.fits(value) and 0 < value <= 1).or_null(),
+}
+"""Kinds of the values of a pin in a session, beside its inputs."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +93,11 @@ class Pin:
         Raises:
             ValueError: A value that is missing, of another type, or that no pin can have.
         """
-        names = {f.name for f in fields(Pin)}
-        if not isinstance(values, dict) or values.keys() != names:
-            came = sorted(values) if isinstance(values, dict) else f"a {type(values).__name__}"
-            raise ValueError(f"a pin must have {', '.join(sorted(names))}, but came with {came}")
-        for name, check, what in _CHECKS:
-            if not check(values[name]):
-                raise ValueError(f"{name} of a pin must be {what}, but is {values[name]!r}"[:400])
-        inputs = _settings(values["inputs"], settings)
+        _check_names(values, Pin, "a pin")
+        check(values, KINDS, " of a pin")
+        _check_names(values["inputs"], Settings, "inputs of a pin")
         codebooks = {group: tuple(map(float, c)) for group, c in values["codebooks"].items()}
-        return Pin(**{**values, "inputs": inputs, "codebooks": codebooks})
+        return Pin(**{**values, "inputs": settings.updated(values["inputs"]), "codebooks": codebooks})
 
 
 class Pins:
@@ -170,44 +180,13 @@ def _is_of(pin: Pin, inputs: Settings, pruned: float | None) -> bool:
     return pin.inputs == inputs and pin.pruned == pruned
 
 
-def _settings(values: Any, settings: Settings) -> Settings:
-    """All settings, none of which is taken over."""
-    names = {f.name for f in fields(Settings)}
-    if not isinstance(values, dict) or values.keys() != names:
-        raise ValueError(f"inputs of a pin must be all of {', '.join(sorted(names))}")
-    return settings.updated(values)
+def _are_codebooks(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(c, list) and all(map(is_finite, c)) for c in value.values())
 
 
-def _finite(value: Any) -> bool:
-    # Whole numbers of JSON may be too large for a float.
-    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST < value < MOST
-
-
-def _number(value: Any) -> bool:
-    return _finite(value) and value >= 0
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _books(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(book, list) and all(map(_finite, book)) for book in value.values()
-    )
-
-
-_CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("label", lambda v: isinstance(v, str) and len(v) <= 200, "a text of at most 200 characters"),
-    ("ratio", _number, "a finite number, at least 0"),
-    ("rate", _number, "a finite number, at least 0"),
-    ("levels", _whole, "a whole number, at least 0"),
-    ("predicted_loss", _number, "a finite number, at least 0"),
-    ("bits", _whole, "a whole number, at least 0"),
-    ("codebooks", _books, "lists of finite numbers by group"),
-    ("accuracy", lambda v: v is None or (_number(v) and v <= 1), "a number from 0 to 1, or null"),
-    ("loss", lambda v: v is None or _finite(v), "a finite number, or null"),
-    ("exact", lambda v: isinstance(v, bool), "true or false"),
-    ("finetuned", lambda v: isinstance(v, bool), "true or false"),
-    ("pruned", lambda v: v is None or (_number(v) and 0 < v <= 1), "a density in (0, 1], or null"),
-)
+def _check_names(values: object, of: type, what: str) -> None:
+    """Reject what is no object with just the names of these fields."""
+    names = sorted(field.name for field in fields(of))
+    came = sorted(values) if isinstance(values, dict) else f"a {type(values).__name__}"
+    if came != names:
+        raise ValueError(f"{what} must have {', '.join(names)}, but came with {came}"[:800])

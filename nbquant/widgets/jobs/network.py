@@ -1,4 +1,4 @@
-"""What the explorer does with a network and its data: estimate, prune, fine-tune, measure; one at a time."""
+"""Run a network on its data: estimate, prune, fine-tune, measure; one at a time."""
 
 import copy
 import threading
@@ -19,8 +19,8 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.validate import QUANTIZABLE
 from nbquant.sensitivity.calibration import calibrate
 from nbquant.sensitivity.estimate import sensitivity
-from nbquant.widgets.background import Report
-from nbquant.widgets.calibration import first_samples
+from nbquant.widgets.jobs.calibration import first_samples
+from nbquant.widgets.jobs.slot import Report
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-// Draws a FigurePanel. figure_panel.py puts `loadPlotly` and the parts in front/ before this text.
+// Draws a FigurePanel. figure_panel.py puts `loadPlotly` and the parts beside it before this text.
 
 const CONFIG = {
   displaylogo: false,

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import ipywidgets as w
 
-from nbquant.widgets.figure_panel import FigurePanel
-from nbquant.widgets.keep import button
+from nbquant.widgets.front.figure_panel import FigurePanel
 from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.view.keep import button
 
 JSON = "application/json"
 

@@ -1,4 +1,4 @@
-"""The exact pass: a target on a selection, and what the weights themselves give there."""
+"""Quantize the weights themselves at a target, in the background."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +14,8 @@ from nbquant.progress import Progress
 from nbquant.quantization.methods import family_of
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
-from nbquant.widgets.background import Report
-from nbquant.widgets.jobs import Jobs
+from nbquant.widgets.jobs.jobs import Jobs
+from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.settings import Settings
 
 SLOT = "exact"

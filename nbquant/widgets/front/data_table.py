@@ -173,4 +173,4 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _beside(name: str) -> str:
-    return (files("nbquant.widgets") / name).read_text(encoding="utf-8")
+    return (files("nbquant.widgets.front") / name).read_text(encoding="utf-8")

@@ -4,8 +4,8 @@ from html import escape
 
 import ipywidgets as w
 
-from nbquant.widgets.readout import size_text
 from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.view.readout import size_text
 
 MOST_EPOCHS = 1000
 

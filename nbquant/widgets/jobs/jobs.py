@@ -1,4 +1,4 @@
-"""The explorer's jobs: what runs beside the notebook, what is said of it, and what goes wrong."""
+"""Background jobs: scheduling, progress and errors."""
 
 import threading
 import time
@@ -8,8 +8,8 @@ from typing import Any
 
 import traitlets
 
-from nbquant.widgets.background import Job, Report, Slot
-from nbquant.widgets.pace import Pace
+from nbquant.widgets.jobs.pace import Pace
+from nbquant.widgets.jobs.slot import Job, Report, Slot
 
 APART = 0.1  # s between two words about one job
 

@@ -13,16 +13,16 @@ from nbquant.quantization import methods
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.rate import lengths_for
 from nbquant.views.notebook_figure import png, svg
-from nbquant.widgets.background import Job, Report, Slot
-from nbquant.widgets.figure_panel import FigurePanel
+from nbquant.widgets.front.figure_panel import FigurePanel
+from nbquant.widgets.jobs.slot import Job, Report, Slot
 from nbquant.widgets.panels import panels
 from nbquant.widgets.panels.histogram import HISTOGRAM, histogram_edges
 from nbquant.widgets.panels.panel import Panel
 from nbquant.widgets.panels.panels import descriptions
 from nbquant.widgets.panels.rate_distortion import RATE_DISTORTION, curve_points
-from nbquant.widgets.pictures import still_figure, table
-from nbquant.widgets.readout import facts, newest_ledger, note, predicted_loss
 from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.view.pictures import still_figure, table
+from nbquant.widgets.view.readout import facts, newest_ledger, note, predicted_loss
 
 AT_REST = 1.0  # s without a newer result, before a still picture is drawn
 MOST_ROWS = 500  # of a table behind a figure that are shown; the CSV has all

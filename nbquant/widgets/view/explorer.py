@@ -11,17 +11,17 @@ from torch import nn
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
 from nbquant.views.notebook_figure import png
-from nbquant.widgets.actions import Actions
-from nbquant.widgets.controls import Controls
-from nbquant.widgets.keep import Keep
-from nbquant.widgets.panel_link import PanelLink
 from nbquant.widgets.panels import panels
-from nbquant.widgets.pictures import picture_of
-from nbquant.widgets.readout import STYLE
 from nbquant.widgets.state import ExplorerState
-from nbquant.widgets.still_output import HIDING, StillOutput
-from nbquant.widgets.tables import codebook_table, layers_table, pins_table
-from nbquant.widgets.while_busy import answer_while_busy
+from nbquant.widgets.view.actions import Actions
+from nbquant.widgets.view.controls import Controls
+from nbquant.widgets.view.keep import Keep
+from nbquant.widgets.view.link import PanelLink
+from nbquant.widgets.view.pictures import picture_of
+from nbquant.widgets.view.readout import STYLE
+from nbquant.widgets.view.still_output import HIDING, StillOutput
+from nbquant.widgets.view.tables import codebook_table, layers_table, pins_table
+from nbquant.widgets.view.while_busy import answer_while_busy
 
 
 class Explorer(w.VBox):

@@ -1,4 +1,4 @@
-"""All curves of a selection, found in the background, the chosen one first."""
+"""Compute all curves of a selection in the background, the chosen one first."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,10 +14,10 @@ from nbquant.quantization.moments import Calibration
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.result import Sensitivity
 from nbquant.views.bound import BoundData, bound_data
-from nbquant.widgets.background import Report
-from nbquant.widgets.jobs import Jobs
+from nbquant.widgets.jobs.jobs import Jobs
+from nbquant.widgets.jobs.slot import Report
+from nbquant.widgets.jobs.weights import Weights
 from nbquant.widgets.settings import Settings
-from nbquant.widgets.weights import Weights
 
 SLOT = "curves"
 PREVIEW = 0.05  # bit/weight that the bound may be off
@@ -28,8 +28,8 @@ Curves = dict[tuple[str, bool], list[OperatingPoint]]
 
 
 @dataclass(frozen=True, eq=False)
-class Basis:
-    """What curves are of.
+class CurveInputs:
+    """Inputs that curves were computed from.
 
     Attributes:
         settings: Settings for which they were asked; of the target and the chosen method newer ones count.
@@ -45,12 +45,12 @@ class Basis:
 
 
 class CurvePass:
-    """Finds the curves of the newest settings; those that no longer are asked for are dropped."""
+    """Computes the curves of the newest settings, and drops those that are no longer asked for."""
 
     def __init__(
         self,
         jobs: Jobs,
-        show: Callable[[Basis, Curves], None],
+        show: Callable[[CurveInputs, Curves], None],
         wanted: Callable[[], Settings],
         calibrate: Callable[[Report], Calibration],
     ) -> None:
@@ -64,15 +64,15 @@ class CurvePass:
         """
         self._jobs, self._show, self._wanted, self._calibrate = jobs, show, wanted, calibrate
 
-    def start(self, settings: Settings, weights: Weights, selection: Selection, last: Basis | None) -> None:
+    def start(self, settings: Settings, weights: Weights, selection: Selection, last: CurveInputs | None) -> None:
         """Go for the curves of a selection; what ``last`` knows of it is not computed again."""
         look, h = weights.looking_at(selection), weights.sensitivity
         offset = _offset(h, settings.damping)
         known = last is not None and last.weights is weights and last.selection.layers == selection.layers
         same = last.statistics if last is not None and known and last.statistics.offset == offset else None
 
-        def work(report: Report) -> tuple[Basis, Curves]:
-            basis = Basis(settings, weights, selection, look(report).damped(offset) if same is None else same)
+        def work(report: Report) -> tuple[CurveInputs, Curves]:
+            basis = CurveInputs(settings, weights, selection, look(report).damped(offset) if same is None else same)
             found: Curves = {}
             keys = tabulated_pairs()
             while len(found) < len(keys):
@@ -93,7 +93,7 @@ class CurvePass:
 
         self._jobs.start(SLOT, "Computing curves", work, lambda result: self._show(*result))
 
-    def _run(self, wanted: Settings, basis: Basis, found: Curves, report: Report) -> tuple[Basis, Curves]:
+    def _run(self, wanted: Settings, basis: CurveInputs, found: Curves, report: Report) -> tuple[CurveInputs, Curves]:
         """The curve of a method that has to run, shown as it grows; what ran is kept with the statistics."""
         known: dict[Any, Any] = basis.statistics.curves
         if wanted.record.needs_calibration:
@@ -113,7 +113,7 @@ class CurvePass:
 
 
 def _bound(statistics: Statistics) -> BoundData | None:
-    """What no code gets below, as near as a picture shows it; None where all weights are alike or zero."""
+    """Compute the rate-distortion bound, as near as a picture shows it; None where all weights are alike or zero."""
     try:
         return bound_data(rate_distortion_bound(statistics, gap=PREVIEW, progress=False), statistics)
     except ValueError:
@@ -121,5 +121,5 @@ def _bound(statistics: Statistics) -> BoundData | None:
 
 
 def _offset(sensitivity: Sensitivity | None, damping: float) -> float:
-    """What is added to each h [loss/weight²]."""
+    """Compute what damping adds to each h [loss/weight²]."""
     return damping * sensitivity.mean if sensitivity is not None and damping else 0.0

@@ -1,4 +1,4 @@
-"""Weights that were brushed in a map."""
+"""Read the weights that were brushed in a map."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.views.region import Region
-from nbquant.widgets.jobs import Jobs
+from nbquant.widgets.jobs.jobs import Jobs
 
 SLOT = "brush"
 

@@ -1,12 +1,11 @@
 """The explorer's words and numbers from an :class:`ExplorerState`."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from nbquant.coding import codes
 from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
-from nbquant.models.layers import layer_label
+from nbquant.models.layers import layers_label
 from nbquant.quantization import methods
 from nbquant.views.palette import method_style
 from nbquant.widgets.state import ExplorerState
@@ -91,14 +90,8 @@ def caption(state: ExplorerState, short: bool = False) -> str:
     measured = "" if state.measurement is None else f", {accuracy}"
     return (
         f"{said}: {costs.compression_ratio:.2f}×, {costs.rate:.3f} bit/weight, predicted loss "
-        f"+{predicted_loss(state):.3g}{measured}. {listed(state.selection.layers)}"
+        f"+{predicted_loss(state):.3g}{measured}. {layers_label(state.selection.layers)}"
     )
-
-
-def listed(layers: Sequence[str]) -> str:
-    """Names that fit into a title; else how many there are."""
-    names = ", ".join(map(layer_label, layers))
-    return names if len(names) <= 60 else f"{len(layers)} layers"
 
 
 def size_text(size: float) -> str:

@@ -1,4 +1,4 @@
-"""The weights that are explored: of a module or a checkpoint, with their sensitivities, and what is known of them."""
+"""Select weights of a module or checkpoint with their sensitivities, and keep their statistics."""
 
 import copy
 import os

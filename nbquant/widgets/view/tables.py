@@ -6,9 +6,9 @@ import ipywidgets as w
 
 from nbquant.models.layers import layer_label
 from nbquant.views.palette import method_style
-from nbquant.widgets.data_table import Column, DataTable
-from nbquant.widgets.readout import predicted_loss
+from nbquant.widgets.front.data_table import Column, DataTable
 from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.view.readout import predicted_loss
 
 LAYERS = (
     Column("layer", "layer"),

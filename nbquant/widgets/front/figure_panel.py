@@ -94,11 +94,11 @@ def _bundle() -> str:
     script = _PLOTLY % _FACTORY.sub(r"(\1)", _beside(PLOTLY_JS))
     packed = gzip.compress(script.encode(), _PACKING, mtime=0)
     loader = _LOADER % {"version": PLOTLY_VERSION, "packed": base64.b64encode(packed).decode()}
-    return "\n".join([loader, *(_beside(f"front/{part}.js") for part in _PARTS), _beside("figure_panel.js")])
+    return "\n".join([loader, *(_beside(f"{part}.js") for part in _PARTS), _beside("figure_panel.js")])
 
 
 def _beside(name: str) -> str:
-    return (files("nbquant.widgets") / name).read_text(encoding="utf-8")
+    return (files("nbquant.widgets.front") / name).read_text(encoding="utf-8")
 
 
 def _palette() -> dict[str, Any]:

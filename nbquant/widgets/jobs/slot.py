@@ -1,4 +1,4 @@
-"""Long work beside the notebook: one thread a slot, the newest job wins, and cancelling works while a cell runs."""
+"""Run long jobs in the background: one thread a slot, the newest job wins, and cancelling works while a cell runs."""
 
 import atexit
 import threading

@@ -7,8 +7,8 @@ from nbquant.coding.ledger import Ledger
 from nbquant.views.ledger import ledger_data, plot_ledger
 from nbquant.views.still import picture, still
 from nbquant.widgets.panels import panels
-from nbquant.widgets.readout import caption, newest_ledger
 from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.view.readout import caption, newest_ledger
 
 
 def still_figure(state: ExplorerState, name: str) -> Figure | None:
