@@ -54,14 +54,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         kinds = {
-            "layers": Kind("names of layers", lambda value: isinstance(value, tuple) and all(map(is_text, value))),
+            "layers": Kind("a list of names of layers", lambda value: isinstance(value, tuple) and all(map(is_text, value))),
             "method": one_of(methods.names()),
             "weighted": FLAG,
             "coding": one_of(codes.names()),
             "per_layer": FLAG,
             "pinned_zero": FLAG,
             "estimator": one_of(estimators.names()),
-            "samples": COUNT,
+            "samples": Kind("a whole number, 0 for all", COUNT.fits),
             "damping": AMOUNT,
             "driver": one_of(DRIVERS),
         }
