@@ -19,7 +19,8 @@ import pandas as pd
 
 import nbquant as nq
 from nbquant.coding import codes
-from nbquant.models.layers import layer_label, listed
+from nbquant.listed import listed
+from nbquant.models.layers import layer_label
 from nbquant.plain_text import plainly
 from nbquant.quantization import methods
 from nbquant.storage.decompress import decompress as decompress_file

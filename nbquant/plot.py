@@ -23,14 +23,13 @@ from nbquant.analysis.tabulated import curve
 from nbquant.coding.ledger import Ledger
 from nbquant.models.layers import layer_label
 from nbquant.progress import Progress
+from nbquant.quantization import methods
 from nbquant.quantization.clustering import WHOLE
 from nbquant.quantization.codebook import Codebook
-from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.methods import family, tabulated
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
-from nbquant.quantization.uniform import Uniform
 from nbquant.views import theme
 from nbquant.views.bound import bound_data, bound_traces
 from nbquant.views.decomposition import decomposition_data, draw_decomposition
@@ -213,14 +212,10 @@ def _shown(figure: theme.Figure, backend: Backend) -> go.Figure | Figure:
 
 def _boundaries(quantized: Quantized, book: Codebook) -> Float[np.ndarray, " k-1"] | None:
     """Where one cell ends and the next begins; None where cells are not intervals, or not known from their values."""
-    value, made = book.value.detach().cpu().double().numpy(), quantized.quantizer
-    if isinstance(made, KMeans) and not quantized.finetuned:
-        return 0.5 * (value[:-1] + value[1:])
-    if isinstance(made, Uniform) and made.offset is not None and made.steps == "joint" and not quantized.finetuned:
-        index = np.rint(value / made.step - made.offset)
-        # Values that were rounded to few bits may seem to lie in their neighbours' cells.
-        return (0.5 * (index[:-1] + index[1:]) + made.offset) * made.step if (np.diff(index) > 0).all() else None
-    return None
+    boundaries = methods.of(quantized.quantizer).boundaries
+    if boundaries is None or quantized.finetuned:
+        return None
+    return boundaries(quantized.quantizer, book.value.detach().cpu().double().numpy())
 
 
 def _tensor(selection: Selection, name: str) -> SelectedTensor:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -79,7 +79,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, eq=False)
 class TensorFile:
-    """An open safetensors file.
+    """An open file of tensors.
 
     Attributes:
         path: The path it was opened by.
@@ -109,13 +109,42 @@ class TensorFile:
             _require_complete(path, header, start, status.st_size)
             _require_valid(path)
             metadata = header.pop("__metadata__", None) or {}
-            real, version = path.resolve(), _version(status)
-            tensors = {}
-            for name, entry in header.items():
-                begin, end = entry["data_offsets"]
-                source = FileSlice(real, start + begin, end - begin, version)
-                tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), source)
-            return TensorFile(path, tensors, metadata, _mapped(file.fileno()))
+            places = {
+                name: (entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
+                for name, entry in header.items()
+            }
+            return TensorFile.of(path, file, places, metadata)
+
+    @staticmethod
+    def of(
+        path: Path,
+        file: BinaryIO,
+        places: Mapping[str, tuple[str, tuple[int, ...], int]],
+        metadata: Mapping[str, str] | None = None,
+    ) -> "TensorFile":
+        """Map an open file of any format that stores the entries of each tensor one after the other.
+
+        Args:
+            path: Its path.
+            file: The file.
+            places: Name to type as safetensors spells it, shape, and first byte of each tensor.
+            metadata: What it says about itself.
+
+        Raises:
+            ValueError: A tensor beyond the end of the file, or of an unknown type.
+        """
+        status = os.fstat(file.fileno())
+        real, version = path.resolve(), _version(status)
+        tensors = {}
+        for name, (dtype, shape, begin) in places.items():
+            size = (math.prod(shape) * bits_of(dtype) + 7) // 8
+            if begin < 0 or begin + size > status.st_size:
+                raise ValueError(
+                    f"{str(path)!r} must hold {begin + size:,} bytes for {name!r}, but has {status.st_size:,}: it is "
+                    "cut; get it again."
+                )
+            tensors[name] = StoredTensor(dtype, shape, FileSlice(real, begin, size, version))
+        return TensorFile(path, tensors, dict(metadata or {}), _mapped(file.fileno()))
 
     def tensor(self, name: str) -> Tensor:
         """A floating-point tensor over the file; what is written to it stays in memory."""
@@ -125,6 +154,18 @@ class TensorFile:
             return torch.empty(stored.shape, dtype=dtype)
         flat = torch.frombuffer(self._bytes, dtype=dtype, count=stored.count, offset=stored.source.offset)
         return flat.view(stored.shape)
+
+
+def bits_of(dtype: str) -> int:
+    """Bits of an entry of a type as safetensors spells it.
+
+    Raises:
+        ValueError: An unknown type.
+    """
+    digits = "".join(c for c in dtype.split("_")[0] if c.isdigit())
+    if dtype != "BOOL" and not digits:
+        raise ValueError(f"a type as safetensors spells it is required, but {dtype!r} came: get the file again.")
+    return 8 if dtype == "BOOL" else int(digits)
 
 
 def parse_json(raw: bytes, what: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A method, a code, an estimator and a panel made here alone and put into the lists: all rooms know them."""
+"""A method, code, estimator, panel and format made here alone and put into the lists: all rooms know them."""
 
 import importlib
 import json
@@ -18,6 +18,8 @@ from nbquant import cli
 from nbquant.analysis.ladder import ladder
 from nbquant.coding import codes
 from nbquant.coding.code import Code
+from nbquant.formats import formats
+from nbquant.formats.format import Format
 from nbquant.quantization import methods
 from nbquant.quantization.clustering import quantize_clusters
 from nbquant.quantization.clusters import Clusters, centres
@@ -27,6 +29,7 @@ from nbquant.quantization.method import Method
 from nbquant.quantization.parameter import LEVELS, Parameter
 from nbquant.sensitivity import estimators
 from nbquant.sensitivity.estimator import Estimator
+from nbquant.tensorfile import TensorFile
 from nbquant.views import theme
 from nbquant.views.palette import BLUE
 from nbquant.widgets.panels import panels
@@ -176,8 +179,33 @@ SIZES = Panel(
 )
 
 
+# A format: a line of JSON with the shapes, then the entries of all tensors as float32.
+
+
+def open_plain(path):
+    with path.open("rb") as file:
+        line = file.readline()
+        places, begin = {}, len(line)
+        for name, shape in json.loads(line).items():
+            places[name] = ("F32", tuple(shape), begin)
+            begin += 4 * math.prod(shape)
+        opened = TensorFile.of(path, file, places, {"made": "here"})
+    return dict.fromkeys(places, opened)
+
+
+PLAIN = Format(".plain", lambda path: path.suffix == ".plain", open_plain)
+
+
+def write_plain(path, model):
+    state = model.state_dict()
+    header = json.dumps({name: list(t.shape) for name, t in state.items()}).encode() + b"\n"
+    header = b" " * (-len(header) % 4) + header  # entries are mapped where they are aligned
+    path.write_bytes(header + b"".join(t.numpy().tobytes() for t in state.values()))
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, PLAIN))
     monkeypatch.setattr(panels, "PANELS", (*panels.PANELS, SIZES))
     monkeypatch.setattr(methods, "METHODS", (*methods.METHODS, QUANTILES))
     monkeypatch.setattr(codes, "CODES", (*codes.CODES, GAMMA))
@@ -334,3 +362,60 @@ def test_a_panel_is_drawn_described_and_offered(monkeypatch):
     assert panel.revision("sizes") > before
     assert table(state, "sizes")["members"].sum() == len(state.selection)
     assert still_figure(state, "sizes").axes
+
+
+def test_a_checkpoint_of_the_format(model, commands, tmp_path):
+    path, out = tmp_path / "model.plain", tmp_path / "model.nbq"
+    write_plain(path, model)
+    selection = nq.select(path)
+    for tensor in selection:
+        assert torch.equal(tensor.weight, model.state_dict()[tensor.name])
+    done = CliRunner().invoke(commands, ["quantize", str(path), "-o", str(out), "--ratio", "6"])
+    assert done.exit_code == 0, done.output
+    stored = nq.load(out)
+    assert stored.metadata == {"made": "here"}
+    assert stored.state_dict().keys() == model.state_dict().keys()
+    state = nq.explore(path).state
+    assert state.wait(WAIT)
+    assert state.exact is not None
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match="it is cut"):
+        nq.select(path)
+    with pytest.raises(ValueError, match=r"a \.safetensors file, .*, a \.plain file or a folder"):
+        nq.select(tmp_path / "model.gguf")
+
+
+COMBINATIONS = [
+    pytest.param(method, code, keep, id=f"{method.name}-{code.name}-{keep}")
+    for method in methods.METHODS
+    for code in codes.CODES
+    for keep in (1.0, 0.2)
+]
+
+
+@pytest.mark.parametrize(("method", "code", "keep"), COMBINATIONS)
+def test_every_method_with_every_code(method, code, keep, tmp_path):
+    """One contract: a target is met, the ledger is the file's, and the file gives the same weights again."""
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(24, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
+    with torch.no_grad():
+        for p in model.parameters():
+            p[torch.rand(p.shape) >= keep] = 0
+    h = {name: torch.rand_like(p) + 0.1 for name, p in model.named_parameters()}
+    data = [(torch.randn(32, 24), torch.randint(10, (32,)))]
+    calibration = nq.calibrate(model, data, progress=False) if method.needs_calibration else None
+    selection = nq.select(model, h, calibration=calibration)
+    for per_layer in {False, True} if "per_layer" in method.options else {None}:
+        quantized = nq.fit(selection, method.name, rate=5, coding=code.name, per_layer=per_layer, progress=False)
+        assert quantized.rate <= 5
+        assert quantized.quantizer.method == method.name
+        assert quantized.pruned == (keep < 0.5)
+        path = tmp_path / f"{per_layer}.nbq"
+        assert nq.save(quantized, path, model, progress=False).total == 8 * path.stat().st_size
+        again = nq.load(path).quantized()
+        assert again.quantizer == quantized.quantizer
+        assert again.ledger == quantized.ledger
+        restored = nq.load(path).state_dict()
+        for name, values in quantized.dequantize().items():
+            assert torch.equal(restored[name], values)
+            assert not keep < 0.5 or not values[model.state_dict()[name] == 0].any()

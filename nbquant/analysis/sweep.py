@@ -28,8 +28,8 @@ Model = nn.Module | str | os.PathLike[str] | Selection | tuple[nn.Module, Select
 Found = Evaluation | Mapping[str, float] | float
 PIECE = 1 << 22  # entries that are hashed at once
 
-MEASURED = ("compression_ratio", "rate", "levels", "distortion", "predicted_loss_increase")
-COLUMNS = (*MEASURED, "seconds", "error")
+NUMBERS = ("compression_ratio", "rate", "levels", "distortion", "predicted_loss_increase")
+COLUMNS = (*NUMBERS, "seconds", "error")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def run_one(subject: Subject, run: Mapping[str, Any], progress: Progress = False
         quantized = fit(subject.selection, **run, progress=progress)
     except OutOfReachError as error:
         return {"error": str(error)}
-    row: Row = {name: getattr(quantized, name) for name in MEASURED}
+    row: Row = {name: getattr(quantized, name) for name in NUMBERS}
     row["seconds"] = time.perf_counter() - began
     if subject.evaluate is not None:
         assert subject.model is not None

@@ -6,6 +6,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from nbquant.listed import listed
+
 Layers = str | nn.Module | Iterable[str | nn.Module] | None
 """Layer or parameter names, globs of them, or modules; one or several; None is all."""
 
@@ -83,12 +85,6 @@ def resolve_names(parameters: Iterable[str], layers: Layers) -> tuple[set[str], 
         kinds |= {".".join(parts[:depth]): "container" for depth in range(1, len(parts))}
     names = tuple(dict.fromkeys(owner(name) for name in parameters))
     return _resolve(parameters, kinds, names, items, "the checkpoint")
-
-
-def listed(names: Iterable[str], most: int = 8) -> str:
-    """The first few names, and how many there are besides."""
-    quoted = [repr(name) for name in names]
-    return ", ".join(quoted[:most]) + (f" and {len(quoted) - most} more" if len(quoted) > most else "")
 
 
 def _items(layers: Layers) -> tuple[str | nn.Module, ...]:

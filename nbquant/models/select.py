@@ -9,10 +9,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nbquant.formats.packed import refuse_packed_modules
 from nbquant.hooked import require_unmasked
+from nbquant.listed import listed
 from nbquant.models.checkpoint import BUFFERS, Checkpoint
-from nbquant.models.layers import Layers, listed, owner, resolve, resolve_names
-from nbquant.models.packed import refuse_packed_modules
+from nbquant.models.layers import Layers, owner, resolve, resolve_names
 from nbquant.models.ranks import local_part, part_like, shards_of
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.selection import LeftOut, Selection, SensitivityRecord
@@ -66,7 +67,7 @@ def select(
         The floating-point parameters asked for, in the order of the model, file or index; all else is counted as
         unselected, with those buffers that the model's state holds. In a checkpoint the running statistics of batch
         norms are known as buffers by their names, and what belongs to quantized weights by the names in
-        :mod:`nbquant.models.packed`. Weights that were asked for but are quantized already are in ``left_out``, and a
+        :mod:`nbquant.formats.packed`. Weights that were asked for but are quantized already are in ``left_out``, and a
         warning says what part of the model they are.
 
     Raises:

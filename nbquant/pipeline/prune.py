@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from nbquant.duplicate import duplicate
 from nbquant.hooked import require_unmasked
+from nbquant.listed import listed
 from nbquant.models.evaluate import Loss
-from nbquant.models.layers import Layers, listed, owner, resolve
+from nbquant.models.layers import Layers, owner, resolve
 from nbquant.pipeline.loop import (
     MakeOptimizer,
     Training,

@@ -98,7 +98,7 @@ def kmeans_curve(family: Family, groups: Groups, pruned: bool) -> Tabulated:
     return [family(k) for k in levels], [{g: s[i] for g, s in solved.items()} for i in range(len(levels))]
 
 
-def midpoints(codebook: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k-1"]:
+def midpoints(quantizer: object, codebook: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k-1"]:
     """Boundaries halfway between neighbouring values."""
     return (codebook[1:] + codebook[:-1]) / 2
 

@@ -38,8 +38,8 @@ class Method:
         curve: curve(family, groups, pruned) computes the whole curve from histograms; None if the rate is known only
             after running on the weights.
         place: place(quantizer, groups, pruned) sets what a quantizer leaves open by the histograms; None if nothing.
-        boundaries: boundaries(codebook) gives the k − 1 boundaries between cells; None where they depend on more than
-            the codebook.
+        boundaries: boundaries(quantizer, codebook) gives the k − 1 boundaries between cells, None if these are not
+            known; None where they depend on more than the codebook.
         needs_calibration: Whether it makes use of :func:`nbquant.calibrate`.
     """
 
@@ -48,7 +48,7 @@ class Method:
     quantize: Callable[[Any, Selection, Progress], Quantized]
     curve: Callable[["Family", Groups, bool], Tabulated] | None = None
     place: Callable[[Any, Groups, bool], Quantizer] | None = None
-    boundaries: Callable[[Float[np.ndarray, " k"]], Float[np.ndarray, " k-1"]] | None = None
+    boundaries: Callable[[Any, Float[np.ndarray, " k"]], Float[np.ndarray, " k-1"] | None] | None = None
     needs_calibration: bool = False
 
     def __repr__(self) -> str:

@@ -195,10 +195,21 @@ def uniform_curve(family: Family, groups: Groups, pruned: bool) -> Tabulated:
     return placed, [{g: grid.clusters(c) for g, c in groups.items()} for grid in placed]
 
 
+def grid_boundaries(quantizer: Uniform, codebook: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k-1"] | None:
+    """Boundaries of the grid; None if it is not placed, if layers have their own, or if rounding moved values."""
+    if quantizer.offset is None or quantizer.steps != "joint":
+        return None
+    index = np.rint(codebook / quantizer.step - quantizer.offset)
+    # Values that were rounded to few bits may seem to lie in their neighbours' cells.
+    halfway: Float[np.ndarray, " k-1"] = (0.5 * (index[:-1] + index[1:]) + quantizer.offset) * quantizer.step
+    return halfway if (np.diff(index) > 0).all() else None
+
+
 UNIFORM_METHOD = Method(
     make=Uniform,
     labels=("uniform", "uniform, Hessian-weighted centres"),
     quantize=quantize_uniform,
     curve=uniform_curve,
     place=place_uniform,
+    boundaries=grid_boundaries,
 )

@@ -17,6 +17,7 @@ from nbquant.coding.positions import MAX_SPAN
 from nbquant.storage.dtypes import DTYPES, QUANTIZED, entry_bytes
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.layout import (
+    DEFAULT_CODING,
     Layout,
     QuantizedEntry,
     RawEntry,
@@ -45,7 +46,7 @@ def write_header(layout: Layout) -> bytes:
     """
     if RESERVED in (*layout.entries, *layout.tied):
         raise ValueError(f"a tensor must not be named {RESERVED!r}, as in safetensors files: name it otherwise.")
-    header: dict[str, Any] = {} if layout.coding == "prefix" else {"coding": layout.coding}
+    header: dict[str, Any] = {} if layout.coding == DEFAULT_CODING else {"coding": layout.coding}
     with_positions = layout.pruned and not layout.adaptive
     blocks = [block for entry in layout.quantized for block in entry.blocks]
     if layout.quantized:
@@ -110,7 +111,7 @@ def read_header(raw: bytes, file_size: int, most_restored: int, major: int = 1) 
     except (ValueError, RecursionError) as error:
         raise _damaged(f"JSON without NaN or broken characters is required, but {error}") from None
     _require(_depth(header) <= MOST_DEPTH, f"at most {MOST_DEPTH} objects and lists may be in each other", header)
-    coding = header.get("coding", "prefix")
+    coding = header.get("coding", DEFAULT_CODING)
     known = codes.stored_names(major)
     _require(
         isinstance(coding, str) and coding in known, f"coding must be {' or '.join(known)} in version {major}", coding

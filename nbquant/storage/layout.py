@@ -8,10 +8,12 @@ from typing import Any
 
 from nbquant.coding import codes, positions
 from nbquant.coding.code import Code
+from nbquant.coding.huffman import HUFFMAN
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import block_shapes
 from nbquant.storage.dtypes import entry_bytes
 
+DEFAULT_CODING = HUFFMAN.stored  # of files that name none
 MAGIC = b"\x89nbq\r\n\x1a\n"
 MINOR, MINOR_WITH_METADATA = 0, 1
 PREFIX = 16  # bytes: magic, major, minor, length of the header
@@ -198,7 +200,7 @@ class Layout:
     raw: tuple[RawEntry, ...]
     tied: Mapping[str, str]
     pruned: bool
-    coding: str = "prefix"
+    coding: str = DEFAULT_CODING
     recipe: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     header_size: int = 0

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from nbquant.listed import listed
 from nbquant.models.checkpoint import Checkpoint
-from nbquant.models.layers import listed
 from nbquant.quantization.quantized import Quantized
 from nbquant.storage.dtypes import DTYPES, SPELLED, as_bytes
 from nbquant.storage.layout import RawEntry

@@ -25,7 +25,8 @@ from nbquant.coding.levels import block_shapes
 from nbquant.coding.positions import GapCode
 from nbquant.duplicate import duplicate
 from nbquant.kernels import dispatch
-from nbquant.models.layers import listed, owner
+from nbquant.listed import listed
+from nbquant.models.layers import owner
 from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import PRUNED, Codebook, Lattice, QuantizedTensor, alphabet_of
 from nbquant.quantization.members import index_dtype

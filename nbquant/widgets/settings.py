@@ -54,7 +54,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         kinds = {
-            "layers": Kind("a list of names of layers", lambda value: isinstance(value, tuple) and all(map(is_text, value))),
+            "layers": Kind(
+                "a list of names of layers", lambda value: isinstance(value, tuple) and all(map(is_text, value))
+            ),
             "method": one_of(methods.names()),
             "weighted": FLAG,
             "coding": one_of(codes.names()),

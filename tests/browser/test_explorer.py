@@ -82,7 +82,10 @@ def run_for(page, seconds):
 
 @pytest.fixture(scope="module")
 def shared(lab, browser):
-    """An explorer that tests take as the one before left it; they come first, as ``notebook`` closes all pages."""
+    """An explorer that tests take as the one before left it.
+
+    All tests of it, and those of ``explorer``, come first, as ``notebook`` closes all pages.
+    """
     write_scratch(lab.root / "shared.ipynb", ["import nbquant as nq", LENET])
     page = open_notebook(browser, lab, "shared.ipynb")
     page.run_all()
@@ -189,18 +192,16 @@ def test_every_size_fits_without_scrolling_sideways(shared, tmp_path):
 
 
 @pytest.fixture
-def explorer(notebook):
-    """The explorer alone, which is there sooner than at the top of a notebook that runs to its end."""
-    page = notebook(cells=["import nbquant as nq", LENET])
-    page.run_all()
-    settle(page)
-    return page
+def explorer(shared):
+    """A new explorer in the page and the kernel of ``shared``."""
+    shared.run_all()
+    settle(shared)
+    yield shared
+    shared.complaints.assert_none()
 
 
-def test_notebook_runs_and_its_slider_by_mouse_and_by_keys_changes_the_point(notebook, tmp_path):
-    page = notebook("01_explore.ipynb")
-    page.run_all()
-    settle(page)
+def test_slider_by_mouse_and_by_keys_changes_the_point(explorer, tmp_path):
+    page = explorer
     slider, first = page.find(RATIO), ratio(page)
     page.drag(slider, by=(60, 0))
     settle(page)
@@ -312,6 +313,18 @@ def test_pins_session_code_and_files(explorer, tmp_path):
     assert "nq.fit(selection, 'kmeans', ratio=" in code
 
 
+def test_accuracy_is_measured_on_demand_with_what_was_predicted(explorer):
+    page = explorer
+    assert page.page.locator("[data-figure=prediction]").is_hidden()
+    button(page, "Measure accuracy").click()
+    until(
+        page, "() => /original 91\\.95/.test(document.querySelector('.nbquant-readout').textContent)", timeout=120_000
+    )
+    page.page.wait_for_selector("[data-figure=prediction][data-revision]", timeout=120_000)
+    settle(page)
+    assert error(page).count() == 0
+
+
 def test_page_reloaded_and_second_view_show_what_is_now(explorer, tmp_path):
     page = explorer
     page.press(page.find(RATIO), "ArrowRight", times=8)
@@ -351,18 +364,6 @@ def test_cancel_works_while_a_cell_runs(notebook):
     until(page, "() => getComputedStyle(document.querySelector('.nbquant-work')).display === 'none'", timeout=10_000)
     assert page.page.evaluate("() => !window.cellDone")
     assert fact(page, "measured accuracy") == before
-    assert error(page).count() == 0
-
-
-def test_accuracy_is_measured_on_demand_with_what_was_predicted(explorer):
-    page = explorer
-    assert page.page.locator("[data-figure=prediction]").is_hidden()
-    button(page, "Measure accuracy").click()
-    until(
-        page, "() => /original 91\\.95/.test(document.querySelector('.nbquant-readout').textContent)", timeout=120_000
-    )
-    page.page.wait_for_selector("[data-figure=prediction][data-revision]", timeout=120_000)
-    settle(page)
     assert error(page).count() == 0
 
 

@@ -61,6 +61,7 @@ def test_picture_is_hidden_while_the_widget_lives_and_is_what_was_last_seen(note
     opened.find("button.nbquant-explorer")  # its kernel lives on
     assert [picture.is_visible() for picture in page.locator(PICTURES).all()] == [False, True]
 
+    page.close()  # which may still be asking its kernel, and would complain of its end
     opened.lab.stop_kernels()
     again = notebook(name="still.ipynb")  # the kernel is another one, and the widget gone
     first = again.find(PICTURES)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from nbquant.models.checkpoint import INDEX, Checkpoint
+from nbquant.formats.safetensors import INDEX
+from nbquant.models.checkpoint import Checkpoint
 
 TENSORS = {
     "stem.weight": torch.randn(3, 2),

@@ -7,7 +7,7 @@ from torch import nn
 
 import nbquant as nq
 from nbquant.analysis import statistics
-from nbquant.models.checkpoint import INDEX
+from nbquant.formats.safetensors import INDEX
 from nbquant.widgets.jobs.weights import Weights
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.view.explorer import explore

@@ -289,7 +289,7 @@ def _thresholds(state: ExplorerState, centre: np.ndarray, clusters: Clusters) ->
     if found.threshold is not None and len(found.threshold) == len(centre) - 1:
         return found.threshold
     boundaries = methods.of(kept.quantizer).boundaries
-    return None if boundaries is None else boundaries(centre)
+    return None if boundaries is None else boundaries(kept.quantizer, centre)
 
 
 def _job(work: Callable[[Report], None]) -> Job:

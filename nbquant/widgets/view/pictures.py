@@ -10,6 +10,8 @@ from nbquant.widgets.panels import panels
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.view.readout import caption, newest_ledger
 
+SHOWN = ("histogram", "heatmap", "rate_distortion")  # in one picture
+
 
 def still_figure(state: ExplorerState, name: str) -> Figure | None:
     """A panel, or the ledger, drawn by matplotlib; None while there is nothing to draw."""
@@ -24,7 +26,7 @@ def picture_of(state: ExplorerState) -> Figure | None:
     """What the explorer shows in one still picture; None while there is no point."""
     if state.point is None:
         return None
-    shown = [panels.named(name).figure(state) for name in ("histogram", "heatmap", "rate_distortion")]
+    shown = [panels.named(name).figure(state) for name in SHOWN]
     ledger = newest_ledger(state)
     bar = None if ledger is None else ledger_data({"bytes": ledger})
     return picture([each for each in shown if each is not None], caption(state), bar)

@@ -4,7 +4,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import nbquant as nq
-from nbquant.models.packed import FORMATS, MODULES
+from nbquant.formats.packed import FORMATS, MODULES
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.view.readout import facts
 from tests.widgets.samples import WAIT
