@@ -94,7 +94,7 @@ class Inputs(traitlets.HasTraits):
         """
         known = [name for name, trait in self.traits().items() if not trait.read_only]
         usual = methods.named(inputs["method"]).options if inputs.get("method") in methods.names() else {}
-        for name, value in ({name: usual[name] for name in usual if name in known} | dict(inputs)).items():
+        for name, value in ({name: usual[name] for name in usual if name in SETTINGS} | dict(inputs)).items():
             if name not in known:
                 raise TypeError(f"the explorer's inputs are {', '.join(known)}, but {name!r} came")
             try:
