@@ -30,6 +30,7 @@ from nbquant.quantization.methods import family, tabulated
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
+from nbquant.required import QUANTIZED, SELECTION, require
 from nbquant.views import theme
 from nbquant.views.bound import bound_data, bound_traces
 from nbquant.views.decomposition import decomposition_data, draw_decomposition
@@ -66,6 +67,7 @@ def histogram(
     Raises:
         ValueError: A group without a codebook, or another backend.
     """
+    require("quantized", quantized, Quantized, QUANTIZED)
     if group not in quantized.codebooks:
         known = ", ".join(map(repr, quantized.codebooks))
         raise ValueError(f"group must be one of those with a codebook, {known}, but is {group!r}.")
@@ -116,6 +118,7 @@ def error(
     Raises:
         ValueError: No such parameter, or another backend.
     """
+    require("quantized", quantized, Quantized, QUANTIZED)
     tensor = _tensor(selection, name)
     data = error_data(tensor.weight, quantized.tensors[name], tensor.sensitivity, name=name, weighted=weighted)
     return _shown(draw_heatmap(data), backend)
@@ -177,6 +180,7 @@ def ladder(
 
 def decomposition(rows: pd.DataFrame, *, backend: Backend = "plotly") -> go.Figure | Figure:
     """What was predicted of the loss, term by term, over what was measured; ``rows`` from :func:`nbquant.decompose`."""
+    require("rows", rows, pd.DataFrame, "must be a table", "pass what nbquant.decompose returned")
     return _shown(draw_decomposition(decomposition_data(rows)), backend)
 
 
@@ -191,16 +195,21 @@ def divergence(rows: pd.DataFrame, *, backend: Backend = "plotly") -> go.Figure 
     Raises:
         ValueError: No rows, a missing column, several models, an unknown method, or another backend.
     """
+    require("rows", rows, pd.DataFrame, "must be a table", "pass what nbquant.sweep returned, with evaluate=…")
     return _shown(draw_divergence(divergence_data(rows)), backend)
 
 
 def price(found: Price, *, backend: Backend = "plotly") -> go.Figure | Figure:
     """Bits lost to other sensitivities than the exact ones; ``found`` from :func:`nbquant.price`."""
+    require("found", found, Price, "must be what nbquant.price returned", "pass that")
     return _shown(draw_price(price_data(found)), backend)
 
 
 def ledger(ledgers: Mapping[str, Ledger]) -> Figure:
     """Parts of files, a bar each, drawn by matplotlib; by a label of each."""
+    require("ledgers", ledgers, Mapping, "must be ledgers by their labels", "pass {label: quantized.ledger}")
+    for ledger in ledgers.values():
+        require("a ledger", ledger, Ledger, "must be one", "pass {label: quantized.ledger}")
     return plot_ledger(ledger_data(dict(ledgers)))
 
 
@@ -219,6 +228,7 @@ def _boundaries(quantized: Quantized, book: Codebook) -> Float[np.ndarray, " k-1
 
 
 def _tensor(selection: Selection, name: str) -> SelectedTensor:
+    require("selection", selection, Selection, SELECTION)
     found = {t.name: t for t in selection}
     if name not in found:
         raise ValueError(f"name must be one of {', '.join(map(repr, found))}, but is {name!r}.")

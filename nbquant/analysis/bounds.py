@@ -13,6 +13,7 @@ from nbquant.analysis.statistics import Statistics
 from nbquant.kernels.cpu import blahut as kernels
 from nbquant.progress import Progress, track
 from nbquant.quantization.histogram import HW, HWW, H, Histogram
+from nbquant.required import require
 
 Side = Literal["encoder", "both"]
 
@@ -126,6 +127,13 @@ def rate_distortion_bound(
 
     Source: Blahut 1972; Arimoto 1972; the dual: Gallager 1968, theorem 9.4.1; Csiszár 1974.
     """
+    require(
+        "source",
+        source,
+        (Statistics, Histogram),
+        "must be statistics of a selection",
+        "pass nbquant.analysis.statistics.Statistics.of(nbquant.select(model, sensitivity))",
+    )
     _check(lmbdas, distortions, side, gap)
     groups = _groups(source, side, per_layer)
     count = sum(group.count for group in groups)

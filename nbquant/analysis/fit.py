@@ -14,6 +14,7 @@ from nbquant.quantization.quantize import quantize
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.selection import Selection
+from nbquant.required import SELECTION, require
 from nbquant.storage.write import file_ledger
 
 EXACT_TRIES = 8
@@ -62,8 +63,7 @@ def fit(
         ValueError: Not exactly one target; one out of reach (names the reachable range); the parameter of another
             method; an unknown method.
     """
-    if not isinstance(selection, Selection):
-        raise TypeError(f"fit() needs a selection, but got a {type(selection).__name__}: pass nq.select(model, …)")
+    require("selection", selection, Selection, SELECTION)
     targets: dict[str, Any] = {"ratio": ratio, "rate": rate, "levels": levels, "lmbda": lmbda, "step": step}
     if not isinstance(method, str | type):
         _require_nothing_else(method, {**targets, "file_of": file_of, **options})

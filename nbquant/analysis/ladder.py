@@ -19,6 +19,7 @@ from nbquant.coding.ledger import PARTS, Ledger
 from nbquant.progress import Progress
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
+from nbquant.required import QUANTIZED, require
 from nbquant.storage.write import file_ledger
 
 _GAP = 0.005  # that the bound's iteration may leave [bit/weight]
@@ -71,6 +72,7 @@ def ladder(
             with an operating point; or what :func:`nbquant.save` refuses.
         Cancelled: By ``progress``.
     """
+    require("quantized", quantized, (Quantized, OperatingPoint), QUANTIZED)
     statistics = selection if isinstance(selection, Statistics) else Statistics.of(selection, progress)
     made = _made(quantized, statistics)
     if model is not None:

@@ -18,6 +18,7 @@ from nbquant.quantization.methods import family
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.validate import checked_sensitivity, require_positive_somewhere
+from nbquant.required import SELECTION, require
 
 RATES = tuple(np.linspace(0.5, 4.0, 15).tolist())  # [bit/weight]
 REFERENCE = "exact"
@@ -72,6 +73,7 @@ def price(
             than two rates, an unknown method.
         Cancelled: By ``progress``.
     """
+    require("reference", reference, Selection, SELECTION)
     if reference.sensitivity is None:
         raise ValueError("the reference must have sensitivities, but has none: pass select(model, sensitivity)")
     if len(rates) < 2:

@@ -68,8 +68,8 @@ def fit_by_search(
         pass
     if best is None:
         raise OutOfReachError(
-            f"{target.name} {target.value:g} is out of reach: at λ = {lmbda:.3g} it is {target.quantity(found):.3g} "
-            "still; ask for less, or for another coding"
+            f"{target.name} {target.value:g} is out of reach: {tries} tries, the last with lmbda = {lmbda:.3g}, "
+            f"came no further than {target.name} {target.quantity(found):.3g}; ask for less, or for another coding"
         )
     return best
 

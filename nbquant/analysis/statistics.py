@@ -24,6 +24,7 @@ from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.validate import all_zero
 from nbquant.quantization.workers import Workers
+from nbquant.required import SELECTION, require
 from nbquant.tensorfile import FileSlice
 
 TENSORS_KEPT = 512  # of which statistics are kept in memory, a megabyte or two each
@@ -173,6 +174,7 @@ class Statistics:
                 sensitivities that are zero throughout.
             Cancelled: By ``progress``; what was done so far is kept.
         """
+        require("selection", selection, Selection, SELECTION)
         if selection.shards is not None:
             tensors = _over_ranks(selection)
         elif selection.workers is not None:

@@ -80,9 +80,17 @@ class Batches:
         return Batches(self.inputs[:n_samples], self.targets[:n_samples], self.batch_size)
 
 
-def to_device(batch: Any, device: torch.device | None) -> Any:
-    """All tensors of a nested batch on ``device``; None leaves them where they are."""
-    return batch if device is None else map_tensors(lambda tensor: tensor.to(device), batch)
+def to_device(batch: Any, device: torch.device | None, dtype: torch.dtype | None = None) -> Any:
+    """All tensors of a nested batch on ``device``, floating ones in ``dtype``; None leaves them as they are."""
+    if device is None and dtype is None:
+        return batch
+    return map_tensors(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None), batch)
+
+
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """The dtype of all floating parameters; None if there is none or several."""
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else None
 
 
 def device_of(model: nn.Module) -> torch.device | None:

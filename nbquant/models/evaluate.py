@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from nbquant.eval_mode import in_eval_mode
 from nbquant.losses import Loss, Recorded, Term, record, record_loss
-from nbquant.models.batches import device_of, to_device
+from nbquant.models.batches import device_of, dtype_of, to_device
 from nbquant.models.comparison import Comparing, Comparison, labelled, softmax_term
 from nbquant.nested import call
 from nbquant.progress import Progress, track
+from nbquant.required import MODULE, require
 
 Metric = Callable[[Any, Any], Any]
 """metric(output, target): the mean of a quantity over a batch's samples, as one number."""
@@ -102,8 +103,9 @@ def evaluate(
 
     Args:
         model: Any module.
-        batches: (inputs, targets), moved to the model's device. Inputs are a tensor, a tuple or list of tensors (passed
-            by position) or a dict of tensors (passed by name).
+        batches: (inputs, targets), moved to the model's device and, where its parameters have one floating dtype, to
+            that. Inputs are a tensor, a tuple or list of tensors (passed by position) or a dict of tensors (passed by
+            name).
         loss: ``loss(output, target)``, the mean over a batch as one number, from the output as the model gave it; None
             is cross-entropy. Batches count by the labels that the loss divides by, and where it does not say by their
             samples: the targets' (otherwise the inputs') first tensor has one a row.
@@ -122,12 +124,15 @@ def evaluate(
     """
     counting = _Counting()
     counting_reference, comparing = _Counting(), Comparing()
+    require("model", model, nn.Module, MODULE)
+    if reference is not None:
+        require("reference", reference, nn.Module, MODULE)
     device = device_of(model)
     with ExitStack() as stack:
         for network in filter(None, (model, reference)):
             stack.enter_context(_undisturbed(network))
         for number, batch in enumerate(track(batches, "Evaluating", progress)):
-            inputs, target, count = parts_of(batch, number, device)
+            inputs, target, count = parts_of(batch, number, device, dtype_of(model))
             if count == 0:
                 continue
             output, found = _measured(model, inputs, target, loss)
@@ -137,8 +142,8 @@ def evaluate(
             if reference is None:
                 continue
             place = device_of(reference)
-            goal = to_device(target, place)
-            other_output, other = _measured(reference, to_device(inputs, place), goal, loss)
+            goal = to_device(batch[1], place, dtype_of(reference))
+            other_output, other = _measured(reference, to_device(batch[0], place, dtype_of(reference)), goal, loss)
             other_term = counting_reference.add(other_output, goal, other, number, count)
             if term is not None and other_term is not None:
                 comparing.add(term, other_term)
@@ -236,7 +241,9 @@ def _measured(model: nn.Module, inputs: Any, target: Any, loss: Loss | None) -> 
     return seen[0], record_loss(lambda output, target: loss_of(loss, output, target), seen[0], target)
 
 
-def parts_of(batch: Any, number: int, device: torch.device | None) -> tuple[Any, Any, int]:
+def parts_of(
+    batch: Any, number: int, device: torch.device | None, dtype: torch.dtype | None = None
+) -> tuple[Any, Any, int]:
     """Inputs and targets of a batch on a device, and the number of its samples.
 
     Raises:
@@ -248,7 +255,7 @@ def parts_of(batch: Any, number: int, device: torch.device | None) -> tuple[Any,
             f"batches must be pairs (inputs, targets), but batch {number} is a {type(batch).__name__}{length}: "
             "yield for example ((ids, mask), target) where there are several inputs."
         )
-    inputs, target = to_device(batch[0], device), to_device(batch[1], device)
+    inputs, target = to_device(batch[0], device, dtype), to_device(batch[1], device, dtype)
     return inputs, target, _samples(target) or _samples(inputs)
 
 

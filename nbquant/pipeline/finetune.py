@@ -25,6 +25,7 @@ from nbquant.pipeline.loop import (
 from nbquant.pipeline.shared import SharedValues
 from nbquant.progress import Progress
 from nbquant.quantization.quantized import Quantized
+from nbquant.required import MODULE, QUANTIZED, require
 
 Gradient = Literal["mean", "sum"]
 LEARNING_RATE = 0.03
@@ -136,6 +137,8 @@ def finetune(
 
     Source: Choi et al. 2017 (arXiv:1612.01543), section 5; the sum after Han et al. 2016 (arXiv:1510.00149).
     """
+    require("quantized", quantized, Quantized, QUANTIZED)
+    require("model", model, nn.Module, MODULE)
     if gradient not in get_args(Gradient):
         raise ValueError(f"gradient must be one of {', '.join(get_args(Gradient))}, but got {gradient!r}")
     by = "loss" if keep_best is True else keep_best

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from nbquant.losses import record
-from nbquant.models.batches import Batches, device_of
+from nbquant.models.batches import Batches, device_of, dtype_of
 from nbquant.models.evaluate import Evaluation, Loss, evaluate, loss_of, parts_of
 from nbquant.nested import call
 from nbquant.progress import Progress, track
@@ -75,7 +75,7 @@ class Training:
             total = counted = 0.0
             for number, batch in enumerate(_shuffled(self.batches)):
                 next(ticks, None)
-                inputs, target, count = parts_of(batch, number, device)
+                inputs, target, count = parts_of(batch, number, device, dtype_of(self.model))
                 if count == 0:
                     continue
                 value, mass = self._step(inputs, target, count)

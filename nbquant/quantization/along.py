@@ -54,7 +54,7 @@ def along_problem(
     """The quadratic loss of a layer; see :func:`nbquant.quantization.compensation.problem_of`."""
     groups = len(moments.blocks[0])
     s = damped_outputs(moments, output_damping).float()
-    blocks = damped_blocks(moments, damping)
+    blocks = list(damped_blocks(moments, damping))
     factors = tuple(upper_factor(block[g : g + 1])[0].float() for g in range(groups) for block in blocks)
     outputs = tuple(s[g] for g in range(groups) for _ in blocks)
     target = weight.detach().cpu().float().contiguous()

@@ -111,16 +111,16 @@ def problem_of(
         assert moments.mean is not None
         mean = moments.mean.cpu().double()
     free = None if bias is None else bias.detach().cpu().double().reshape(groups, -1).clone()
-    missing = now = None
+    missing = now = center = None
     if shift is not None:
         missing, now = shift.missing.cpu().float().clone(), shift.inputs.cpu().float()
-        grown = (now.double().square().mean(1) - shift.energy.cpu().double()).clamp(min=0)
+        grown = torch.cat([part.double().square().mean(1) for part in now.split(PANEL, 2)], 1)
+        grown = (grown - shift.energy.cpu().double()).clamp(min=0)
         if free is not None:  # the bias compensates means
             center = now.mean(1, keepdim=True)
             mean = mean + center[:, 0] - shift.mean.cpu().double()
             free += missing.double().mean(1)
             missing -= missing.mean(1, keepdim=True)
-            now = now - center
     blocks, first = [], 0
     for matrix in damped_blocks(moments, damping):
         part = slice(first, first + matrix.shape[1])
@@ -130,7 +130,8 @@ def problem_of(
             matrix -= of_part[:, :, None] * of_part[:, None]
         matrix += torch.diag_embed(grown[:, part])
         if missing is not None and now is not None:
-            found = _compensate_shift(matrix, missing, now[..., part], energy)
+            seen = now[..., part] if center is None else now[..., part] - center[..., part]
+            found = _compensate_shift(matrix, missing, seen, energy)
             target[:, part] += found
             if free is not None:
                 free -= (mean[:, None, part] @ found.double())[:, 0]
@@ -150,7 +151,7 @@ def damped_outputs(moments: LayerMoments, damping: float) -> Float[Tensor, "grou
     return s + damping * s.mean()
 
 
-def damped_blocks(moments: LayerMoments, damping: float) -> list[Float[Tensor, "groups n n"]]:
+def damped_blocks(moments: LayerMoments, damping: float) -> Iterator[Float[Tensor, "groups n n"]]:
     """Blocks of G in float64 with so much of its mean diagonal more; more still where places are few for the inputs."""
     widest = max(block.shape[1] for block in moments.blocks)
     places = torch.as_tensor(moments.places).cpu().double()
@@ -158,7 +159,8 @@ def damped_blocks(moments: LayerMoments, damping: float) -> list[Float[Tensor, "
     noise = NOISE * widest / places.clamp(min=1) * ((places > 0) | (places.ndim == 0))
     ridge = (damping + noise) * moments.energy.cpu().double().mean(1)
     ridge = torch.where(ridge > 0, ridge, 1.0)  # inputs that are always zero leave weights where they are
-    return [block.cpu().double() + ridge[:, None, None] * torch.eye(block.shape[1]) for block in moments.blocks]
+    for block in moments.blocks:
+        yield block.cpu().double() + ridge[:, None, None] * torch.eye(block.shape[1])
 
 
 def upper_factor(matrix: Float[Tensor, "groups n n"]) -> Float[Tensor, "groups n n"]:

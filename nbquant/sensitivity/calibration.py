@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from nbquant.hooked import require_parameters
 from nbquant.losses import Loss, record
 from nbquant.progress import Progress
 from nbquant.quantization.moments import LayerMoments, Part
+from nbquant.required import MODULE, require
 from nbquant.sensitivity.batch import Batch
 from nbquant.sensitivity.gram import PLACES, PLACES_OF_EACH, Gram, block_widths, some_places
 from nbquant.sensitivity.in_turn import ModelCalibration, before_quantizing, some_inputs
@@ -22,6 +23,7 @@ from nbquant.sensitivity.loss import OutputLoss, loss_inside
 from nbquant.sensitivity.problem import Problem, undisturbed
 from nbquant.sensitivity.recurrent import unrolled
 from nbquant.sensitivity.uses import Use, Watch
+from nbquant.sensitivity.way_back import WayBack
 from nbquant.sensitivity.weight_views import Weights, attention_chunks
 
 TOLD = 0.05  # share of the weights that are left out from which on a warning says so
@@ -66,6 +68,7 @@ def calibrate(
 
     Source: Martens and Grosse 2015 (K-FAC); Grosse and Martens 2016 for convolutions.
     """
+    require("model", model, nn.Module, MODULE)
     require_parameters(model)
     parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     matrices = {name: p for name, p in parameters.items() if p.ndim > 1 and p.numel()}
@@ -89,6 +92,8 @@ def calibrate(
             mass += found.mass
             for sign, block in found.draws(draws, generator):
                 seen.add_gradients(outputs, sign, [None if v is None else v[0] for v in block])
+            seen.forget_run()
+            del outputs, found  # the graph, before there is another
     return seen.calibration(kept, mass)
 
 
@@ -113,6 +118,14 @@ def _length(batches: Iterable[Any]) -> int:
         return 16
 
 
+class _Kind(NamedTuple):
+    """How a weight is used; see :class:`nbquant.sensitivity.uses.Use`."""
+
+    along: bool
+    groups: int
+    stacked: bool
+
+
 class _Seen:
     """What has been seen of each weight so far."""
 
@@ -120,7 +133,7 @@ class _Seen:
         self._model, self._matrices, self._batches = model, matrices, batches
         self._chunks = attention_chunks(model)
         self._watched: Weights
-        self._uses: dict[str, Use] = {}  # the last one, for its kind
+        self._kinds: dict[str, _Kind] = {}
         self._grams: dict[str, Gram] = {}
         self._squares: dict[str, Tensor] = {}
         self._tables: dict[str, tuple[Tensor, Tensor | None]] = {}
@@ -142,6 +155,9 @@ class _Seen:
         with Watch(self._watched, self._before, self._after):
             return problem.call(batch)
 
+    def forget_run(self) -> None:
+        self._met = []
+
     def _before(self, use: Use) -> None:
         weight = self._matrices[use.weight]
         self._visits += use.count * weight.numel() * (use.within.stop - use.within.start) / use.groups
@@ -149,8 +165,8 @@ class _Seen:
             rows, squares = self._tables.get(use.weight, (torch.zeros_like(use.rows), None))
             self._tables[use.weight] = rows + use.rows, squares
             return
-        known = self._uses.setdefault(use.weight, use)
-        if (known.along, known.groups, known.stacked) != (use.along, use.groups, use.stacked):
+        kind = _Kind(use.along, use.groups, use.stacked)
+        if self._kinds.setdefault(use.weight, kind) != kind:
             self._mixed.add(use.weight)
             return
         width = self._widths[use.along][use.weight]
@@ -160,7 +176,7 @@ class _Seen:
         most = -(-max(PLACES, PLACES_OF_EACH * width) // self._batches)
         with torch.no_grad():
             index = some_places(use.count, most, weight.device)
-            gram.add(use.seen(index), use.within, whole=use.within == slice(0, use.groups))
+            gram.add(use.seen, index, use.within, whole=use.within == slice(0, use.groups))
 
     def _after(self, use: Use, output: Tensor) -> None:
         # The edge, not the tensor: an in-place activation would change what the tensor stands for.
@@ -171,42 +187,39 @@ class _Seen:
         pairs = [(z, v.to(z.dtype)) for z, v in zip(outputs, vectors, strict=True) if v is not None and z.requires_grad]
         if not self._met or not pairs:
             return
-        edges = [edge for _, edge in self._met]
-        gradients = torch.autograd.grad(
-            [z for z, _ in pairs], edges, [v for _, v in pairs], retain_graph=True, allow_unused=True
-        )
-        for (use, _), g in zip(self._met, gradients, strict=True):
-            if g is None:
-                continue
-            squares = sign * use.squares(g).double()
-            if use.rows is not None:
-                rows, known = self._tables[use.weight]
-                self._tables[use.weight] = rows, squares if known is None else known + squares
-                continue
-            total = self._squares.setdefault(use.weight, squares.new_zeros(_outputs(use, self._matrices[use.weight])))
-            each = len(total) // use.groups
-            total[use.within.start * each : use.within.stop * each] += squares
+        back = WayBack(outputs, [edge for _, edge in self._met])
+        back.go([z for z, _ in pairs], [v for _, v in pairs], lambda k, g: self._square(self._met[k][0], sign, g), True)
+
+    def _square(self, use: Use, sign: float, g: Tensor) -> None:
+        squares = sign * use.squares(g).double()
+        if use.rows is not None:
+            rows, known = self._tables[use.weight]
+            self._tables[use.weight] = rows, squares if known is None else known + squares
+            return
+        total = self._squares.setdefault(use.weight, squares.new_zeros(_outputs(use, self._matrices[use.weight])))
+        each = len(total) // use.groups
+        total[use.within.start * each : use.within.stop * each] += squares
 
     def calibration(self, kept: Sequence[Batch], mass: float) -> ModelCalibration:
         samples = sum(batch.size for batch in kept)
         parts, outputs, moments, diagonals = {}, {}, {}, {}
         biases = _biases(self._model, self._matrices)
-        for name, use in self._uses.items():
+        for name, kind in self._kinds.items():
             if name not in self._squares or name in self._mixed:
                 continue
             key = name.removesuffix(".weight")
             s = (self._squares[name] / mass).clamp(min=0)
             bias = biases.get(name)
-            found = self._grams[name].moments(s, bias is not None and not use.along)
+            found = self._grams[name].moments(s, bias is not None and not kind.along)
             if name in self._tables:
                 table = self._table(name, mass)
                 if table is not None:
                     found = _with_table(found, *table)
-            parts[key] = Part(name, None if use.along else bias, use.along, use.groups, use.stacked)
+            parts[key] = Part(name, None if kind.along else bias, kind.along, kind.groups, kind.stacked)
             outputs[key], moments[key] = found.outputs, found
         for name in self._tables:
             table = self._table(name, mass)
-            if table is not None and name not in self._uses:
+            if table is not None and name not in self._kinds:
                 diagonals[name] = table
         left_out = self._left_out({*(part.weight for part in parts.values()), *diagonals})
         total = sum(p.numel() for p in self._model.parameters())
@@ -235,12 +248,14 @@ class _Seen:
     def _left_out(self, known: set[str]) -> dict[str, str]:
         found = {}
         for name in self._matrices:
-            if name in known or (len(self._matrices[name]) == 1 and name not in self._uses):
+            if name in known or (len(self._matrices[name]) == 1 and name not in self._kinds):
                 continue  # a row alone is a vector, as a class token
             owner = type(self._model.get_submodule(name.rpartition(".")[0])).__name__
-            if name in self._mixed:
+            if ".parametrizations." in name:
+                why = "behind a parametrization: torch.nn.utils.parametrize.remove_parametrizations makes it a weight"
+            elif name in self._mixed:
                 why = f"{owner}, used in more ways than one"
-            elif name in self._uses or name in self._tables:
+            elif name in self._kinds or name in self._tables:
                 why = f"{owner}, no gradient reaches it"
             else:
                 why = f"{owner}, its inputs are not seen"

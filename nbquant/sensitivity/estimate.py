@@ -12,6 +12,7 @@ from torch.nn import functional
 from nbquant.losses import Loss
 from nbquant.progress import Progress
 from nbquant.registry import nearest
+from nbquant.required import MODULE, require
 from nbquant.sensitivity import estimators
 from nbquant.sensitivity.problem import Problem, undisturbed
 from nbquant.sensitivity.result import Sensitivity
@@ -62,6 +63,7 @@ def sensitivity(
             not finite, all sensitivities zero, or what the method at hand cannot treat.
         nbquant.progress.Cancelled: By ``progress``.
     """
+    require("model", model, nn.Module, MODULE)
     estimator = estimators.named(method)
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping must be finite and at least 0, but it is {damping}.")

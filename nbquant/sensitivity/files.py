@@ -9,6 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from nbquant.required import require_path
 from nbquant.sensitivity.result import Sensitivity
 from nbquant.tensorfile import FLOATS, TensorFile, refuse_pickle, write_tensors
 
@@ -55,6 +56,7 @@ def load_sensitivity(path: str | os.PathLike[str]) -> Sensitivity:
         ValueError: A damaged file, tensors that are not floating-point, or metadata that make no sense.
         OSError: It is not there or cannot be read.
     """
+    require_path("path", path)
     path = Path(path)
     refuse_pickle(path)
     file = TensorFile.open(path)

@@ -1,7 +1,7 @@
 """Second moments of inputs, summed as they come; block-diagonal where they are wide."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,7 @@ LEAST_WIDTH = 128
 HELD_BACK = 10  # one place in so many
 MOST_HELD = 256  # places
 MOST_HELD_ENTRIES = 1 << 22
+CHUNK = 1 << 21  # entries of inputs that are gathered together
 
 
 def block_widths(shapes: Mapping[str, tuple[int, int, int]]) -> dict[str, int]:
@@ -60,37 +61,46 @@ class Gram:
     _held: list[Tensor] = field(default_factory=list)
     _held_places: int = 0
 
-    def add(self, x: Float[Tensor, "groups places d"], within: slice, whole: bool) -> None:
-        """Add what was seen at some places.
+    def add(
+        self,
+        seen: Callable[[Int64[Tensor, " n"]], Float[Tensor, "groups n d"]],
+        index: Int64[Tensor, " places"],
+        within: slice,
+        whole: bool,
+    ) -> None:
+        """Add what was seen at some places, a few of them at a time.
 
         Args:
-            x: The inputs.
+            seen: From numbers of places to the inputs there.
+            index: The places.
             within: Which groups saw them.
             whole: Whether all groups did, so that some places may be held back.
         """
-        x = x.to(wide(x.dtype))
-        d = x.shape[2]
+        x = seen(index[:1])
+        d, dtype = x.shape[2], wide(x.dtype)
         if self._sum is None:
+            x = x.to(dtype)
             count = math.ceil(d / self.width)
             sizes = [d * (i + 1) // count - d * i // count for i in range(count)]
             self._blocks = [torch.zeros(self.groups, n, n, dtype=x.dtype, device=x.device) for n in sizes]
             self._sum = torch.zeros(self.groups, d, dtype=torch.float64, device=x.device)
             self._places = torch.zeros(self.groups, dtype=torch.int64, device=x.device)
         room = min(MOST_HELD, MOST_HELD_ENTRIES // (self.groups * d)) - self._held_places
-        if whole and x.shape[1] >= 2 * HELD_BACK and room > 0:
-            back = torch.arange(x.shape[1], device=x.device) % HELD_BACK == HELD_BACK - 1
+        if whole and len(index) >= 2 * HELD_BACK and room > 0:
+            back = torch.arange(len(index), device=index.device) % HELD_BACK == HELD_BACK - 1
             back &= back.cumsum(0) <= room
-            self._held.append(x[:, back].float())
+            self._held.append(seen(index[back]).float())
             self._held_places += self._held[-1].shape[1]
-            x = x[:, ~back]
-        first = 0
-        for block in self._blocks:
-            part = x[:, :, first : first + block.shape[1]]
-            block[within] += part.mT @ part
-            first += block.shape[1]
-        self._sum[within] += x.sum(1, dtype=torch.float64)
+            index = index[~back]
+        for places in index.split(max(CHUNK // x[:, 0].numel(), 1)):
+            x, first = seen(places).to(dtype), 0
+            for block in self._blocks:
+                part = x[:, :, first : first + block.shape[1]]
+                block[within] += part.mT @ part
+                first += block.shape[1]
+            self._sum[within] += x.sum(1, dtype=torch.float64)
         assert self._places is not None
-        self._places[within] += x.shape[1]
+        self._places[within] += len(index)
 
     def moments(self, outputs: Float[Tensor, " rows"], bias: bool) -> LayerMoments:
         """The means, with s of the outputs."""

@@ -22,6 +22,7 @@ _FLOPS = 4e10  # a second
 _NODE = 15e-6  # s for an operation, forward and back, however small
 _ENTRY = 1e-9  # s for an entry of a gradient that autograd forms
 _STEP = 3  # operations in a step of a fused recurrence
+_FORMULA = 8  # operations in a formula for a parameter
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,11 @@ def cost_of(problem: Problem, batch: Batch, others: Sequence[str]) -> Cost:
     with _recurrent_steps(problem.model) as steps, FlopCounterMode(display=False) as counter:
         outputs = floating(problem.call(pair))
     uses = count_uses(outputs)
-    entries = sum(problem.parameters[name].numel() * max(1, uses[id(problem.parameters[name])]) for name in others)
+    entries = sum(p.numel() for p in problem.parameters.values())  # of sums, and of gradients
+    entries += sum(problem.parameters[name].numel() * max(0, uses[id(problem.parameters[name])] - 1) for name in others)
     flops = counter.get_total_flops() + sum(own for _, own in steps)
     nodes = graph_size(outputs) + _STEP * sum(count for count, _ in steps)
+    nodes += _FORMULA * (len(problem.parameters) - len(others))
     return Cost(3 * flops / _FLOPS / pair.size, _NODE * nodes + _ENTRY * entries)
 
 

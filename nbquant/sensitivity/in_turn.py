@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nbquant.nested import call
 from nbquant.quantization.moments import Choice, LayerMoments, Part, Shift
 from nbquant.sensitivity.batch import Batch
-from nbquant.sensitivity.gram import PLACES, Gram, some_places
+from nbquant.sensitivity.gram import CHUNK, PLACES, Gram, some_places
 from nbquant.sensitivity.lockstep import Runs, Stop
 from nbquant.sensitivity.loss import wide
 from nbquant.sensitivity.problem import undisturbed
@@ -79,7 +79,7 @@ class ModelCalibration:
         parameters = dict(self.model.named_parameters())
 
         def before(use: Use) -> None:
-            gram.add(use.seen(some_places(use.count, PLACES, self._device)), use.within, whole=False)
+            gram.add(use.seen, some_places(use.count, PLACES, self._device), use.within, whole=False)
 
         with _watchable(self.model), _replaceable(parameters) as replace, torch.no_grad():
             replace(changed)
@@ -199,8 +199,13 @@ def before_quantizing(
                     weight = parameters[use.weight]
                     most = min(SHIFT_PLACES, max(SHIFT_ENTRIES // len(weight), 1)) // len(inputs)
                     index = some_places(use.count, max(most, 1), weight.device)
-                    x, products = _products(use, index, weight)
-                    found[i, keys[use.weight]] = _Before(index, products, x.sum(1), x.square().sum(1))
+                    width = use.seen(index[:1]).shape[2]
+                    parts = []
+                    for places in index.split(max(CHUNK // (use.groups * width), 1)):
+                        x, products = _products(use, places, weight)
+                        parts.append((products, x.sum(1, keepdim=True), x.square().sum(1, keepdim=True)))
+                    outputs, *sums = (torch.cat(own, 1) for own in zip(*parts, strict=True))
+                    found[i, keys[use.weight]] = _Before(index, outputs, sums[0].sum(1), sums[1].sum(1))
 
             with Watch(weights, before):
                 call(model, batch)
@@ -222,7 +227,7 @@ def _shift_of(found: Sequence[tuple[Tensor, Tensor, _Before]]) -> Shift | None:
     """The shift from inputs as they are now, what rows of weights give with them, and both as they were."""
     if not found:
         return None
-    inputs = torch.cat([x for x, _, _ in found], 1)
+    inputs = torch.cat([x for x, _, _ in found], 1) if len(found) > 1 else found[0][0]
     missing = torch.cat([was.products - now for _, now, was in found], 1)
     mean, energy = (
         sum(part) / inputs.shape[1] for part in zip(*((w.sum, w.squares) for _, _, w in found), strict=True)

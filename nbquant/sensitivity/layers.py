@@ -6,7 +6,7 @@ of a convolution, the words of a sentence), the places are added before squaring
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,15 @@ def is_supported(layer: nn.Module) -> bool:
     if isinstance(layer, nn.EmbeddingBag):
         return layer.max_norm is None and not layer.scale_grad_by_freq and layer.mode in ("sum", "mean")
     return True
+
+
+def samples_of(layer: nn.Module, inputs: Sequence[Any]) -> int | None:
+    """Number of samples that a layer sees, if each is a row of its input or has an offset; None where none is."""
+    x, *others = inputs
+    if isinstance(layer, nn.EmbeddingBag) and x.ndim == 1:
+        offsets = offsets_of(others)
+        return None if offsets is None else len(offsets) - layer.include_last_offset
+    return None if x.ndim < 2 - isinstance(layer, nn.Embedding | nn.PReLU) else len(x)
 
 
 def parameters_of(layer: nn.Module) -> tuple[str, ...]:
@@ -184,7 +193,8 @@ def _outer(g: Float[Tensor, "v batch groups out places"], windows: Tensor) -> Fl
         unfolded = unfolded.reshape(len(unfolded), groups, inputs, places)
         rows = g[:, start : start + chunk].permute(1, 2, 0, 3, 4).flatten(2, 3)  # [b, groups, v·out, places]
         per_sample = rows @ unfolded.transpose(2, 3)
-        total += per_sample.square_().sum(0).unflatten(1, (vectors, outs)).sum(1)
+        squared = per_sample.square_().sum(0)
+        total += squared if vectors == 1 else squared.unflatten(1, (vectors, outs)).sum(1)
     return total
 
 
@@ -236,21 +246,34 @@ def _embedding(layer: nn.Embedding, x: Tensor, g: Tensor, names: frozenset[str])
 
 
 def _embedding_bag(layer: nn.EmbeddingBag, x: Tensor, g: Tensor, names: frozenset[str], *others: Any) -> Squares:
-    """Bags of one length, a row of ids each; an id that comes again adds its weights before squaring."""
+    """Bags as rows of ids, or one after the other with offsets; an id that comes again adds its weights first."""
+    if x.ndim == 1:
+        offsets = offsets_of(others)
+        assert offsets is not None
+        if layer.include_last_offset:
+            x, offsets = x[: int(offsets[-1])], offsets[:-1]
+        sample = torch.bucketize(torch.arange(len(x), device=x.device), offsets, right=True) - 1
+    else:
+        sample = torch.arange(len(x), device=x.device).repeat_interleave(x.shape[1])
+    x = x.flatten()
     counts = (x != layer.padding_idx) if layer.padding_idx is not None else torch.ones_like(x, dtype=torch.bool)
     factor = counts.to(g.dtype)
     own = next((w for w in others if isinstance(w, Tensor) and w.is_floating_point()), None)
     if own is not None:
-        factor = factor * own.detach().to(g.dtype)
+        factor = factor * own.detach().flatten()[: len(x)].to(g.dtype)
     elif layer.mode == "mean":
-        factor = factor / counts.sum(1, keepdim=True).clamp(min=1)
-    sample = torch.arange(len(x), device=x.device)[:, None].expand_as(x)
+        factor = factor / g.new_zeros(g.shape[1]).index_add_(0, sample, factor).clamp(min=1)[sample]
     pairs, index = torch.unique(sample * layer.num_embeddings + x, return_inverse=True)
-    share = g.new_zeros(len(pairs)).index_add_(0, index.flatten(), factor.flatten()).square()
+    share = g.new_zeros(len(pairs)).index_add_(0, index, factor).square()
     energy = g.square().sum(0)  # [B, d]
     out = g.new_zeros(layer.num_embeddings, layer.embedding_dim)
     out.index_add_(0, pairs % layer.num_embeddings, share[:, None] * energy[pairs // layer.num_embeddings])
     return {"weight": out}
+
+
+def offsets_of(others: Sequence[Any]) -> Tensor | None:
+    """The first tensor of integers among the arguments behind the ids of an ``EmbeddingBag``."""
+    return next((t for t in others if isinstance(t, Tensor) and not t.is_floating_point()), None)
 
 
 _LAYERS: dict[type[nn.Module], Callable[..., Squares]] = {

@@ -1,15 +1,18 @@
 """Which dimensions of a model's inputs and outputs count the samples: found by trial, never from a length alone."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nbquant.nested import tensors_in
-from nbquant.sensitivity.batch import Axes, Batch, cut
+from nbquant.sensitivity.batch import Axes, Batch, InputAxes, Offsets, Ragged, cut
+from nbquant.sensitivity.layers import offsets_of
 from nbquant.sensitivity.problem import Problem
 
 _TRIALS = 16  # ways of cutting that are tried, at the most
@@ -26,7 +29,7 @@ class Layout:
             model ran on parts of a batch but gave other outputs; 0 where it did not.
     """
 
-    inputs: Axes | None = None
+    inputs: InputAxes | None = None
     outputs: Axes | None = None
     mixing: float = 0.0
 
@@ -48,8 +51,9 @@ class Layout:
 
     def _try(self, problem: Problem, batch: Batch) -> None:
         with torch.no_grad():
-            whole = floating(problem.call(batch))
-            for size, axes in islice(_hypotheses(batch), _TRIALS):
+            with _bags(problem.model) as bags:
+                whole = floating(problem.call(batch))
+            for size, axes in islice(_hypotheses(batch, bags), _TRIALS):
                 few = min(2, size - 1)
                 found: list[Axes] = []
                 gap = 0.0
@@ -83,21 +87,87 @@ def floating(output: object) -> list[Tensor]:
     return [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
 
 
-def _size(batch: Batch, axes: Axes) -> int | None:
+def _size(batch: Batch, axes: InputAxes) -> int | None:
     """Number of samples by these axes; None if the batch does not have them."""
     tensors = tensors_in(batch.inputs)
     if len(tensors) != len(axes):
         return None
-    pairs = [(t, axis) for t, axis in zip(tensors, axes, strict=True) if axis is not None]
-    if any(axis >= t.ndim for t, axis in pairs):
-        return None
-    sizes = {t.shape[axis] for t, axis in pairs}
+    sizes = set()
+    for i, axis in enumerate(axes):
+        if isinstance(axis, Ragged):
+            if axes[axis.offsets] not in _offsets(tensors, i, axis.offsets):
+                return None
+        elif isinstance(axis, Offsets):
+            sizes.add(len(tensors[i]) - axis.with_end)
+        elif axis is not None:
+            if axis >= tensors[i].ndim:
+                return None
+            sizes.add(tensors[i].shape[axis])
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _hypotheses(batch: Batch) -> Iterator[tuple[int, Axes]]:
-    """Ways to cut the inputs, the likely ones first: all first dimensions of one length, fewer of them, second ones."""
+def _offsets(tensors: list[Tensor], ragged: int, offsets: int) -> tuple[Offsets, ...]:
+    """What one tensor may tell of where samples begin in another."""
+    long, begin = tensors[ragged], tensors[offsets]
+    if ragged == offsets or long.ndim != 1 or begin.ndim != 1 or begin.is_floating_point() or not len(begin):
+        return ()
+    if begin.dtype == torch.bool or begin[0] != 0 or (begin.diff() < 0).any() or begin[-1] > len(long):
+        return ()
+    return (Offsets(False), Offsets(True)) if begin[-1] == len(long) else (Offsets(False),)
+
+
+def _ragged(tensors: list[Tensor], bags: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[int, InputAxes]]:
+    """Ways to cut the inputs where one of them tells how long the samples of others are."""
+    numbers = {id(t): i for i, t in enumerate(tensors)}
+    pairs = {(numbers.get(id(ids)), numbers.get(id(begin))) for ids, begin in bags}
+    if len(pairs) > 1:
+        return
+    ((ragged, offsets),) = pairs
+    if ragged is None or offsets is None:
+        return
+    for kind in _offsets(tensors, ragged, offsets):
+        size = len(tensors[offsets]) - kind.with_end
+        axes = (
+            kind
+            if i == offsets
+            else Ragged(offsets)
+            if t.shape == tensors[ragged].shape
+            else (0 if t.ndim and len(t) == size else None)
+            for i, t in enumerate(tensors)
+        )
+        if size > 1:
+            yield size, tuple(axes)
+
+
+@contextmanager
+def _bags(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Ids and offsets of the bags that come one after the other."""
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids, offsets = (*args, *kwargs.values())[0], offsets_of((*args, *kwargs.values())[1:])
+        if isinstance(ids, Tensor) and ids.ndim == 1 and offsets is not None:
+            found.append((ids, offsets))
+
+    handles = [
+        m.register_forward_pre_hook(note, with_kwargs=True) for m in model.modules() if isinstance(m, nn.EmbeddingBag)
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hypotheses(batch: Batch, bags: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[int, InputAxes]]:
+    """Ways to cut the inputs, the likely ones first: all first dimensions of one length, fewer of them, second ones.
+
+    Of a network with bags only those that its calls tell: torch does not check that offsets are within the ids.
+    """
     tensors = tensors_in(batch.inputs)
+    if bags:
+        yield from _ragged(tensors, bags)
+        return
     for dim in (0, 1):
         lengths = [t.shape[dim] if t.ndim > dim else 0 for t in tensors]
         for size in dict.fromkeys([batch.size, *lengths] if dim == 0 else [n for n in lengths if n == batch.size]):

@@ -132,7 +132,7 @@ class OutputLoss:
                         pulled = self._pulled([None if v is None else v / math.sqrt(count) for v in found])
                         yield sign, [None if v is None else v[None] for v in pulled]
             return
-        for sign, factor in self._factors():  # [v, groups, k]
+        for sign, factor in self._factors:  # [v, groups, k]
             for _ in range(count):
                 signs = _signs((len(factor), factor.shape[1]), factor, generator)
                 vector = torch.einsum("vb,vbk->bk", signs, factor) / math.sqrt(count)
@@ -160,7 +160,7 @@ class OutputLoss:
                             given = [*empty[:i], vector, *empty[i + 1 :]]
                             yield sign, [None if v is None else v[None] for v in self._pulled(given)]
             return
-        for sign, factor in self._factors():
+        for sign, factor in self._factors:
             for start, stop in _ranges(len(factor), factor[0].numel()):
                 parts = [self._unflattened(vector) for vector in factor[start:stop]]
                 yield sign, [torch.stack(part) for part in zip(*parts, strict=True)]
@@ -190,7 +190,7 @@ class OutputLoss:
                 for part, v in zip(total, self._placed(found[None]), strict=True):
                     part += 0 if v is None else sign * v[0]
             return total
-        for sign, factor in self._factors():
+        for sign, factor in self._factors:
             for part, v in zip(total, self._unflattened(factor.square().sum(0)), strict=True):
                 part += sign * v
         return total
@@ -273,6 +273,7 @@ class OutputLoss:
         """Entries of the outputs a sample, or of all of them where samples cannot be told apart."""
         return sum(z.numel() for z in self.z) // (self.samples if self.axes is not None else 1)
 
+    @cached_property
     def _factors(self) -> list[tuple[float, Float[Tensor, "v groups k"]]]:
         """√mass times columns √|λ|·q of the positive, then of the negative eigenvalues of the Hessian's blocks."""
         if self._entries > MAX_OUTPUTS:

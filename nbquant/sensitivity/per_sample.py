@@ -4,7 +4,7 @@ Where a layer has a formula (:mod:`nbquant.sensitivity.layers`), hooks keep its 
 activations gives the gradients at its output: no gradient of a weight is ever formed by autograd. Every other parameter
 (recurrent, tied, free ones) takes its gradient from autograd, for a group of samples at a time. If the vectors in
 output space are random, with mean zero and independent between samples, the squared gradient of a group is an unbiased
-estimate of the sum of those of its samples; if they are not, a group is one sample.
+estimate of the sum of those of its samples; if they are not, samples run one by one, each once more.
 """
 
 import time
@@ -83,18 +83,14 @@ def squared_gradient_sums(problem: Problem, vectors: Vectors, *, independent: bo
         taps = state.taps or [] if batch.axes is not None else []
         others = _others(problem, taps)
         size = batch.size
-        if others and batch.axes is not None and batch.size > 1:
-            size = _group_size(problem, batch, state, others) if independent else 1
+        if others and independent and batch.axes is not None and batch.size > 1:
+            size = _group_size(problem, batch, state, others)
         runs = [run(problem, part, taps) for part in _parts(batch, size)]
         usable = _usable(taps, runs)
         if len(usable) < len(taps):  # called otherwise than on the trial
             taps = [taps[i] for i in usable]
             others = _others(problem, taps)
-            if not independent and len(runs) < batch.size and batch.axes is not None:
-                runs = []  # a graph at a time
-                runs = [run(problem, part, taps) for part in _parts(batch, 1)]
-            else:
-                runs = [replace(r, sights=[r.sights[i] for i in usable]) for r in runs]
+            runs = [replace(r, sights=[r.sights[i] for i in usable]) for r in runs]
         _add_batch(sums, problem, state, batch, taps, others, runs, vectors, independent)
     return sums
 
@@ -161,10 +157,11 @@ def _add_batch(
     # A loss among the outputs is no output.
     kept = [i for i, z in enumerate(runs[0].outputs) if (z.ndim > 0 if axes is None else axes[i] is not None)]
     own_axes = tuple(axes[i] or 0 for i in kept) if axes is not None else None
+    apart = bool(others) and not independent and axes is not None and batch.size > 1
     output = _joined(runs, axes)
     outputs = [z for i, z in enumerate(floating(output)) if i in kept]
     loss = problem.output_loss(output, outputs, own_axes, batch)
-    if loss.is_elsewhere and (inner := _inner_losses(problem, batch, taps, runs)):
+    if loss.is_elsewhere and (inner := _inner_losses(problem, batch, taps, 1 if apart else runs[0].size)):
         for found, seen in inner:
             sums.mass, sums.samples = sums.mass + found.mass, sums.samples + seen.size
             add_squares(sums.squares, problem, taps, others, [seen], [list(found.z)], vectors(found), None)
@@ -186,11 +183,17 @@ def _add_batch(
         runs = [run(problem, whole, [])]
         loss = problem.output_loss(runs[0].output, [runs[0].outputs[i] for i in kept], None, whole)
     sums.mass += loss.mass
-    if others and not independent and not state.announced:
-        state.announced = True
-        _announce(problem, others, loss, runs[0], batch)
     attached = [[r.outputs[i] for i in kept] for r in runs]
-    add_squares(sums.squares, problem, taps, others, runs, attached, vectors(loss), own_axes if len(runs) > 1 else None)
+    together = [] if apart else others
+    shared = own_axes if len(runs) > 1 else None
+    add_squares(sums.squares, problem, taps, together, runs, attached, vectors(loss), shared)
+    for sample in range(batch.size) if apart else ():
+        own = run(problem, batch.part(sample, sample + 1), [])
+        if not state.announced:
+            state.announced = True
+            _announce(problem, others, loss, own, batch)
+        attached = [[own.outputs[i] for i in kept]]
+        add_squares(sums.squares, problem, [], others, [own], attached, vectors(loss), own_axes, sample)
 
 
 def _joined(runs: Sequence[Run], axes: Sequence[int | None] | None) -> Any:
@@ -210,16 +213,14 @@ def _joined(runs: Sequence[Run], axes: Sequence[int | None] | None) -> Any:
     return map_tensors(join, runs[0].output)
 
 
-def _inner_losses(
-    problem: Problem, batch: Batch, taps: Sequence[Tap], runs: Sequence[Run]
-) -> list[tuple[OutputLoss, Run]]:
+def _inner_losses(problem: Problem, batch: Batch, taps: Sequence[Tap], size: int) -> list[tuple[OutputLoss, Run]]:
     """Losses that the model itself computes, from labels among its inputs: a loss and a run for each part.
 
     Raises:
         ValueError: It computes one that has no closed form.
     """
     found = []
-    for part in _parts(batch, runs[0].size):
+    for part in _parts(batch, size):
         seen: list[Run] = []
 
         def value(part: Batch = part, seen: list[Run] = seen) -> Any:

@@ -1,7 +1,6 @@
 """Square the gradients of runs: by the formulas of layers, and by autograd for all other parameters."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from nbquant.sensitivity.layers import squared_gradients
 from nbquant.sensitivity.loss import Block
 from nbquant.sensitivity.problem import Problem
 from nbquant.sensitivity.taps import Run, Tap
+from nbquant.sensitivity.way_back import WayBack
 
 _CHUNK = 1 << 25  # entries of layers' inputs that are held for one pass over vectors
 
@@ -23,34 +23,94 @@ def add_squares(
     attached: Sequence[Sequence[Tensor]],
     blocks: Iterable[Block],
     axes: Sequence[int | None] | None,
+    start: int = 0,
 ) -> None:
-    """Go back with every vector of the blocks; runs share the samples along the axes of their outputs."""
+    """Go back with every vector of the blocks; runs share the samples along the axes of their outputs.
+
+    Each gradient of a layer's output is squared as soon as autograd has it, and not kept until the others are known.
+    The last pass through a run frees its graph and what was seen of its layers, so that a run can be used once only.
+
+    Args:
+        squares: Sums to add to.
+        problem: Whose parameters they are of.
+        taps: Layers with formulas.
+        others: Parameters without.
+        runs: Of consecutive samples.
+        attached: Outputs of each run.
+        blocks: Vectors of the outputs of a batch.
+        axes: Dimension of each output that counts the samples; None if one run has them all.
+        start: Number of the first sample.
+    """
     parameters = [problem.parameters[name] for name in others]
-    entries = sum(s.inputs[0].numel() for r in runs for s in r.sights if s.calls)
-    step = max(1, _CHUNK // max(1, entries))
+    ways = [_Way(taps, r, parameters) for r in runs]
     for (sign, block), is_last in _marked(blocks):
         count = next(len(v) for v in block if v is not None)
-        for first in range(0, count, step):
-            chunk = [None if v is None else v[first : first + step] for v in block]
-            back: list[list[list[Tensor | None]]] = []  # of each vector, run and tap
-            for i in range(min(step, count - first)):
-                back.append([])
-                start = 0
-                for r, outputs in zip(runs, attached, strict=True):
-                    met = [k for k, sight in enumerate(r.sights) if sight.calls]
-                    edges = [r.sights[k].output_edge for k in met]
-                    keep = not (is_last and first + i == count - 1)  # the graph, for another vector
-                    gradients = _gradients(outputs, [*edges, *parameters], chunk, i, axes, start, r.size, keep)
-                    start += r.size
-                    _square(squares, others, gradients[len(edges) :], sign)
-                    own: list[Tensor | None] = [None] * len(taps)
-                    for k, g in zip(met, gradients, strict=False):
-                        own[k] = g
-                    back[-1].append(own)
-            for k, tap in enumerate(taps):
-                _add_formula(
-                    squares, tap, [(r, [vector[j][k] for vector in back]) for j, r in enumerate(runs)], k, sign
-                )
+        position = start
+        for r, outputs, way in zip(runs, attached, ways, strict=True):
+            step = max(1, _CHUNK // max(1, way.entries))
+            for i in range(count):
+                keep = not (is_last and i == count - 1)  # the graph, for another vector
+                starts, cotangents = _part(outputs, block, i, axes, position, r.size)
+                gradients = way.go(squares, sign, starts, cotangents, (i + 1) % step == 0 or i == count - 1, keep)
+                _square(squares, others, gradients, sign)
+            position += r.size
+
+
+class _Way:
+    """The way back through one run, past its taps.
+
+    Attributes:
+        entries: Entries of the inputs of all layers.
+    """
+
+    def __init__(self, taps: Sequence[Tap], run: Run, parameters: Sequence[Tensor]) -> None:
+        self._met = [(tap, sight) for tap, sight in zip(taps, run.sights, strict=True) if sight.calls]
+        self._back = WayBack(run.outputs, [sight.output_edge for _, sight in self._met], parameters)
+        self.entries = sum(sight.inputs[0].numel() for _, sight in self._met)
+        self._waiting: dict[int, list[Tensor]] = {}
+
+    def go(
+        self,
+        squares: dict[str, Tensor],
+        sign: float,
+        outputs: Sequence[Tensor],
+        vectors: Sequence[Tensor],
+        is_last: bool,
+        keep: bool,
+    ) -> list[Tensor | None]:
+        """Go back with one vector.
+
+        Args:
+            squares: Sums to add to.
+            sign: Of the vector.
+            outputs: Those that it is of.
+            vectors: Its part in each.
+            is_last: Whether to square it together with those that came before it, or to wait for more.
+            keep: Whether others follow.
+
+        Returns:
+            Gradients of the parameters.
+        """
+
+        def taken(k: int, g: Tensor) -> None:
+            self._waiting.setdefault(k, []).append(g)
+            if is_last:
+                self._square(squares, sign, k)
+                if not keep:
+                    self._met[k][1].inputs = ()
+
+        gradients = self._back.go(outputs, vectors, taken, keep)
+        if is_last:  # the last vector may not reach all that others have
+            for k in list(self._waiting):
+                self._square(squares, sign, k)
+        return gradients
+
+    def _square(self, squares: dict[str, Tensor], sign: float, k: int) -> None:
+        tap, sight = self._met[k]
+        found = self._waiting.pop(k)
+        g = torch.stack(found) if len(found) > 1 else found[0].unsqueeze(0)
+        for short, square in squared_gradients(tap.layer, sight.inputs, g, frozenset(tap.names)).items():
+            squares[tap.names[short]].add_(square.to(squares[tap.names[short]].dtype), alpha=sign)
 
 
 def _marked(blocks: Iterable[Block]) -> Iterator[tuple[Block, bool]]:
@@ -63,17 +123,15 @@ def _marked(blocks: Iterable[Block]) -> Iterator[tuple[Block, bool]]:
         block = following
 
 
-def _gradients(
+def _part(
     outputs: Sequence[Tensor],
-    ends: Sequence[Any],
     vectors: Sequence[Tensor | None],
     number: int,
     axes: Sequence[int | None] | None,
     start: int,
     size: int,
-    keep: bool,
-) -> list[Tensor | None]:
-    """Jᵀ vector of one run."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs of one run that a vector has entries for, and these."""
     starts, cotangents = [], []
     for k, (z, v) in enumerate(zip(outputs, vectors, strict=True)):
         if v is None or not z.requires_grad:
@@ -89,9 +147,7 @@ def _gradients(
             )
         starts.append(z)
         cotangents.append(vector.reshape(z.shape).to(z.dtype))
-    if not starts or not ends:
-        return [None] * len(ends)
-    return list(torch.autograd.grad(starts, ends, cotangents, retain_graph=keep, allow_unused=True))
+    return starts, cotangents
 
 
 def _square(squares: dict[str, Tensor], names: Sequence[str], gradients: Sequence[Tensor | None], sign: float) -> None:
@@ -99,26 +155,3 @@ def _square(squares: dict[str, Tensor], names: Sequence[str], gradients: Sequenc
         if g is not None:
             g = (g.to_dense() if g.is_sparse else g).to(squares[name].dtype)
             squares[name].addcmul_(g, g, value=sign)
-
-
-def _add_formula(
-    squares: dict[str, Tensor], tap: Tap, seen: Sequence[tuple[Run, Sequence[Tensor | None]]], k: int, sign: float
-) -> None:
-    met = [(r.sights[k], vectors) for r, vectors in seen if r.sights[k].calls and any(g is not None for g in vectors)]
-    if not met:
-        return
-    inputs = tuple(
-        torch.cat(parts) if isinstance(parts[0], Tensor) and len(parts) > 1 else parts[0]
-        for parts in zip(*(sight.inputs for sight, _ in met), strict=True)
-    )
-    vectors = []
-    for column in zip(*(own for _, own in met), strict=True):
-        shape = next(g for g in column if g is not None)
-        parts = [
-            shape.new_zeros(len(s.inputs[0]), *shape.shape[1:]) if g is None else g
-            for g, (s, _) in zip(column, met, strict=True)
-        ]
-        vectors.append(torch.cat(parts) if len(parts) > 1 else parts[0])
-    g = torch.stack(vectors) if len(vectors) > 1 else vectors[0].unsqueeze(0)
-    for short, square in squared_gradients(tap.layer, inputs, g, frozenset(tap.names)).items():
-        squares[tap.names[short]].add_(square.to(squares[tap.names[short]].dtype), alpha=sign)

@@ -12,9 +12,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from nbquant.sensitivity.attention import input_projection, separated
 from nbquant.sensitivity.batch import Axes, Batch, repeated
-from nbquant.sensitivity.layers import is_supported, parameters_of
+from nbquant.sensitivity.layers import is_supported, parameters_of, samples_of
 from nbquant.sensitivity.layout import Layout, floating
 from nbquant.sensitivity.problem import Problem
+from nbquant.sensitivity.way_back import ordered
 
 
 @dataclass
@@ -58,8 +59,7 @@ class Sight:
         """Whether the layer was called once, on rows of samples, and its parameters were used nowhere else."""
         if self.calls != 1 or self.edge is None or not self.inputs or not isinstance(self.inputs[0], Tensor):
             return False
-        x = self.inputs[0]
-        if x.ndim < 2 - isinstance(tap.layer, nn.Embedding | nn.PReLU) or x.shape[0] != size:
+        if samples_of(tap.layer, self.inputs) != size:
             return False
         if any(t._version != v for t, v in zip(_tensors(self.inputs), self.versions, strict=True)):
             return False
@@ -155,7 +155,7 @@ def find_taps(problem: Problem, batch: Batch, layout: Layout) -> list[Tap]:
 def count_uses(outputs: Sequence[Tensor]) -> Counter[int]:
     """Count how often each parameter enters the graph of some tensors."""
     uses: Counter[int] = Counter()
-    for node in _nodes(outputs):
+    for node in ordered(outputs):
         for following, _ in node.next_functions:
             if following is not None and hasattr(following, "variable"):
                 uses[id(following.variable)] += 1
@@ -164,19 +164,7 @@ def count_uses(outputs: Sequence[Tensor]) -> Counter[int]:
 
 def graph_size(outputs: Sequence[Tensor]) -> int:
     """Count the operations in the graph of some tensors."""
-    return sum(1 for _ in _nodes(outputs))
-
-
-def _nodes(outputs: Sequence[Tensor]) -> Iterator[Any]:
-    """Every operation of a graph once, without the leaves."""
-    seen, stack = set(), [output.grad_fn for output in outputs]
-    while stack:
-        node: Any = stack.pop()
-        if node is None or node in seen or hasattr(node, "variable"):
-            continue
-        seen.add(node)
-        stack += [following for following, _ in node.next_functions]
-        yield node
+    return len(ordered(outputs))
 
 
 def _of_own_rows(seen: Run, chosen: list[int], axes: Axes) -> list[int]:

@@ -31,6 +31,7 @@ from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import PRUNED, Codebook, Lattice, QuantizedTensor, alphabet_of
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.quantized import Quantized
+from nbquant.required import require_path
 from nbquant.storage.blocks import decode_block, decode_matrix, read_lattice
 from nbquant.storage.dtypes import DTYPES, as_bytes, entry_bytes, of_bytes
 from nbquant.storage.errors import CorruptFileError
@@ -53,6 +54,7 @@ def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> "Stor
         CorruptFileError: Another kind of file, of another version, damaged or cut, or larger than allowed.
         OSError: The file is not there or cannot be read.
     """
+    require_path("path", path)
     path = Path(path).absolute()
     layout = open_layout(path, max_bytes)
     return Stored(path, layout.size, layout)

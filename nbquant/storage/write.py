@@ -28,6 +28,7 @@ from nbquant.quantization.codebook import Codebook, Lattice, QuantizedTensor
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.rate import block_gaps
 from nbquant.quantization.streams import adaptive_streams, lattice_span, with_sizes
+from nbquant.required import require_path
 from nbquant.storage.blocks import encode_block
 from nbquant.storage.dtypes import SPELLED, as_bytes
 from nbquant.storage.header import write_header
@@ -93,6 +94,7 @@ def save(
         raise TypeError(
             f"what nbquant.fit returned is required, but a {type(quantized).__name__} came: save(quantized, path, …)."
         )
+    require_path("path", path)
     path = Path(path)
     if path.suffix != ".nbq":
         raise ValueError(f"the name of the file must end in .nbq, but {path.name!r} came: add the ending.")

@@ -302,3 +302,14 @@ def test_buffers_that_a_forward_pass_changes_are_put_back():
     batches, _, _ = linear_batches()
     evaluate(model, batches, progress=False, reference=reference)
     assert model.calls == reference.calls == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_inputs_come_in_the_dtype_of_the_model(dtype):
+    model = torch.nn.Linear(4, 3).to(dtype)
+    batches = [(torch.randn(6, 4), torch.arange(6) % 3)]
+    same = [(batches[0][0].to(dtype), batches[0][1])]
+    assert evaluate(model, batches, progress=False) == evaluate(model, same, progress=False)
+    reference = torch.nn.Linear(4, 3)
+    found = evaluate(model, batches, progress=False, reference=reference)
+    assert found.reference == evaluate(reference, batches, progress=False)

@@ -438,3 +438,11 @@ def test_no_accuracy_to_choose_by():
 class Pair(nn.Module):
     def forward(self, x):
         return x, x
+
+
+def test_a_narrow_model_takes_wide_inputs():
+    model = torch.nn.Linear(4, 3).to(torch.bfloat16)
+    quantized = nq.Uniform(0.2).fit(nq.select(model))
+    batches = [(torch.randn(6, 4), torch.randn(6, 3))]
+    found = nq.finetune(quantized, model, batches, loss=torch.nn.functional.mse_loss, progress=False)
+    assert all(value.dtype == torch.bfloat16 for value in found.quantized.apply(model).state_dict().values())

@@ -478,3 +478,9 @@ def test_places_that_are_held_back_count():
     calibration = nq.calibrate(Flat(nn.Linear(20, 3)), batches(21, 20, count=1), progress=False)
     assert calibration.moments("layers.0", {}).held_back is not None
     assert calibration.few_places == {}
+
+
+def test_a_parametrization_that_computes_the_weight_is_named_with_advice():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(5, 6))
+    with pytest.warns(UserWarning, match=r"original1 \(behind a parametrization: .*remove_parametrizations"):
+        nq.calibrate(nn.Sequential(layer, nn.Linear(6, 3)), batches(4, 5), progress=False)

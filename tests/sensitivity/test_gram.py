@@ -29,7 +29,7 @@ def test_blocks_are_those_of_the_whole(width):
     x = torch.randn(2, 60, 7, generator=torch.Generator().manual_seed(0))
     summed = Gram(2, width)
     for part in x.split(30, 1):
-        summed.add(part, slice(0, 2), whole=True)
+        summed.add(lambda index, part=part: part[:, index], torch.arange(30), slice(0, 2), whole=True)
     found = summed.moments(torch.ones(4), bias=True)
     whole = (x.mT @ x / 60).double()
     assert found.held_back.shape == (2, 6, 7)

@@ -1,0 +1,41 @@
+"""Errors for arguments of the wrong type: what is required, what came, what to do."""
+
+import os
+from typing import Any
+
+MODULE = "must be a torch.nn.Module"
+SELECTION = "must be a selection"
+QUANTIZED = "must be what nbquant.fit returned"
+
+_ADVICE = {
+    MODULE: "pass the network itself (of a quantized selection, the model that its apply(model) returns)",
+    SELECTION: "make one by nbquant.select(model, sensitivity)",
+    QUANTIZED: "make it by nbquant.fit(nbquant.select(model, sensitivity), method, ratio=…)",
+}
+
+
+def require(name: str, value: Any, kinds: type | tuple[type, ...], must: str, advice: str | None = None) -> None:
+    """Refuse an argument of another type.
+
+    Args:
+        name: Of the argument.
+        value: What came.
+        kinds: What is taken.
+        must: What it must be, in words.
+        advice: What to do; known for :data:`MODULE`, :data:`SELECTION` and :data:`QUANTIZED`.
+
+    Raises:
+        TypeError: It is none of these.
+    """
+    if not isinstance(value, kinds):
+        came = "None" if value is None else f"a {type(value).__name__}"
+        raise TypeError(f"{name} {must}, but {came} came: {advice or _ADVICE[must]}.")
+
+
+def require_path(name: str, value: Any) -> None:
+    """Refuse what is no path.
+
+    Raises:
+        TypeError: Neither text nor a path.
+    """
+    require(name, value, (str, os.PathLike), "must be the path of a file", 'pass its name, as in "model.nbq"')

@@ -1,0 +1,98 @@
+"""A backward pass that hands over gradients of inner tensors as it comes to them, rather than all at its end."""
+
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+Taken = Callable[[int, Tensor], None]
+"""Called with the number of an edge and its gradient, which nothing else holds if the callee does not."""
+
+
+class WayBack:
+    """The way from outputs back to some edges of their graph."""
+
+    def __init__(self, outputs: Sequence[Tensor], edges: Sequence[GradientEdge], leaves: Sequence[Tensor] = ()) -> None:
+        """Find the way.
+
+        Args:
+            outputs: Where it starts.
+            edges: Places in the graph whose gradients are wanted.
+            leaves: Parameters whose gradients are wanted too.
+        """
+        leads_on = _leading_to(outputs, {edge.node for edge in edges}, {id(p) for p in leaves})
+        self._edges = edges
+        # Behind these is no other edge or leaf: autograd does not pass them, but ends there.
+        self._last = [k for k, edge in enumerate(edges) if edge.node not in leads_on]
+        self._passed = [k for k, edge in enumerate(edges) if edge.node in leads_on]
+        self._ends: list[Any] = [*(edges[k] for k in self._last), *leaves]
+
+    def go(
+        self, outputs: Sequence[Tensor], vectors: Sequence[Tensor], taken: Taken, keep_graph: bool
+    ) -> list[Tensor | None]:
+        """Compute Jᵀ vectors.
+
+        Args:
+            outputs: Those that the vectors are of.
+            vectors: One for each.
+            taken: Gets the gradients of the edges that are reached.
+            keep_graph: Whether the way is to be gone again.
+
+        Returns:
+            Gradients of the leaves; None where they are not reached.
+        """
+        if not outputs or not self._ends:
+            return [None] * (len(self._ends) - len(self._last))
+        with self._watched(taken):
+            found = torch.autograd.grad(outputs, self._ends, vectors, retain_graph=keep_graph, allow_unused=True)
+        for k, g in zip(self._last, found, strict=False):
+            if g is not None:
+                taken(k, g)
+        return list(found[len(self._last) :])
+
+    @contextmanager
+    def _watched(self, taken: Taken) -> Iterator[None]:
+        def hook(k: int) -> Callable[[Sequence[Tensor | None]], None]:
+            def hand_over(gradients: Sequence[Tensor | None]) -> None:
+                g = gradients[self._edges[k].output_nr]
+                if g is not None:
+                    taken(k, g)
+
+            return hand_over
+
+        handles = [self._edges[k].node.register_prehook(hook(k)) for k in self._passed]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def ordered(outputs: Sequence[Tensor]) -> list[Any]:
+    """Every operation of a graph once, without the leaves, and before those that it hands gradients to."""
+    found: list[Any] = []
+    seen: set[Any] = set()
+    stack: list[tuple[Any, bool]] = [(output.grad_fn, False) for output in outputs]
+    while stack:
+        node, is_done = stack.pop()
+        if is_done:
+            found.append(node)
+        elif node is not None and node not in seen and not hasattr(node, "variable"):
+            seen.add(node)
+            stack.append((node, True))
+            stack += [(following, False) for following, _ in node.next_functions]
+    return found[::-1]
+
+
+def _leading_to(outputs: Sequence[Tensor], nodes: Set[Any], leaves: Set[int]) -> set[Any]:
+    """Operations of a graph behind which one of the nodes, or a leaf, is met."""
+    found: set[Any] = set()
+    for node in reversed(ordered(outputs)):
+        for following, _ in node.next_functions:
+            if following in nodes or following in found or id(getattr(following, "variable", None)) in leaves:
+                found.add(node)
+                break
+    return found
