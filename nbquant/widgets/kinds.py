@@ -1,4 +1,4 @@
-"""Kinds of values: what a setting, or a number of a pin, must be."""
+"""Check the kinds of values: of settings, and of pins in a session."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The explorer's settings: all inputs that its results follow from, checked, as one value.
+"""Settings of the explorer: all inputs that its results follow from, checked, as one value.
 
 They stand beside the folders, as state, jobs and front end all read them.
 """
@@ -54,9 +54,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         kinds = {
-            "layers": Kind(
-                "a list of names of layers", lambda value: isinstance(value, tuple) and all(map(is_text, value))
-            ),
+            "layers": Kind("a list of names of layers", lambda v: isinstance(v, tuple) and all(map(is_text, v))),
             "method": one_of(methods.names()),
             "weighted": FLAG,
             "coding": one_of(codes.names()),

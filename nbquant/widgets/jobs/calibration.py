@@ -1,4 +1,4 @@
-"""The first samples of any batches."""
+"""Take the first samples of any batches."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

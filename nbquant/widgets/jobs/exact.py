@@ -19,13 +19,13 @@ from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.settings import Settings
 
 SLOT = "exact"
-SETTLED = 0.15  # s without a newer aim, before weights are quantized
+SETTLED = 0.15  # s without a newer request, before weights are quantized
 QUIET = 0.5  # s that it takes before a word is said about it
 
 
 @dataclass(frozen=True, eq=False)
-class Aim:
-    """A target with all that it was chosen from.
+class FitRequest:
+    """A target on a selection, and all that is needed to quantize the weights there.
 
     Attributes:
         point: The operating point found there.
@@ -42,7 +42,7 @@ class Aim:
     statistics: Statistics
     selection: Selection
 
-    def is_at(self, other: "Aim | None") -> bool:
+    def is_at(self, other: "FitRequest | None") -> bool:
         """Whether the exact pass of both gives the same."""
         return (
             other is not None
@@ -63,10 +63,10 @@ class Aim:
 
 
 class ExactPass:
-    """Quantizes the weights themselves, in the background, once the aim has come to rest.
+    """Quantizes the weights themselves, in the background, once no newer request comes.
 
     Attributes:
-        aim: What it is or will be of; None before the first.
+        request: The newest request; None before the first.
         result: What the weights give there; None while it is not there yet.
     """
 
@@ -81,16 +81,16 @@ class ExactPass:
             price: Finds the ledger of the file.
         """
         self._jobs, self._show, self._price = jobs, show, price
-        self.aim: Aim | None = None
+        self.request: FitRequest | None = None
         self.result: Quantized | None = None
 
-    def follow(self, aim: Aim | None) -> None:
-        """Drop the result, and go for that of another aim; None is none."""
-        self.aim = aim
+    def follow(self, request: FitRequest | None) -> None:
+        """Drop the result, and start on another request; None is none."""
+        self.request = request
         self.result = None
         for name in ("breakdown", "ledger", "exact"):
             self._show(name, None)
-        if aim is None:
+        if request is None:
             self._jobs.cancel(SLOT)
             return
 
@@ -98,8 +98,8 @@ class ExactPass:
             for _ in range(10):  # so that a newer tick need not wait
                 report(0, None)
                 time.sleep(SETTLED / 10)
-            selection = aim.damped()
-            quantized = aim.quantize(report, selection)
+            selection = request.damped()
+            quantized = request.quantize(report, selection)
             with self._jobs.lock:
                 report(0, None)
                 self.result = quantized
@@ -115,23 +115,23 @@ class ExactPass:
         )
 
     def follow_again(self) -> None:
-        """Go for the result of the same aim, if it is neither there nor coming: it was cancelled."""
-        if self.aim is not None and self.result is None and not self._jobs.wanted(SLOT):
-            self.follow(self.aim)
+        """Start again on the same request, if its result is neither there nor coming: it was cancelled."""
+        if self.request is not None and self.result is None and not self._jobs.wanted(SLOT):
+            self.follow(self.request)
 
     def awaited(self) -> Callable[[Report], Quantized] | None:
-        """What waits for the result of this aim, or finds it once the aim is another; None without an aim."""
-        aim, result = self.aim, self.result
-        if aim is None:
+        """Get what waits for the result of this request, or computes it where a newer one took its place; None without."""
+        request, result = self.request, self.result
+        if request is None:
             return None
 
         def wait(report: Report) -> Quantized:
             while True:
                 with self._jobs.lock:
-                    mine = self.aim is aim
+                    mine = self.request is request
                     found, coming = self.result if mine else None, mine and self._jobs.wanted(SLOT)
                 if found is not None or not coming:
-                    return aim.quantize(report) if found is None else found
+                    return request.quantize(report) if found is None else found
                 report(0, None)
                 time.sleep(SETTLED / 10)
 

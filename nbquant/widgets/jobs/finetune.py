@@ -13,9 +13,9 @@ SLOT = "finetune"
 
 def finetune(bench: Workbench, epochs: int, show: Callable[[FineTuned, Ledger | None], None]) -> None:
     """Fine-tune the exact result; ``show`` gets it with its file's ledger, unless the target has changed."""
-    network, aim = bench.with_network(SLOT, "there is nothing to fine-tune with"), bench.exact.aim
+    network, request = bench.with_network(SLOT, "there is nothing to fine-tune with"), bench.exact.request
     quantize = None if network is None else bench.quantized(SLOT)
-    if network is None or quantize is None or aim is None:
+    if network is None or quantize is None or request is None:
         return
 
     def work(report: Report) -> tuple[FineTuned, Ledger | None]:
@@ -23,7 +23,7 @@ def finetune(bench: Workbench, epochs: int, show: Callable[[FineTuned, Ledger | 
         return found, ledger_of_file(bench.weights, found.quantized)
 
     def done(result: tuple[FineTuned, Ledger | None]) -> None:
-        if aim.is_at(bench.exact.aim):
+        if request.is_at(bench.exact.request):
             show(*result)
 
     bench.jobs.start(SLOT, "Fine-tuning", work, done)

@@ -7,7 +7,7 @@ from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.prediction import LossPrediction
 from nbquant.models.evaluate import Evaluation
 from nbquant.quantization.quantized import Quantized
-from nbquant.widgets.jobs.exact import Aim
+from nbquant.widgets.jobs.exact import FitRequest
 from nbquant.widgets.jobs.jobs import message_of
 from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.jobs.workbench import Workbench
@@ -35,22 +35,22 @@ class Measurement:
     prediction: LossPrediction | None = None
 
 
-def measure(bench: Workbench, show: Callable[[Aim, Measurement], None]) -> None:
+def measure(bench: Workbench, show: Callable[[FitRequest, Measurement], None]) -> None:
     """Measure what would be saved, then predict its loss by derivatives; ``show`` gets it after either."""
-    jobs, aim = bench.jobs, bench.exact.aim
+    jobs, request = bench.jobs, bench.exact.request
     network = bench.with_network(SLOT, "accuracy cannot be measured")
     keep = None if network is None else bench.kept(SLOT)
-    if network is None or keep is None or aim is None:
+    if network is None or keep is None or request is None:
         return
     jobs.tell("prediction", "")
 
     def work(report: Report) -> tuple[Measurement, LossPrediction | str]:
         quantized = keep(report)
-        measurement = Measurement(aim.point, quantized, *network.evaluate(quantized, report))
+        measurement = Measurement(request.point, quantized, *network.evaluate(quantized, report))
         with jobs.lock:
             report(0, None)
-            show(aim, measurement)
-        h = {t.name: t.sensitivity for t in aim.selection if t.sensitivity is not None}
+            show(request, measurement)
+        h = {t.name: t.sensitivity for t in request.selection if t.sensitivity is not None}
         try:
             return measurement, network.predict(quantized, h or None, report)
         except (ValueError, TypeError, RuntimeError) as error:  # what has no second derivative has an accuracy still
@@ -61,6 +61,6 @@ def measure(bench: Workbench, show: Callable[[Aim, Measurement], None]) -> None:
         if isinstance(prediction, str):
             jobs.tell("prediction", prediction)
         else:
-            show(aim, replace(measurement, prediction=prediction))
+            show(request, replace(measurement, prediction=prediction))
 
     jobs.start(SLOT, "Measuring accuracy", work, done)

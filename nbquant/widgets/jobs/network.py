@@ -94,7 +94,7 @@ class Network:
     """A module and its data.
 
     Attributes:
-        model: The module; nobody else uses it.
+        model: The module, used here alone.
         data: Its data.
         loss: loss(output, target), the mean over a batch; None is cross-entropy.
     """
@@ -173,7 +173,7 @@ class Network:
 
     @contextmanager
     def _exclusive(self, report: Report) -> Iterator[None]:
-        """Hold the model for oneself, as estimating puts hooks on it; can be cancelled while waiting for it."""
+        """Lock the model, as estimating puts hooks on it; waiting for it can be cancelled."""
         while not self._in_use.acquire(timeout=0.1):
             report(0, None)
         try:

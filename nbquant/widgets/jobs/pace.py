@@ -1,4 +1,4 @@
-"""How far a job is, how fast it goes, and how long it will take."""
+"""Estimate how fast a job runs and how long it will take, from its reports."""
 
 import time
 from collections.abc import Callable

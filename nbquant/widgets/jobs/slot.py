@@ -1,4 +1,4 @@
-"""Run long jobs in the background: one thread a slot, the newest job wins, and cancelling works while a cell runs."""
+"""Run jobs in threads: one at a time in a slot, the newest wins, and cancelling works while a cell runs."""
 
 import atexit
 import threading
@@ -10,7 +10,7 @@ from typing import Any
 from nbquant.progress import Cancelled
 
 Report = Callable[[int, int | None], None]
-"""Told (done, total) by the work; raises :class:`nbquant.progress.Cancelled` once nobody wants the result."""
+"""Told (done, total) by the work; raises :class:`nbquant.progress.Cancelled` once the result is no longer wanted."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the jobs that a user asks for work with."""
+"""Bundle what the jobs that a user starts need: slots, weights, network and exact pass."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Workbench:
         weights: The weights in use.
         network: The module with its data; None without.
         lacking: What is missing where there is no network; "" if nothing is.
-        exact: The exact pass, whose aim may be another by the time the job ends.
+        exact: The exact pass, whose request may be a newer one when the job ends.
         finetuned: What was fine-tuned at this target; None if nothing was.
     """
 

@@ -1,4 +1,4 @@
-"""The lines of Python that give what the explorer shows."""
+"""Write the lines of Python that give what the explorer shows."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Undo and redo."""
+"""Record settings for undo and redo."""
 
 import time
 from collections.abc import Callable

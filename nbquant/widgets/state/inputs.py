@@ -1,4 +1,4 @@
-"""Inputs of the explorer, which settings and operating points move without counting as a change by the user."""
+"""Declare the explorer's inputs as traits, and set them from settings and operating points."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

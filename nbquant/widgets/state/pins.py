@@ -1,4 +1,4 @@
-"""Pinned operating points: what was chosen, and what it cost, kept for comparison."""
+"""Pin operating points with their settings and costs, for comparison."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace

@@ -1,4 +1,4 @@
-"""Results of the explorer, and what follows from each: point, exact pass, measurements and prices of pins."""
+"""Declare the explorer's results as traits, and show what curves and jobs bring."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from nbquant.quantization.tensor import SelectedTensor
 from nbquant.views.rate_distortion import Curve
 from nbquant.widgets.jobs.brush import Brush
 from nbquant.widgets.jobs.curves import BOUND, CurveInputs, Curves
-from nbquant.widgets.jobs.exact import Aim, ExactPass
+from nbquant.widgets.jobs.exact import ExactPass, FitRequest
 from nbquant.widgets.jobs.jobs import Jobs
 from nbquant.widgets.jobs.measure import Measurement
 from nbquant.widgets.jobs.save import Saved
@@ -138,11 +138,11 @@ class Results(Inputs):
         layer = "" if self.focused is None else self.focused.layer
         return layer if layer in point.clusters else next(iter(point.clusters), "")
 
-    def _aim(self) -> Aim:
+    def _request(self) -> FitRequest:
         """Get the target that is shown with all that it was chosen from, or reject that there is none."""
-        if self._exact.aim is None:
+        if self._exact.request is None:
             raise ValueError("there is no operating point yet: choose a target within reach")
-        return self._exact.aim
+        return self._exact.request
 
     # From curves to a point.
 
@@ -176,7 +176,7 @@ class Results(Inputs):
             curve = self.curves[now.key]
             point = solve(now.target, curve, inputs.statistics)
             of = replace(inputs.settings, method=now.method, weighted=now.weighted, driver=now.driver, value=now.value)
-            self._show_point(Aim(point, of, curve, inputs.statistics, inputs.selection))
+            self._show_point(FitRequest(point, of, curve, inputs.statistics, inputs.selection))
 
     def _show_table(self) -> None:
         inputs, points = self._curves_of, self.curves.get(self.settings.key)
@@ -190,23 +190,23 @@ class Results(Inputs):
         mean = mean_of_cells(points[0], inputs.statistics, group) if points else 0.0
         self.set_trait("table", live_table(points, group, bits, mean) if points else None)
 
-    def _show_point(self, aim: Aim) -> None:
-        moved = not aim.is_at(self._exact.aim)
+    def _show_point(self, request: FitRequest) -> None:
+        moved = not request.is_at(self._exact.request)
         if moved:
             for job in ("finetune", "save"):
                 self._jobs.tell(job, "")
             self._jobs.cancel("finetune")
             self.set_trait("finetuned", None)
         if self.finetuned is None:
-            quantizer = aim.point.quantizer
+            quantizer = request.point.quantizer
             known = (m for m in self.measured if m.point.quantizer == quantizer and not m.quantized.finetuned)
             self.set_trait("measurement", next(known, None))
         if moved:
             self.set_trait("by_hand", None)
-            self._exact.follow(aim)  # first, so that nobody sees the new point beside the old result
-            self.set_trait("point", aim.point)
-            self._follow(aim.point)
-            self._price_pins(aim.point)
+            self._exact.follow(request)  # first, so that the new point is never seen beside the old result
+            self.set_trait("point", request.point)
+            self._follow(request.point)
+            self._price_pins(request.point)
         else:
             self._exact.follow_again()
 
@@ -223,15 +223,15 @@ class Results(Inputs):
         for name, value in (("finetuned", found), ("ledger", ledger), ("training", found), ("measurement", None)):
             self.set_trait(name, value)
 
-    def _show_measurement(self, aim: Aim, measurement: Measurement) -> None:
+    def _show_measurement(self, request: FitRequest, measurement: Measurement) -> None:
         """Show it in the place of what was known of the same weights."""
-        self._pins.measured(aim.settings, self.pruned_to, measurement)
-        if self.statistics is not aim.statistics:
+        self._pins.measured(request.settings, self.pruned_to, measurement)
+        if self.statistics is not request.statistics:
             return
         others = tuple(m for m in self.measured if m.quantized is not measurement.quantized)
         self.set_trait("measured", (*others, measurement))
         finetuned = self.finetuned is not None and self.finetuned.quantized is measurement.quantized
-        if aim.is_at(self._exact.aim) and (finetuned or self.finetuned is None):
+        if request.is_at(self._exact.request) and (finetuned or self.finetuned is None):
             self.set_trait("measurement", measurement)
 
     def _show_activity(self, activity: str, progress: float, pace: str) -> None:
@@ -242,10 +242,10 @@ class Results(Inputs):
 
     def _pinned(self, label: str) -> Pin:
         """Make a pin of the operating point that is shown."""
-        aim = self._aim()
+        request = self._request()
         exact = self.point if self.exact is None else self.exact
         costs = self.kept or exact
-        pin = Pin(label, aim.settings, pruned=self.pruned_to).costing(costs, self._bits(costs))
+        pin = Pin(label, request.settings, pruned=self.pruned_to).costing(costs, self._bits(costs))
         if self.finetuned is not None:
             pin = replace(pin, finetuned=True, predicted_loss=exact.predicted_loss_increase)
         if self.measurement is not None:
@@ -254,11 +254,11 @@ class Results(Inputs):
         return pin
 
     def _price_pins(self, costs: OperatingPoint | Quantized) -> None:
-        if self._exact.aim is not None:
-            self._pins.costing(self._exact.aim.settings, self.pruned_to, costs, self._bits(costs))
+        if self._exact.request is not None:
+            self._pins.costing(self._exact.request.settings, self.pruned_to, costs, self._bits(costs))
 
     def _bits(self, costs: OperatingPoint | Quantized) -> int:
         """Count the bits of the whole file; without names and checksums while they are not known."""
         if self.ledger is not None and costs is self.kept:
             return self.ledger.total
-        return costs.ledger.total + self._aim().selection.unselected_bits
+        return costs.ledger.total + self._request().selection.unselected_bits

@@ -144,10 +144,12 @@ class ExplorerState(Updates):
     def move_centre(self, index: int, value: float) -> None:
         """Put a centre of the group in focus elsewhere, the others staying; what it costs is ``by_hand``."""
         with self._deciding():
-            aim = self._aim()
+            request = self._request()
             if isinstance(index, bool) or not isinstance(index, int):
                 raise ValueError(f"the index of a centre must be a whole number, but is {index!r}")
-            self.set_trait("by_hand", moved(self.by_hand or aim.point, aim.statistics, self.group, index, value))
+            self.set_trait(
+                "by_hand", moved(self.by_hand or request.point, request.statistics, self.group, index, value)
+            )
 
     def release(self) -> None:
         """Put all centres back that were moved by hand."""

@@ -7,7 +7,7 @@ import ipywidgets as w
 
 from nbquant.widgets.front.figure_panel import FigurePanel
 from nbquant.widgets.state import ExplorerState
-from nbquant.widgets.view.keep import button
+from nbquant.widgets.view.train_and_save import button
 
 JSON = "application/json"
 

@@ -1,4 +1,4 @@
-"""The explorer's choices: how sensitivities come about, and how weights are quantized."""
+"""Controls that choose the quantizer and the sensitivities."""
 
 import contextlib
 from collections.abc import Mapping
@@ -118,7 +118,7 @@ class Controls(w.HBox):
             return  # the state is about to move it
         options = tuple((n, n) for n in self.state.parameters)
         if control.options != options:
-            # New options first move the choice to the first of them, which is nobody's wish.
+            # New options first move the choice to the first of them, which the user did not ask for.
             control.unobserve(self._on_focus, "value")
             control.options = options
             control.value = focus

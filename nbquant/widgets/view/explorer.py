@@ -15,12 +15,12 @@ from nbquant.widgets.panels import panels
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.view.actions import Actions
 from nbquant.widgets.view.controls import Controls
-from nbquant.widgets.view.keep import Keep
 from nbquant.widgets.view.link import PanelLink
 from nbquant.widgets.view.pictures import picture_of
 from nbquant.widgets.view.readout import STYLE
 from nbquant.widgets.view.still_output import HIDING, StillOutput
 from nbquant.widgets.view.tables import codebook_table, layers_table, pins_table
+from nbquant.widgets.view.train_and_save import TrainAndSaveBar
 from nbquant.widgets.view.while_busy import answer_while_busy
 
 
@@ -44,7 +44,7 @@ class Explorer(w.VBox):
         # Before the panel: a front end makes widgets in this order, and the panel is large.
         self.layers, self.codebook, self.pins = layers_table(state), codebook_table(state), pins_table(state)
         self.panel = panels.figure_panel()
-        self.controls, self.keep, self.actions = Controls(state), Keep(state), Actions(state, self.panel)
+        self.controls, self.keep, self.actions = Controls(state), TrainAndSaveBar(state), Actions(state, self.panel)
         self._error = w.HTML()
         self._still = StillOutput(self._png, "The explorer: histogram, heat map, rate-distortion curves and ledger")
         self._link = PanelLink(state, self.panel, self._still.update)

@@ -1,4 +1,4 @@
-"""What the panel is told of an :class:`ExplorerState`, and what it tells: drives, moved centres, regions, clicks."""
+"""Link the figures to an :class:`ExplorerState`: send data, take drags, moved centres, regions and clicks."""
 
 import time
 from collections.abc import Callable, Mapping

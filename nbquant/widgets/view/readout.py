@@ -1,4 +1,4 @@
-"""The explorer's words and numbers from an :class:`ExplorerState`."""
+"""Put the results of an :class:`ExplorerState` into read-outs and captions."""
 
 from typing import Any
 

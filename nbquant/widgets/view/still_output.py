@@ -1,4 +1,4 @@
-"""A picture beside a widget's view: what a saved notebook shows where no widget lives."""
+"""Show a still picture beside a widget, for saved notebooks where widgets do not run."""
 
 import base64
 import uuid

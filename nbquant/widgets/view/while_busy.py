@@ -1,4 +1,4 @@
-"""Widgets that are answered while a cell runs."""
+"""Let widgets be answered while a cell runs."""
 
 from collections.abc import Iterator
 from typing import Any

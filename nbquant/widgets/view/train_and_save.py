@@ -1,4 +1,4 @@
-"""Controls that prune, measure, fine-tune and save what was chosen, and what is under way."""
+"""Bar of controls that prune, measure, fine-tune and save, with the progress of jobs."""
 
 from html import escape
 
@@ -10,7 +10,7 @@ from nbquant.widgets.view.readout import size_text
 MOST_EPOCHS = 1000
 
 
-class Keep(w.VBox):
+class TrainAndSaveBar(w.VBox):
     """A row of controls, and a line that tells what goes on.
 
     Attributes:

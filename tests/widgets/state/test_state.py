@@ -124,9 +124,11 @@ def test_exact_pass_follows_and_meets_the_target(state):
 
 def test_ticks_while_the_exact_pass_runs_get_the_newest_only(state, monkeypatch):
     fitted = []
-    real = module.Aim.quantize
+    real = module.FitRequest.quantize
     monkeypatch.setattr(
-        module.Aim, "quantize", lambda aim, *rest: (fitted.append(aim.settings.target), real(aim, *rest))[1]
+        module.FitRequest,
+        "quantize",
+        lambda request, *rest: (fitted.append(request.settings.target), real(request, *rest))[1],
     )
     for i in range(8):
         state.ratio = 6.5 + i / 4
@@ -135,7 +137,9 @@ def test_ticks_while_the_exact_pass_runs_get_the_newest_only(state, monkeypatch)
 
 
 def test_no_change_of_an_input_looks_at_the_weights_but_in_the_exact_pass(state, monkeypatch):
-    monkeypatch.setattr(module.ExactPass, "follow", lambda self, aim: None)  # the exact pass is there to look at them
+    monkeypatch.setattr(
+        module.ExactPass, "follow", lambda self, request: None
+    )  # the exact pass is there to look at them
     for name in ("assign", "assign_grid", "histogram", "gap_counts"):
         monkeypatch.setattr(dispatch, name, lambda *args: pytest.fail("looked at the weights"))
     for name, value in (
@@ -359,9 +363,11 @@ def test_data_that_is_read_once_only_is_refused():
 
 def test_what_weights_give_is_fitted_to_the_newest_target_even_at_the_same_levels(state, monkeypatch):
     fitted = []
-    real = module.Aim.quantize
+    real = module.FitRequest.quantize
     monkeypatch.setattr(
-        module.Aim, "quantize", lambda aim, *rest: (fitted.append(aim.settings.target), real(aim, *rest))[1]
+        module.FitRequest,
+        "quantize",
+        lambda request, *rest: (fitted.append(request.settings.target), real(request, *rest))[1],
     )
     before = state.point
     state.ratio = (6.0 + before.compression_ratio) / 2
@@ -437,7 +443,9 @@ def test_table_is_computed_with_the_curve_and_not_on_a_tick(state):
 def test_undo_of_a_drag_and_of_several_inputs_computes_once(state, monkeypatch):
     started = []
     real = module.ExactPass.follow
-    monkeypatch.setattr(module.ExactPass, "follow", lambda self, aim: (started.append(aim), real(self, aim))[1])
+    monkeypatch.setattr(
+        module.ExactPass, "follow", lambda self, request: (started.append(request), real(self, request))[1]
+    )
     for ratio in (6.5, 7.0, 7.5):
         state.ratio = ratio
     state.undo()
@@ -554,12 +562,12 @@ def test_tick_while_other_layers_come_is_of_the_old_ones(state):
     state._weights.looking_at = lambda selection: lambda report: (go.wait(WAIT), real(selection)(report))[1]
     state.layers = ("2",)
     state.ratio = 7.0
-    aim = state._exact.aim
-    assert [t.name for t in aim.selection] == [t.name for t in aim.statistics.tensors]
-    assert aim.settings.layers == ("0", "2", "4")
+    request = state._exact.request
+    assert [t.name for t in request.selection] == [t.name for t in request.statistics.tensors]
+    assert request.settings.layers == ("0", "2", "4")
     go.set()
     assert state.wait(WAIT)
-    assert state._exact.aim.settings == state.settings
+    assert state._exact.request.settings == state.settings
 
 
 def test_methods_that_run():

@@ -200,7 +200,7 @@ class Pressing(RuleBasedStateMachine):
             assert len(self.state.pins) == count
             return
         pin = self.state.pins[-1]
-        assert pin.inputs == self.state._exact.aim.settings
+        assert pin.inputs == self.state._exact.request.settings
         assert pin.label not in {p.label for p in self.state.pins[:-1]}
 
     @precondition(lambda self: self.state.pins)
@@ -230,10 +230,10 @@ class Pressing(RuleBasedStateMachine):
     @rule(index=st.integers(0, 3), value=st.sampled_from((-0.3, 0.0, 0.2, float("nan"))))
     def move_centre(self, index, value):
         assert self.state.wait(WAIT)
-        aim, group = self.state._exact.aim, self.state.group
-        if aim is None:
+        request, group = self.state._exact.request, self.state.group
+        if request is None:
             return
-        before = self.state.by_hand or aim.point
+        before = self.state.by_hand or request.point
         self.state.move_centre(index, value)
         if index < len(before.clusters[group].codebook) and np.isfinite(value):
             self.moves.append((group, index, value))
@@ -309,19 +309,19 @@ class Pressing(RuleBasedStateMachine):
             )
         self._compare_table(expected)
         for pin in state.pins:
-            if pin.inputs == state._exact.aim.settings:
+            if pin.inputs == state._exact.request.settings:
                 assert pin.exact
                 assert pin.bits == state.ledger.total
                 assert pin.predicted_loss == pytest.approx(state.exact.predicted_loss_increase)
 
     def _compare_by_hand(self):
-        aim = self.state._exact.aim
-        if not self.moves or aim is None:
+        request = self.state._exact.request
+        if not self.moves or request is None:
             assert self.state.by_hand is None
             return
-        point = aim.point
+        point = request.point
         for move in self.moves:
-            point = moved(point, aim.statistics, *move)
+            point = moved(point, request.statistics, *move)
         _same_point(self.state.by_hand, point)
 
     def _compare_table(self, expected):
