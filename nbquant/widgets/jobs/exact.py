@@ -120,7 +120,7 @@ class ExactPass:
             self.follow(self.request)
 
     def awaited(self) -> Callable[[Report], Quantized] | None:
-        """Get what waits for the result of this request, or computes it where a newer one took its place; None without."""
+        """Get what waits for this request's result, or computes it once there is a newer request; None without any."""
         request, result = self.request, self.result
         if request is None:
             return None
