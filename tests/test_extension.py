@@ -34,8 +34,8 @@ from nbquant.views import theme
 from nbquant.views.palette import BLUE
 from nbquant.widgets.panels import panels
 from nbquant.widgets.panels.panel import Panel
-from nbquant.widgets.pictures import still_figure, table
 from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.view.pictures import still_figure, table
 from tests.widgets.samples import WAIT, batches, network
 
 # A method: quantiles, cells of equally many weights.
@@ -340,7 +340,7 @@ def test_the_explorer_its_session_and_its_code(model):
 
 
 def test_menus():
-    from nbquant.widgets.explorer import explore
+    from nbquant.widgets.view.explorer import explore
 
     controls = explore(network(), None).controls.of
     assert "quantiles" in [value for _, value in controls["method"].options]

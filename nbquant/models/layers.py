@@ -1,7 +1,7 @@
 """Names of a model's layers, and how layers are asked for."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -28,6 +28,12 @@ def owner(parameter: str) -> str:
 def layer_label(layer: str) -> str:
     """How a layer is named where people read it: the model itself, which owns parameters under "", needs a word."""
     return layer or ROOT_LABEL
+
+
+def layers_label(layers: Sequence[str]) -> str:
+    """Name several layers in a title: by name where that is short, else by their number."""
+    names = ", ".join(map(layer_label, layers))
+    return names if len(names) <= 60 else f"{len(layers)} layers"
 
 
 def resolve(model: nn.Module, layers: Layers) -> tuple[set[str], set[str]]:
