@@ -21,6 +21,9 @@ from nbquant.quantization.selection import Selection
 SPAN = (0.7, 1.8)  # of the target: where there are points
 SPACING = 1.5  # of ratios, at most
 MOST_POINTS = 12
+TRIES = 4  # between two points
+SPARE = 4e-3  # of the target: so much more is aimed for
+NEAR = 0.02  # of the target: near enough
 STUCK = 0.02  # logarithm of a ratio: less from one run to the next, and it will not get there
 SLOPE = 2.4  # λ goes about like this power of the ratio
 FURTHER = 64.0  # factor on λ between two runs, at most
@@ -92,17 +95,25 @@ class RunningCurve:
             raise ValueError(f"{target.name} {target.value:g} is met by no point: run on toward it")
         met = min(reached, key=lambda p: p.parameter)
         finer = [p for p in self.points if p.parameter < met.parameter]
-        if finer and not target.is_close(met):
+        best: Quantized | None = None
+        if finer and not target.is_close(met, NEAR):
             missed = max(finer, key=lambda p: p.parameter)
-            low, high = (math.log(target.quantity(p)) for p in (met, missed))
-            aim = math.log(target.stricter(2e-3).value)
-            share = min(max((aim - low) / (high - low), 0.0), 1.0) if low != high else 0.0
-            for part in (share, 0.6 * share):
-                lmbda = met.parameter ** (1 - part) * missed.parameter**part
+            # log λ and log of the targeted quantity of the nearest on both sides of the target
+            inside, outside = ((math.log(p.parameter), math.log(target.quantity(p))) for p in (met, missed))
+            aim = math.log(target.stricter(SPARE).value)
+            for _ in range(TRIES):
+                rise = outside[1] - inside[1]
+                share = min(max((aim - inside[1]) / rise, 0.05), 0.98) if rise else 0.5
+                lmbda = math.exp(inside[0] + share * (outside[0] - inside[0]))
                 found = quantize(self.family(lmbda), self.selection, progress=self.progress)
-                if target.met(found):
-                    return found
-        return quantize(met.quantizer, self.selection, progress=self.progress)
+                here = math.log(lmbda), math.log(target.quantity(found))
+                if not target.met(found):
+                    outside = here
+                    continue
+                best, inside = found, here
+                if target.is_close(found, NEAR):
+                    break
+        return best or quantize(met.quantizer, self.selection, progress=self.progress)
 
 
 def point_of(quantized: Quantized, selection: Selection) -> OperatingPoint:

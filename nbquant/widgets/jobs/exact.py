@@ -49,7 +49,13 @@ class FitRequest:
             and self.statistics is other.statistics
             and self.settings.target == other.settings.target
             and self.point.quantizer == other.point.quantizer
+            and self._finer() == other._finer()
         )
+
+    def _finer(self) -> float | None:
+        """Parameter of the next finer point, between which and this one a method that runs looks for the target."""
+        place = next((i for i, p in enumerate(self.curve) if p.quantizer == self.point.quantizer), len(self.curve))
+        return self.curve[place + 1].parameter if place + 1 < len(self.curve) else None
 
     def damped(self) -> Selection:
         """The weights with the sensitivities that are counted with."""

@@ -632,3 +632,11 @@ def test_frozen_layers_are_weighed_too_and_stay_frozen(frozen):
     assert state.error == ""
     assert set(state.sensitivity) == {name for name, _ in model.named_parameters()}
     assert [p.requires_grad for p in model.parameters()] == needed
+
+
+@pytest.mark.parametrize("ratio", [7.0, 11.0])
+def test_a_method_that_runs_meets_the_target_closely_once_its_points_are_there(ratio):
+    state = ExplorerState(network(), method="trellis", ratio=ratio)
+    assert state.wait(WAIT)
+    assert Target("ratio", ratio).met(state.exact)
+    assert Target("ratio", ratio).is_close(state.exact, 0.06)  # of a small network rates are steps
