@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nbquant.quantization.selection import Selection
-from nbquant.tensorfile import parse_json, replacing
+from nbquant.replacing import replacing
+from nbquant.tensorfile import parse_json
 from nbquant.version import VERSION
 from nbquant.widgets.settings import Settings
 from nbquant.widgets.state.pins import Pin
