@@ -1,9 +1,11 @@
 """A method, code, estimator, panel and format made here alone and put into the lists: all rooms know them."""
 
 import importlib
+import importlib.util
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -337,6 +339,19 @@ def test_the_explorer_its_session_and_its_code(model):
     state.method = "kmeans"
     assert state.wait(WAIT)
     assert state.error == ""
+
+
+def test_the_reference_has_them():
+    path = Path(__file__).parent.parent / ".docs" / "reference.py"
+    spec = importlib.util.spec_from_file_location("reference", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.api_page()
+    assert "| `quantiles` | quantiles | `levels`: k |" in page
+    assert "`sharpness=1.0`" in page
+    assert f".. autoclass:: {__name__}.Quantiles" in page
+    assert "| `gamma` | Elias gamma code | yes |" in page
+    assert "| `magnitude` | Squared weights: for a test |" in page
 
 
 def test_menus():
