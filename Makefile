@@ -72,7 +72,7 @@ docs: $(VENV)/.docs
 	@echo 'The site is .docs/site/index.html'
 
 clean:
-	rm -rf $(VENV) .docs/site .docs/notebooks dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .docs/site .docs/notebooks .docs/api.md dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
 

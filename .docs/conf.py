@@ -1,11 +1,17 @@
 """The site of `make docs`: API reference from docstrings, and the notebooks as they are, not run."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import nbquant
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from reference import api_page  # noqa: E402
+
+(HERE / "api.md").write_text(api_page(), encoding="utf-8")
 # Sphinx reads one folder: the notebooks come into it for a build.
 shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
 

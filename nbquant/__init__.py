@@ -28,7 +28,7 @@ from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.stored import load
 from nbquant.storage.write import save
 from nbquant.version import VERSION
-from nbquant.widgets.explorer import explore
+from nbquant.widgets.view.explorer import explore
 
 __version__ = VERSION
 

@@ -23,9 +23,9 @@ from nbquant.listed import listed
 from nbquant.models.layers import layer_label
 from nbquant.plain_text import plainly
 from nbquant.quantization import methods
+from nbquant.replacing import shortened
 from nbquant.storage.decompress import decompress as decompress_file
 from nbquant.storage.errors import CorruptFileError
-from nbquant.tensorfile import shortened
 
 FAILED, USAGE, DAMAGED, INTERRUPTED = 1, 2, 3, 130
 MOST_STEM = 200  # bytes: file systems allow 255, and Jupyter's own copies have longer names

@@ -4,11 +4,9 @@ import json
 import math
 import mmap
 import os
-import secrets
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-MOST_JSON = 100_000_000  # bytes of a header (the library's own limit), or of an index
-MOST_BESIDE = 100  # bytes of the name reused for a temporary file, as names are limited to 255 bytes
+from nbquant.replacing import replacing
+
+MOST_JSON = 100_000_000  # bytes of a header, which is the library's own limit, or of an index
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -255,44 +254,6 @@ def stream_tensors(
 
 def _entry_bytes(shape: tuple[int, ...], size: int) -> int:
     return size // max(math.prod(shape), 1)
-
-
-@contextmanager
-def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Open a file to write that then replaces ``path`` atomically; on any failure nothing changes.
-
-    Args:
-        path: File to replace or create.
-        durable: Whether the new content must survive a power cut; otherwise it may be truncated or empty after one.
-
-    Raises:
-        OSError: A folder that does not exist, is read-only or full.
-    """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"a folder that exists is required, but there is no {str(path.parent)!r}: make it.")
-    if path.is_dir():
-        raise IsADirectoryError(f"the name of a file is required, but {str(path)!r} is a folder: name a file in it.")
-    partial = path.with_name(f".{shortened(path.name, MOST_BESIDE)}.{secrets.token_hex(8)}.partial")
-    try:
-        yield partial
-        if durable:
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno is None or error.filename not in (None, str(partial)):
-            raise  # unrelated to writing
-        kept = "the existing file is unchanged" if path.exists() else "nothing was written"
-        reason = f"{str(path)!r} could not be written ({os.strerror(error.errno)}): {kept}; make room, or name another."
-        raise OSError(error.errno, reason) from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-
-
-def shortened(name: str, most: int) -> str:
-    """Cut a file's name to a number of bytes."""
-    return os.fsencode(name)[:most].decode(sys.getfilesystemencoding(), "ignore")
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,9 +1,11 @@
 """A method, code, estimator, panel and format made here alone and put into the lists: all rooms know them."""
 
 import importlib
+import importlib.util
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -34,8 +36,8 @@ from nbquant.views import theme
 from nbquant.views.palette import BLUE
 from nbquant.widgets.panels import panels
 from nbquant.widgets.panels.panel import Panel
-from nbquant.widgets.pictures import still_figure, table
 from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.view.pictures import still_figure, table
 from tests.widgets.samples import WAIT, batches, network
 
 # A method: quantiles, cells of equally many weights.
@@ -339,8 +341,21 @@ def test_the_explorer_its_session_and_its_code(model):
     assert state.error == ""
 
 
+def test_the_reference_has_them():
+    path = Path(__file__).parent.parent / ".docs" / "reference.py"
+    spec = importlib.util.spec_from_file_location("reference", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.api_page()
+    assert "| `quantiles` | quantiles | `levels`: k |" in page
+    assert "`sharpness=1.0`" in page
+    assert f".. autoclass:: {__name__}.Quantiles" in page
+    assert "| `gamma` | Elias gamma code | yes |" in page
+    assert "| `magnitude` | Squared weights: for a test |" in page
+
+
 def test_menus():
-    from nbquant.widgets.explorer import explore
+    from nbquant.widgets.view.explorer import explore
 
     controls = explore(network(), None).controls.of
     assert "quantiles" in [value for _, value in controls["method"].options]

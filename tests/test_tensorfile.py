@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from nbquant.tensorfile import TensorFile, replacing, stream_tensors, write_tensors
+from nbquant.replacing import replacing
+from nbquant.tensorfile import TensorFile, stream_tensors, write_tensors
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 DATA = struct.pack("<2f", 1.5, -2.0)

@@ -31,7 +31,8 @@ from nbquant.kernels.reference import ROW_KEYS, ROWS
 from nbquant.quantization import histogram
 from nbquant.quantization.histogram import Bins, H, Histogram, N
 from nbquant.quantization.tensor import SelectedTensor
-from nbquant.tensorfile import FileSlice, replacing
+from nbquant.replacing import replacing
+from nbquant.tensorfile import FileSlice
 
 VARIABLE = "NBQUANT_CACHE"
 LEAST_WEIGHTS = 1 << 16  # smaller tensors are computed faster than read

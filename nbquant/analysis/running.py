@@ -21,6 +21,9 @@ from nbquant.quantization.selection import Selection
 SPAN = (0.7, 1.8)  # range of points, relative to the target
 SPACING = 1.5  # largest factor between the ratios of neighbouring points
 MOST_POINTS = 12
+TRIES = 4  # runs between two points
+SPARE = 4e-3  # aim this much above the target, relative to it
+NEAR = 0.02  # relative tolerance of a target
 STUCK = 0.02  # logarithm of a ratio: if a run changes less, the target is out of reach
 SLOPE = 2.4  # λ grows roughly like this power of the ratio
 FURTHER = 64.0  # largest factor on λ between two runs
@@ -92,17 +95,25 @@ class RunningCurve:
             raise ValueError(f"{target.name} {target.value:g} is met by no point yet: run on toward it")
         met = min(reached, key=lambda p: p.parameter)
         finer = [p for p in self.points if p.parameter < met.parameter]
-        if finer and not target.is_close(met):
+        best: Quantized | None = None
+        if finer and not target.is_close(met, NEAR):
             missed = max(finer, key=lambda p: p.parameter)
-            low, high = (math.log(target.quantity(p)) for p in (met, missed))
-            aim = math.log(target.stricter(2e-3).value)
-            share = min(max((aim - low) / (high - low), 0.0), 1.0) if low != high else 0.0
-            for part in (share, 0.6 * share):
-                lmbda = met.parameter ** (1 - part) * missed.parameter**part
+            # log λ and log of the targeted quantity of the nearest points on both sides of the target
+            inside, outside = ((math.log(p.parameter), math.log(target.quantity(p))) for p in (met, missed))
+            aim = math.log(target.stricter(SPARE).value)
+            for _ in range(TRIES):
+                rise = outside[1] - inside[1]
+                share = min(max((aim - inside[1]) / rise, 0.05), 0.98) if rise else 0.5
+                lmbda = math.exp(inside[0] + share * (outside[0] - inside[0]))
                 found = quantize(self.family(lmbda), self.selection, progress=self.progress)
-                if target.met(found):
-                    return found
-        return quantize(met.quantizer, self.selection, progress=self.progress)
+                here = math.log(lmbda), math.log(target.quantity(found))
+                if not target.met(found):
+                    outside = here
+                    continue
+                best, inside = found, here
+                if target.is_close(found, NEAR):
+                    break
+        return best or quantize(met.quantizer, self.selection, progress=self.progress)
 
 
 def point_of(quantized: Quantized, selection: Selection) -> OperatingPoint:

@@ -1,6 +1,6 @@
 """Dispatch of kernels by device: numba on the CPU, Triton on CUDA, plain torch elsewhere.
 
-Plain torch, chunk by chunk, also replaces numba or Triton if they are missing, with one warning.
+Plain torch, chunk by chunk, also replaces Triton if it is missing, with one warning.
 """
 
 import os
@@ -87,9 +87,7 @@ def in_order(work: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterat
 def _kernels(weight: Tensor, sensitivity: Tensor | None = None) -> Literal["cpu", "cuda", "reference"]:
     """Choose the kernels for these tensors; warns once if the reference replaces faster ones."""
     if weight.device.type == "cpu":
-        if compiled.AVAILABLE:
-            return "cpu"
-        compiled.say_not_compiled()
+        return "cpu"
     double = torch.float64 in (weight.dtype, getattr(sensitivity, "dtype", None))
     if weight.device.type != "cuda" or double:  # Triton's kernels compute in float32
         return "reference"
@@ -338,9 +336,6 @@ def viterbi(
 
         return cuda_trellis.viterbi(target, weight, step, costs, neighbour_class, lmbda, states)
     target, weight = target.cpu(), weight.cpu()  # the definition would take far longer than the transfer
-    if not compiled.AVAILABLE:
-        compiled.say_not_compiled()
-        return reference.viterbi(target, weight, step, costs, neighbour_class, lmbda, states).int().to(device)
     rows, cols = target.shape
     price = lmbda * costs.detach().double().cpu().numpy()[: 2 if states > 1 else 1]
     transition = reference.TRANSITION if states > 1 else np.zeros((1, 2), np.uint8)
@@ -381,9 +376,10 @@ def compensate(
     integers: np.ndarray,
 ) -> None:
     """See :func:`nbquant.kernels.reference.compensate`; ``carried``, ``off`` and ``integers`` are modified."""
-    kernel: Callable[..., None] = cpu_feedback.compensate if compiled.AVAILABLE else reference.compensate
     arrays: list[Any] = [x.contiguous().numpy() for x in (target, carried, coupling, curvature, outputs, off)]
-    kernel(*arrays, step, np.ascontiguousarray(price, np.float64), columns, restart, fixed, integers)
+    bits = np.ascontiguousarray(price, np.float64)
+    kernel: Callable[..., None] = cpu_feedback.compensate
+    kernel(*arrays, step, bits, columns, restart, fixed, integers)
 
 
 def compensate_along(
@@ -401,18 +397,18 @@ def compensate_along(
     fixed: np.ndarray,
     integers: np.ndarray,
 ) -> None:
-    """See :func:`nbquant.kernels.reference.compensate_along`; ``off`` and what follows ``restart`` are modified."""
-    kernel: Callable[..., None] = cpu_feedback.compensate_along if compiled.AVAILABLE else reference.compensate_along
+    """See :func:`nbquant.kernels.reference.compensate_along`; ``off`` and the arguments after ``restart`` are modified."""
     arrays: list[Any] = [x.contiguous().numpy() for x in (target, carried, coupling, outputs, off)]
     bits = np.ascontiguousarray(price, np.float64)
-    kernel(*arrays, step, bits, first, restart, reference.TRANSITION, state, above, fixed, integers)
+    transition = reference.TRANSITION
+    kernel: Callable[..., None] = cpu_feedback.compensate_along
+    kernel(*arrays, step, bits, first, restart, transition, state, above, fixed, integers)
 
 
 def count_levels(integers: Int[np.ndarray, "rows cols"], restart: int, most: int) -> np.ndarray:
     """See :func:`nbquant.kernels.reference.count_levels`."""
     counts = np.zeros((2, cpu_path.CLASSES, cpu_path.CLASSES, most + 1), np.int64)
-    kernel = cpu_feedback.count_levels if compiled.AVAILABLE else reference.count_levels
-    kernel(np.asarray(integers, np.int32), restart, reference.TRANSITION, counts)
+    cpu_feedback.count_levels(np.asarray(integers, np.int32), restart, reference.TRANSITION, counts)
     return counts
 
 

@@ -1,7 +1,7 @@
 """Layer names, and resolution of requested layers to parameters."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -28,6 +28,12 @@ def owner(parameter: str) -> str:
 def layer_label(layer: str) -> str:
     """Label a layer for people: the model itself, whose name is "", needs a word."""
     return layer or ROOT_LABEL
+
+
+def layers_label(layers: Sequence[str]) -> str:
+    """Name several layers in a title: by name where that is short, else by their number."""
+    names = ", ".join(map(layer_label, layers))
+    return names if len(names) <= 60 else f"{len(layers)} layers"
 
 
 def resolve(model: nn.Module, layers: Layers) -> tuple[set[str], set[str]]:

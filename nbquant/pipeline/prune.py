@@ -27,6 +27,7 @@ from nbquant.pipeline.loop import (
 )
 from nbquant.progress import Progress
 from nbquant.quantization.validate import require_finite_weight
+from nbquant.required import MODULE, require
 
 Scope = Literal["global", "layer"]
 Masks = dict[str, Bool[Tensor, "..."]]
@@ -154,6 +155,7 @@ def prune(
 
     Source: Han et al. 2015 (arXiv:1506.02626); schedule of Zhu and Gupta 2017 (arXiv:1710.01878), equation 1.
     """
+    require("model", model, nn.Module, MODULE)
     shares = _shares(model, density, layers, scope)
     if batches is None and steps not in (None, 1):
         raise ValueError(f"steps={steps} needs batches to train on between the steps: pass batches, or leave it out")

@@ -20,7 +20,7 @@ from nbquant.models.zoo import NETWORKS
 from nbquant.pipeline.loop import Training, seeded, ticking
 from nbquant.pipeline.prune import prune
 from nbquant.progress import Progress
-from nbquant.tensorfile import replacing
+from nbquant.replacing import replacing
 
 KEPT = {"conv1.weight": 0.66, "conv2.weight": 0.20, "fc1.weight": 0.09, "fc2.weight": 0.30}
 """Share of each layer's weights kept by pruning: a tenth of LeNet5's in total, 43,410 with the biases."""

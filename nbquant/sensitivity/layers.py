@@ -185,16 +185,20 @@ def windows(layer: nn.modules.conv._ConvNd, x: Tensor) -> Float[Tensor, "batch g
 def _outer(g: Float[Tensor, "v batch groups out places"], windows: Tensor) -> Float[Tensor, "groups out inputs"]:
     """Σ_v Σ_n (Σ_place g · window)², a few samples at a time, so that the unfolded input never exists as a whole."""
     vectors, batch, groups, outs, places = g.shape
-    inputs = math.prod(windows.shape[1:]) // (groups * places)
-    total = g.new_zeros(groups, outs, inputs)
-    chunk = max(1, _CHUNK // (groups * inputs * max(places, vectors * outs)))
+    channels = windows.shape[2]
+    each = math.prod(windows.shape[3:]) // places  # inputs of a channel
+    total = g.new_zeros(groups, outs, channels * each)
+    entries = groups * each * max(places, vectors * outs)  # of a channel and sample
+    some = max(1, min(channels, _CHUNK // entries))
+    chunk = max(1, _CHUNK // (entries * some))
     for start in range(0, batch, chunk):
-        unfolded = windows[start : start + chunk]
-        unfolded = unfolded.reshape(len(unfolded), groups, inputs, places)
         rows = g[:, start : start + chunk].permute(1, 2, 0, 3, 4).flatten(2, 3)  # [b, groups, v·out, places]
-        per_sample = rows @ unfolded.transpose(2, 3)
-        squared = per_sample.square_().sum(0)
-        total += squared if vectors == 1 else squared.unflatten(1, (vectors, outs)).sum(1)
+        for first in range(0, channels, some):
+            unfolded = windows[start : start + chunk, :, first : first + some]
+            unfolded = unfolded.reshape(len(unfolded), groups, -1, places)
+            squared = (rows @ unfolded.transpose(2, 3)).square_().sum(0)
+            of_vectors = squared if vectors == 1 else squared.unflatten(1, (vectors, outs)).sum(1)
+            total[..., each * first : each * (first + some)] += of_vectors
     return total
 
 

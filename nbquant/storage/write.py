@@ -28,6 +28,7 @@ from nbquant.quantization.codebook import Codebook, Lattice, QuantizedTensor
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.rate import block_gaps
 from nbquant.quantization.streams import adaptive_streams, lattice_span, with_sizes
+from nbquant.replacing import replacing
 from nbquant.required import require_path
 from nbquant.storage.blocks import encode_block
 from nbquant.storage.dtypes import SPELLED, as_bytes
@@ -46,7 +47,6 @@ from nbquant.storage.layout import (
 )
 from nbquant.storage.recipe import recipe_of
 from nbquant.storage.source import Rest, rest_of
-from nbquant.tensorfile import replacing
 
 
 @dataclass(frozen=True, eq=False)

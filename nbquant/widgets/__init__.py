@@ -1,1 +1,1 @@
-"""What the user touches: the explorer's state, and its view."""
+"""The explorer: its state, background jobs, panels, view and front end."""

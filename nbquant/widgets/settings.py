@@ -1,15 +1,17 @@
-"""The explorer's settings: all inputs that its results follow from, in one piece to be kept and taken up again."""
+"""Settings of the explorer: all inputs that its results follow from, checked, as one value.
+
+They stand beside the folders, as state, jobs and front end all read them.
+"""
 
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-import numpy as np
-
-from nbquant.analysis.target import Target, check_target, drivers
+from nbquant.analysis.target import Target, check_target, drivers, targets_of
 from nbquant.coding import codes
 from nbquant.quantization import methods
 from nbquant.quantization.method import Family, Method
 from nbquant.sensitivity import estimators
+from nbquant.widgets.kinds import AMOUNT, COUNT, FLAG, NUMBER, Kind, check, is_finite, is_text, one_of
 
 DRIVERS = drivers()
 """Quantities of which any one is asked for and the others follow."""
@@ -19,13 +21,13 @@ SIZES = ("standard", "compact", "projection")
 
 @dataclass(frozen=True)
 class Settings:
-    """What all results follow from.
+    """Inputs that all results follow from.
 
     Attributes:
         layers: Names of the selected layers.
         method: Name of a method.
         weighted: Weigh by sensitivity.
-        coding: "huffman", "fixed" or "context".
+        coding: Name of a code.
         per_layer: A codebook for each layer, or one for all.
         pinned_zero: For k-means: one of the levels is exactly zero.
         estimator: Name of the sensitivity estimator.
@@ -33,6 +35,9 @@ class Settings:
         damping: ε of h + ε·mean(h).
         driver: Quantity that is asked for, one of :data:`DRIVERS`.
         value: Its value.
+
+    Raises:
+        ValueError: A setting of the wrong kind, a target that the method does not have or cannot have this value.
     """
 
     layers: tuple[str, ...]
@@ -46,6 +51,26 @@ class Settings:
     damping: float
     driver: str
     value: float
+
+    def __post_init__(self) -> None:
+        kinds = {
+            "layers": Kind("a list of names of layers", lambda v: isinstance(v, tuple) and all(map(is_text, v))),
+            "method": one_of(methods.names()),
+            "weighted": FLAG,
+            "coding": one_of(codes.names()),
+            "per_layer": FLAG,
+            "pinned_zero": FLAG,
+            "estimator": one_of(estimators.names()),
+            "samples": Kind("a whole number, 0 for all", COUNT.fits),
+            "damping": AMOUNT,
+            "driver": one_of(DRIVERS),
+        }
+        check(vars(self), kinds)
+        check_target(self.driver, self.method)
+        check({self.driver: self.value}, {self.driver: NUMBER})
+        Target(self.driver, self.value)
+        if self.driver == "levels" and not isinstance(self.value, int):
+            raise ValueError(f"levels must be a whole number, but is {self.value!r}")
 
     @property
     def target(self) -> Target:
@@ -68,55 +93,42 @@ class Settings:
         asked = {name: getattr(self, name) for name in ("coding", "per_layer", "pinned_zero") if name in known.options}
         return known.family(weighted=weighted, **asked)
 
-    def with_defaults(self, before: "Settings") -> "Settings":
-        """The same after a change of method: options that were as the method before has them by default are so again.
-
-        Args:
-            before: The settings before the change.
-        """
-        old, new = before.record.options, self.record.options
-        own = ("coding", "per_layer")
-        return replace(self, **{n: new[n] for n in own if n in new and (n not in old or getattr(before, n) == old[n])})
-
-    def at(self, driver: str, value: float) -> "Settings":
-        """The same with another target.
+    def at(self, driver: str, value: float, **others: Any) -> "Settings":
+        """The same with another target, and other settings.
 
         Raises:
             ValueError: A value that is no number above zero, no whole number of levels, a quantity that the method
                 does not have.
         """
-        if _is_number(value):
+        if is_finite(value):
             value = float(value)
             value = int(value) if driver == "levels" and value.is_integer() else value
-        return replace(self, driver=driver, value=value).checked()
+        return replace(self, **others, driver=driver, value=value)
 
-    def checked(self) -> "Settings":
-        """These, if they can be meant.
+    def changed(self, name: str, value: Any, ratio: float) -> "Settings":
+        """The same with another value of one input.
+
+        A method brings its defaults for options that were as the method before has them by default. Where it does not
+        have the target, the ratio becomes the target.
+
+        Args:
+            name: An input.
+            value: Its new value.
+            ratio: The compression ratio that is shown.
 
         Raises:
-            ValueError: Names what cannot.
+            ValueError: A value that the input cannot have.
         """
-        for name, known in (("method", methods.names()), ("coding", codes.names()), ("estimator", estimators.names())):
-            if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, but is {getattr(self, name)!r}")
-        for name in ("weighted", "per_layer", "pinned_zero"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, but is {getattr(self, name)!r}")
-        if not isinstance(self.layers, tuple) or not all(isinstance(name, str) for name in self.layers):
-            raise ValueError(f"layers must be names of layers, but are {self.layers!r}")
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 0:
-            raise ValueError(f"samples must be a whole number, 0 for all, but is {self.samples!r}")
-        if not _is_number(self.damping) or not 0 <= self.damping < 1e300:
-            raise ValueError(f"damping must be finite and at least 0, but is {self.damping!r}")
-        if not isinstance(self.driver, str) or self.driver not in DRIVERS:
-            raise ValueError(f"the target must be one of {', '.join(DRIVERS)}, but is {self.driver!r}")
-        check_target(self.driver, self.method)
-        if not _is_number(self.value) or not -1e300 < self.value < 1e300:
-            raise ValueError(f"{self.driver} must be a finite number, but is {self.value!r}"[:400])
-        Target(self.driver, self.value)
-        if self.driver == "levels" and not isinstance(self.value, int):
-            raise ValueError(f"levels must be a whole number, but is {self.value!r}")
-        return self
+        if name in DRIVERS:
+            return self.at(name, value)
+        changes = {name: value}
+        if name == "method" and value in methods.names():
+            old, new = self.record.options, methods.named(value).options
+            options = [n for n in ("coding", "per_layer") if n in new]
+            changes |= {n: new[n] for n in options if n not in old or getattr(self, n) == old[n]}
+            if self.driver not in targets_of(value):
+                changes |= {"driver": "ratio", "value": ratio}
+        return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -126,7 +138,7 @@ class Settings:
         """The same with some settings as :meth:`to_json` gives them.
 
         Raises:
-            ValueError: A name that there is not, or a value that cannot be meant.
+            ValueError: An unknown name, or a value that the setting cannot have.
         """
         known = [field.name for field in fields(self)]
         for name in values:
@@ -135,10 +147,4 @@ class Settings:
         if ("driver" in values) != ("value" in values):
             raise ValueError("driver and value must come together, but only one of them did")
         layers = values.get("layers", self.layers)
-        if not isinstance(layers, list | tuple):
-            raise ValueError(f"layers must be a list of names, but are {layers!r}")
-        return replace(self, **{**values, "layers": tuple(layers)}).checked()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        return replace(self, **{**values, "layers": tuple(layers) if isinstance(layers, list) else layers})

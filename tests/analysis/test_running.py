@@ -83,7 +83,7 @@ def test_a_target_between_points_is_met_and_hardly_exceeded(name, value):
     points = points_of(selection)
     found = RunningCurve(family_of(points[0].quantizer), selection, points).fit(target)
     assert target.met(found)
-    assert target.is_close(found, 0.1)
+    assert target.is_close(found, 0.03)
     point = solve(target, points, Statistics.of(selection))
     assert point in points
     assert target.met(point)

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from nbquant.widgets.data_table import Column, DataTable
+from nbquant.widgets.front.data_table import Column, DataTable
 
 pytestmark = pytest.mark.browser
 
@@ -323,7 +323,7 @@ def test_in_jupyterlab_the_keys_are_the_table_s(notebook):
     """In command mode, where the notebook has uses of its own for arrows and Enter."""
     opened = notebook(
         cells=[
-            "from nbquant.widgets.data_table import Column, DataTable\n"
+            "from nbquant.widgets.front.data_table import Column, DataTable\n"
             "DataTable([Column('use', 'Use', 'check'), Column('name', 'Name')], [{'name': n} for n in 'abc'])",
             "1",
         ]

@@ -12,7 +12,7 @@ import io, threading
 import anywidget, traitlets
 from IPython.display import display
 from PIL import Image
-from nbquant.widgets.still_output import HIDING, StillOutput
+from nbquant.widgets.view.still_output import HIDING, StillOutput
 
 class Live(anywidget.AnyWidget):
     _esm = '''

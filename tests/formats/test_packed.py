@@ -5,8 +5,8 @@ from torch import nn
 
 import nbquant as nq
 from nbquant.formats.packed import FORMATS, MODULES
-from nbquant.widgets.readout import facts
 from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.view.readout import facts
 from tests.widgets.samples import WAIT
 
 U8, I16, I32, F8 = torch.uint8, torch.int16, torch.int32, torch.float8_e4m3fn

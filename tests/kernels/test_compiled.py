@@ -1,11 +1,12 @@
 """What the decorator makes of a loop."""
 
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 
 from nbquant.kernels import compiled as module
 from nbquant.kernels.compiled import compiled
@@ -15,21 +16,11 @@ def wrap_around(x):
     return x + np.uint64(1)
 
 
-def test_without_numba_a_loop_wraps_around_without_a_word_but_the_first(monkeypatch):
-    monkeypatch.setattr(module, "numba", None)
-    monkeypatch.setattr(module, "_said", set())
-    loop = compiled()(wrap_around)
-    with pytest.warns(RuntimeWarning, match="numba cannot be used"):
-        assert loop(np.uint64(2**64 - 1)) == 0
-    assert loop(np.uint64(2**64 - 1)) == 0  # warnings are errors here
-    with pytest.raises(RuntimeWarning, match="overflow"):
-        wrap_around(np.uint64(2**64 - 1))
-
-
-def test_without_numba_another_function_may_stand_for_a_loop(monkeypatch):
-    monkeypatch.setattr(module, "numba", None)
-    monkeypatch.setattr(module, "say_not_compiled", lambda: None)
-    assert compiled(instead=lambda x: -x)(wrap_around)(3) == -3
+def test_without_numba_the_error_says_what_to_do(tmp_path):
+    (tmp_path / "numba.py").write_text('raise ImportError("Numba needs NumPy 1.0 or less. Got NumPy 99.")\n')
+    run = "import sys; sys.path.insert(0, sys.argv[1]); import nbquant.kernels.compiled"
+    done = subprocess.run([sys.executable, "-c", run, str(tmp_path)], text=True, capture_output=True, check=False)
+    assert "ImportError: nbquant needs numba, but it cannot be imported (ImportError: Numba needs NumPy" in done.stderr
 
 
 def test_without_a_folder_for_the_cache_a_loop_is_compiled_all_the_same(monkeypatch):

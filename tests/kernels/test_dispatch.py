@@ -1,10 +1,5 @@
-"""Which kernels run where, and that all is well on a machine without numba."""
+"""Which kernels run where."""
 
-import os
-import pickle
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,46 +8,6 @@ import torch
 
 from nbquant.kernels import compiled, cuda, dispatch, reference
 from tests.kernels.samples import draw
-from tests.kernels.workload import results
-
-ROOT = Path(__file__).parents[2]
-REASON = "Numba needs NumPy 1.0 or less. Got NumPy 99."
-
-
-@pytest.fixture
-def without_numba(tmp_path):
-    """Run Python where importing numba fails; returns its output."""
-    (tmp_path / "numba.py").write_text(f"raise ImportError({REASON!r})\n")
-
-    def run(*arguments):
-        env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "NBQUANT_CACHE": ""}
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-
-    return run
-
-
-def test_without_numba_all_is_the_same_and_said_once(without_numba, tmp_path):
-    without_numba("-m", "tests.kernels.workload", str(tmp_path / "found"))
-    found, at_import, said = pickle.loads((tmp_path / "found").read_bytes())
-    assert at_import == 0
-    assert [category for category, _ in said] == ["RuntimeWarning"], said
-    assert f"(ImportError: {REASON})" in said[0][1]
-    expected = results()
-    assert found.keys() == expected.keys()
-    for name, right in expected.items():
-        for a, b in zip(found[name], right, strict=True):
-            scale = float(np.abs(b[np.isfinite(b)]).max(initial=0))
-            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * scale, err_msg=name)
-
-
-def test_without_numba_the_kernels_are_the_references(without_numba):
-    tests = ["test_histogram.py", "test_gaps.py", "test_assign.py::test_chunks_give_what_one_pass_gives"]
-    options = ["-q", "-p", "no:cacheprovider", "-W", "ignore:numba cannot:RuntimeWarning"]
-    assert " passed" in without_numba("-m", "pytest", *options, *(f"tests/kernels/{t}" for t in tests))
 
 
 def on(device, dtype=torch.float32):
@@ -84,13 +39,6 @@ def test_where_triton_runs_it_does_but_for_float64(monkeypatch, nothing_said):
 @pytest.mark.parametrize("device", ["mps", "xpu"])
 def test_devices_that_have_no_kernels_use_torch_without_a_word(device, nothing_said):
     assert dispatch._kernels(on(device)) == "reference"
-
-
-def test_without_numba_it_is_said_once_even_from_several_calls(monkeypatch, nothing_said):
-    monkeypatch.setattr(compiled, "AVAILABLE", False)
-    with pytest.warns(RuntimeWarning, match="numba cannot be used"):
-        assert dispatch._kernels(on("cpu")) == "reference"
-    assert dispatch._kernels(on("cpu", torch.float64)) == "reference"
 
 
 def test_cuda_kernels_get_what_they_ask_for(monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbquant.coding.trellis import integers_of, levels_of, states_of
-from nbquant.kernels import compiled, dispatch, reference
+from nbquant.kernels import dispatch, reference
 
 STEP = 0.4
 
@@ -125,16 +125,6 @@ def test_no_classes_are_class_zero():
     zeros = torch.zeros(30, 7, dtype=torch.uint8)
     expected = dispatch.viterbi(target, weight, step, costs, zeros, *rest)
     assert torch.equal(dispatch.viterbi(target, weight, step, costs, None, *rest), expected)
-
-
-def test_without_numba_the_definition_stands_in(monkeypatch):
-    problem = draw(20, 3, 8, 2, 2, 4)
-    expected = cost_of(dispatch.viterbi(*problem), *problem)
-    monkeypatch.setattr(compiled, "AVAILABLE", False)
-    monkeypatch.setattr(compiled, "_said", set())
-    with pytest.warns(RuntimeWarning, match="numba cannot be used"):
-        found = dispatch.viterbi(*problem)
-    np.testing.assert_allclose(cost_of(found, *problem), expected, rtol=1e-12)
 
 
 def test_without_a_price_one_state_is_the_nearest_integer():

@@ -98,8 +98,9 @@ def test_no_default_stands_in_fit_or_in_the_shell():
 def test_the_explorer_begins_with_the_same_options(method):
     state = ExplorerState(network(), batches(), method=method, ratio=6.0)
     usual = methods.named(method).options
-    assert {name: getattr(state, name) for name in usual if hasattr(state, name)} == {
-        name: value for name, value in usual.items() if hasattr(state, name)
+    settings = vars(state.settings)
+    assert {name: settings[name] for name in usual if name in settings} == {
+        name: value for name, value in usual.items() if name in settings
     }
     assert state.wait(WAIT)
     assert state.error == ""

@@ -2,6 +2,8 @@ import matplotlib as mpl
 import pandas as pd
 import pytest
 
+from nbquant.coding import codes
+from nbquant.quantization import methods
 from nbquant.views.accuracy import accuracy_data, plot_accuracy
 from nbquant.views.palette import BLUE, VERMILION
 
@@ -100,3 +102,11 @@ def test_figure_shows_the_numbers_and_changes_nothing_global():
 def test_three_panels_leave_the_fourth_empty():
     figure = plot_accuracy(accuracy_data(FOUR[~((FOUR.coding == "fixed") & FOUR.finetuned)], 0.92))
     assert [a.get_visible() for a in figure.axes] == [True, True, True, False]
+
+
+def test_every_method_and_code_can_be_drawn():
+    every = [rows((2, 0.9), (1, 0.5), coding=c.name, method=m.name) for m in methods.METHODS for c in codes.CODES]
+    data = accuracy_data(pd.concat(every), 0.92)
+    assert [p.title for p in data.panels] == [c.title for c in codes.CODES]
+    assert len({c.marker for c in data.panels[0].curves}) == len(methods.METHODS)
+    assert plot_accuracy(data).axes

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from nbquant.kernels import vectorized
 from nbquant.kernels.compiled import compiled
 from nbquant.kernels.cpu.envelope import envelope
 
@@ -44,7 +43,7 @@ def _first_above(position: Array, value: float, low: int, high: int, guess: int)
     return low
 
 
-@compiled(instead=vectorized.cell_sums)
+@compiled()
 def _sums(
     row_start: Array,
     row_sensitivity: Array,
@@ -103,7 +102,7 @@ def ecsq_sums(
     return _sums(row_start, row_sensitivity, position, prefix, codebook, price, bound)
 
 
-@compiled(instead=vectorized.update)
+@compiled()
 def _update(sums: Array, codebook: Array, n: float, lmbda: float) -> tuple[Array, Array, Array, float, bool]:
     """Non-empty clusters, their centres and ideal lengths, J per weight, and whether the centres ascend."""
     alive = np.flatnonzero(sums[:, 0] > 0)
@@ -197,7 +196,7 @@ def ecsq_iterate(
     return codebook, codeword_length, history[:done]
 
 
-@compiled(instead=vectorized.ecsq_intervals)
+@compiled()
 def ecsq_intervals(prefix: Array, lmbda: float) -> tuple[Array, float]:
     """Partition sorted bins into intervals of least J: a shortest path from the first edge to the last.
 

@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from nbquant.kernels import vectorized
 from nbquant.kernels.compiled import compiled
 
 Array = np.ndarray
 
 
-@compiled(instead=vectorized.count_gaps)
+@compiled()
 def count_gaps(weight: Array, run: int, counts: Array, long: Array) -> tuple[int, int]:
     """Count the zeros before each non-zero weight.
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from nbquant.kernels import vectorized
 from nbquant.kernels.compiled import compiled
 from nbquant.kernels.reference import LEAST_MASS, ROW_KEYS, ROW_SHIFT, ROWS, ZERO_KEY
 
@@ -152,7 +151,7 @@ def _float32_bits(values: Array) -> Array:
         return values.astype(np.float32, copy=False).view(np.uint32)
 
 
-@compiled(instead=vectorized.merge)
+@compiled()
 def merge(key_a: Array, sums_a: Array, key_b: Array, sums_b: Array) -> tuple[Array, Array]:
     """Add two histograms: the union of their ascending keys, with sums."""
     most = len(key_a) + len(key_b)
@@ -173,7 +172,7 @@ def merge(key_a: Array, sums_a: Array, key_b: Array, sums_b: Array) -> tuple[Arr
     return key[:m].copy(), sums[:m].copy()
 
 
-@compiled(instead=vectorized.add_at)
+@compiled()
 def add_at(sums: Array, place: Array, terms: Array) -> None:
     """Add rows to the rows of ``sums`` with these indices."""
     for i in range(len(place)):

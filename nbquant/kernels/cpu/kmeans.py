@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from nbquant.kernels import vectorized
 from nbquant.kernels.compiled import compiled
 
 Array = np.ndarray
@@ -17,7 +16,7 @@ def _interval_cost(prefix: Array, i: int, j: int) -> float:
     return max(prefix[j, 2] - prefix[i, 2] - s1 * s1 / s0, 0.0)
 
 
-@compiled(instead=vectorized.extend)
+@compiled()
 def _extend(prefix: Array, best: Array, k: int, new: Array, start: Array) -> None:
     """Best cost of the bins 0 … j−1 with one more cluster than ``best``, which has k, and the start of the last one.
 
@@ -63,7 +62,7 @@ def kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array]:
     return total, start
 
 
-@compiled(instead=vectorized.put_last_at_zero)
+@compiled()
 def _put_last_at_zero(prefix: Array, free: Array, k: int, new: Array, start: Array, is_zero: Array) -> None:
     """Turn the last of k + 1 clusters into the one at zero where that costs less, given none before it is at zero."""
     # The cost of a cluster at zero is a difference of prefix sums, so its best start minimises the part before it.
@@ -98,7 +97,7 @@ def pinned_kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array, Array
     return total, free_start, start, is_zero
 
 
-@compiled(instead=vectorized.lloyd)
+@compiled()
 def lloyd(position: Array, prefix: Array, edges: Array, pinned: int, most: int) -> Array:
     """Move the edges between clusters to the midpoints of neighbouring centres until they are stable.
 

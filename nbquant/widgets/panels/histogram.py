@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from nbquant.models.layers import layer_label
+from nbquant.models.layers import layer_label, layers_label
 from nbquant.quantization.clustering import WHOLE
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.rate import lengths_for
 from nbquant.views.histogram import HistogramData, draw_histogram, histogram_data, histogram_table
 from nbquant.widgets.panels.panel import Panel
-from nbquant.widgets.readout import listed
 from nbquant.widgets.state import ExplorerState
 
 _NONE = np.zeros(0)
@@ -30,7 +29,7 @@ def data(state: ExplorerState, whole: bool) -> HistogramData | None:
         lengths_for(clusters.counts, state.coding) if whole else _NONE,
         thresholds=clusters.threshold,
         pruned_zeros=statistics.zeros_of(group) if statistics.pruned else 0,
-        label=listed(state.selection.layers) if group == WHOLE else layer_label(group),
+        label=layers_label(state.selection.layers) if group == WHOLE else layer_label(group),
     )
 
 

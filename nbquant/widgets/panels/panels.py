@@ -1,6 +1,6 @@
 """The one list of panels."""
 
-from nbquant.widgets.figure_panel import FigurePanel
+from nbquant.widgets.front.figure_panel import FigurePanel
 from nbquant.widgets.panels.error import ERROR, WEIGHTED_ERROR
 from nbquant.widgets.panels.finetuning import FINETUNING
 from nbquant.widgets.panels.heatmap import HEATMAP

@@ -1,0 +1,1 @@
+"""The front end: widgets with their JavaScript and CSS, and plotly.js."""

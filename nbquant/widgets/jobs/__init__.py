@@ -1,0 +1,1 @@
+"""Background jobs: scheduling, progress, errors, and one file for each job."""

@@ -1,0 +1,125 @@
+"""Compute all curves of a selection in the background, the chosen one first."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nbquant.analysis.bounds import rate_distortion_bound
+from nbquant.analysis.curve import curve_of
+from nbquant.analysis.curves import tabulated_pairs
+from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import curve
+from nbquant.quantization.moments import Calibration
+from nbquant.quantization.selection import Selection
+from nbquant.sensitivity.result import Sensitivity
+from nbquant.views.bound import BoundData, bound_data
+from nbquant.widgets.jobs.jobs import Jobs
+from nbquant.widgets.jobs.slot import Report
+from nbquant.widgets.jobs.weights import Weights
+from nbquant.widgets.settings import Settings
+
+SLOT = "curves"
+PREVIEW = 0.05  # bit/weight that the bound may be off
+BOUND = "bound"  # beside the curves, as it is of the same weights
+CALIBRATION = "calibration"  # likewise
+
+Curves = dict[tuple[str, bool], list[OperatingPoint]]
+
+
+@dataclass(frozen=True, eq=False)
+class CurveInputs:
+    """Inputs that curves were computed from.
+
+    Attributes:
+        settings: Settings for which they were asked; of the target and the chosen method newer ones count.
+        weights: Where the selection was taken from.
+        selection: The weights, with their sensitivities undamped.
+        statistics: Of them, damped.
+    """
+
+    settings: Settings
+    weights: Weights
+    selection: Selection
+    statistics: Statistics
+
+
+class CurvePass:
+    """Computes the curves of the newest settings, and drops those that are no longer asked for."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        show: Callable[[CurveInputs, Curves], None],
+        wanted: Callable[[], Settings],
+        calibrate: Callable[[Report], Calibration],
+    ) -> None:
+        """Run in the slot "curves" of ``jobs``.
+
+        Args:
+            jobs: Where to run.
+            show: Gets what was found so far, under the lock: first the chosen curve, in the end all.
+            wanted: The settings as they are now, of which method and target count.
+            calibrate: Finds the calibration that error feedback needs.
+        """
+        self._jobs, self._show, self._wanted, self._calibrate = jobs, show, wanted, calibrate
+
+    def start(self, settings: Settings, weights: Weights, selection: Selection, last: CurveInputs | None) -> None:
+        """Go for the curves of a selection; what ``last`` knows of it is not computed again."""
+        look, h = weights.looking_at(selection), weights.sensitivity
+        offset = _offset(h, settings.damping)
+        known = last is not None and last.weights is weights and last.selection.layers == selection.layers
+        same = last.statistics if last is not None and known and last.statistics.offset == offset else None
+
+        def work(report: Report) -> tuple[CurveInputs, Curves]:
+            basis = CurveInputs(settings, weights, selection, look(report).damped(offset) if same is None else same)
+            found: Curves = {}
+            keys = tabulated_pairs()
+            while len(found) < len(keys):
+                left = [key for key in keys if key not in found]
+                chosen = self._wanted().key
+                key = chosen if chosen in left else left[0]
+                found[key] = curve(settings.family(*key), basis.statistics)
+                with self._jobs.lock:
+                    report(len(found), len(keys))
+                    if key == self._wanted().key:
+                        self._show(basis, dict(found))
+            if BOUND not in basis.statistics.curves:
+                basis.statistics.curves[BOUND] = _bound(basis.statistics)
+            wanted = self._wanted()
+            if wanted.record.curve is None:
+                return self._run(wanted, basis, found, report)
+            return basis, found
+
+        self._jobs.start(SLOT, "Computing curves", work, lambda result: self._show(*result))
+
+    def _run(self, wanted: Settings, basis: CurveInputs, found: Curves, report: Report) -> tuple[CurveInputs, Curves]:
+        """The curve of a method that has to run, shown as it grows; what ran is kept with the statistics."""
+        known: dict[Any, Any] = basis.statistics.curves
+        if wanted.record.needs_calibration:
+            if CALIBRATION not in known:
+                known[CALIBRATION] = self._calibrate(report)
+            basis = replace(basis, selection=replace(basis.selection, calibration=known[CALIBRATION]))
+        here = wanted.family(*wanted.key)
+        selection = basis.selection.damped(basis.statistics.offset)
+        running = curve_of(here, selection, points=known.get(here, []), progress=lambda _done, _total: report(0, None))
+        for points in running.toward(wanted.target):
+            known[here] = points
+            with self._jobs.lock:
+                report(len(points), None)
+                if wanted.key == self._wanted().key and any(wanted.target.met(p) for p in points):
+                    self._show(basis, {**found, wanted.key: points})
+        return basis, {**found, wanted.key: known.get(here, [])}
+
+
+def _bound(statistics: Statistics) -> BoundData | None:
+    """Compute the rate-distortion bound, as near as a picture shows it; None where all weights are alike or zero."""
+    try:
+        return bound_data(rate_distortion_bound(statistics, gap=PREVIEW, progress=False), statistics)
+    except ValueError:
+        return None
+
+
+def _offset(sensitivity: Sensitivity | None, damping: float) -> float:
+    """Compute what damping adds to each h [loss/weight²]."""
+    return damping * sensitivity.mean if sensitivity is not None and damping else 0.0

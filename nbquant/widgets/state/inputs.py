@@ -1,0 +1,144 @@
+"""Declare the explorer's inputs as traits, and set them from settings and operating points."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from threading import get_ident
+from typing import Any
+
+import traitlets
+
+from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.quantization import methods
+from nbquant.quantization.kmeans import KMeans
+from nbquant.sensitivity import estimators
+from nbquant.widgets.jobs.jobs import message_of
+from nbquant.widgets.kinds import MOST
+from nbquant.widgets.settings import DRIVERS, SIZES, Settings
+
+SETTINGS = tuple(field.name for field in fields(Settings) if field.name not in ("driver", "value"))
+"""Inputs that results follow from, beside those of :data:`DRIVERS`."""
+
+
+class Inputs(traitlets.HasTraits):
+    """Inputs as traits.
+
+    One of ``ratio``, ``rate``, ``levels``, ``lmbda`` and ``step`` is asked for, the one that was set last; the others
+    follow the point.
+
+    Attributes:
+        layers: Names of the selected layers.
+        method: Name of a method. Those without a curve run on the weights at several λ, in the background.
+        weighted: Weigh by sensitivity.
+        coding: Name of a code. It and ``per_layer`` start as the method has them by default, and do so again on a
+            change of method, unless they had been changed.
+        per_layer: A codebook for each layer, or one for all.
+        pinned_zero: For k-means: one of the levels is exactly zero.
+        ratio: Compression ratio of the selection; asked for, it is the least.
+        rate: R [bit/weight]; asked for, it is the largest.
+        levels: Number of reconstruction values; asked for, it is the largest.
+        lmbda: λ of ECSQ [loss/bit]; 0 for other methods.
+        step: Δ of uniform quantization [weight]; 0 for other methods.
+        estimator: Name of the sensitivity estimator.
+        samples: Calibration samples that it sees; 0 is all.
+        damping: ε of h + ε·mean(h). Without it ECSQ sets many weights of small h to zero at high ratios, whose errors
+            point the same way, so that far more accuracy is lost than the diagonal predicts.
+        focus: Parameter whose sensitivities are shown.
+        density: Part of the weights that pruning keeps.
+        epochs: Passes over the training batches that fine-tuning makes.
+        path: File that is saved to, ending in ``.nbq``.
+        log_count: Whether the histogram's axis of counts is logarithmic.
+        pooling: "max" or "mean" of the entries that share a pixel of a map.
+        size: "standard", "compact" (half a screen) or "projection" (for a class).
+        compared: Place of the pin to be compared with; −1 for none.
+        driver: Which of ``ratio``, ``rate``, ``levels``, ``lmbda`` and ``step`` is asked for.
+    """
+
+    layers = traitlets.Tuple()
+    method = traitlets.Unicode(KMeans.method)
+    weighted = traitlets.Bool(KMeans.weighted)
+    coding = traitlets.Unicode(KMeans.coding)
+    per_layer = traitlets.Bool(KMeans.per_layer)
+    pinned_zero = traitlets.Bool(KMeans.pinned_zero)
+    ratio = traitlets.Float(14.0)
+    rate = traitlets.Float(0.0)
+    levels = traitlets.Int(0)
+    lmbda = traitlets.Float(0.0)
+    step = traitlets.Float(0.0)
+    estimator = traitlets.Unicode(estimators.DEFAULT.name)
+    samples = traitlets.Int(0, min=0)
+    damping = traitlets.Float(0.1, min=0.0)
+    focus = traitlets.Unicode()
+    epochs = traitlets.Int(1, min=1)
+    density = traitlets.Float(0.1, min=0.0, max=1.0)
+    path = traitlets.Unicode("model.nbq")
+    log_count = traitlets.Bool(False)
+    pooling = traitlets.Enum(("max", "mean"), "max")
+    size = traitlets.Enum(SIZES, "standard")
+    compared = traitlets.Int(-1)
+    driver = traitlets.Enum(DRIVERS, "ratio", read_only=True)
+
+    _writer: int | None = None  # thread in which settings or a point move the inputs
+
+    @property
+    def _is_following(self) -> bool:
+        """Whether inputs change now, in this thread, because settings or a point move them."""
+        return self._writer == get_ident()
+
+    def _first_settings(self, inputs: Mapping[str, Any], layers: tuple[str, ...]) -> Settings:
+        """Set the first values of inputs, and collect them as settings.
+
+        Raises:
+            TypeError: An unknown name.
+            ValueError: A value that an input cannot have, or several targets.
+        """
+        known = [name for name, trait in self.traits().items() if not trait.read_only]
+        usual = methods.named(inputs["method"]).options if inputs.get("method") in methods.names() else {}
+        for name, value in ({name: usual[name] for name in usual if name in SETTINGS} | dict(inputs)).items():
+            if name not in known:
+                raise TypeError(f"the explorer's inputs are {', '.join(known)}, but {name!r} came")
+            try:
+                self.set_trait(name, value)
+            except traitlets.TraitError as error:
+                raise ValueError(f"{name} cannot be {value!r}: {message_of(error)}") from None
+        asked = [name for name in DRIVERS if name in inputs] or ["ratio"]
+        if len(asked) > 1:
+            raise ValueError(f"at most one of {', '.join(DRIVERS)} can be asked for, but {' and '.join(asked)} came")
+        own = {name: getattr(self, name) for name in SETTINGS}
+        return Settings(**{**own, "layers": layers}, driver=asked[0], value=getattr(self, asked[0]))
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """Convert a value as the input of this name does, or reject it with a ValueError."""
+        try:
+            if isinstance(value, float) and not -MOST < value < MOST:
+                raise traitlets.TraitError("it is not finite")
+            return self.traits()[name]._validate(self, value)
+        except traitlets.TraitError as error:
+            raise ValueError(f"{name} cannot be {value!r}: {message_of(error)}"[:400]) from None
+
+    def _put(self, settings: Settings, point: OperatingPoint | None) -> None:
+        """Set all inputs from settings, and the quantities that are not asked for from the point."""
+        with self._following():
+            self.set_trait("driver", settings.driver)
+            for name in SETTINGS:
+                self.set_trait(name, getattr(settings, name))
+            self.set_trait(settings.driver, settings.value)
+            if point is not None:
+                self._follow(point)
+
+    def _follow(self, point: OperatingPoint) -> None:
+        """Set the quantities that are not asked for to those of the point."""
+        own = {"levels": point.levels, "rate": point.rate, "ratio": point.compression_ratio, "lmbda": 0.0, "step": 0.0}
+        own |= {point.quantizer.parameter.name: point.parameter} if point.quantizer.parameter.name != "levels" else {}
+        with self._following():
+            for name in DRIVERS:
+                if name != self.driver:
+                    self.set_trait(name, own[name])
+
+    @contextmanager
+    def _following(self) -> Iterator[None]:
+        outer, self._writer = self._writer, get_ident()
+        try:
+            yield
+        finally:
+            self._writer = outer

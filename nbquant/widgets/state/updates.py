@@ -1,0 +1,203 @@
+"""Update the results when settings, sensitivities or the module change."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from nbquant.models.evaluate import Loss
+from nbquant.models.select import Sensitivities
+from nbquant.pipeline.prune import Pruned
+from nbquant.quantization.moments import Calibration
+from nbquant.widgets.jobs.curves import CurvePass
+from nbquant.widgets.jobs.estimate import estimate
+from nbquant.widgets.jobs.jobs import message_of
+from nbquant.widgets.jobs.network import Network
+from nbquant.widgets.jobs.save import ledger_of_file
+from nbquant.widgets.jobs.slot import Report
+from nbquant.widgets.jobs.weights import Weights
+from nbquant.widgets.jobs.workbench import Workbench
+from nbquant.widgets.settings import DRIVERS, Settings
+from nbquant.widgets.state.estimates import Estimates
+from nbquant.widgets.state.history import History
+from nbquant.widgets.state.inputs import SETTINGS
+from nbquant.widgets.state.results import Results
+
+SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save", "deliver", "brush")
+
+
+class Updates(Results):
+    """Results that follow the settings, with the weights and the network that they are computed from."""
+
+    def __init__(
+        self,
+        model: nn.Module | str | os.PathLike[str],
+        data: Any,
+        sensitivity: Sensitivities | None,
+        loss: Loss | None,
+        inputs: dict[str, Any],
+    ) -> None:
+        """Start on the first results; arguments and errors as of :class:`ExplorerState`."""
+        super().__init__(SLOTS, lambda quantized: ledger_of_file(self._weights, quantized))
+        self._weights = Weights(model, sensitivity, inputs.pop("layers", None))
+        self.selection = self._weights.first
+        self.settings = self._first_settings(inputs, self.selection.layers)
+        self._original = self._weights.origin
+        self._network = Network.of(self._original, data, loss)
+        self._curves = CurvePass(self._jobs, self._show_curves, lambda: self.settings, self._calibration)
+        self._history = History()
+        self._cancelled = False
+        self._estimates = Estimates(None if sensitivity is None else self._weights)
+        self.available_layers = self._weights.layers
+        self._put(self.settings, None)
+        # Until the curves are there; a control must not cut the ratio that was asked for.
+        self.set_trait("ratio_bounds", (min(1.0, self.ratio), max(32.0, 1.1 * self.ratio)))
+        if sensitivity is not None:
+            self._weigh(self.estimator, self.samples, self._weights)
+        self._reselect()
+        self.observe(self._on_input, [*SETTINGS, *DRIVERS])
+        self.observe(lambda change: self._on_focus(), ["focus"])
+        if sensitivity is None and self._network is not None:
+            self.estimate()
+
+    @property
+    def lacking(self) -> str:
+        """What is missing to estimate, fine-tune and measure, and how to give it; "" if nothing is."""
+        if self._network is not None:
+            return ""
+        if isinstance(self._weights.origin, nn.Module):
+            return "there are no data; give them with explore(model, data)"
+        return "a checkpoint has weights only; load it into its module, and call explore(model, data)"
+
+    def _workbench(self) -> Workbench:
+        return Workbench(self._jobs, self._weights, self._network, self.lacking, self._exact, self.finetuned)
+
+    # What follows from an input.
+
+    def _on_input(self, change: Any) -> None:
+        if not self._is_following:
+            with self._deciding():
+                self._accept(self.settings.changed(change["name"], change["new"], self.ratio), change["name"])
+
+    def _on_focus(self) -> None:
+        with self._jobs.lock:
+            self.set_trait("by_hand", None)
+            self._brush.clear()
+            self._show_table()
+
+    @contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """Do what the user asks as a whole, or tell why not, when all inputs are as they were."""
+        with self._jobs.lock:
+            try:
+                yield
+            except (ValueError, TypeError, OSError) as error:
+                self._jobs.tell("inputs", message_of(error))
+                self._put(self.settings, self.point)
+            else:
+                self._jobs.tell("inputs", "")
+
+    def _accept(self, settings: Settings, step: str = "") -> None:
+        """Let new settings be a step of their own, or part of the last change of the same input."""
+        if settings != self.settings:
+            self._history.record(self.settings, step)
+        self._go(settings)
+
+    def _go(self, settings: Settings | None) -> None:
+        """Set all inputs at once, and then what follows from them."""
+        if settings is None:
+            return
+        before, self.settings = self.settings, settings
+        self._put(settings, self.point)
+        self.set_trait("can_undo", self._history.can_undo)
+        self.set_trait("can_redo", self._history.can_redo)
+        self.set_trait("by_hand", None)
+        changed = {f.name for f in fields(Settings) if getattr(before, f.name) != getattr(settings, f.name)}
+        again, self._cancelled = self._cancelled, False
+        if changed & {"estimator", "samples"}:
+            again |= self._reweigh()
+        if again or changed & {"layers", "damping"}:
+            coming = self._reselect()
+        else:
+            coming = bool(changed & {"coding", "per_layer", "pinned_zero"}) or self._has_to_run()
+            if coming:
+                self._compute_curves()
+        if not coming:
+            self._choose()
+
+    # Sensitivities and modules.
+
+    def estimate(self) -> None:
+        """Estimate the sensitivities with the chosen estimator, in the background."""
+        weights, estimator, samples = self._weights, self.settings.estimator, self.settings.samples
+
+        def show(found: Mapping[str, Tensor]) -> None:
+            self._weigh(estimator, samples, weights.weighed(found, self.selection.layers))
+            self._reselect()
+
+        estimate(self._workbench(), estimator, samples, show)
+
+    def _weigh(self, estimator: str, samples: int, weights: Weights) -> None:
+        """Use other sensitivities."""
+        self._estimates.use(estimator, samples, weights)
+        self._weights = weights
+        self.set_trait("sensitivity", weights.sensitivity)
+
+    def _reweigh(self) -> bool:
+        """Use the sensitivities of the chosen estimator, at once if they are at hand; whether they changed at once."""
+        estimator, samples = self.settings.estimator, self.settings.samples
+        found = self._estimates.get(estimator, samples)
+        if found is None:
+            self.estimate()
+            return False
+        self._jobs.cancel("sensitivity")
+        self._jobs.tell("sensitivity", "")
+        swapped = self._weights is not found
+        self._weigh(estimator, samples, found)
+        return swapped
+
+    def _start_from(self, pruned: Pruned, density: float) -> None:
+        """Start again from a pruned module; results of the module before are dropped."""
+        weights = Weights(pruned.model, self.sensitivity, self._weights.asked_for(self.selection.layers))
+        assert isinstance(weights.origin, nn.Module)
+        self._jobs.cancel("finetune", "accuracy", "sensitivity")
+        self._exact.follow(None)
+        self._brush.clear()
+        for name in ("by_hand", "finetuned", "measurement"):
+            self.set_trait(name, None)
+        self._estimates.start_again(self._weights, weights)
+        self._weights = weights
+        if self.sensitivity is not None and self._network is None:
+            self._weigh(self.settings.estimator, self.settings.samples, weights)
+        self.pruned_to = density
+        self.set_trait("pruned", pruned)
+        self._reselect()
+        if self._network is not None:
+            self._network = self._network.with_model(weights.origin)
+            self.estimate()
+
+    def _reselect(self) -> bool:
+        """Select the layers anew; whether they can be."""
+        with self._jobs.lock, self._jobs.reporting("layers"):
+            self.selection = self._weights.select(self.settings.layers)
+            self.set_trait("parameters", tuple(t.name for t in self.selection))
+            if self.focus not in self.parameters:
+                self.focus = max(self.selection, key=lambda t: t.weight.numel()).name
+            self._compute_curves()
+            return True
+        return False
+
+    def _compute_curves(self) -> None:
+        """Compute all curves of the selection, the chosen method's first, so that the picture follows at once."""
+        now = self.settings
+        estimator, samples = self._estimates.in_use or (now.estimator, now.samples)
+        in_effect = replace(now, layers=self.selection.layers, estimator=estimator, samples=samples)
+        self._curves.start(in_effect, self._weights, self.selection, self._curves_of)
+
+    def _calibration(self, report: Report) -> Calibration:
+        if self._network is None:
+            raise ValueError(f"error feedback cannot be calibrated: {self.lacking}")
+        return self._network.calibrate(report)

@@ -1,0 +1,143 @@
+"""Put the results of an :class:`ExplorerState` into read-outs and captions."""
+
+from typing import Any
+
+from nbquant.coding import codes
+from nbquant.coding.ledger import Ledger
+from nbquant.models.evaluate import Evaluation
+from nbquant.models.layers import layers_label
+from nbquant.quantization import methods
+from nbquant.views.palette import method_style
+from nbquant.widgets.state import ExplorerState
+
+STYLE = """
+.nbquant-explorer { color: var(--jp-ui-font-color1, inherit); font-family: var(--jp-ui-font-family, sans-serif); }
+.nbquant-explorer .widget-label, .nbquant-explorer .widget-label-basic { color: var(--jp-ui-font-color1, inherit); }
+.nbquant-explorer :is(button, select, input, textarea):focus-visible {
+  outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
+.nbquant-error { border-left: 4px solid var(--jp-error-color1, #d32f2f); padding: 4px 10px; line-height: 1.4; }
+.nbquant-code textarea { font-family: var(--jp-code-font-family, monospace); font-size: 12px; line-height: 1.4; }
+.nbquant-explorer button.nbquant-restore { font-size: 0 !important; }
+.nbquant-restore::after { content: "Restore session"; font-size: 13px; }  /* without the number of files */
+.nbquant-projection .nbquant-restore::after { font-size: 16px; }
+.nbquant-projection .widget-label { min-width: 100px; }
+.nbquant-projection :is(.widget-label, .widget-label-basic, select, input, button, .widget-html-content) {
+  font-size: 16px !important; }
+.nbquant-projection :is(.widget-dropdown, .widget-text, .widget-checkbox) { width: 360px !important; }
+"""
+
+
+def facts(state: ExplorerState) -> list[dict[str, str]]:
+    """Read-outs beside those of the operating point: label, value, note."""
+    accuracy, original = _accuracy(state)
+    size, against = _file(state)
+    found = [
+        {"label": "measured accuracy", "value": accuracy, "note": original},
+        *_divergence(state),
+        {"label": "file", "value": size, "note": against},
+    ]
+    left = state.selection.left_out
+    if left is not None:
+        kept = f"{100 * left.share:.1f} % of all weights"
+        found.append({"label": "not quantized", "value": kept, "note": f"{', '.join(left.dtypes)}, stay as they are"})
+    return found
+
+
+def predicted_loss(state: ExplorerState) -> float:
+    """Predicted loss increase of what is shown [loss]; of fine-tuned values, which it does not hold for, before."""
+    assert state.point is not None
+    if state.by_hand is not None or state.exact is None:
+        return (state.by_hand or state.point).predicted_loss_increase
+    return state.exact.predicted_loss_increase
+
+
+def newest_ledger(state: ExplorerState) -> Ledger | None:
+    """Of the file that would be saved; until it is known, of what would be in it beside names and checksums."""
+    if state.ledger is not None and state.by_hand is None:
+        return state.ledger
+    costs: Any = state.by_hand or (state.point if state.kept is None else state.kept)
+    return None if costs is None else costs.ledger + Ledger(unquantized=state.selection.unselected_bits)
+
+
+def note(state: ExplorerState) -> str:
+    """What the predicted loss increase rests on."""
+    if state.by_hand is not None and state.point is not None:
+        now, before = state.by_hand.predicted_loss_increase, state.point.predicted_loss_increase
+        return f"by hand: {now / before - 1:+.2%} loss" if before > 0 else "by hand"
+    if state.exact is not None and state.finetuned is not None:
+        return "before fine-tuning"
+    if state.point is not None and methods.of(state.point.quantizer).needs_calibration:
+        return "by the diagonal alone: measure"
+    if state.sensitivity is not None:
+        return f"h: {state.sensitivity.method}"
+    return "h = 1: none given" if state.lacking else "with h = 1"
+
+
+def caption(state: ExplorerState, short: bool = False) -> str:
+    """Settings and what came of them, in a line; where ``short`` without what they cost."""
+    point = state.point
+    if point is None:
+        return ""
+    costs = point if state.kept is None else state.kept
+    q = point.quantizer
+    code = codes.named(q.coding).title
+    said = f"{method_style(q.method, q.weighted).label}, {costs.levels} levels, {code}"
+    if q.per_layer:
+        said += ", per layer"
+    if short:
+        return said
+    accuracy = _accuracy(state)[0]
+    measured = "" if state.measurement is None else f", {accuracy}"
+    return (
+        f"{said}: {costs.compression_ratio:.2f}×, {costs.rate:.3f} bit/weight, predicted loss "
+        f"+{predicted_loss(state):.3g}{measured}. {layers_label(state.selection.layers)}"
+    )
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as people say it; a kB is 1000 of them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+
+
+def _accuracy(state: ExplorerState) -> tuple[str, str]:
+    if state.measurement is None:
+        return "–", ("needs model and data" if state.lacking else "")
+    now, before = state.measurement.evaluation, state.measurement.original
+    beside = now.comparison
+    error = "" if beside is None or beside.accuracy_error is None else f" ± {100 * beside.accuracy_error:.2f}"
+    change = ""
+    if beside is not None and beside.accuracy_change is not None:
+        change = f", {100 * beside.accuracy_change:+.2f}{error} points".replace("-", "−")
+    return f"{_said(now)} of {now.labels or now.samples:,}", f"original {_said(before)}{change}"
+
+
+def _divergence(state: ExplorerState) -> list[dict[str, str]]:
+    """How far predictions are from the original's; nothing before it is measured."""
+    beside = None if state.measurement is None else state.measurement.evaluation.comparison
+    if beside is None:
+        return []
+    note = f"99 % below {beside.kl_99:.3g}, {beside.agreement:.1%} predicted alike"
+    return [{"label": "KL divergence from original", "value": f"{beside.kl_mean:.3g} nat", "note": note}]
+
+
+def _said(evaluation: Evaluation) -> str:
+    if evaluation.accuracy is None:
+        return f"loss {evaluation.loss:.4f}"
+    bits = evaluation.bits_per_label
+    more = f", {bits:.3f} bit/label" if evaluation.is_sequence and bits is not None else ""
+    return f"{100 * evaluation.accuracy:.2f} %{more}"
+
+
+def _file(state: ExplorerState) -> tuple[str, str]:
+    ledger = newest_ledger(state)
+    if ledger is None:
+        return "–", ""
+    before = state.selection.source_bits + state.selection.unselected_bits
+    known = state.ledger is not None and state.by_hand is None
+    saved = "saved" if state.file is not None else "not saved"
+    about = "" if known else "≈ "  # names and checksums come on top, which are known a moment later
+    return f"{about}{size_text(ledger.total / 8)}", f"{before / max(ledger.total, 1):.1f}×, {saved}"

@@ -1,0 +1,96 @@
+"""Prune from the state: all that follows is of the pruned module."""
+
+import pytest
+import torch
+from torch import nn
+
+import nbquant as nq
+from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.view.explorer import explore
+
+WAIT = 60
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 5))
+
+
+def batches():
+    torch.manual_seed(1)
+    return [(torch.randn(16, 20), torch.randint(5, (16,))) for _ in range(4)]
+
+
+def prune(state, density):
+    state.density = density
+    state.prune()
+    assert state.wait(WAIT)
+    assert state.error == ""
+
+
+def test_pruned_module_is_estimated_quantized_measured_and_saved(tmp_path):
+    model = network()
+    state = ExplorerState(model, batches(), ratio=12.0)
+    assert state.wait(WAIT)
+    h, original = state.sensitivity, nq.evaluate(model, batches(), progress=False)
+    prune(state, 0.3)
+    assert state.pruned.density == pytest.approx(0.3)
+    assert state.sensitivity is not h
+    assert state.point.ledger["position_payload"] > 0
+    assert sum(int((t.weight != 0).sum()) for t in state.selection if t.weight.ndim == 2) == 300
+    state.measure()
+    state.save(tmp_path / "model.nbq")
+    assert state.wait(WAIT)
+    assert state.measurement.original == original  # of what was given
+    restored = nq.load(tmp_path / "model.nbq").apply(model)
+    assert nq.evaluate(restored, batches(), progress=False, reference=model) == state.measurement.evaluation
+    assert int((restored[0].weight != 0).sum()) == int((state.pruned.model[0].weight != 0).sum())
+    assert int((model[0].weight == 0).sum()) == 0
+
+
+def test_pruning_starts_from_the_module_that_was_given():
+    state = ExplorerState(network(), batches(), ratio=6.0, layers="2")
+    assert state.wait(WAIT)
+    prune(state, 0.25)
+    prune(state, 0.5)
+    assert state.pruned.density == pytest.approx(0.5)
+    assert state.layers == ("2",)
+    state.layers = ("0", "2")
+    assert state.wait(WAIT)
+    assert state.error == ""
+    assert sum(int((t.weight != 0).sum()) for t in state.selection if t.weight.ndim == 2) == 500
+
+
+def test_without_data_weights_are_only_set_to_zero():
+    model = network()
+    h = {name: torch.rand(p.shape) + 0.01 for name, p in model.named_parameters()}
+    state = ExplorerState(model, sensitivity=h, ratio=6.0)
+    assert state.wait(WAIT)
+    prune(state, 0.2)
+    kept = state.pruned.masks["0.weight"]
+    weight = next(t.weight for t in state.selection if t.name == "0.weight")
+    assert torch.equal(weight, torch.where(kept, model[0].weight, 0.0))
+    assert torch.equal(state.sensitivity["0.weight"], h["0.weight"])
+
+
+def test_density_out_of_range_is_an_error_and_changes_nothing():
+    state = ExplorerState(network(), batches(), ratio=6.0)
+    assert state.wait(WAIT)
+    before = state.point
+    state.density = 0.0
+    state.prune()
+    assert state.wait(WAIT)
+    assert "density" in state.error
+    assert state.point is before
+    assert state.pruned is None
+
+
+def test_view_prunes():
+    explorer = explore(network(), batches(), ratio=6.0)
+    assert explorer.state.wait(WAIT)
+    explorer.keep._density.value = 0.25
+    explorer.keep._prune.click()
+    assert explorer.state.wait(WAIT)
+    assert explorer.state.pruned.density == pytest.approx(0.25)
+    assert "Pruned to a density of 0.25." in explorer.keep._outcome.value
+    assert "pruned zeros" in explorer.panel.histogram["layout"]["title"]["text"]
