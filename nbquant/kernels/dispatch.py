@@ -397,7 +397,7 @@ def compensate_along(
     fixed: np.ndarray,
     integers: np.ndarray,
 ) -> None:
-    """See :func:`nbquant.kernels.reference.compensate_along`; ``off`` and the arguments after ``restart`` are modified."""
+    """See :func:`nbquant.kernels.reference.compensate_along`; ``off`` and all after ``restart`` are modified."""
     arrays: list[Any] = [x.contiguous().numpy() for x in (target, carried, coupling, outputs, off)]
     bits = np.ascontiguousarray(price, np.float64)
     transition = reference.TRANSITION
