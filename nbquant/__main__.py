@@ -1,4 +1,4 @@
-"""The command line as ``python -m nbquant``."""
+"""Entry point of ``python -m nbquant``."""
 
 from nbquant.cli import main
 

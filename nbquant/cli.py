@@ -33,7 +33,7 @@ JUPYTER = Path(__file__).parent / "jupyter"
 
 
 def _usual(option: str, said: Mapping[Any, str] | None = None) -> str:
-    """The defaults of an option, and the methods that have them."""
+    """List the defaults of an option, with the methods that have each."""
     found: dict[Any, list[str]] = {}
     for method in methods.METHODS:
         found.setdefault(getattr(method.make, option), []).append(method.name)
@@ -116,8 +116,8 @@ def quantize(
 ) -> None:
     """Quantize CHECKPOINT, a safetensors file or a folder with an index and shards, into a .nbq file.
 
-    Name one target: --ratio, --rate or --levels, or the method's own --lmbda or --step. What is not chosen by --layers
-    is stored as it is. Options that are left out are as the method has them by default.
+    Give one target: --ratio, --rate or --levels, or the method's own --lmbda or --step. Tensors not chosen by --layers
+    are stored unchanged. Options that are left out have the method's defaults.
     """
     if sum(target is not None for target in (ratio, rate, levels, lmbda, step)) != 1:
         raise click.UsageError("Exactly one of --ratio, --rate, --levels, --lmbda and --step is required.")
@@ -125,7 +125,7 @@ def quantize(
         raise click.UsageError("--damping is added to sensitivities: name their file with --sensitivity.")
     h = nq.load_sensitivity(sensitivity).damped(damping) if sensitivity and damping else sensitivity
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what is left out is said below
+        warnings.simplefilter("ignore", UserWarning)  # weights left out are reported below
         selection = nq.select(checkpoint, h, list(layers) or None)
     asked: dict[str, Any] = {"weighted": False if plain else None, "coding": coding, "per_layer": per_layer}
     asked |= {"pinned_zero": True} if pinned_zero else {}
@@ -143,7 +143,7 @@ def quantize(
     )
     ledger = nq.save(quantized, out, checkpoint, progress=_on_terminal())
     if selection.left_out is not None:
-        _say(f"Not quantized, stored as they were: {selection.left_out}.", sys.stderr)
+        _say(f"Not quantized, stored unchanged: {selection.left_out}.", sys.stderr)
     if _on_terminal():
         before = quantized.source_bits + quantized.unselected_bits
         _say(f"{_summary(out, ledger.total, before)}\n{quantized}", sys.stderr)
@@ -153,7 +153,7 @@ def quantize(
 @click.argument("file", type=_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def inspect(file: Path, as_json: bool) -> None:
-    """Show what a .nbq FILE holds: how it was made, where its bytes go, and its tensors."""
+    """Show the contents of a .nbq FILE: how it was made, where its bytes go, and its tensors."""
     stored = nq.load(file)
     frame = stored.to_frame()
     if as_json:
@@ -193,10 +193,10 @@ def decompress(file: Path, out: Path) -> None:
 def explore(sensitivity: Path | None, arguments: tuple[str, ...]) -> None:
     """Open the explorer in JupyterLab, on CHECKPOINT or on a bundled network.
 
-    The notebook is made in the current folder, unless one of its name is there already: then that is opened. Further
+    The notebook is created in the current folder, or opened if one of its name exists. Further
     options go to JupyterLab, for example --port=9000 or --no-browser.
     """
-    # An argument of its own would take JupyterLab's first option for the path, where there is none.
+    # As a separate argument it would take JupyterLab's first option for the path if there is none.
     is_named = bool(arguments) and not arguments[0].startswith("-")
     checkpoint = _EXISTING(arguments[0]) if is_named else None
     jupyter = arguments[1:] if is_named else arguments
@@ -223,8 +223,8 @@ def app(
 ) -> None:
     """Serve the explorer as a page without code, on CHECKPOINT or on a bundled network.
 
-    The page is for this machine only, and for who has its address: that has a token. Files are saved into the current
-    folder. Each window that opens the page has a process of its own; closing it ends that.
+    The page is served to this machine only, at an address with a token. Files are saved into the current
+    folder. Each window that opens the page has its own process, which ends when the window is closed.
     """
     if checkpoint and model:
         raise click.UsageError("Either CHECKPOINT or --model can be explored, not both.")
@@ -248,7 +248,7 @@ def app(
 
 
 def main() -> None:
-    """Run the command that the arguments name, and end with its exit code."""
+    """Run the command of the arguments, and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=plainly)
@@ -257,7 +257,7 @@ def main() -> None:
 
 
 def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
-    """Options by name; values are numbers, True, False or None, and texts where they are nothing of that."""
+    """Parse options by name; values are numbers, True, False or None, and otherwise text."""
     found: dict[str, Any] = {}
     for option in options:
         name, equals, value = option.partition("=")
@@ -272,7 +272,7 @@ def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
 
 @contextmanager
 def _exit_codes() -> Iterator[None]:
-    """Mistakes and mishaps as one line and an exit code; what is left is a defect of ours and keeps its traceback."""
+    """Report known errors in one line with an exit code; other exceptions are our bugs and keep their traceback."""
     try:
         yield
     except click.ClickException as error:
@@ -283,7 +283,7 @@ def _exit_codes() -> Iterator[None]:
     except CorruptFileError as error:
         _fail(str(error), DAMAGED)
     except OSError as error:
-        # Ours say it all in words; the system's name the file only beside the number.
+        # Our messages are complete; the system's name the file only beside the number.
         _fail(error.strerror if error.strerror and error.filename is None else str(error), FAILED)
     except ValueError as error:
         _fail(str(error), FAILED)
@@ -292,7 +292,7 @@ def _exit_codes() -> Iterator[None]:
 
 
 def _say(text: str, stream: IO[str] | None = None) -> None:
-    """Write a line to standard output, or to another stream, in its own encoding: click takes UTF-8 for ASCII."""
+    """Write a line to standard output, or another stream, in its own encoding: click takes UTF-8 for ASCII."""
     click.echo(text, file=stream or sys.stdout)
 
 
@@ -327,12 +327,12 @@ def _table(frame: pd.DataFrame) -> str:
 
 
 def _ours_first(variable: str) -> dict[str, str]:
-    """One of Jupyter's search paths, with our folder before what is there."""
+    """Prepend our folder to one of Jupyter's search paths."""
     return {variable: os.pathsep.join([str(JUPYTER), *filter(None, [os.environ.get(variable)])])}
 
 
 def _notebook_name(stem: str) -> str:
-    """Name of the notebook of a checkpoint; a long one is cut, but still one for each checkpoint."""
+    """Name the notebook of a checkpoint; a long name is cut, but stays unique to the checkpoint."""
     raw = stem.encode("utf-8", "surrogateescape")
     if len(raw) > MOST_STEM:
         stem = f"{shortened(stem, MOST_STEM - 9)}-{hashlib.blake2b(raw, digest_size=4).hexdigest()}"

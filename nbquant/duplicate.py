@@ -1,4 +1,4 @@
-"""Copies of models that share nothing with the original: no tensor, no class."""
+"""Copies of models that share no tensor and no class with the original."""
 
 import copy
 import gc
@@ -19,15 +19,15 @@ _SHARED_BY_COPIES = (type, types.ModuleType, types.FunctionType, types.BuiltinFu
 def duplicate(model: M) -> M:
     """Copy a model, so that nothing done to the copy changes the original.
 
-    This mends two faults of ``copy.deepcopy``. It refuses tensors with a gradient function, such as the weights that
-    ``torch.nn.utils.prune`` and the older ``weight_norm`` compute. And it leaves copies of parametrized modules in the
-    class of the original, which torch changes when a parametrization is added or removed.
+    It avoids two faults of ``copy.deepcopy``, which refuses tensors with a gradient function, such as the weights that
+    ``torch.nn.utils.prune`` and the older ``weight_norm`` compute; and which leaves copies of parametrized modules in
+    the class of the original, which torch changes when a parametrization is added or removed.
 
-    Tied parameters, shared modules and modes stay as they are. A plain attribute that is a view of a parameter becomes
+    Tied parameters, shared modules and modes are preserved. A plain attribute that is a view of a parameter becomes
     a view of the copy's parameter. Any other tensor with a gradient function becomes a constant of the same values.
 
     Args:
-        model: Any module. It is only read.
+        model: Any module; only read.
 
     Raises:
         ValueError: A part that cannot be copied, such as frozen weights of optimum-quanto.
@@ -41,10 +41,10 @@ def duplicate(model: M) -> M:
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise ValueError(
             f"a model that can be copied is required, but this {type(model).__name__} cannot be "
-            f"({str(error).partition('. ')[0]}): take out what cannot be copied, or pass the model as it was before "
-            "another library quantized it."
+            f"({str(error).partition('. ')[0]}): remove the part that cannot be copied, or pass the model as it was "
+            "before another library quantized it."
         ) from error
-    for copied in list(memo.values()):  # modules in plain lists too, which modules() does not know
+    for copied in list(memo.values()):  # also modules in plain lists, which modules() does not find
         if isinstance(copied, nn.Module) and is_parametrized(copied):
             copied.__class__ = _own_class(type(copied))
     return duplicated
@@ -78,6 +78,6 @@ def _view_in_copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
 
 
 def _own_class(shared: type) -> type:
-    """A class like the one that torch made for a parametrized module, for one module alone."""
+    """Copy the class that torch made for a parametrized module, for one module alone."""
     members = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
     return type(shared.__name__, shared.__bases__, members)

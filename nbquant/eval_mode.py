@@ -1,4 +1,4 @@
-"""A model in eval mode for a while."""
+"""Context manager that puts a model into eval mode and restores it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ from torch import nn
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and restore the modes of all its modules and its buffers whatever happens.
+    """Put a model into eval mode, and restore the modes of all its modules and its buffers in any case.
 
-    Some modules change buffers in eval mode too, such as counters of their calls.
+    Some modules change buffers even in eval mode, such as counters of their calls.
 
     Args:
         model: Any module.

@@ -1,4 +1,4 @@
-"""Weights that a forward hook computes from other parameters, and how to make parameters of them."""
+"""Detection of weights computed by forward hooks (pruning masks, weight and spectral norm)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ class HookedWeight:
     """A weight that is recomputed before each forward pass.
 
     Attributes:
-        module: Name of the module; "" is the model itself.
+        module: Name of the module; "" for the model itself.
         weight: Name of the weight in it.
-        by: What computes it: "prune", "weight_norm" or "spectral_norm" of ``torch.nn.utils``.
-        remove: The function of ``torch.nn.utils`` that makes a parameter of it.
+        by: The function that computes it: "prune", "weight_norm" or "spectral_norm" of ``torch.nn.utils``.
+        remove: The function of ``torch.nn.utils`` that turns it into a parameter.
     """
 
     module: str
@@ -27,12 +27,12 @@ class HookedWeight:
 
     @property
     def unmasked(self) -> str:
-        """Name of the parameter that ``prune`` computes it from."""
+        """Name of the parameter from which ``prune`` computes it."""
         return f"{self.module}.{self.weight}_orig" if self.module else f"{self.weight}_orig"
 
 
 def hooked_weights(model: nn.Module) -> Iterator[HookedWeight]:
-    """Find the weights that ``torch.nn.utils.prune`` and the older ``weight_norm`` and ``spectral_norm`` compute."""
+    """Find weights computed by ``torch.nn.utils.prune`` or the older ``weight_norm`` and ``spectral_norm``."""
     for name, module in model.named_modules(remove_duplicate=False):
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, BasePruningMethod):
@@ -54,13 +54,13 @@ def require_parameters(model: nn.Module) -> None:
 
 
 def require_unmasked(model: nn.Module, names: set[str]) -> None:
-    """Refuse parameters that ``torch.nn.utils.prune`` multiplies with a mask.
+    """Refuse parameters that ``torch.nn.utils.prune`` multiplies by a mask.
 
-    Their magnitudes and their rate are not those of the weights that the model uses.
+    Their magnitudes and rate are not those of the weights used by the model.
 
     Args:
         model: The model.
-        names: Parameters that are asked for.
+        names: Names of the requested parameters.
 
     Raises:
         ValueError: One of them is masked; names the module and what to call.

@@ -1,7 +1,7 @@
-"""Losses whose curvature has a closed form, recorded as a loss function calls them.
+"""Recording of torch loss functions with closed-form curvature inside a user's loss.
 
-A loss of a user's own mostly ends in one of torch's: ``cross_entropy(output.logits.transpose(1, 2), labels)``. Torch
-tells of these calls, so the closed forms hold for such losses as well, with class weights, ignored labels, smoothing
+Most losses end in one of torch's: ``cross_entropy(output.logits.transpose(1, 2), labels)``. Torch
+reports these calls, so the closed forms also hold for such losses, with class weights, ignored labels, smoothing
 and any reduction.
 """
 
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from nbquant.nested import map_tensors, tensors_in
 
 Loss = Callable[[Any, Any], Tensor]
-"""loss(output, target): the mean loss of a batch, from the output as the model gave it."""
+"""loss(output, target) returns the mean loss of a batch, from the model's unchanged output."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +27,15 @@ class Term:
     """A call of one of torch's losses.
 
     Attributes:
-        z: What it compared with targets: logits, or values.
-        value: What it returned.
-        norm: What the sum over places was divided by; 0 where every label is ignored.
-        mass: Σ_c t_c of each place, z's shape without the classes, for a softmax; None for losses that compare entry
-            by entry.
+        z: Input compared with targets: logits, or values.
+        value: Returned value.
+        norm: Divisor of the sum over places; 0 if every label is ignored.
+        mass: For a softmax, Σ_c t_c of each place, in z's shape without the classes; None for element-wise losses.
         dim: Dimension of the classes, for a softmax.
         target: Class of each place, for a softmax whose targets are classes.
         counts: Whether each place counts, for such a softmax: all but ignored labels.
         is_plain: Whether it is such a softmax without class weights or smoothing.
-        again: The unreduced loss of other values, for entry-by-entry losses.
+        again: For element-wise losses, the unreduced loss at other values.
     """
 
     z: Float[Tensor, "..."]
@@ -50,17 +49,17 @@ class Term:
     is_plain: bool = False
 
     def slope_of_places(self, slope: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """∂L/∂(unreduced loss of each place), from ∂L/∂value."""
+        """Compute ∂L/∂(unreduced loss of each place), from ∂L/∂value."""
         return slope / self.norm if self.norm else torch.zeros_like(slope)
 
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """What a loss function returned, and which of torch's losses it called on the way.
+    """The value of a loss function, and the calls of torch's losses in it.
 
     Attributes:
-        value: What it returned.
-        terms: The calls that the value depends on, each with ∂value/∂term; empty if that is not constant.
+        value: Returned value.
+        terms: The calls on which the value depends, each with ∂value/∂term; empty if that is not constant.
         calls: All calls.
     """
 
@@ -69,9 +68,9 @@ class Recorded:
     calls: tuple[Term, ...] = ()
 
     def mass(self, samples: int) -> float:
-        """Number that this batch's mean loss counts by, so that means of batches add up to that of all samples.
+        """Number of terms that this batch's mean loss averages, so that batch means combine to that of all samples.
 
-        Of a single term it is what it divides by: labels that count, or the sum of their class weights. Otherwise it
+        For a single term it is the divisor: labels that count, or the sum of their class weights. Otherwise it
         is the number of samples.
         """
         if len(self.terms) != 1:
@@ -82,10 +81,10 @@ class Recorded:
 
 
 def record(run: Callable[[], Any]) -> Recorded:
-    """Run a loss, or a model and its loss, and record which of torch's losses it calls.
+    """Run a loss, or a model and its loss, and record the calls of torch's losses.
 
     Args:
-        run: Returns the loss. Terms are recorded where the tensors that it starts from require gradients.
+        run: Returns the loss. Terms are recorded if the tensors that it starts from require gradients.
     """
     with _Recorder() as recorder:
         value = run()
@@ -93,16 +92,16 @@ def record(run: Callable[[], Any]) -> Recorded:
 
 
 def record_loss(loss: Loss, output: Any, target: Any) -> Recorded:
-    """Compute the loss of a batch without a graph, and record it.
+    """Compute and record the loss of a batch without a graph.
 
     Args:
         loss: The loss.
-        output: The model's output, as it gave it.
+        output: The model's unchanged output.
         target: Targets.
     """
     with torch.no_grad():
         found = record(lambda: loss(output, target))
-    if found.calls and not found.terms:  # something is done with what torch's losses give: only derivatives tell what
+    if found.calls and not found.terms:  # the values of torch's losses are processed further: derivatives tell how
         with torch.enable_grad():
             apart = map_tensors(lambda t: t.detach().requires_grad_() if t.is_floating_point() else t, output)
             found = replace(found, terms=record(lambda: loss(apart, target)).terms)
@@ -126,7 +125,7 @@ def _slopes(value: Any, terms: Sequence[Term]) -> tuple[tuple[Term, Tensor], ...
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes the calls of torch's losses."""
+    """Records the calls of torch's losses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +180,7 @@ def _cross_entropy(func: Callable[..., Any], z: Tensor, value: Tensor, given: di
 
 
 def _nll(func: Callable[..., Any], z: Tensor, value: Tensor, given: dict[str, Any]) -> Term | None:
-    """Cross-entropy of logarithms of probabilities: their softmax is what they are the logarithms of."""
+    """Cross-entropy from log-probabilities, which are the logarithm of their own softmax."""
     dim = 1 if z.ndim > 1 else 0
     return _cross_entropy(func, z, value, given) if _is_normalised(z, dim) else None
 
@@ -200,7 +199,7 @@ def _is_normalised(z: Tensor, dim: int) -> bool:
 
 
 def _entries(func: Callable[..., Any], z: Tensor, value: Tensor, given: dict[str, Any]) -> Term | None:
-    """A loss of each entry by itself; its second derivative is that of the sum."""
+    """An element-wise loss; its second derivative is that of the sum."""
     if func in (functional.mse_loss, functional.huber_loss) and given["weight"] is not None:
         return None
     if z is not given["input"] or any(t.numel() > z.numel() for t in tensors_in(given["target"])):

@@ -1,4 +1,4 @@
-"""Nested inputs, targets and outputs: tensors in tuples, lists, mappings and dataclasses."""
+"""Mapping over nested inputs, targets and outputs: tensors in tuples, lists, mappings and dataclasses."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """Apply ``function`` to every tensor of a nest, in order; containers keep their types and everything else stays.
+    """Apply ``function`` to every tensor of a nest, in order; containers keep their types, other values are unchanged.
 
     Containers are tuples (named ones too), lists, mappings (such as the ``ModelOutput`` and ``BatchEncoding`` of
     transformers) and dataclass instances.
@@ -24,7 +24,7 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
             made = copy.copy(value)
             for key, item in items.items():
                 made[key] = item  # type: ignore[index]
-        except (TypeError, AttributeError):  # a mapping that cannot be written to
+        except (TypeError, AttributeError):  # a read-only mapping
             return items
         return made
     if isinstance(value, tuple | list):
@@ -47,7 +47,7 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """List the tensors of a nest, in the order in which :func:`map_tensors` meets them."""
+    """List the tensors of a nest, in the order of :func:`map_tensors`."""
     found: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Call a model: a mapping of inputs goes in by name, a tuple or list by position, anything else alone."""
+    """Call a model: a mapping of inputs is passed by name, a tuple or list by position, anything else alone."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple | list):

@@ -1,4 +1,4 @@
-"""Text on terminals that do not know all letters: what they lack is written with those they have."""
+"""Text output on terminals with limited encodings: missing characters are replaced by similar ones."""
 
 import codecs
 
@@ -18,6 +18,6 @@ def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 plainly = "nbquant.plainly"
-"""Name of the way in which an encoding writes letters that it lacks, for the argument ``errors``."""
+"""Register the replacement of characters missing in an encoding; returns its name for the argument ``errors``."""
 
 codecs.register_error(plainly, _replaced)

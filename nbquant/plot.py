@@ -1,7 +1,7 @@
-"""Pictures, live or still: one function each, with the same numbers behind both.
+"""Plots of nbquant, interactive (plotly) or static (matplotlib): one function each, from the same numbers.
 
-With ``backend="plotly"`` they give a figure that a notebook shows to be hovered and zoomed; with "matplotlib" one for
-print, to be saved as vectors: ``nq.plot.ladder(…, backend="matplotlib").savefig("ladder.pdf")``.
+With ``backend="plotly"`` they return a figure for hovering and zooming in a notebook; with "matplotlib" one for
+print, to be saved as vector graphics: ``nq.plot.ladder(…, backend="matplotlib").savefig("ladder.pdf")``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -55,13 +55,13 @@ def histogram(
     log_count: bool = False,
     backend: Backend = "plotly",
 ) -> go.Figure | Figure:
-    """Weights, with the centres of their clusters and the lengths of their codewords.
+    """Draw the weight histogram, with cluster centres and codeword lengths.
 
     Args:
-        quantized: What :func:`nbquant.fit` returned.
-        selection: What it was made of.
-        group: A layer that has a codebook of its own; "all" where there is one.
-        log_count: Whether the numbers of weights are on a logarithmic axis.
+        quantized: Result of :func:`nbquant.fit`.
+        selection: The selection it was fitted to.
+        group: A layer with its own codebook; "all" if there is only one.
+        log_count: Whether the count axis is logarithmic.
         backend: "plotly" or "matplotlib".
 
     Raises:
@@ -87,10 +87,10 @@ def histogram(
 
 
 def heatmap(selection: Selection, name: str, *, backend: Backend = "plotly") -> go.Figure | Figure:
-    """Sensitivities h of a parameter, as a map.
+    """Draw a map of the sensitivities h of a parameter.
 
     Args:
-        selection: With sensitivities.
+        selection: A selection with sensitivities.
         name: Name of the parameter.
         backend: "plotly" or "matplotlib".
 
@@ -106,11 +106,11 @@ def heatmap(selection: Selection, name: str, *, backend: Backend = "plotly") -> 
 def error(
     quantized: Quantized, selection: Selection, name: str, *, weighted: bool = False, backend: Backend = "plotly"
 ) -> go.Figure | Figure:
-    """Errors that quantizing makes in a parameter, as a map.
+    """Draw a map of the quantization errors of a parameter.
 
     Args:
-        quantized: What :func:`nbquant.fit` returned.
-        selection: What it was made of.
+        quantized: Result of :func:`nbquant.fit`.
+        selection: The selection it was fitted to.
         name: Name of the parameter.
         weighted: Whether to show the predicted loss ½h(w − c)² of each weight instead.
         backend: "plotly" or "matplotlib".
@@ -134,16 +134,16 @@ def rate_distortion(
     progress: Progress = True,
     **options: Any,
 ) -> go.Figure | Figure:
-    """Curves of methods over the compression ratio, and how far they are from what any code can do.
+    """Draw the methods' rate-distortion curves, with the bound on any code.
 
     Args:
         selection: The selection.
-        methods: Pairs of a method with a curve and whether it uses the Hessian; None is all, using it.
-        fitted: Points to be marked, by a label of each.
+        methods: Pairs of a method with a curve and whether it uses the Hessian; None for all, using it.
+        fitted: Points to mark, by label.
         bound: Whether to draw the rate-distortion bound; see :func:`nbquant.rate_distortion_bound`.
         backend: "plotly" or "matplotlib".
         progress: See :data:`nbquant.progress.Progress`.
-        options: Options of all methods, such as ``coding``; see :func:`nbquant.fit`.
+        options: Options for all methods, such as ``coding``; see :func:`nbquant.fit`.
 
     Raises:
         ValueError: An unknown method, or another backend.
@@ -173,41 +173,41 @@ def ladder(
     backend: Backend = "plotly",
     progress: Progress = True,
 ) -> go.Figure | Figure:
-    """Every bit between the bound and what is stored; see :func:`nbquant.ladder`, whose arguments these are."""
+    """Draw every bit between the bound and the file; see :func:`nbquant.ladder`, which has the same arguments."""
     steps = ladder_of(quantized, selection, model=model, progress=progress)
     return _shown(draw_ladder(ladder_data(steps)), backend)
 
 
 def decomposition(rows: pd.DataFrame, *, backend: Backend = "plotly") -> go.Figure | Figure:
-    """What was predicted of the loss, term by term, over what was measured; ``rows`` from :func:`nbquant.decompose`."""
-    require("rows", rows, pd.DataFrame, "must be a table", "pass what nbquant.decompose returned")
+    """Draw predicted terms of the loss against the measured loss; ``rows`` from :func:`nbquant.decompose`."""
+    require("rows", rows, pd.DataFrame, "must be a table", "pass the result of nbquant.decompose")
     return _shown(draw_decomposition(decomposition_data(rows)), backend)
 
 
 def divergence(rows: pd.DataFrame, *, backend: Backend = "plotly") -> go.Figure | Figure:
-    """Draw the KL divergence from the original's predictions over size, a curve for each method.
+    """Draw the KL divergence from the original's predictions over size, one curve per method.
 
     Args:
         rows: Rows of one model with the columns "method", "kl_mean", "kl_99", and "bytes" or else "compression_ratio":
-            ``nq.sweep(…, evaluate=lambda m: nq.evaluate(m, batches, reference=original))`` gives them.
+            ``nq.sweep(…, evaluate=lambda m: nq.evaluate(m, batches, reference=original))`` returns them.
         backend: "plotly" or "matplotlib".
 
     Raises:
         ValueError: No rows, a missing column, several models, an unknown method, or another backend.
     """
-    require("rows", rows, pd.DataFrame, "must be a table", "pass what nbquant.sweep returned, with evaluate=…")
+    require("rows", rows, pd.DataFrame, "must be a table", "pass the result of nbquant.sweep, with evaluate=…")
     return _shown(draw_divergence(divergence_data(rows)), backend)
 
 
 def price(found: Price, *, backend: Backend = "plotly") -> go.Figure | Figure:
-    """Bits lost to other sensitivities than the exact ones; ``found`` from :func:`nbquant.price`."""
-    require("found", found, Price, "must be what nbquant.price returned", "pass that")
+    """Draw the bits lost to estimated sensitivities; ``found`` from :func:`nbquant.price`."""
+    require("found", found, Price, "must be a result of nbquant.price", "pass that")
     return _shown(draw_price(price_data(found)), backend)
 
 
 def ledger(ledgers: Mapping[str, Ledger]) -> Figure:
-    """Parts of files, a bar each, drawn by matplotlib; by a label of each."""
-    require("ledgers", ledgers, Mapping, "must be ledgers by their labels", "pass {label: quantized.ledger}")
+    """Draw the parts of files by matplotlib, one bar per ledger, by label."""
+    require("ledgers", ledgers, Mapping, "must be ledgers by label", "pass {label: quantized.ledger}")
     for ledger in ledgers.values():
         require("a ledger", ledger, Ledger, "must be one", "pass {label: quantized.ledger}")
     return plot_ledger(ledger_data(dict(ledgers)))
@@ -220,7 +220,7 @@ def _shown(figure: theme.Figure, backend: Backend) -> go.Figure | Figure:
 
 
 def _boundaries(quantized: Quantized, book: Codebook) -> Float[np.ndarray, " k-1"] | None:
-    """Where one cell ends and the next begins; None where cells are not intervals, or not known from their values."""
+    """Boundaries between cells; None if cells are not intervals, or not determined by their values."""
     boundaries = methods.of(quantized.quantizer).boundaries
     if boundaries is None or quantized.finetuned:
         return None

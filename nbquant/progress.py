@@ -1,16 +1,16 @@
-"""Progress and cancelling of anything that takes longer than a second."""
+"""Progress bars and cancellation of long computations."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-QUIET = 0.5  # s before a bar is shown: what is over sooner needs none
+QUIET = 0.5  # s before a bar is shown: shorter work needs none
 
 T = TypeVar("T")
 
 Progress = bool | Callable[[int, int | None], None]
-"""True shows a bar after half a second, False none; a callable is told (done, total), and may raise to cancel."""
+"""True shows a bar after half a second, False none; a callable gets (done, total), and may raise to cancel."""
 
 
 class Cancelled(Exception):  # noqa: N818  (not an error: the user asked for it)
@@ -18,16 +18,16 @@ class Cancelled(Exception):  # noqa: N818  (not an error: the user asked for it)
 
 
 def track(items: Iterable[T], description: str, progress: Progress = True, total: int | None = None) -> Iterator[T]:
-    """Yield from ``items`` while showing how far it is.
+    """Yield from ``items`` and show progress.
 
     Args:
         items: What to iterate over.
-        description: What the bar is labelled with.
+        description: Label of the bar.
         progress: See :data:`Progress`.
-        total: Number of items, where ``len(items)`` does not tell.
+        total: Number of items, if ``len(items)`` is unknown.
 
     Raises:
-        Cancelled: By the callable, when the user asked for it.
+        Cancelled: Raised by the callable on the user's request.
     """
     if total is None:
         try:

@@ -1,4 +1,4 @@
-"""Look up one of several records by its name."""
+"""Look-up of records by name, with suggestions for misspelled names."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 
 class Named(Protocol):
-    """What has a name."""
+    """A record with a name."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -16,15 +16,15 @@ Record = TypeVar("Record", bound=Named)
 
 
 def find(records: Sequence[Record], name: object, what: str) -> Record:
-    """Find the record of a name.
+    """Find the record with a name.
 
     Args:
         records: All records.
         name: The name.
-        what: What it is the name of, for the message.
+        what: Kind of record, for the message.
 
     Raises:
-        ValueError: There is none of this name (names all, and the nearest).
+        ValueError: An unknown name (lists all, and the nearest).
     """
     for record in records:
         if record.name == name:
@@ -34,6 +34,6 @@ def find(records: Sequence[Record], name: object, what: str) -> Record:
 
 
 def nearest(name: object, known: Sequence[str]) -> str:
-    """A question that ends a message: the known names that are like one, if any."""
+    """End a message with the question whether a similar known name was meant, if there is one."""
     close = get_close_matches(str(name), known)
     return f": did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-MOST_BESIDE = 100  # bytes of a file's name in that of a file beside it, as names may have 255 bytes and not more
+MOST_BESIDE = 100  # bytes of the name reused for a temporary file, as names are limited to 255 bytes
 
 
 @contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A file to write, which then takes the place of ``path``; unless something fails, when nothing changes.
+    """Open a file to write that then replaces ``path`` atomically; on any failure nothing changes.
 
     Args:
-        path: What to replace, or to make.
-        durable: The new content must survive a power cut; without, it may be found cut or empty.
+        path: File to replace or create.
+        durable: Whether the new content must survive a power cut; otherwise it may be truncated or empty after one.
 
     Raises:
-        OSError: The folder is not there, is read-only or full.
+        OSError: A folder that does not exist, is read-only or full.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"a folder that exists is required, but there is no {str(path.parent)!r}: make it.")
@@ -34,8 +34,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         os.replace(partial, path)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(partial)):
-            raise  # not about what is written
-        kept = "the file of that name is as it was" if path.exists() else "nothing was written"
+            raise  # unrelated to writing
+        kept = "the existing file is unchanged" if path.exists() else "nothing was written"
         reason = f"{str(path)!r} could not be written ({os.strerror(error.errno)}): {kept}; make room, or name another."
         raise OSError(error.errno, reason) from None
     finally:
@@ -44,5 +44,5 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def shortened(name: str, most: int) -> str:
-    """As much of the beginning of a file's name as takes so many bytes at the most."""
+    """Cut a file's name to a number of bytes."""
     return os.fsencode(name)[:most].decode(sys.getfilesystemencoding(), "ignore")

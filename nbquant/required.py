@@ -1,11 +1,11 @@
-"""Errors for arguments of the wrong type: what is required, what came, what to do."""
+"""Type errors for arguments: what is required, what came, what to do."""
 
 import os
 from typing import Any
 
 MODULE = "must be a torch.nn.Module"
 SELECTION = "must be a selection"
-QUANTIZED = "must be what nbquant.fit returned"
+QUANTIZED = "must be a result of nbquant.fit"
 
 _ADVICE = {
     MODULE: "pass the network itself (of a quantized selection, the model that its apply(model) returns)",
@@ -18,14 +18,14 @@ def require(name: str, value: Any, kinds: type | tuple[type, ...], must: str, ad
     """Refuse an argument of another type.
 
     Args:
-        name: Of the argument.
-        value: What came.
-        kinds: What is taken.
-        must: What it must be, in words.
-        advice: What to do; known for :data:`MODULE`, :data:`SELECTION` and :data:`QUANTIZED`.
+        name: Name of the argument.
+        value: The argument.
+        kinds: Accepted types.
+        must: Requirement in words.
+        advice: Advice; known for :data:`MODULE`, :data:`SELECTION` and :data:`QUANTIZED`.
 
     Raises:
-        TypeError: It is none of these.
+        TypeError: An argument of another type.
     """
     if not isinstance(value, kinds):
         came = "None" if value is None else f"a {type(value).__name__}"
@@ -33,7 +33,7 @@ def require(name: str, value: Any, kinds: type | tuple[type, ...], must: str, ad
 
 
 def require_path(name: str, value: Any) -> None:
-    """Refuse what is no path.
+    """Refuse an argument that is not a path.
 
     Raises:
         TypeError: Neither text nor a path.

@@ -1,4 +1,4 @@
-"""Safetensors files: mapped into memory to be read, replaced as a whole to be written."""
+"""Reading of safetensors files by memory mapping, and their atomic writing."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nbquant.replacing import replacing
 
-MOST_JSON = 100_000_000  # bytes of a header, which is the library's own limit, or of an index
+MOST_JSON = 100_000_000  # bytes of a header (the library's own limit), or of an index
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -28,13 +28,13 @@ _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" e
 
 @dataclass(frozen=True)
 class FileSlice:
-    """Where the bytes of a tensor are.
+    """Location of a tensor's bytes.
 
     Attributes:
         path: The file, absolute and without links.
         offset: First byte.
         size: Number of bytes.
-        version: What tells one state of the file from another: device, inode, size, and the times of the last change
+        version: Identity of the file's state: device, inode, size, and the times of the last change
             of its content and of its entry [ns].
     """
 
@@ -45,7 +45,7 @@ class FileSlice:
 
     @property
     def changed(self) -> int:
-        """When the file was last changed, by what it said when it was opened [ns since 1970]."""
+        """Time of the file's last change, as of its opening [ns since 1970]."""
         return max(self.version[3:])
 
     def is_current(self) -> bool:
@@ -58,12 +58,12 @@ class FileSlice:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """What a header says about a tensor.
+    """Header entry of a tensor.
 
     Attributes:
-        dtype: Its type as safetensors spells it, such as "BF16".
+        dtype: Type in safetensors' spelling, such as "BF16".
         shape: Its shape.
-        source: Where its bytes are.
+        source: Location of its bytes.
     """
 
     dtype: str
@@ -81,9 +81,9 @@ class TensorFile:
     """An open file of tensors.
 
     Attributes:
-        path: The path it was opened by.
-        tensors: What it holds, in the order in which the header names them.
-        metadata: Free text of its writer.
+        path: Path of the file.
+        tensors: Entries of all tensors, in the order of the header.
+        metadata: Free text of the writer.
     """
 
     path: Path
@@ -93,11 +93,11 @@ class TensorFile:
 
     @staticmethod
     def open(path: Path) -> "TensorFile":
-        """Read and check the header, and map the rest, which is read from disk when it is first looked at.
+        """Read and check the header, and map the rest, which is read from disk when accessed.
 
         Raises:
             ValueError: Not a complete and consistent safetensors file.
-            OSError: The file is not there or cannot be read.
+            OSError: A file that does not exist or cannot be read.
         """
         if not path.is_file():
             raise FileNotFoundError(f"a safetensors file is required, but there is no file {str(path)!r}.")
@@ -121,13 +121,13 @@ class TensorFile:
         places: Mapping[str, tuple[str, tuple[int, ...], int]],
         metadata: Mapping[str, str] | None = None,
     ) -> "TensorFile":
-        """Map an open file of any format that stores the entries of each tensor one after the other.
+        """Map an open file of any format that stores each tensor contiguously.
 
         Args:
-            path: Its path.
+            path: Path of the file.
             file: The file.
-            places: Name to type as safetensors spells it, shape, and first byte of each tensor.
-            metadata: What it says about itself.
+            places: For each name its type in safetensors' spelling, shape, and first byte.
+            metadata: Metadata of the file.
 
         Raises:
             ValueError: A tensor beyond the end of the file, or of an unknown type.
@@ -146,7 +146,7 @@ class TensorFile:
         return TensorFile(path, tensors, dict(metadata or {}), _mapped(file.fileno()))
 
     def tensor(self, name: str) -> Tensor:
-        """A floating-point tensor over the file; what is written to it stays in memory."""
+        """Make a floating-point tensor over the mapped file; writes to it stay in memory."""
         stored = self.tensors[name]
         dtype = FLOATS[stored.dtype]
         if not stored.count:
@@ -156,7 +156,7 @@ class TensorFile:
 
 
 def bits_of(dtype: str) -> int:
-    """Bits of an entry of a type as safetensors spells it.
+    """Bits per entry of a type in safetensors' spelling.
 
     Raises:
         ValueError: An unknown type.
@@ -168,7 +168,7 @@ def bits_of(dtype: str) -> int:
 
 
 def parse_json(raw: bytes, what: str) -> dict[str, Any]:
-    """A JSON object in which no key comes twice.
+    """Parse a JSON object without repeated keys.
 
     Raises:
         ValueError: Anything else.
@@ -183,7 +183,7 @@ def parse_json(raw: bytes, what: str) -> dict[str, Any]:
 
 
 def refuse_pickle(path: Path) -> None:
-    """Refuse files that can be read only by running the code in them.
+    """Refuse files that can only be read by running code in them.
 
     Raises:
         ValueError: The name of such a file.
@@ -196,15 +196,15 @@ def refuse_pickle(path: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, or replace it; on any failure what was there before stays, and nothing else.
+    """Write a safetensors file, or replace it; on failure an existing file stays unchanged.
 
     Args:
         path: The file, in a folder that exists.
-        tensors: What to write; copied only where they are on another device or not contiguous.
-        metadata: Text to go with them.
+        tensors: Tensors to write; copied only if they are on another device or not contiguous.
+        metadata: Text to store with them.
 
     Raises:
-        OSError: The folder is not there, is read-only or full.
+        OSError: A folder that does not exist, is read-only or full.
     """
     with replacing(path) as partial:
         try:
@@ -219,18 +219,18 @@ def stream_tensors(
     pieces: Callable[[str], Iterable[Tensor]],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a safetensors file of tensors that come piece by piece, or replace it; see :func:`write_tensors`.
+    """Write a safetensors file from tensors that come piece by piece, or replace it; see :func:`write_tensors`.
 
-    The library writes only what is in memory as a whole.
+    The library itself writes only tensors that are in memory as a whole.
 
     Args:
         path: The file, in a folder that exists.
-        tensors: Name to type as safetensors spells it, shape and number of bytes.
-        pieces: Gives the entries of a tensor in their order, in tensors of one axis on the CPU.
-        metadata: Text to go with them.
+        tensors: For each name its type in safetensors' spelling, shape and number of bytes.
+        pieces: Yields the entries of a tensor in order, as CPU tensors of one axis.
+        metadata: Text to store with them.
 
     Raises:
-        OSError: The folder is not there, is read-only or full.
+        OSError: A folder that does not exist, is read-only or full.
 
     Source: https://github.com/huggingface/safetensors, "Format".
     """
@@ -257,7 +257,7 @@ def _entry_bytes(shape: tuple[int, ...], size: int) -> int:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of which each has a storage of its own, as the library requires."""
+    """Give each tensor its own storage, as the library requires."""
     apart: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
@@ -269,7 +269,7 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_header(read: Any, path: Path, size: int) -> tuple[int, bytes]:
-    """Where the data start, and the header; no more is read than the file and the limit allow."""
+    """Start of the data, and the header; no more is read than the file and the limit allow."""
     prefix = read(8)
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else None
     if length is None or length > MOST_JSON or 8 + length > size:
@@ -282,7 +282,7 @@ def _read_header(read: Any, path: Path, size: int) -> tuple[int, bytes]:
 
 
 def _require_complete(path: Path, header: Mapping[str, Any], start: int, size: int) -> None:
-    """Say by how much a file is cut; whatever else is wrong is left to the library."""
+    """Report by how much a file is truncated; other damage is left to the library."""
     offsets = [entry.get("data_offsets") for entry in header.values() if isinstance(entry, dict)]
     ends = [o[1] for o in offsets if isinstance(o, list) and len(o) == 2 and isinstance(o[1], int)]
     required = start + max(ends, default=0)
@@ -312,7 +312,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _mapped(file: int) -> mmap.mmap:
-    """The whole file, privately: writable, so that no write to a tensor ends the process, but never written back."""
+    """Map the whole file privately: writable, so that a write to a tensor does not crash, but never stored."""
     if os.name == "nt":
         return mmap.mmap(file, 0, access=mmap.ACCESS_COPY)
     # Without the flag Linux refuses a private mapping larger than memory and swap, as it might be written to.

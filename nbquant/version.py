@@ -1,4 +1,4 @@
-"""The version of nbquant that runs."""
+"""The installed version of nbquant."""
 
 from importlib.metadata import PackageNotFoundError, version
 

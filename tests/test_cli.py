@@ -292,7 +292,7 @@ def test_what_is_left_out_is_told(capsys, tmp_path):
     save_file({"norm.weight": torch.rand(128), "fc.weight": torch.rand(64, 32).to(torch.float8_e4m3fn)}, path)
     code, told, error = run(capsys, "quantize", path, "-o", out, "--rate", 4)
     assert (code, told) == (0, "")
-    assert "Not quantized, stored as they were: 1 tensor in F8_E4M3 with 2,048 of 2,176 weights (94.1 %)." in error
+    assert "Not quantized, stored unchanged: 1 tensor in F8_E4M3 with 2,048 of 2,176 weights (94.1 %)." in error
 
 
 def test_metadata_are_shown(capsys, tmp_path):

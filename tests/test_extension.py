@@ -246,7 +246,7 @@ def test_fit_and_file(model, selection, tmp_path, coding):
         assert by_levels.levels <= 8
         assert by_levels.quantizer.sharpness == 2.0
     assert nq.fit(selection, Quantiles(8, coding=coding), progress=False).levels == 8
-    with pytest.raises(TypeError, match="'sharpnes' came: did you mean 'sharpness'"):
+    with pytest.raises(TypeError, match="got 'sharpnes': did you mean 'sharpness'"):
         nq.fit(selection, "quantiles", levels=8, sharpnes=2.0)
 
     path = tmp_path / "toy.nbq"

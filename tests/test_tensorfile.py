@@ -287,7 +287,7 @@ def test_what_cannot_be_written_says_so_and_stays(tmp_path):
             partial.write_bytes(b"new")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match=r"m\.bin' could not be written \(No space left on device\): the file of that"):
+    with pytest.raises(OSError, match=r"m\.bin' could not be written \(No space left on device\): the existing file"):
         write_too_much()
     assert (path.read_bytes(), os.listdir(tmp_path)) == (b"old", ["m.bin"])
     with pytest.raises(FileNotFoundError, match=r"no .*missing': make it"), replacing(tmp_path / "missing" / "m.bin"):

@@ -1,1 +1,1 @@
-"""What a quantizer means: operating points, curves, target solving."""
+"""Analysis of quantizers: operating points, rate-distortion curves, target search, bounds and sweeps."""

@@ -1,4 +1,4 @@
-"""Accuracy of quantized networks along the curves of methods and of sensitivities, before and after fine-tuning."""
+"""Accuracy of quantized networks against rate, by method and by sensitivity, before and after fine-tuning."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 
 Images = Iterable[tuple[Any, Any]]
-"""Batches of (inputs, targets) that can be gone through any number of times."""
+"""Batches of (inputs, targets), iterable any number of times."""
 
 Tune = Callable[[Quantized, nn.Module], Quantized]
-"""From a quantized selection and its model to the same with fine-tuned values, for instance
+"""Maps a quantized selection and its model to the same selection with fine-tuned values, for instance
 ``lambda q, model: nq.finetune(q, model, batches).quantized``."""
 
 PAPER_METHODS = (("kmeans", False), ("kmeans", True), ("uniform", False), ("ecsq", True))
 """The four curves of the paper's first figure."""
 
 WEIGHTED_KMEANS = family("kmeans")
-"""What the paper's second figure quantizes with."""
+"""Method of the paper's second figure."""
 
 BITS = (1, 2, 3, 4, 5, 6)
 RATES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
@@ -36,11 +36,11 @@ RATES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A quantized selection, and how good the network is with it.
+    """A quantized selection and the evaluation of the network with it.
 
     Attributes:
-        quantized: The selection.
-        evaluation: Of the network with it.
+        quantized: The quantized selection.
+        evaluation: Evaluation of the network with the quantized weights.
     """
 
     quantized: Quantized
@@ -48,7 +48,7 @@ class Trial:
 
     @property
     def codeword_length(self) -> float:
-        """Average length of the codewords [bit/weight], of those weights that have one."""
+        """Average codeword length [bit/weight] over the weights that have a codeword."""
         books = self.quantized.codebooks.values()
         coded = sum(int(book.counts.sum()) for book in books)
         bits = sum(int(book.counts @ book.codeword_length) for book in books)
@@ -56,13 +56,13 @@ class Trial:
 
 
 def try_out(quantized: Quantized, model: nn.Module, images: Images, tune: Tune | None = None) -> list[Trial]:
-    """Measure the network with the quantized weights, and again after fine-tuning if there is any.
+    """Evaluate the network with quantized weights, and again after fine-tuning if requested.
 
     Args:
         quantized: What :func:`nbquant.fit` returned.
-        model: The model selected from; it stays as it is.
-        images: What to measure on.
-        tune: How to fine-tune; None leaves it out.
+        model: The model selected from; unchanged.
+        images: Batches to evaluate on.
+        tune: Fine-tuning; None skips it.
     """
     versions = [quantized] if tune is None else [quantized, tune(quantized, model)]
     return [Trial(q, evaluate(q.apply(model), images, progress=False)) for q in versions]
@@ -79,21 +79,21 @@ def accuracy_by_method(
     rates: Sequence[float] = RATES,
     progress: Progress = True,
 ) -> pd.DataFrame:
-    """Accuracy against the average codeword length: fixed-length and Huffman codes, before and after fine-tuning.
+    """Tabulate accuracy against average codeword length for fixed-length and Huffman codes.
 
     Args:
         model: The model selected from.
         selection: From :func:`nbquant.select`, with sensitivities.
-        images: What to measure on.
-        tune: How to fine-tune; None leaves those rows out.
+        images: Batches to evaluate on.
+        tune: Fine-tuning; None leaves out the fine-tuned rows.
         methods: Pairs of a method's name and whether it is weighted by sensitivity.
         bits: Codeword lengths b of the fixed-length codes: the points of least distortion with at most 2ᵇ levels.
-        rates: Rates of the Huffman codes [bit/weight], side information included: the points of each curve that are
+        rates: Rates of the Huffman codes [bit/weight], side information included: the points of each curve
             nearest to them.
         progress: See :data:`nbquant.progress.Progress`; counts points.
 
     Returns:
-        One row a point: ``method``, ``weighted``, ``coding``, ``finetuned``, ``levels``, ``codeword_length``
+        One row per point: ``method``, ``weighted``, ``coding``, ``finetuned``, ``levels``, ``codeword_length``
         [bit/weight], ``rate``, ``compression_ratio``, ``accuracy`` in [0, 1], ``loss``.
 
     Source: Choi et al. 2017 (arXiv:1612.01543), figure 1.
@@ -119,24 +119,24 @@ def accuracy_by_sensitivity(
     rates: Sequence[float] = RATES,
     progress: Progress = True,
 ) -> pd.DataFrame:
-    """Accuracy against the average codeword length, for several choices of h.
+    """Tabulate accuracy against average codeword length for several sensitivities.
 
     Args:
         model: The model selected from.
-        selections: What each h is called -> the selection with it.
-        images: What to measure on.
-        tune: How to fine-tune; None leaves those rows out.
-        method: What to quantize with; weighted.
+        selections: Label of each sensitivity -> the selection with it.
+        images: Batches to evaluate on.
+        tune: Fine-tuning; None leaves out the fine-tuned rows.
+        method: Quantization method; weighted.
         rates: As for :func:`accuracy_by_method`.
         progress: See :data:`nbquant.progress.Progress`; counts points.
 
     Returns:
-        As :func:`accuracy_by_method`, with ``sensitivity`` before it: what h is called.
+        As :func:`accuracy_by_method`, with a first column ``sensitivity``, its label.
 
     Source: Choi et al. 2017 (arXiv:1612.01543), figure 2.
     """
     if not method.weighted:
-        raise ValueError(f"method must be weighted, or h would not matter, but got {method}.")
+        raise ValueError(f"method must be weighted, since sensitivities are compared, but got {method}.")
     found = {name: Statistics.of(selection, progress) for name, selection in selections.items()}
     jobs = [(name, p) for name, statistics in found.items() for p in _near_rates(curve(method, statistics), rates)]
     rows: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The source that a rate-distortion bound is of: cells of (h, w) of which sums, and where w and h lie, are known."""
+"""Discrete source of a rate-distortion bound: bins of (h, w) with known sums and known ranges of h and w."""
 
 import math
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from nbquant.analysis.statistics import Statistics
 from nbquant.kernels.reference import JOINT_SHIFT, ROW_KEYS, ROW_SHIFT, ZERO_KEY
 from nbquant.quantization.histogram import HW, HWW, H, Histogram, N
 
-WIDEST_BIN = 2.0  # of the width of its kernel; h counts as less where its kernel would be narrower
-ROUNDING = 1e-12  # share of w², below which members of a bin have the same w
+WIDEST_BIN = 2.0  # bin width over kernel width; h is scaled down where the kernel would be narrower
+ROUNDING = 1e-12  # spread over w² below which all members of a bin count as equal
 
 Cells = Float[np.ndarray, " m"]
 Ends = Float[np.ndarray, "m 2"]
@@ -19,15 +19,15 @@ Ends = Float[np.ndarray, "m 2"]
 
 @dataclass(frozen=True)
 class BoundSource:
-    """Bins of a joint histogram, by row of h and ascending in w.
+    """Bins of a joint histogram, sorted by row of h, then by w.
 
     Attributes:
-        row: Place of each bin's row among those that occur.
-        sums: For each bin n, Σh, Σhw, Σhw².
-        sensitivity: Between which its members' h lie.
-        weight: Between which their w lie.
-        bin: Ends of the bin of the joint grid that they are in.
-        lone: Whether they all have the same w.
+        row: Index of each bin's row among the occupied rows.
+        sums: n, Σh, Σhw, Σhw² of each bin.
+        sensitivity: Least and largest h of each bin's members.
+        weight: Least and largest w of each bin's members.
+        bin: Ends of the joint grid's bin that holds them.
+        lone: Whether all members have the same w.
     """
 
     row: Int64[np.ndarray, " m"]
@@ -39,7 +39,7 @@ class BoundSource:
 
     @staticmethod
     def of(source: Statistics | Histogram) -> "BoundSource":
-        """All weights of a selection, those that are exactly zero and pruned among them."""
+        """Make the source of all weights of a selection, pruned zeros included."""
         offset = source.offset if isinstance(source, Statistics) else 0.0
         histogram = Histogram.merge(t.histogram for t in source.tensors) if isinstance(source, Statistics) else source
         bins = (histogram.damped(offset) if offset else histogram).joint
@@ -62,7 +62,7 @@ class BoundSource:
         return float(self.sums[:, N].sum())
 
     def of_row(self, row: int) -> "BoundSource":
-        """The part of one row."""
+        """The part of the source in one row."""
         here = self.row == row
         return BoundSource(
             row=self.row[here] * 0,
@@ -78,13 +78,13 @@ class BoundSource:
 
 
 def _float32(bits: Int64[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Values of bit patterns; the largest number for infinity."""
+    """Floats of bit patterns; infinity becomes the largest finite number."""
     most = np.finfo(np.float32).max
     return np.minimum(np.minimum(bits, 0x7F800000).astype(np.uint32).view(np.float32).astype(np.float64), most)
 
 
 def _bin_ends(offset: Int64[np.ndarray, " m"]) -> Ends:
-    """Ends of the coarse bins of the joint grid that these keys, less that of zero, lie in."""
+    """Ends of the joint grid's coarse bins with these keys, relative to the key of zero."""
     negative = offset < 0
     place = np.where(negative, -1 - (offset >> JOINT_SHIFT), (offset - 1) >> JOINT_SHIFT)
     ends = _float32(np.maximum(np.stack([place, place + 1], axis=1), 0) << JOINT_SHIFT)
@@ -93,22 +93,22 @@ def _bin_ends(offset: Int64[np.ndarray, " m"]) -> Ends:
 
 @dataclass(frozen=True)
 class Symbols:
-    """Cells merged for one slope t = ln 2/λ, each at the mean of w and, for the certificate, at two ends of h.
+    """Source symbols for one slope t = ln 2/λ: merged bins at their mean w, split into two ends of h.
 
-    What the certificate takes for h is ``scale`` times h, at most 1: a bound for less loss is one for the loss.
+    The certificate uses ``scale`` ≤ 1 times h: a lower bound for a smaller loss is a lower bound for the loss.
 
     Attributes:
-        share: P of each, of all weights of the source they are of.
+        share: Probability P of each symbol among all weights of the source.
         mean_h: Mean h of each [loss/weight²].
         position: Σhw/Σh.
         spread: Σhw²/Σh − position².
-        scale: What the certificate multiplies h by.
+        scale: Factor on h in the certificate.
         end_h: h at both ends, scaled.
-        end_share: Share of the weights that is taken to have either; together they have the mean h.
-        end_position: Mean w of either, as far as it is known.
-        between: Of either, P·E(w − W)² by what is known.
-        within: Σh(w − W)² over both ends by what is not [loss].
-        drift: How far Σh(w − W) of an end can lie from zero [loss/weight].
+        end_share: Probability of each end; the mean over both ends is the mean h.
+        end_position: Mean w of each end, as far as it is known.
+        between: P·E(w − W)² of each end, the known part.
+        within: Σh(w − W)² over both ends, the unknown part [loss].
+        drift: Largest possible |Σh(w − W)| of an end [loss/weight].
         reach: Largest |w − W|.
         gain: Least Σh(w − W)² over both ends, scaled [loss].
     """
@@ -129,7 +129,7 @@ class Symbols:
 
     @staticmethod
     def of(source: BoundSource, slope: float, spacing: "Spacing", merged: float) -> "Symbols":
-        """Merge neighbouring bins of a row within ``merged`` times the width of their kernel, (t·h)^(−1/2)."""
+        """Merge neighbouring bins of a row within ``merged`` kernel widths (t·h)^(−1/2)."""
         n, mass, hw, _ = source.sums.T
         count = n.sum()
         per_row = np.bincount(source.row, mass) / np.bincount(source.row, n)
@@ -187,12 +187,12 @@ class Symbols:
 
 @dataclass(frozen=True)
 class Spacing:
-    """How far apart reproduction values are: evenly near zero, in proportion to |w| away from it, as the bins are.
+    """Spacing of reproduction values: constant near zero, proportional to |w| beyond, like the histogram's bins.
 
     Attributes:
-        least: Near zero [weight].
-        slope: Times |w| elsewhere.
-        extra: Values that are among them besides.
+        least: Spacing near zero [weight].
+        slope: Spacing over |w| elsewhere.
+        extra: Additional reproduction values.
     """
 
     least: float
@@ -200,11 +200,11 @@ class Spacing:
     extra: Float[np.ndarray, " e"]
 
     def at(self, position: Cells) -> Cells:
-        """Distance of neighbours there."""
+        """Spacing at these positions."""
         return np.maximum(self.least, self.slope * np.abs(position))
 
     def holds(self, position: Cells) -> Bool[np.ndarray, " m"]:
-        """Which positions are among the extra ones."""
+        """Mask of the positions that are additional values."""
         if not self.extra.size:
             return np.zeros(len(position), bool)
         i = np.searchsorted(self.extra, position)
@@ -212,7 +212,7 @@ class Spacing:
         return np.minimum(*np.abs(near)) <= ROUNDING * np.abs(position)
 
     def values(self, low: float, high: float) -> Float[np.ndarray, " c"]:
-        """Those from ``low`` to ``high``, both among them."""
+        """Reproduction values from ``low`` to ``high``, both included."""
         most = max(abs(low), abs(high))
         turn = self.least / self.slope
         even = np.arange(1, math.ceil(min(turn, most) / self.least) + 1) * self.least

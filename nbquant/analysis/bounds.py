@@ -1,4 +1,4 @@
-"""The least rate at which any code reaches a weighted distortion: what every method is measured against."""
+"""Lower bounds on the rate at a weighted distortion: the rate-distortion function R(D) and the Shannon lower bound."""
 
 import math
 from collections.abc import Sequence
@@ -18,51 +18,51 @@ from nbquant.required import require
 Side = Literal["encoder", "both"]
 
 ENTROPY_CODED_SCALAR_GAP = 0.5 * math.log2(2 * math.pi * math.e / 12)
-"""What entropy-coded scalar quantization needs above the bound at high rate: 0.2546 bit/weight (Gish & Pierce 1968)."""
+"""Rate of entropy-coded scalar quantization above R(D) at high rate: 0.2546 bit/weight (Gish & Pierce 1968)."""
 
-POINTS = 12  # where neither λ nor distortions are given
-LMBDA_RANGE = (0.5, 1e-3)  # times 2 ln 2 times the distortion of a single level
+POINTS = 12  # number of slopes if neither λ nor distortions are given
+LMBDA_RANGE = (0.5, 1e-3)  # in units of 2 ln 2 times the distortion of a single level
 NARROWEST = 0.995  # quantile of h whose kernel the grid of reproduction values resolves
-RESOLVED = 0.35  # distance of reproduction values near zero, of the width of that kernel
-GROWTH = 0.012  # of their distance with |w|
-FINE = 0.0035  # gap [nat] from which on all is coarser: with its root
+RESOLVED = 0.35  # spacing of reproduction values near zero, in widths of that kernel
+GROWTH = 0.012  # growth of the spacing with |w|
+FINE = 0.0035  # gap [nat] above which all grids are coarser, by its square root
 COARSEST = 3.0
-MERGED = 0.3  # width of merged cells, of that of their kernel
-FEWEST = 48  # reproduction values
-MOST_EVEN = 1500  # of them between the least and the largest weight, were they even
-FEW = 256  # distinct weights, which are all among the reproduction values
-REFINED = 2  # intervals of the certificate between neighbouring reproduction values
+MERGED = 0.3  # width of merged cells, in kernel widths
+FEWEST = 48  # least number of reproduction values
+MOST_EVEN = 1500  # most reproduction values between the least and the largest weight if evenly spaced
+FEW = 256  # most distinct weights that are all reproduction values themselves
+REFINED = 2  # certificate intervals between neighbouring reproduction values
 MOST_ITERATIONS = 3000
 CHECK_EVERY = 8  # iterations
-CEILINGS = 1  # certificates that the iteration goes on from
+CEILINGS = 1  # certificates from which the iteration continues
 MOST_CEILINGS = 12  # certificates for which μ itself is lowered
-ALLOWED = 0.1  # of the gap
-LOWERED = 1.5  # power of the excess by which it is
-NEAR_BY = 1.5  # widths of a kernel, within which an excess counts
-LEAST_Z = 1e-150  # and A, that are divided by: less lies too far from all weights to matter
+ALLOWED = 0.1  # excess allowed, as a share of the gap
+LOWERED = 1.5  # power of the excess by which μ is lowered
+NEAR_BY = 1.5  # kernel widths within which an excess counts
+LEAST_Z = 1e-150  # least Z and A to divide by: smaller values are too far from all weights to matter
 LEAST_A = 1e-12
-NOTHING = 1e-6  # of the variance of a kernel: weights that differ less need no bits
-BETWEEN_CEILINGS = 16  # iterations between them
-LEAST_SHARE = 1e-20  # of a reproduction value
-PUSH = 1.8  # power of the factor by which an iteration changes q; from 2 on it does not settle
-START = 1e-6  # least share of a reproduction value at the start, over their number
-SEARCHES = 8  # for a distortion
-NEAR = 5e-3  # share of a distortion that is near enough
+NOTHING = 1e-6  # spread over the kernel's variance below which weights count as equal and need no bits
+BETWEEN_CEILINGS = 16  # iterations between certificates
+LEAST_SHARE = 1e-20  # least probability of a reproduction value
+PUSH = 1.8  # power of the factor that updates q; the iteration diverges from 2 on
+START = 1e-6  # least initial probability of a reproduction value, over their number
+SEARCHES = 8  # most searches for one distortion
+NEAR = 5e-3  # relative tolerance of a distortion
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Points of R(D), each between what is certain and what is reached.
+    """Points of R(D), each with a certified lower bound and an achieved upper bound.
 
     Attributes:
-        rate: Reached: mutual information of a test channel on the weights themselves [bit/weight].
-        lower: Certified: no code whatever of these weights at this distortion has less [bit/weight].
+        rate: Achieved: mutual information of a test channel on the weights themselves [bit/weight].
+        lower: Certified: no code for these weights at this distortion has a lower rate [bit/weight].
         distortion: D [loss/weight].
         predicted_loss: N·D [loss].
         lmbda: λ, minus the slope of the curve [loss/bit].
-        gap: Part of ``rate − lower`` that the iteration leaves: by how much A exceeds one on its grid [bit/weight].
-        binning: The rest: what is unknown of the weights within a bin of w and half an octave of h, and of A between
-            grid points [bit/weight].
+        gap: Part of ``rate − lower`` left by the iteration: the excess of A above one on its grid [bit/weight].
+        binning: Remainder of ``rate − lower``: uncertainty of w within a bin and h within half an octave, and of A
+            between grid points [bit/weight].
     """
 
     rate: Float[np.ndarray, " p"]
@@ -84,45 +84,45 @@ def rate_distortion_bound(
     gap: float = 0.005,
     progress: Progress = True,
 ) -> Bound:
-    """The rate-distortion function of the weights under ½h(w − c)², c any real number, on their joint histogram.
+    """Bound the rate-distortion function of the weights under ½h(w − c)², c any real number, from a joint histogram.
 
-    At slope λ, with t = ln 2/λ and q the shares of the reproduction values: Z(w, h) = Σ_c q(c) exp(−½th(w − c)²),
-    A(c) = E[exp(−½th(w − c)²)/Z], and q ← q·A until A ≤ 1 nearly everywhere. The channel p(c|w, h) = q(c) exp(…)/Z then
-    gives D and, as what it transmits, R ≤ E log2(p/q).
+    At slope λ, with t = ln 2/λ and q the probabilities of the reproduction values: Z(w, h) = Σ_c q(c) exp(−½th(w −
+    c)²), A(c) = E[exp(−½th(w − c)²)/Z], and q ← q·A until A ≤ 1 nearly everywhere. The channel p(c|w, h) = q(c)
+    exp(…)/Z then gives D and, as its mutual information, R ≤ E log2(p/q).
 
     The certificate is the dual: R(D) ≥ E log2 μ(w, h) − D/λ for every μ ≥ 0 with E[μ exp(−½th(w − c)²)] ≤ 1 for *all
-    real* c. It is taken for the weights, not for the bins, of which only n, Σh, Σhw, Σhw² and the ends in w and h are
-    known:
+    real* c. It is proven for the weights, not for the bins, of which only n, Σh, Σhw, Σhw² and the ranges of w and h
+    are known:
 
-    * h: the loss is linear in (h, hw, hw²), so moving each weight at random to either end of its half-octave, its mean
-      kept, is a channel before the code that leaves the loss as it is: R(D) of the moved weights is no larger.
-    * w: μ = μ_b exp(½th(w − W)²) with W the mean of the cell makes E log μ known by the sums, and the exponent linear
-      in h(w − W), whose mean is known; its second order is bounded by Σh(w − W)².
-    * Where a bin is wide beside its kernel its h counts as less: a bound for less loss is a bound.
-    * Between grid points: by curvature, see :func:`nbquant.kernels.cpu.blahut.ceiling`. Outside of all weights every
-      exp(…) falls.
+    * h: the loss is linear in (h, hw, hw²). Moving each weight at random to either end of its half-octave, with its
+      mean kept, is a channel before the code that leaves the loss unchanged: R(D) of the moved weights is no larger.
+    * w: μ = μ_b exp(½th(w − W)²) with W the mean of the cell: then E log μ follows from the sums, and the exponent is
+      linear in h(w − W), whose mean is known; its second order is bounded by Σh(w − W)².
+    * Where a bin is wide relative to its kernel, h is scaled down: a lower bound for a smaller loss is a lower bound.
+    * Between grid points: by curvature, see :func:`nbquant.kernels.cpu.blahut.ceiling`. Outside the range of the
+      weights every exp(…) decreases.
 
-    Members of a bin whose w differ by a millionth or less count as equal. What all that costs is ``binning``: some
-    0.005 to 0.015 bit for h, and for w little while the bins (1/32 octave) are narrow beside √(λ/h) for most weights,
-    much at high rates: there ``lower`` falls behind.
+    Members of a bin whose w differ by at most a millionth count as equal. The total cost of these steps is ``binning``:
+    0.005 to 0.015 bit for h; little for w while the bins (1/32 octave) are narrow relative to √(λ/h) for most weights,
+    but much at high rates, where ``lower`` is loose.
 
     Args:
-        source: Statistics of a selection, or a histogram. Zeros of a pruned selection count: a code that stores
-            positions and the other weights is one that the bound is for. With damping h and w are independent in a bin.
+        source: Statistics of a selection, or a histogram. Zeros of a pruned selection count: the bound also holds for
+            codes that store positions. With damping, h and w are independent within a bin.
         lmbdas: Slopes λ [loss/bit].
-        distortions: D [loss/weight] to come near to instead, within a percent; without either, 12 λ.
-        side: "encoder": only the encoder knows h. "both": the decoder is told, free of charge, the half-octave of h of
-            each weight, and may have other reproduction values in each: the conditional R(D).
-        per_layer: Of statistics, each layer is a source of its own, at one slope: what codes that know the layer of a
-            weight, as those with a codebook for each layer do, cannot pass.
-        gap: What the iteration may leave [bit/weight]; 0.05 is good for a preview.
+        distortions: Target distortions D [loss/weight] instead, met within a percent; without either, 12 slopes.
+        side: "encoder": only the encoder knows h. "both": the decoder is told the half-octave of each weight's h for
+            free and may use separate reproduction values in each: the conditional R(D).
+        per_layer: Treat each layer as a source of its own, all at one slope: the bound on codes that know the layer of
+            a weight, such as those with a codebook per layer. Requires statistics.
+        gap: Tolerance of the iteration [bit/weight]; 0.05 suits a preview.
         progress: See :data:`nbquant.progress.Progress`.
 
     Returns:
-        Points in the order of λ or D as given.
+        Points in the order of the given λ or D.
 
     Raises:
-        ValueError: Both λ and distortions, values that are not positive, or a distortion that needs no bits at all.
+        ValueError: Both λ and distortions, values that are not positive, or a distortion that needs no bits.
         Cancelled: By ``progress``.
 
     Source: Blahut 1972; Arimoto 1972; the dual: Gallager 1968, theorem 9.4.1; Csiszár 1974.
@@ -139,12 +139,12 @@ def rate_distortion_bound(
     count = sum(group.count for group in groups)
     worst = _single_level(groups, count)
     if worst <= 0:
-        raise ValueError("weights must differ, but all are the same: no bits are needed")
+        raise ValueError("weights must differ, but all are equal: no bits are needed")
     if distortions is not None:
         for value in distortions:
             if value >= worst:
                 raise ValueError(
-                    f"distortions must be below {worst:.4g}, which no bits at all give, but got {value:.4g}"
+                    f"distortions must be below {worst:.4g}, which needs no bits at all, but got {value:.4g}"
                 )
     elif lmbdas is None:
         lmbdas = np.geomspace(*LMBDA_RANGE, POINTS) * 2 * math.log(2) * worst
@@ -158,26 +158,26 @@ def rate_distortion_bound(
 
 
 def largest_distortion(source: Statistics | Histogram, per_layer: bool = False) -> float:
-    """D that no bits at all give: a single reproduction value, or one for each layer [loss/weight]."""
+    """Compute the distortion at rate zero: a single reproduction value, or one per layer [loss/weight]."""
     groups = _groups(source, "encoder", per_layer)
     return _single_level(groups, sum(group.count for group in groups))
 
 
 def _groups(source: Statistics | Histogram, side: Side, per_layer: bool) -> list[BoundSource]:
-    """Sources whose reproduction values the decoder may tell apart free of charge."""
+    """Sources that may have separate reproduction values at no cost."""
     if not per_layer:
         parts = [BoundSource.of(source)]
     elif isinstance(source, Statistics):
         layers = dict.fromkeys(t.layer for t in source.tensors if len(t.histogram))
         parts = [BoundSource.of(source.part([layer])) for layer in layers]
     else:
-        raise ValueError("per_layer requires the statistics of a selection, but a histogram came: it knows no layers")
+        raise ValueError("per_layer requires the statistics of a selection, but got a histogram, which has no layers")
     return [p.of_row(r) for p in parts for r in range(p.row.max() + 1)] if side == "both" else parts
 
 
 @dataclass(frozen=True)
 class _Point:
-    """In nats a weight, but for the distortion; parts of the weights add."""
+    """A point in nats per weight (except the distortion); parts of the weights add."""
 
     slope: float
     rate: float
@@ -196,7 +196,7 @@ def _bound(points: Sequence[_Point], count: float) -> Bound:
 
 
 def _point(groups: Sequence[BoundSource], count: float, slope: float, gap: float) -> _Point:
-    """Sum over groups, each with reproduction values of its own."""
+    """Sum over groups, each with its own reproduction values."""
     share = [group.count / count for group in groups]
     parts = [_iterate(group, slope, gap) for group in groups]
 
@@ -207,7 +207,7 @@ def _point(groups: Sequence[BoundSource], count: float, slope: float, gap: float
 
 
 def _iterate(source: BoundSource, slope: float, gap: float) -> _Point:
-    """Shares of the reproduction values, what they reach, and what they prove."""
+    """Iterate to the probabilities of the reproduction values, the achieved point and the certified one."""
     n, mass, hw, hww = source.sums.sum(axis=0)
     if slope * (hww - hw**2 / mass) < NOTHING * n:
         return _Point(slope, 0.0, 0.0, 0.0, 0.5 * max(hww - hw**2 / mass, 0.0) / n)
@@ -223,7 +223,7 @@ def _iterate(source: BoundSource, slope: float, gap: float) -> _Point:
     p = cells.share.astype(np.float32)
     q = np.bincount(_nearest(node, cells.position), p, len(node)) + START / len(node)
     q = (q / q.sum()).astype(np.float32)
-    # Of what is reached: the plain iteration.
+    # The achieved point comes from the plain iteration.
     for done in range(MOST_ITERATIONS):
         a = (p / (kernel @ q)) @ kernel
         if done % CHECK_EVERY == 0 and float(a.max()) < math.exp(gap):
@@ -244,10 +244,10 @@ def _certify(
     q: Float[np.ndarray, " c"],
     gap: float,
 ) -> float:
-    """E log μ of a μ that meets the dual's constraint [nat].
+    """E log μ of a μ that satisfies the dual constraint [nat].
 
-    First the iteration goes on with the ceiling in place of A. Where few weights are it takes long to settle, as shares
-    start small there; so then μ itself is lowered where the ceiling is above one near by.
+    First the iteration continues with the ceiling in place of A. Where weights are rare it converges slowly, as
+    probabilities start small there; then μ itself is lowered wherever the ceiling exceeds one near by.
     """
     for _ in range(CEILINGS):
         ceiling = _around(_ceiling(cells, slope, node, 1 / _partition(cells, slope, node, q)))
@@ -276,7 +276,7 @@ def _certify(
 def _largest(
     values: Float[np.ndarray, " c"], first: Int64[np.ndarray, "m 2"], last: Int64[np.ndarray, "m 2"]
 ) -> Float[np.ndarray, "m 2"]:
-    """Largest of ``values[first - 1 : last + 1]``, by maxima over runs of powers of two."""
+    """Largest of ``values[first - 1 : last + 1]``, from maxima over runs of powers of two."""
     first, last = np.maximum(first - 1, 0), np.minimum(last + 1, len(values))
     runs = [values]
     while 2 ** len(runs) <= len(values):
@@ -310,7 +310,7 @@ def _nearest(node: Float[np.ndarray, " c"], position: Float[np.ndarray, " m"]) -
 def _partition(
     cells: Symbols, slope: float, node: Float[np.ndarray, " c"], q: Float[np.ndarray, " c"]
 ) -> Float[np.ndarray, "m 2"]:
-    """Z of the two ends of h of each cell."""
+    """Z at both ends of h of each cell."""
     precision, position = slope * cells.end_h.ravel(), cells.end_position.ravel()
     z, _ = kernels.partition_moment(precision, position, node, q.astype(np.float64))
     return np.maximum(z, LEAST_Z).reshape(-1, 2)
@@ -319,7 +319,7 @@ def _partition(
 def _ceiling(
     cells: Symbols, slope: float, node: Float[np.ndarray, " c"], mu: Float[np.ndarray, "m 2"]
 ) -> Float[np.ndarray, " c-1"]:
-    """What E[μ exp(…)] is at most between neighbouring reproduction values."""
+    """Upper bound of E[μ exp(…)] between neighbouring reproduction values."""
     fine = np.append((node[:-1, None] + np.diff(node)[:, None] * np.arange(REFINED) / REFINED).ravel(), node[-1])
     return (
         kernels.ceiling(
@@ -339,14 +339,14 @@ def _ceiling(
 
 
 def _around(between: Float[np.ndarray, " c-1"]) -> Float[np.ndarray, " c"]:
-    """The larger of both sides."""
+    """The larger of both neighbours."""
     return np.maximum(np.append(between, between[-1]), np.append(between[0], between))
 
 
 def _reached(
     cells: Symbols, slope: float, node: Float[np.ndarray, " c"], q: Float[np.ndarray, " c"]
 ) -> tuple[float, float]:
-    """R [nat] and D of the channel q(c)·exp(−½th(w − c)²)/Z, with the scaled h in it and the true one in D."""
+    """R [nat] and D of the channel q(c)·exp(−½th(w − c)²)/Z, with the scaled h in the channel and the true h in D."""
     precision = slope * cells.mean_h * cells.scale
     kept = q > 0
     z, square = kernels.partition_moment(precision, cells.position, node[kept], q[kept] / q.sum())
@@ -356,13 +356,13 @@ def _reached(
 
 
 def _single_level(groups: Sequence[BoundSource], count: float) -> float:
-    """Distortion at no rate: one reproduction value a group [loss/weight]."""
+    """Distortion at rate zero: one reproduction value per group [loss/weight]."""
     sums = np.array([group.sums.sum(axis=0) for group in groups])
     return float(0.5 * np.maximum(sums[:, HWW] - sums[:, HW] ** 2 / sums[:, H], 0.0).sum() / count)
 
 
 def _point_near(groups: Sequence[BoundSource], count: float, distortion: float, gap: float) -> _Point:
-    """The point whose D is nearest: secants of log D over log t, from where a Gaussian would have it."""
+    """Find the point nearest to a distortion: secant steps in (log t, log D), started from a Gaussian source."""
     tried = [_point(groups, count, 0.5 / distortion, gap)]
     steepness = -1.0
     while abs(tried[-1].distortion / distortion - 1) > NEAR and len(tried) < SEARCHES:
@@ -379,11 +379,12 @@ def _point_near(groups: Sequence[BoundSource], count: float, distortion: float, 
 def shannon_lower_bound(
     source: Statistics | Histogram, distortions: Sequence[float] | Float[np.ndarray, " p"]
 ) -> Float[np.ndarray, " p"]:
-    """The weighted Shannon lower bound h(w|h) + ½E log2 h − ½log2(2πe·2D), or 0 [bit/weight].
+    """Compute the weighted Shannon lower bound h(w|h) + ½E log2 h − ½log2(2πe·2D), or 0 [bit/weight].
 
-    Of the density that is constant on each bin (1/32 octave of w) of each half-octave of h: near the curve at high
-    rate, below it elsewhere, and an estimate, no certificate, as is any density of given numbers. Weights that are
-    exactly zero have no density: the others need that much, in their share, and bear all the distortion.
+    The density is taken as constant on each bin (1/32 octave of w) of each half-octave of h. The bound is near the
+    curve at high rate and below it elsewhere; it is an estimate, not a certificate, as any density of given numbers.
+    Weights that are exactly zero have no density: the bound holds for the others, in their share, which bear all the
+    distortion.
 
     Args:
         source: Statistics of a selection, or a histogram.
@@ -410,7 +411,7 @@ def shannon_lower_bound(
 
 def _check(lmbdas: object, distortions: object, side: str, gap: float) -> None:
     if lmbdas is not None and distortions is not None:
-        raise ValueError("either lmbdas or distortions must be given, but both are: leave one out")
+        raise ValueError("lmbdas and distortions exclude each other, but got both: leave one out")
     if side not in ("encoder", "both"):
         raise ValueError(f'side must be "encoder" or "both", but got {side!r}')
     for name, values in (("lmbdas", lmbdas), ("distortions", distortions), ("gap", [gap])):

@@ -1,4 +1,4 @@
-"""Where bits and predicted loss come from: by layer and by codeword."""
+"""Breakdown of rate and predicted loss by layer and by codeword."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,21 +23,21 @@ from nbquant.quantization.selection import Selection
 from nbquant.quantization.streams import book_ledger
 from nbquant.quantization.tensor import SelectedTensor
 
-BLOCK = 1 << 24  # weights between two chances to cancel
+BLOCK = 1 << 24  # weights between two checks for cancellation
 
 
 @dataclass(frozen=True, eq=False)
 class Breakdown:
-    """Shares of rate and predicted loss; both are of the whole selection's.
+    """Rate and predicted loss by layer and by codeword, as shares of the whole selection.
 
     Attributes:
-        layers: One row a layer, in the model's order: ``layer``, ``weights``, ``pruned`` (how many of them are zeros
-            that are left out), ``bits`` (payload and positions, and those tables and codebooks that serve this layer
-            alone), ``share_of_rate`` (what all layers share is in none), ``predicted_loss`` [loss], ``share_of_loss``,
+        layers: One row per layer, in the model's order: ``layer``, ``weights``, ``pruned`` (number of zeros left out),
+            ``bits`` (payload and positions, and the tables and codebooks used by this layer alone),
+            ``share_of_rate`` (bits shared by several layers are in none), ``predicted_loss`` [loss], ``share_of_loss``,
             ``mean_sensitivity`` [loss/weight²] of all its weights.
-        codewords: For each group one row a codeword: ``centre``, ``count``, ``share`` of the group's coded weights,
-            ``codeword`` (0 and 1, as in the file; empty where the code has one word of no bits, or none),
-            ``codeword_length`` [bit], ``bits`` (count · length; of adaptive coding what order 0 would take),
+        codewords: For each group, one row per codeword: ``centre``, ``count``, ``share`` of the group's coded weights,
+            ``codeword`` (bits as in the file; empty for a code without codewords or with a single one of 0 bits),
+            ``codeword_length`` [bit], ``bits`` (count · length; for adaptive coding, of an order-0 code),
             ``share_of_rate``, ``predicted_loss`` ½Σh(w − c)² of its members [loss], ``share_of_loss``.
     """
 
@@ -46,18 +46,18 @@ class Breakdown:
 
 
 def breakdown(quantized: Quantized, selection: Selection, progress: Progress = False) -> Breakdown:
-    """Break rate and predicted loss down, in one pass over the weights.
+    """Break rate and predicted loss down by layer and codeword, in one pass over the weights.
 
-    The layers' bits and what they share add up to the ledger, their losses to ``predicted_loss_increase``, as those of
-    the codewords do. Fine-tuned values are compared with the weights of the selection.
+    The layers' bits and the shared bits add up to the ledger; the losses of the layers, and those of the codewords, add
+    up to ``predicted_loss_increase``. Fine-tuned values are compared with the weights of the selection.
 
     Args:
-        quantized: What :func:`nbquant.fit` returned.
-        selection: What it was made of.
+        quantized: Result of :func:`nbquant.fit`.
+        selection: The selection it was fitted to.
         progress: See :data:`nbquant.progress.Progress`; counts blocks.
 
     Raises:
-        ValueError: A selection of other tensors.
+        ValueError: A selection with other tensors.
         Cancelled: By ``progress``.
     """
     _check(quantized, selection)
@@ -70,10 +70,10 @@ def breakdown(quantized: Quantized, selection: Selection, progress: Progress = F
 
 
 def codeword_strings(lengths: Lengths, coding: str) -> tuple[str, ...]:
-    """The codewords of a code with these lengths, as they are written: strings of 0 and 1; empty for one without any.
+    """Codewords of a code with these lengths, as strings of 0 and 1 in the file's order; empty where there is none.
 
     Args:
-        lengths: Codeword lengths ℓ [bit], all of one length for a fixed-length code.
+        lengths: Codeword lengths ℓ [bit], all equal for a fixed-length code.
         coding: Name of the code.
     """
     strings = codes.named(coding).codewords
@@ -82,7 +82,7 @@ def codeword_strings(lengths: Lengths, coding: str) -> tuple[str, ...]:
 
 N, MASS, LOSS = range(3)  # columns of the sums
 Sums = dict[str, Float[np.ndarray, "k+1 3"]]
-"""For each tensor n, Σh, ½Σh(w − c)² of each codeword's members, and last of the pruned weights."""
+"""n, Σh, ½Σh(w − c)² per tensor and codeword, with a last row for the pruned weights."""
 
 
 def _check(quantized: Quantized, selection: Selection) -> None:
@@ -90,8 +90,8 @@ def _check(quantized: Quantized, selection: Selection) -> None:
     if shapes != {name: t.shape for name, t in quantized.tensors.items()}:
         other = sorted(n for n in shapes.keys() | quantized.tensors.keys() if shapes.get(n) != _shape(quantized, n))
         raise ValueError(
-            f"the selection must hold the {len(quantized.tensors)} tensors that were quantized, but {len(other)} "
-            f"differ, {other[0]!r} for one: pass the selection that was given to fit"
+            f"the selection must hold the {len(quantized.tensors)} quantized tensors, but {len(other)} "
+            f"differ, such as {other[0]!r}: pass the selection that was fitted"
         )
 
 
@@ -134,7 +134,7 @@ def _layers(quantized: Quantized, selection: Selection, sums: Sums, total: float
 
 
 def _bits(quantized: Quantized, selection: Selection, sums: Sums) -> dict[str, int]:
-    """Bits that each layer takes alone."""
+    """Bits used by each layer alone."""
     bits = dict.fromkeys(selection.layers, 0)
     for group, book in quantized.codebooks.items():
         members = [t for t in selection if quantized.group_of(t.name) == group]
@@ -155,7 +155,7 @@ def _bits(quantized: Quantized, selection: Selection, sums: Sums) -> dict[str, i
 
 
 def _charge(bits: dict[str, int], members: Sequence[SelectedTensor], cost: int) -> None:
-    """Add what these tensors have in common, if they are of one layer."""
+    """Add the bits shared by these tensors, if they belong to one layer."""
     layers = {t.layer for t in members}
     if len(layers) == 1:
         bits[layers.pop()] += cost

@@ -1,4 +1,4 @@
-"""Operating points with a centre where the user put it."""
+"""Operating points with one cluster centre placed by hand."""
 
 from collections.abc import Mapping
 
@@ -17,21 +17,21 @@ from nbquant.quantization.quantizer import ScalarQuantizer
 
 
 def moved(point: OperatingPoint, statistics: Statistics, group: str, index: int, value: float) -> OperatingPoint:
-    """The same codebook with one centre elsewhere.
+    """Move one centre of a codebook and reassign the weights.
 
-    The other centres stay. Weights are assigned anew: to the nearest centre; with ECSQ to that of least
-    ½ h (w − c)² + λ ℓ, with the ideal lengths ℓ that the clusters had before. Counts, code and ledger follow. A cluster
-    that loses all its weights is dropped.
+    The other centres stay. Each weight goes to the nearest centre or, with ECSQ, to the one of least
+    ½ h (w − c)² + λ ℓ, with the ideal lengths ℓ of the clusters before the move. Counts, code and ledger are updated. A
+    cluster that loses all its weights is dropped.
 
     Args:
-        point: Where to set out from.
-        statistics: What it was computed from.
+        point: The operating point to change.
+        statistics: Statistics of its selection.
         group: Group of the centre.
-        index: Which of its centres, from 0.
-        value: Where to.
+        index: Index of the centre, from 0.
+        value: New value of the centre [weight].
 
     Returns:
-        A point whose quantizer is as before, though that would not give this codebook.
+        A point with the same quantizer, although its fit would not give this codebook.
 
     Raises:
         ValueError: No such group or centre, or a value that is not finite.
@@ -58,13 +58,13 @@ def _check(clusters: Mapping[str, Clusters], group: str, index: int, value: floa
     if not 0 <= index < levels:
         raise ValueError(f"index must be 0 to {levels - 1}, but is {index}")
     if not np.isfinite(value):
-        raise ValueError(f"a centre must be finite, but is put at {value!r}")
+        raise ValueError(f"a centre must be finite, but got {value!r}")
 
 
 def _distinct(
     codebook: Float[np.ndarray, " k"], price: Float[np.ndarray, " k"]
 ) -> tuple[Float[np.ndarray, " j"], Float[np.ndarray, " j"]]:
-    """Ascending codewords, of equal ones the cheapest: boundaries are between two that differ."""
+    """Distinct codewords, ascending; of equal ones the cheapest is kept, as boundaries need distinct neighbours."""
     order = np.lexsort([price, codebook])
     kept = order[np.diff(codebook[order], prepend=-np.inf) > 0]
     return codebook[kept], price[kept]
@@ -73,7 +73,7 @@ def _distinct(
 def _assigned(
     cells: Cells, mass: Float[np.ndarray, " r"], codebook: Float[np.ndarray, " k"], price: Float[np.ndarray, " k"]
 ) -> Clusters:
-    """Clusters of least cost, with what stands for h in each row of cells; what they lose is of h itself."""
+    """Clusters of least cost, with ``mass`` in place of h in each row of cells; their loss uses the true h."""
     true = ecsq_sums(cells.row_start, mass, cells.position, cells.true_prefix, codebook, price)
     threshold = None
     if len(mass) == 1:

@@ -1,10 +1,10 @@
-"""Histograms of weights on disk, kept on disk too: opening a checkpoint again reads none of it.
+"""On-disk cache of histograms: reopening a checkpoint need not read its weights.
 
-An entry is found by the content of weights and sensitivities, whatever file they are in, and by the code that makes
-histograms: another version of it, with other parameters or fewer mistakes, finds none of the old. So that not even the
-content needs to be read again, small notes say which content a part of a file has, as long as its size, inode and
-times are the same. A file changed so shortly ago that another change might not show in its times gets no note. No
-entry is trusted: each has a checksum, and what does not fit is removed and computed again.
+The key of an entry is the content of weights and sensitivities, whatever file they are in, and the source code that
+computes histograms, so that a new version ignores old entries. To avoid even hashing the content again, small notes
+record the digest of a file's part as long as its size, inode and times are unchanged. A file modified so recently
+that another change might not show in its times gets no note. Entries are never trusted: each has a checksum, and a
+damaged entry is deleted and computed again.
 """
 
 import hashlib
@@ -35,22 +35,22 @@ from nbquant.replacing import replacing
 from nbquant.tensorfile import FileSlice
 
 VARIABLE = "NBQUANT_CACHE"
-LEAST_WEIGHTS = 1 << 16  # the statistics of fewer are computed sooner than read
-MOST_BYTES = 2 << 30  # of all files; the least recently used go first
+LEAST_WEIGHTS = 1 << 16  # smaller tensors are computed faster than read
+MOST_BYTES = 2 << 30  # of all files; the least recently used are deleted first
 MOST_ENTRY_BYTES = 1 << 28
 
 _OURS = re.compile(r"[0-9a-f]{64}\.(statistics|digest)|\.[0-9a-f]{64}\.(statistics|digest)\.[0-9a-f]+\.partial")
 _CHECKSUM_BYTES = 32
-_CHUNK = 1 << 24  # bytes hashed at once
-_SETTLED_NS = 2_000_000_000  # the coarsest times of file systems are 2 s
-_BLOCK = 4096  # bytes that even the smallest file takes
+_CHUNK = 1 << 24  # bytes hashed at a time
+_SETTLED_NS = 2_000_000_000  # the coarsest timestamps of file systems have 2 s
+_BLOCK = 4096  # bytes used by even the smallest file
 
 _warned: set[Path] = set()
-_written: dict[Path, int] = {}  # bytes since the size of a folder was last looked at
+_written: dict[Path, int] = {}  # bytes written since a folder's size was last checked
 
 
 def folder() -> Path | None:
-    """Where the cache is: the user's cache folder, or what ``NBQUANT_CACHE`` says; None if that is empty."""
+    """Locate the cache folder: the user's cache folder, or ``NBQUANT_CACHE``; None if that is empty."""
     given = os.environ.get(VARIABLE)
     if given is None:
         return platformdirs.user_cache_path("nbquant", appauthor=False)
@@ -60,13 +60,13 @@ def folder() -> Path | None:
 def cached(
     tensor: SelectedTensor, compute: Callable[[], tuple[Histogram, GapHistogram]]
 ) -> tuple[Histogram, GapHistogram]:
-    """Histogram and gaps of a tensor: from disk if its weights are on disk and known, else computed and kept.
+    """Read the histogram and gaps of a tensor from the cache, or compute and store them.
 
-    A cache that cannot be written is told once in a ``RuntimeWarning`` and changes no result.
+    A cache that cannot be written causes one ``RuntimeWarning`` and changes no result.
 
     Args:
-        tensor: The tensor; those of a module and small ones are always computed.
-        compute: How. What it raises is raised, and nothing is kept.
+        tensor: The tensor; those in memory and small ones are always computed.
+        compute: Computes the result. Its exceptions propagate, and nothing is stored.
     """
     where = folder()
     if where is None or tensor.weight_source is None or tensor.weight.numel() < LEAST_WEIGHTS:
@@ -76,7 +76,7 @@ def cached(
     found = _read(path, key, tensor.weight.numel())
     if found is None:
         found = compute()
-        # Else the key may be that of the bytes before a change, and the result that of those after it.
+        # Otherwise the key could be that of the bytes before a change, and the result that after it.
         if all(s.is_current() for s in (tensor.weight_source, tensor.sensitivity_source) if s is not None):
             _write(path, _packed(key, *found))
     return found
@@ -92,7 +92,7 @@ def _key(where: Path, tensor: SelectedTensor) -> str:
 
 @cache
 def _code() -> str:
-    """Digest of all code that what is kept depends on."""
+    """Digest of all source code that determines the entries."""
     digest = hashlib.sha256()
     modules = (Path(str(module.__file__)) for module in (histogram, positions))
     for path in (*sorted(Path(kernels.__path__[0]).rglob("*.py")), *modules, Path(__file__)):
@@ -101,8 +101,8 @@ def _code() -> str:
 
 
 def _digest(where: Path, values: Tensor, source: FileSlice | None) -> str:
-    """Digest of the bytes of a tensor, from a note if its file has not changed since."""
-    # What was written to a mapped tensor is in memory only: its file says nothing about it.
+    """Digest of a tensor's bytes, from a note if its file is unchanged."""
+    # Writes to a mapped tensor stay in memory: its file does not show them.
     if source is None or values._version > 0:
         return _digest_of_bytes(values)
     note = where / f"{hashlib.sha256(repr(source).encode()).hexdigest()}.digest"
@@ -111,7 +111,7 @@ def _digest(where: Path, values: Tensor, source: FileSlice | None) -> str:
         return known
     begun = time.time_ns()
     digest = _digest_of_bytes(values)
-    # Counted from before the bytes were read, so that a change in the meantime shows.
+    # Measured from before the bytes were read, so that a change meanwhile shows.
     if begun - source.changed >= _SETTLED_NS and source.is_current():
         _write(note, f"{digest} {_checksum(note.stem, digest.encode()).hex()}\n".encode())
     return digest
@@ -150,7 +150,7 @@ def _read(path: Path, key: str, count: int) -> tuple[Histogram, GapHistogram] | 
 
 
 def _content(path: Path, most: int) -> bytes | None:
-    """What is in a file, marked as used just now; None if there is none that can be read."""
+    """Content of a file, marked as just used; None if it does not exist or cannot be read."""
     try:
         with path.open("rb") as file:
             raw = file.read(most + 1)
@@ -161,7 +161,7 @@ def _content(path: Path, most: int) -> bytes | None:
 
 
 def _checksum(name: str, content: bytes) -> bytes:
-    """With the name, so that no entry stands for another."""
+    """Checksum that includes the name, so that no entry passes for another."""
     return hashlib.sha256(name.encode() + content).digest()
 
 
@@ -173,14 +173,14 @@ def _packed(key: str, found: Histogram, gaps: GapHistogram) -> bytes:
         "gaps": gaps.gaps,
         "gap_counts": gaps.counts,
     }
-    if found.joint.sums is not found.marginal.sums:  # without sensitivities they are the same
+    if found.joint.sums is not found.marginal.sums:  # shared if there are no sensitivities
         arrays["joint_sums"] = found.joint.sums
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     return _checksum(key, content) + content
 
 
 def _unpacked(arrays: dict[str, np.ndarray], count: int) -> tuple[Histogram, GapHistogram] | None:
-    """What :func:`_packed` was given; None unless all of it fits a tensor of ``count`` weights."""
+    """Invert :func:`_packed`; None unless the result fits a tensor of ``count`` weights."""
     marginal = Bins(arrays["marginal_key"], arrays["marginal_sums"])
     joint = Bins(arrays["joint_key"], arrays.get("joint_sums", marginal.sums))
     gaps = GapHistogram(arrays["gaps"], arrays["gap_counts"])
@@ -216,13 +216,13 @@ def _write(path: Path, content: bytes) -> None:
         if where not in _warned:
             _warned.add(where)
             warnings.warn(
-                f"histograms cannot be kept in {str(where)!r} ({error.strerror or error}), so they are computed anew "
-                f"each time: make room there, or set {VARIABLE} to another folder, or to nothing for no cache.",
+                f"histograms cannot be cached in {str(where)!r} ({error.strerror or error}), so they are recomputed "
+                f"each time: free some space there, or set {VARIABLE} to another folder, or to nothing for no cache.",
                 RuntimeWarning,
                 stacklevel=2,
             )
         return
-    # The first time, and then whenever enough was written to matter.
+    # On the first write, and then whenever enough has been written to matter.
     _written[where] = _written.get(where, MOST_BYTES) + max(len(content), _BLOCK)
     if _written[where] > MOST_BYTES // 64:
         _written[where] = 0
@@ -230,7 +230,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _shrink(where: Path) -> None:
-    """Remove what was least recently used, until the rest is within bounds."""
+    """Delete the least recently used files until the size limit is met."""
     entries = []
     with suppress(OSError), os.scandir(where) as scan:
         for entry in scan:

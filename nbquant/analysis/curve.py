@@ -1,4 +1,4 @@
-"""The rate-distortion curve of a method on a selection."""
+"""Interface of a method's rate-distortion curve on a selection."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -15,17 +15,17 @@ from nbquant.quantization.selection import Selection
 
 
 class Curve(Protocol):
-    """Operating points of one method, and what the weights themselves give at a target."""
+    """The rate-distortion curve of a method: operating points, and fits to a target."""
 
     def toward(self, target: Target) -> Iterator[list[OperatingPoint]]:
-        """Yield the points that there are, coarse to fine, until those around the target are close."""
+        """Yield the points known so far, coarse to fine, until those around the target are close."""
         ...
 
     def fit(self, target: Target) -> Quantized:
         """Quantize the weights themselves to the target.
 
         Raises:
-            nbquant.analysis.target.OutOfReachError: Names what is within reach.
+            nbquant.analysis.target.OutOfReachError: Names the reachable range.
         """
         ...
 
@@ -37,13 +37,13 @@ def curve_of(
     points: Sequence[OperatingPoint] = (),
     progress: Progress = True,
 ) -> Curve:
-    """The curve of a method: from histograms where it has one there, else by running.
+    """Choose the kind of curve for a method: from histograms if it supports them, else from runs.
 
     Args:
         family: The method with its options.
         selection: What to quantize.
-        statistics: Of the selection, if they are at hand.
-        points: Points where the method ran already.
+        statistics: Statistics of the selection, if at hand.
+        points: Points from earlier runs.
         progress: See :data:`nbquant.progress.Progress`.
     """
     if family.method.curve is None:

@@ -13,7 +13,7 @@ from nbquant.quantization.selection import Selection
 
 
 def tabulated_pairs() -> tuple[tuple[str, bool], ...]:
-    """All methods with a curve, each plain and weighted."""
+    """List all methods with a curve from histograms, each plain and weighted."""
     return tuple((method.name, weighted) for method in tabulated() for weighted in (False, True))
 
 
@@ -24,16 +24,16 @@ def curves(
     progress: Progress = True,
     **options: Any,
 ) -> pd.DataFrame:
-    """Operating points of several methods, one a row.
+    """Tabulate the operating points of several methods.
 
     Args:
         selection: Selection, or its statistics.
-        methods: Pairs of the name of a method with a curve and whether it is weighted by sensitivity; None is all.
-        progress: True for progress bars, False for none, or a callable told (done, total), which may raise to cancel.
-        **options: Options of all methods, such as ``coding`` and ``per_layer``; see :func:`nbquant.fit`.
+        methods: Pairs of the name of a method with a curve and whether it is weighted by sensitivity; None for all.
+        progress: True for progress bars, False for none, or a callable (done, total), which may raise to cancel.
+        **options: Options for all methods, such as ``coding`` and ``per_layer``; see :func:`nbquant.fit`.
 
     Returns:
-        Columns method, weighted, parameter (its name), value, levels, rate [bit/weight], compression_ratio,
+        One row per point: method, weighted, parameter (its name), value, levels, rate [bit/weight], compression_ratio,
         distortion [loss/weight], predicted_loss_increase [loss].
     """
     statistics = selection if isinstance(selection, Statistics) else Statistics.of(selection, progress)

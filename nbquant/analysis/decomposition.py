@@ -1,4 +1,4 @@
-"""What quantizing does to the loss, term by term, over rates and methods."""
+"""Decomposition of the loss change caused by quantization into Taylor terms, over rates and methods."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from nbquant.progress import Progress, track
 from nbquant.quantization.quantized import Quantized
 
 OFF = 2.0
-"""Factor between prediction and measurement from which on the second-order picture counts as broken."""
+"""Factor between prediction and measurement beyond which the second-order model counts as broken."""
 
 
 def decompose(
@@ -24,22 +24,23 @@ def decompose(
     loss: Loss | None = None,
     progress: Progress = True,
 ) -> pd.DataFrame:
-    """Predict the change of the loss by each of its second-order stand-ins, and measure it, all on the same samples.
+    """Predict the change of the loss by each second-order approximation, and measure it, all on the same samples.
 
-    Where ``quadratic`` is far above ``diagonal`` the off-diagonal terms do not cancel, as Choi et al. hoped; where it
-    is far from ``gauss_newton`` the curvature of the network itself counts; where ``second_order`` is far from
-    ``measured`` terms of third order do.
+    Where ``quadratic`` is far above ``diagonal``, the off-diagonal terms do not cancel as Choi et al. assumed; where it
+    is far from ``gauss_newton``, the curvature of the network itself matters; where ``second_order`` is far from
+    ``measured``, third-order terms do.
 
     Args:
         model: The model selected from.
-        quantized: Of it, by a label of each; without labels they are called by method and ratio.
+        quantized: Quantized selections by label; unlabelled ones are labelled by method and ratio.
         batches: Pairs (inputs, target), as for :func:`nbquant.sensitivity`.
-        sensitivity: Parameter name -> h [loss/weight²]; None is h = 1.
+        sensitivity: Parameter name -> h [loss/weight²]; None for h = 1.
         loss: Loss of a batch from (output, target), the mean over its samples; cross-entropy if None.
         progress: See :data:`nbquant.progress.Progress`; counts quantizations.
 
     Returns:
-        One row each: ``label``, ``method``, ``weighted``, ``rate`` [bit/weight], ``compression_ratio``; ``gradient``
+        One row per quantization: ``label``, ``method``, ``weighted``, ``rate`` [bit/weight], ``compression_ratio``;
+        ``gradient``
         gᵀδ, ``diagonal`` ½Σhδ², ``quadratic`` ½δᵀHδ, ``gauss_newton`` ½δᵀGδ, ``second_order`` gᵀδ + ½δᵀHδ and
         ``measured``, all [loss]; ``samples``; and ``breaks``: whether ``second_order`` is off by more than twofold, or
         of the other sign.
@@ -50,7 +51,7 @@ def decompose(
     """
     named = dict(quantized) if isinstance(quantized, Mapping) else {_label(q, i): q for i, q in enumerate(quantized)}
     if not named:
-        raise ValueError("at least one quantized selection is required, but none came: pass what nbquant.fit returned")
+        raise ValueError("at least one quantized selection is required, but got none: pass the result of nbquant.fit")
     samples = list(batches) if isinstance(batches, Iterator) else batches  # gone through once for each
     rows = []
     for label, one in track(list(named.items()), "decomposition", progress):

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep happen: here, in processes on this machine, or on the workers of a Dask cluster."""
+"""Executors of a sweep: this process, local worker processes, or the workers of a Dask cluster."""
 
 import multiprocessing
 import os
@@ -16,11 +16,11 @@ import torch
 
 from nbquant.progress import Cancelled, Progress
 
-RETRIES = 3  # of a run whose worker was killed
-LOOK = 0.1  # s between two looks at whether to go on
+RETRIES = 3  # for a run whose worker was killed
+LOOK = 0.1  # s between two checks for cancellation
 
 Run = Callable[[Any, Any, Progress], dict[str, Any]]
-"""run(subject, task, progress): the row of a task; it must be importable where workers are other processes."""
+"""run(subject, task, progress) returns the row of a task; it must be importable by worker processes."""
 
 Tasks = Sequence[tuple[str, Any]]
 """(name of the subject, task)."""
@@ -32,20 +32,20 @@ Executor: TypeAlias = Any
 def completed(
     executor: Executor, run: Run, subjects: Mapping[str, Any], tasks: Tasks, look: Callable[[], None]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (index of the task, row) as runs end; whatever ends the iteration cancels what has not begun.
+    """Yield (index of the task, row) as runs end; leaving the iteration cancels the runs that have not begun.
 
     Args:
-        executor: None runs one after the other in this process; a number in so many processes of this machine; a
-            Dask client on its workers.
-        run: What a task is done by.
-        subjects: What tasks are about, by name; each travels once to a worker, not once a task.
-        tasks: What to do.
-        look: Called several times a second while waiting; what it raises ends all.
+        executor: None runs one after the other in this process; a number uses that many local processes; a
+            Dask client uses its workers.
+        run: Runs one task.
+        subjects: Subjects of the tasks, by name; each is sent once to a worker, not once per task.
+        tasks: The tasks.
+        look: Called several times a second while waiting; an exception from it stops the sweep.
 
     Raises:
         TypeError: Another executor.
         ValueError: A number of processes below 1.
-        RuntimeError: A task whose worker died again and again.
+        RuntimeError: A task whose workers died repeatedly.
         Cancelled: By ``look``.
     """
     if executor is None:
@@ -106,8 +106,8 @@ def _written(path: Path, name: str, subject: Any) -> Path:
         torch.save(subject, path)
     except (PicklingError, AttributeError, TypeError) as error:
         raise TypeError(
-            f"model {name!r} must be picklable to reach other processes, but is not ({error}): define its class in a "
-            "module that can be imported, or run in this process with executor=None."
+            f"model {name!r} must be picklable to be sent to other processes, but is not ({error}): define its class "
+            "in a module that can be imported, or run in this process with executor=None."
         ) from error
     return path
 
@@ -127,7 +127,7 @@ def _in_process(run: Run, path: Path, task: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _read(path: Path) -> Any:
-    # Written a moment ago by the process that started this one; pages are mapped, so all workers share them.
+    # Just written by the parent process; pages are mapped, so all workers share them.
     return torch.load(path, mmap=True, weights_only=False)
 
 
@@ -140,7 +140,7 @@ def _as_completed(futures: Mapping["Future[dict[str, Any]]", int], look: Callabl
     waiting = set(futures)
     while waiting:
         done, waiting = wait(waiting, LOOK, FIRST_COMPLETED)
-        # What was done comes first: nothing of it is lost where another's worker has died, or the user cancels.
+        # Finished runs come first: none is lost if the worker of another has died or the user cancels.
         yield from sorted(done, key=lambda future: (future.exception() is not None, futures[future]))
         look()
 
@@ -155,7 +155,7 @@ def _dask(
     held: dict[str, Any] = {}
     left, tried = dict(enumerate(tasks)), 0
     while left:
-        # Every worker has it: one that dies takes nothing along that the others need.
+        # Replicated to every worker, so that a worker that dies takes nothing along that the others need.
         held |= {n: client.scatter(subjects[n], broadcast=True, hash=False) for n, _ in left.values() if n not in held}
         waiting = {
             client.submit(_on_worker, run, held[name], task, retries=RETRIES, pure=False): i
@@ -177,12 +177,12 @@ def _dask(
                         future.result()
         finally:
             client.cancel(list(waiting))
-        if left:  # all workers that held a model are gone
+        if left:  # all workers that held a model have died
             tried += 1
             if tried > RETRIES:
                 raise RuntimeError(
-                    f"{len(left)} runs are left whose workers died {tried} times: give workers more memory, or look "
-                    "into their logs."
+                    f"{len(left)} runs are left whose workers died {tried} times: give workers more memory, or check "
+                    "their logs."
                 )
             held.clear()
 

@@ -35,32 +35,33 @@ def fit(
 ) -> Quantized:
     """Quantize a selection to a target.
 
-    The point of least distortion on the method's curve at or beyond the target; what is returned is computed from the
-    weights themselves and meets the target too. With the method's own parameter it is that very quantizer.
+    The result is the point of least distortion on the method's curve that meets the target; it is computed from the
+    weights themselves and meets the target too. With the method's own parameter it is that exact quantizer.
 
     Args:
         selection: From :func:`nbquant.select`.
         method: A method by name ("kmeans", "uniform", "ecsq", "trellis", "feedback") or class (``nq.Trellis``); or a
-            quantizer (``nq.ECSQ(lmbda=1e-6)``), which has its target and options already. Trellis and feedback have no
-            curve: they run on the weights, several times for a ratio or a rate; ``levels`` is no target of them.
-            Feedback knows the layers of a selection with a calibration, see :func:`nbquant.calibrate`; without one it
-            works as trellis does.
+            quantizer (``nq.ECSQ(lmbda=1e-6)``), which includes its target and options. Trellis and feedback have no
+            curve from histograms: they run on the weights, several times for a ratio or a rate, and do not support
+            ``levels``. Feedback uses the layers of a selection with a calibration, see :func:`nbquant.calibrate`;
+            without one it equals trellis.
         ratio: Least compression ratio of the selected weights.
         rate: Largest rate [bit/weight], side information included.
         levels: Largest number of reconstruction values.
-        lmbda: For ECSQ, trellis and feedback: their λ [loss/bit].
-        step: For uniform: the width of a cell [weight].
-        file_of: The module or path of a checkpoint that was selected from: then ``ratio`` is that of the whole file
-            that :func:`nbquant.save` writes of it, with its header and all that is not quantized.
-        progress: True for progress bars, False for none, or a callable told (done, total), which may raise to cancel.
-        **options: Options of the method, as its class has them: ``weighted`` (by sensitivity), ``coding`` (code of the
+        lmbda: For ECSQ, trellis and feedback: Lagrange multiplier λ [loss/bit].
+        step: For uniform: cell width [weight].
+        file_of: The module or checkpoint path that was selected from: ``ratio`` is then that of the whole file
+            that :func:`nbquant.save` writes, with its header and all unquantized tensors.
+        progress: True for progress bars, False for none, or a callable (done, total), which may raise to cancel.
+        **options: Options of the method's class: ``weighted`` (by sensitivity), ``coding`` (code of the
             indices: "huffman", "fixed", "arithmetic", "context"), ``per_layer`` (a codebook for each layer),
-            ``pinned_zero`` (k-means), ``offset`` and ``steps`` (uniform, trellis), … None is the default of the class.
+            ``pinned_zero`` (k-means), ``offset`` and ``steps`` (uniform, trellis), … None means the default of the
+            class.
 
     Raises:
         Cancelled: By ``progress``.
         TypeError: Not a selection, or an unknown option (names the nearest).
-        ValueError: Not exactly one target; one out of reach (names the reachable range); the parameter of another
+        ValueError: Not exactly one target; a target out of reach (names the reachable range); the parameter of another
             method; an unknown method.
     """
     require("selection", selection, Selection, SELECTION)
@@ -70,15 +71,15 @@ def fit(
         return quantize(method, selection, progress=progress)
     name = method if isinstance(method, str) else str(getattr(method, "method", method.__name__))
     known = methods.named(name)
-    for own in known.options.keys() & targets.keys():  # what sets the rate of one method is an option of another
+    for own in known.options.keys() & targets.keys():  # the rate parameter of one method is an option of another
         options[own] = targets.pop(own)
     if known.parameter.name not in targets and known.parameter.name in options:
         targets[known.parameter.name] = options.pop(known.parameter.name)
     target = target_of(**targets)
     if file_of is not None and target.name != "ratio":
-        raise ValueError(f"file_of goes with the target ratio, but {target.name} came: leave one of them out.")
+        raise ValueError(f"file_of requires the target ratio, but got {target.name}: leave one of them out.")
     family = methods.family(name, **options)
-    family(1)  # values that options cannot have are refused before anything is computed
+    family(1)  # reject invalid option values before computing anything
     curve = curve_of(family, selection, progress=progress)
     return curve.fit(target) if file_of is None else _fit_file(selection, target, curve.fit, file_of)
 
@@ -88,7 +89,7 @@ def _require_nothing_else(quantizer: Quantizer, others: dict[str, Any]) -> None:
     given = [name for name, value in others.items() if value is not None]
     if given:
         raise ValueError(
-            f"a quantizer has its target and options already, but {', '.join(given)} came beside it: leave that out, "
+            f"a quantizer includes its target and options, but got {', '.join(given)} as well: leave that out, "
             f"or pass its class or {quantizer.method!r} instead"
         )
 
@@ -99,7 +100,7 @@ def _fit_file(
     to_target: Callable[[Target], Quantized],
     file_of: nn.Module | str | os.PathLike[str],
 ) -> Quantized:
-    """The same for the whole file: what it holds beside the selection hardly depends on how that is quantized."""
+    """Fit to a ratio of the whole file: its unquantized part hardly depends on how the selection is quantized."""
     allowed = (selection.source_bits + selection.unselected_bits) / target.value
     aim = target
     for _ in range(EXACT_TRIES):
@@ -115,8 +116,8 @@ def _fit_file(
         left = allowed - beside
         if left <= 0:
             raise ValueError(
-                f"a file of {allowed / 8:,.0f} bytes is required for ratio {target.value:g}, but header and what is "
-                f"not quantized alone take {beside / 8:,.0f}: ask for less than "
+                f"ratio {target.value:g} requires a file of {allowed / 8:,.0f} bytes, but header and unquantized "
+                f"tensors alone take {beside / 8:,.0f}: ask for less than "
                 f"{target.value * allowed / beside:.3g}, or select more layers."
             )
         aim = Target("ratio", max(selection.source_bits / left, aim.stricter(1e-4).value))

@@ -1,4 +1,4 @@
-"""The ledger ladder: every bit between the bound and the file, a step each, with its reason."""
+"""Ladder from the rate-distortion bound to the file: every bit between them, step by step, with its reason."""
 
 import math
 import os
@@ -22,17 +22,17 @@ from nbquant.quantization.selection import Selection
 from nbquant.required import QUANTIZED, require
 from nbquant.storage.write import file_ledger
 
-_GAP = 0.005  # that the bound's iteration may leave [bit/weight]
+_GAP = 0.005  # tolerance of the bound's iteration [bit/weight]
 _PART_REASONS = {
-    "code_table": ("code table", "what the decoder must be told of the code"),
-    "codebook": ("codebook", "the reconstruction values themselves"),
-    "position_table": ("position tables", "what the decoder must be told of the codes of the gaps"),
-    "unquantized": ("unquantized", "parameters and buffers that are stored as they are"),
+    "code_table": ("code table", "the decoder needs the code"),
+    "codebook": ("codebook", "the decoder needs the reconstruction values"),
+    "position_table": ("position tables", "the decoder needs the codes of the gaps"),
+    "unquantized": ("unquantized", "parameters and buffers stored unchanged"),
     "header": ("header", "names, shapes and recipe"),
     "container": ("container", "magic number, version, checksums and digest"),
     "padding": ("padding", "bits that fill the last byte of each stream"),
 }
-_TRELLIS = "the state of the trellis leaves every second integer out"
+_TRELLIS = "the trellis state excludes every second integer"
 
 
 def ladder(
@@ -43,33 +43,34 @@ def ladder(
     gap: float = _GAP,
     progress: Progress = True,
 ) -> pd.DataFrame:
-    """Climb from the least rate of any code at this distortion to the bits that are stored.
+    """Tabulate the steps from the least rate of any code at this distortion to the stored bits.
 
-    The steps are, each on the one before: what is certified that no code goes below; R(D) as it is reached; the
-    entropy of the best scalar quantizer at D; the entropy of this one; what its code needs beyond; tables, codebook
-    and positions; and with ``model`` all else in the file. A step may lead down: a code that knows neighbours, or a
-    trellis, spends less than the entropy of single weights. Of such codes the bound, which takes weights for drawn
+    The steps, each relative to the one before: the certified lower bound; R(D) as achieved; the entropy of the best
+    scalar quantizer at D; the entropy of this one; the overhead of its code; tables, codebook and positions; and with
+    ``model`` the rest of the file. A step may lead down: a context code or a trellis spends less than the entropy of
+    single weights. The bound assumes independent weights, so it does not bound such codes.
     one by one, is no bound.
 
-    Where each layer has a codebook of its own, bound and best scalar quantizer know the layers as well. Entropies count
-    the zeros of a pruned selection as one more symbol of each codebook; a code that stores positions pays for it there.
+    Where each layer has its own codebook, the bound and the best scalar quantizer know the layers as well. Entropies
+    count the zeros of a pruned selection as one more symbol of each codebook; a code that stores positions pays for
+    them there.
 
     Args:
-        quantized: What :func:`nbquant.fit` returned, or a point of a curve.
-        selection: What it was made of, or the statistics of that.
-        model: What was selected from, as for :func:`nbquant.save`, to go on to the size of the file; of a
+        quantized: Result of :func:`nbquant.fit`, or a point of a curve.
+        selection: The selection it was fitted to, or its statistics.
+        model: The model selected from, as for :func:`nbquant.save`, to go on to the size of the file; with a
             :class:`Quantized` only.
-        gap: What the bound's iteration may leave [bit/weight].
+        gap: Tolerance of the bound's iteration [bit/weight].
         progress: See :data:`nbquant.progress.Progress`.
 
     Returns:
-        One row a step, from bottom to top: ``step`` (its name), ``part`` (of the ledger, or "bound", "scalar",
-        "quantizer"), ``change`` [bit/weight], ``total`` (after it) [bit/weight], ``bits`` (the change in all) and
+        One row per step, from bottom to top: ``step`` (its name), ``part`` (of the ledger, or "bound", "scalar",
+        "quantizer"), ``change`` [bit/weight], ``total`` (after it) [bit/weight], ``bits`` (the change in total) and
         ``reason``. Changes add up to the ledger, or to the file, over the number of selected weights.
 
     Raises:
-        ValueError: A distortion that is zero, or not known as the codebook was fine-tuned; another selection; a model
-            with an operating point; or what :func:`nbquant.save` refuses.
+        ValueError: A distortion that is zero, or unknown because the codebook was fine-tuned; another selection; a
+            model with an operating point; or as :func:`nbquant.save`.
         Cancelled: By ``progress``.
     """
     require("quantized", quantized, (Quantized, OperatingPoint), QUANTIZED)
@@ -77,7 +78,7 @@ def ladder(
     made = _made(quantized, statistics)
     if model is not None:
         if not isinstance(quantized, Quantized):
-            raise ValueError("an operating point is in no file: pass what nbquant.fit returned, or leave model out")
+            raise ValueError("an operating point has no file: pass the result of nbquant.fit, or leave model out")
         ledger = file_ledger(quantized, model)
     else:
         ledger = quantized.ledger
@@ -85,19 +86,19 @@ def ladder(
     of_values, of_zeros = _entropy(made)
     count = made.weights
     steps = [
-        ("certified bound", "bound", lower * count, "no code at this distortion goes below"),
-        ("reached R(D)", "bound", (bound - lower) * count, "reached by a test channel; beyond what is certain"),
+        ("certified bound", "bound", lower * count, "no code has a lower rate at this distortion"),
+        ("reached R(D)", "bound", (bound - lower) * count, "achieved by a test channel; beyond the certified bound"),
         (
             "best scalar quantizer",
             "scalar",
             (scalar - bound) * count,
-            "weights are quantized one by one, which takes 0.2546 bit at high rates",
+            "weights are quantized one by one, which costs 0.2546 bit at high rates",
         ),
         (
             "this quantizer",
             "quantizer",
             of_values + of_zeros - scalar * count,
-            "the cells of this quantizer, beside the best at its distortion",
+            "the cells of this quantizer, relative to the best at its distortion",
         ),
     ]
     steps += _code_steps(made, ledger, of_values, of_zeros)
@@ -123,7 +124,7 @@ Counts = Mapping[str, Int64[np.ndarray, " k"]]
 
 @dataclass(frozen=True)
 class _Made:
-    """What the ladder reads off a quantized selection or an operating point."""
+    """Properties of a quantized selection or an operating point that the ladder needs."""
 
     weights: int
     distortion: float
@@ -147,13 +148,13 @@ def _made(quantized: Quantized | OperatingPoint, statistics: Statistics) -> _Mad
     if count != weights:
         raise ValueError(
             f"the selection must be the {count:,} weights that were quantized, but has {weights:,}: "
-            "pass the selection that was given to fit"
+            "pass the selection that was fitted"
         )
     if not quantized.distortion > 0:
         raise ValueError(
-            "a distortion above zero is required, but it is "
+            "the distortion must be known and above zero, but is "
             + (
-                "unknown, as the codebook was fine-tuned: pass what was fine-tuned"
+                "unknown, as the codebook was fine-tuned: pass the selection before fine-tuning"
                 if math.isnan(quantized.distortion)
                 else "zero: nothing is lost, choose a lower rate"
             )
@@ -162,7 +163,7 @@ def _made(quantized: Quantized | OperatingPoint, statistics: Statistics) -> _Mad
 
 
 def _on_trellis(quantized: Quantized | OperatingPoint) -> bool:
-    """Whether the code knows that levels are on paths through the trellis."""
+    """Whether the code exploits that levels are on paths through the trellis."""
     if isinstance(quantized, OperatingPoint) or not codes.named(quantized.quantizer.coding).adaptive:
         return False
     lattices = [book.lattice for book in quantized.codebooks.values()]
@@ -170,21 +171,21 @@ def _on_trellis(quantized: Quantized | OperatingPoint) -> bool:
 
 
 def _limits(statistics: Statistics, made: _Made, gap: float, progress: Progress) -> tuple[float, float, float]:
-    """What is certified, R(D), and the least entropy of a scalar quantizer [bit/weight] at a distortion."""
+    """Certified bound, R(D), and least entropy of a scalar quantizer [bit/weight] at a distortion."""
     per_layer = len(made.counts) > 1
     if made.distortion >= largest_distortion(statistics, per_layer):
         return 0.0, 0.0, 0.0
     found = rate_distortion_bound(
         statistics, distortions=[made.distortion], per_layer=per_layer, gap=gap, progress=progress
     )
-    # The curve is convex: its tangent holds for what is certified, and is as good as exact so near by.
+    # The curve is convex: its tangent is valid for the certified bound, and practically exact this close.
     aside = float((found.distortion[0] - made.distortion) / found.lmbda[0])
     lower, bound = max(float(found.lower[0]) + aside, 0.0), max(float(found.rate[0]) + aside, 0.0)
     return lower, bound, scalar_limit(statistics, made.distortion, float(found.lmbda[0]), per_layer)
 
 
 def _entropy(made: _Made) -> tuple[float, float]:
-    """Bits of the values at their order-0 entropy, and of which weights are zero; by codebook."""
+    """Order-0 entropy of the values, and entropy of the zero mask [bit]; by codebook."""
     of_values = of_zeros = 0.0
     for group, counts in made.counts.items():
         used, zeros = counts[counts > 0].astype(np.float64), made.zeros[group]
@@ -196,7 +197,7 @@ def _entropy(made: _Made) -> tuple[float, float]:
 
 
 def _code_steps(made: _Made, ledger: Ledger, of_values: float, of_zeros: float) -> list[tuple[str, str, float, str]]:
-    """What the streams have beyond, or below, the entropy."""
+    """Steps from the entropy to the size of the streams, up or down."""
     code = codes.named(made.coding)
     reason = f"{code.reason}; {_TRELLIS}" if made.trellis else code.reason
     name = "whole-bit lengths" if code.known_from_counts else f"{made.coding} code"
@@ -208,6 +209,6 @@ def _code_steps(made: _Made, ledger: Ledger, of_values: float, of_zeros: float) 
             "positions",
             "position_payload",
             ledger["position_payload"] - of_zeros,
-            "gaps in whole bits, each tensor by itself, beside the entropy of which are zero",
+            "gaps coded in whole bits, each tensor on its own, relative to the entropy of the zero mask",
         ),
     ]

@@ -1,4 +1,4 @@
-"""A whole curve as plain arrays, from which a front end draws every point of it without asking."""
+"""Rate-distortion curves as plain arrays, for a front end that moves along them without the kernel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,33 +14,33 @@ from nbquant.quantization import methods
 from nbquant.quantization.clustering import WHOLE
 from nbquant.quantization.rate import lengths_for
 
-ALWAYS = 40.0  # ratio up to which a curve is looked at whatever is lost
-SATURATED = 0.5  # of the greatest loss of a curve
+ALWAYS = 40.0  # ratio up to which a curve is shown whatever the loss
+SATURATED = 0.5  # share of the greatest loss of a curve
 
 
 @dataclass(frozen=True, eq=False)
 class LiveTable:
-    """Points of a curve, coarse to fine, with the clusters of one group.
+    """Points of a curve, coarse to fine, with the clusters of one group, as flat arrays.
 
-    Those of point i are the entries ``start[i]`` to ``start[i + 1] - 1``.
+    The clusters of point i are the entries ``start[i]`` to ``start[i + 1] - 1``.
 
     Attributes:
         method: Name of the method.
-        weighted: Weighed by sensitivity.
-        coding: "huffman", "fixed" or "context".
-        parameter: Name of what runs along the curve: "levels", "step" [weight] or "lmbda" [loss/bit].
+        weighted: Whether it is weighted by sensitivity.
+        coding: Name of the code, such as "huffman".
+        parameter: Name of the curve's parameter: "levels", "step" [weight] or "lmbda" [loss/bit].
         mean_h: Mean sensitivity of the group's weights [loss/weight²].
-        source_bits: Bits of the selected weights before.
+        source_bits: Bits of the selected weights before quantization.
         weights: Number of weights of the selection.
         ratio: Compression ratio.
         rate: R [bit/weight].
         loss: Predicted loss increase [loss].
-        value: The parameter.
-        levels: Number of reconstruction values, of all groups.
-        ledger: Every part of the file that is known beforehand, in order [bit].
-        start: First entry of each point, and the number of entries.
+        value: Value of the parameter.
+        levels: Number of reconstruction values, over all groups.
+        ledger: Each part of the file, in order [bit].
+        start: First entry of each point, and last the number of entries.
         centre: Reconstruction values c, ascending within a point.
-        count: Members of each cluster.
+        count: Number of weights in each cluster.
         length: Length of each codeword [bit].
         threshold: Boundary between each cluster and the next of its point, NaN for the last; None where boundaries
             depend on h.
@@ -66,14 +66,14 @@ class LiveTable:
     threshold: Float32[np.ndarray, " m"] | None
 
     def find(self, driver: str, value: float) -> int:
-        """The point that :func:`nbquant.analysis.tabulated.solve` sets out from.
+        """Find the point from which :func:`nbquant.analysis.tabulated.solve` starts.
 
-        That of least loss among those that meet the target, of equal ones that of least rate, then the first; for λ and
-        step the nearest in logarithms. A front end does the same.
+        It is the point of least loss among those that meet the target; of equal ones the lowest rate, then the first.
+        For λ and step it is the nearest in logarithms. A front end does the same.
 
         Args:
-            driver: What is asked for.
-            value: How much of it.
+            driver: Name of the target.
+            value: Value of the target.
 
         Returns:
             Index of the point; −1 if none meets the target.
@@ -93,19 +93,19 @@ class LiveTable:
 
 
 def live_table(points: Sequence[OperatingPoint], group: str, unquantized_bits: int, mean_h: float = 1.0) -> LiveTable:
-    """Gather a curve.
+    """Gather the points of a curve into arrays.
 
     Args:
         points: A method's curve, at least one point.
-        group: Group whose clusters are wanted.
-        unquantized_bits: Bits of what is stored as it is; the last part of the ledger.
+        group: Group whose clusters are included.
+        unquantized_bits: Bits of the unquantized tensors; the last part of the ledger.
         mean_h: See :func:`mean_of_cells`.
 
     Raises:
         ValueError: No points, or a group that they do not have.
     """
     if not points:
-        raise ValueError("at least one operating point is required, but none came: every weight is exactly zero")
+        raise ValueError("at least one operating point is required, but got none: every weight is exactly zero")
     if group not in points[0].clusters:
         raise ValueError(f"group must be one of {', '.join(map(repr, points[0].clusters))}, but is {group!r}")
     quantizer = points[0].quantizer
@@ -135,9 +135,9 @@ def live_table(points: Sequence[OperatingPoint], group: str, unquantized_bits: i
 
 
 def largest_ratio(ratio: Float[np.ndarray, " p"], loss: Float[np.ndarray, " p"]) -> float:
-    """Largest compression ratio of a curve that is worth looking at.
+    """Compute the largest compression ratio of a curve that is worth showing.
 
-    With an arithmetic code next to nothing can be told in next to no bits: beyond, half of what can be lost is.
+    Arithmetic codes reach arbitrarily high ratios; the limit is where half of the greatest loss is reached.
 
     Args:
         ratio: Compression ratios, at least one.
@@ -148,9 +148,9 @@ def largest_ratio(ratio: Float[np.ndarray, " p"], loss: Float[np.ndarray, " p"])
 
 
 def mean_of_cells(point: OperatingPoint, statistics: Statistics, group: str) -> float:
-    """Mean h of a group's weights [loss/weight²], at which cells that depend on h are drawn; 0 if none can be drawn.
+    """Compute the mean h of a group's weights [loss/weight²], at which cells that depend on h are drawn; 0 if unknown.
 
-    Without the zeros of a pruned selection; 1 if there are no other weights.
+    The zeros of a pruned selection are left out; 1 if there are no other weights.
     """
     if methods.of(point.quantizer).curve is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""Operating points: a quantizer, and what it costs in bits and in predicted loss."""
+"""Operating points: a quantizer with its rate and predicted loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from nbquant.quantization.rate import code_ledger, lengths_for
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A quantizer on a selection's histograms: to within a bin's width what :meth:`Quantizer.fit` gives.
+    """A quantizer applied to a selection's histograms; equals :meth:`Quantizer.fit` to within a bin's width.
 
     Attributes:
         quantizer: The quantizer with its parameter.
-        clusters: Group name to clusters: one group "all", or one a layer.
-        ledger: Every stored bit of the selection by its part.
+        clusters: Clusters by group: one group "all", or one per layer.
+        ledger: Every stored bit of the selection, by part.
         weights: Number of weights N.
-        source_bits: Bits of the selected weights before.
+        source_bits: Bits of the selected weights before quantization.
     """
 
     quantizer: Quantizer
@@ -47,12 +47,12 @@ class OperatingPoint:
 
     @property
     def rate(self) -> float:
-        """R [bit/weight], side information included."""
+        """Rate R [bit/weight], side information included."""
         return self.ledger.total / self.weights
 
     @property
     def compression_ratio(self) -> float:
-        """Bits before over bits stored."""
+        """Bits before quantization over stored bits."""
         return self.source_bits / self.ledger.total
 
     @property
@@ -62,17 +62,17 @@ class OperatingPoint:
 
     @property
     def distortion(self) -> float:
-        """D [loss/weight]."""
+        """Distortion D [loss/weight]."""
         return self.predicted_loss_increase / self.weights
 
 
 def operating_point(quantizer: Quantizer, statistics: Statistics, near: OperatingPoint | None = None) -> OperatingPoint:
-    """What ``quantizer`` does on the histograms: milliseconds, whatever the number of weights.
+    """Compute the operating point of a quantizer from histograms, in milliseconds whatever the number of weights.
 
     Args:
         quantizer: The quantizer.
-        statistics: Of the selection.
-        near: Point of the same method and selection at a parameter close by, from which a search may set out.
+        statistics: Statistics of the selection.
+        near: Point of the same method and selection at a nearby parameter, from which a local search may start.
     """
     scalar: ScalarQuantizer = quantizer  # type: ignore[assignment]  # as it is on a curve
     cells = statistics.cells(scalar.weighted, scalar.needs_rows, scalar.per_layer)
@@ -81,7 +81,7 @@ def operating_point(quantizer: Quantizer, statistics: Statistics, near: Operatin
 
 
 def point_of_clusters(quantizer: Quantizer, clusters: Mapping[str, Clusters], statistics: Statistics) -> OperatingPoint:
-    """Count the bits of clusters that are already found."""
+    """Make the operating point of given clusters by counting its bits."""
     zeros = statistics.zeros_ledger(quantizer.coding)
     ledger = sum((_ledger(c, quantizer.coding, statistics.bits) for c in clusters.values()), zeros)
     return OperatingPoint(quantizer, clusters, ledger, statistics.weights, statistics.source_bits)

@@ -1,4 +1,4 @@
-"""How far the loss's Taylor series foresees what quantizing does to it."""
+"""Taylor prediction of the loss change caused by quantization, against its measurement."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from nbquant.sensitivity.second_order import loss_gradient, second_order
 
 @dataclass(frozen=True)
 class LossPrediction:
-    """Change of the mean loss by δ, what is quantized less what it was; all [loss].
+    """Change of the mean loss by the quantization error δ; all [loss].
 
     Attributes:
-        gradient: gᵀδ, with the gradient g of the loss before.
-        diagonal: ½ Σ h δ², what quantizers minimise.
-        quadratic: ½ δᵀHδ, with the full Hessian H of the loss before.
-        measured: The loss after, less the loss before.
-        samples: Number of samples that all but ``diagonal`` are the mean over.
-        gauss_newton: ½ δᵀGδ, with the Gauss-Newton matrix G = mean JᵀH_zJ of the outputs z before; None if not wanted.
+        gradient: gᵀδ, with the gradient g at the original weights.
+        diagonal: ½ Σ h δ², the objective of the quantizers.
+        quadratic: ½ δᵀHδ, with the full Hessian H at the original weights.
+        measured: Loss after quantization minus loss before.
+        samples: Number of samples averaged over (except in ``diagonal``).
+        gauss_newton: ½ δᵀGδ, with the Gauss-Newton matrix G = mean JᵀH_zJ at the outputs z; None if not requested.
     """
 
     gradient: float
@@ -57,26 +57,26 @@ def predict_loss(
     *,
     gauss_newton: bool = False,
 ) -> LossPrediction:
-    """Predict the change of the loss by its derivatives, and measure it on the same batches.
+    """Predict the change of the loss from its derivatives, and measure it on the same batches.
 
-    Each batch is gone through twice forward and twice backward, and with the Gauss-Newton matrix once more forward and
-    twice backward, with one graph in memory at a time. The model is evaluated in eval mode and left as it was found:
-    modes, gradients, random state.
+    Each batch takes two forward and two backward passes, and with the Gauss-Newton matrix one more forward and two more
+    backward, with one graph in memory at a time. The model is evaluated in eval mode; its modes, gradients and the
+    random state are restored.
 
     Args:
         model: The model selected from.
-        quantized: What :func:`nbquant.fit` returned.
+        quantized: Result of :func:`nbquant.fit`.
         batches: Pairs (inputs, target), as for :func:`nbquant.sensitivity`.
-        sensitivity: Parameter name -> h [loss/weight²], taken as they are; None is h = 1.
+        sensitivity: Parameter name -> h [loss/weight²], used as they are; None for h = 1.
         loss: Loss of a batch from (output, target), the mean over its samples; cross-entropy if None.
         progress: See :data:`nbquant.progress.Progress`; counts batches.
-        gauss_newton: Whether ½ δᵀGδ is wanted; the loss must then know the parameters by the output only.
+        gauss_newton: Whether to compute ½ δᵀGδ; the loss must then depend on the parameters through the output only.
 
     Raises:
-        TypeError: A loss that gives no tensor.
+        TypeError: A loss that does not return a tensor.
         ValueError: Another model; sensitivities that lack a tensor or have another shape; no batches; a loss that is
             not one finite number, or a sum over the batch.
-        RuntimeError: Of torch, where the model has no second derivative.
+        RuntimeError: From torch, where the model has no second derivative.
         Cancelled: By ``progress``.
     """
     parameters = quantized.parameters_of(model)
@@ -110,7 +110,7 @@ def _diagonal(
             if name not in sensitivity or sensitivity[name].shape != parameter.shape:
                 came = f"has the shape {tuple(sensitivity[name].shape)}" if name in sensitivity else "is missing"
                 raise ValueError(
-                    f"sensitivities must hold the shape {tuple(parameter.shape)} for {name!r}, but it {came}: estimate "
+                    f"sensitivities must have shape {tuple(parameter.shape)} for {name!r}, but it {came}: estimate "
                     "them for this model, or pass None"
                 )
             h = sensitivity[name].reshape(-1).to(parameter.device)
@@ -120,7 +120,7 @@ def _diagonal(
 
 
 def _derivatives(problem: Problem, batch: Batch, change: Mapping[str, Tensor], first: bool) -> tuple[float, float]:
-    """gᵀδ and ½δᵀHδ of one batch; on return its graph is gone."""
+    """gᵀδ and ½δᵀHδ of one batch; its graph is freed on return."""
     parameters, steps = list(problem.parameters.values()), list(change.values())
     gradient, _ = loss_gradient(problem, batch, first)
     slope = _dot(gradient, steps)
@@ -134,10 +134,10 @@ def _derivatives(problem: Problem, batch: Batch, change: Mapping[str, Tensor], f
 
 
 def _gauss_newton(problem: Problem, batch: Batch, change: Mapping[str, Tensor]) -> float:
-    """½ (Jδ)ᵀ H_z (Jδ) of one batch, H_z the Hessian of its mean loss for its outputs z.
+    """½ (Jδ)ᵀ H_z (Jδ) of one batch, with H_z the Hessian of its mean loss with respect to its outputs z.
 
-    Jδ comes of going back twice, as forward-mode derivatives lack operations that the Hessian above has: Jᵀv is linear
-    in v, and the gradient of (Jᵀv)ᵀδ for v is Jδ.
+    Jδ is computed by two backward passes, as forward-mode derivatives lack operations that the Hessian needs: Jᵀv is
+    linear in v, and the gradient of (Jᵀv)ᵀδ with respect to v is Jδ.
     """
     output = problem.call(batch)
     found: dict[int, Tensor] = {}
@@ -175,7 +175,7 @@ def _dot(left: Iterable[Float[Tensor, "..."]], right: Iterable[Float[Tensor, "..
 
 
 def _loss(problem: Problem, model: nn.Module, batch: Batch) -> tuple[float, float]:
-    """Mean loss of a batch, and the number it counts by."""
+    """Mean loss of a batch, and the number of terms it averages."""
     with torch.no_grad():
         found = record_loss(problem.loss, call(model, batch.inputs), batch.target)
     mass = found.mass(batch.size)

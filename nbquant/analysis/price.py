@@ -1,4 +1,4 @@
-"""The price of a wrong sensitivity: what quantizers found under an estimate lose under the exact one."""
+"""Cost of an inexact sensitivity: bits lost by quantizers fitted with an estimate of h, judged by the exact h."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,15 +29,15 @@ Sensitivities = Mapping[str, Float[Tensor, "..."]] | Selection | None
 
 @dataclass(frozen=True, eq=False)
 class Price:
-    """What estimates cost.
+    """Cost of estimated sensitivities.
 
     Attributes:
-        points: One row a quantization: ``sensitivity`` (label), ``parameter`` (its value), ``rate`` [bit/weight] at the
-            entropy of the indices, tables and codebook and positions included; ``distortion`` under the exact h
+        points: One row per quantization: ``sensitivity`` (label), ``parameter`` (its value), ``rate`` [bit/weight] at
+            the entropy of the indices, side information included; ``distortion`` under the exact h
             [loss/weight]; ``own_distortion`` under the estimate; ``bits_lost`` [bit/weight] against the curve of the
-            exact h at the same true distortion, NaN beyond that curve's ends.
-        summary: One row an estimate: ``sensitivity``, ``rank_correlation`` (Spearman's, of its h with the exact),
-            ``bits_lost`` (mean over log D, where both curves are) and ``most_lost`` [bit/weight], ``from_distortion``
+            exact h at the same true distortion, NaN outside the range of that curve.
+        summary: One row per estimate: ``sensitivity``, ``rank_correlation`` (Spearman's, of its h with the exact),
+            ``bits_lost`` (mean over log D, where both curves exist) and ``most_lost`` [bit/weight], ``from_distortion``
             and ``to_distortion``.
     """
 
@@ -54,22 +54,22 @@ def price(
     rates: Sequence[float] = RATES,
     progress: Progress = True,
 ) -> Price:
-    """Quantize under each estimate, and evaluate under the exact h.
+    """Quantize with each estimate of h, and evaluate with the exact h.
 
-    Assignments and centres are those that the estimate gives, on the weights themselves; bits lost are at equal true
-    distortion, rates in between by straight lines over log D.
+    Assignments and centres come from the estimate, on the weights themselves; bits lost are at equal true distortion,
+    with rates interpolated linearly over log D.
 
     Args:
-        reference: The selection, with the h that counts as exact.
+        reference: The selection with the exact h.
         estimates: Label -> sensitivities of the same tensors by parameter name, or the selection with them, or None
-            for h = 1. The reference and, unless it is there, h = 1 are added.
+            for h = 1. The reference is added, and h = 1 unless it is given.
         method: Name of a method with a curve.
-        per_layer: A codebook for each layer, or one for all.
-        rates: About where to look [bit/weight].
+        per_layer: Whether each layer has its own codebook.
+        rates: Rates to aim at [bit/weight].
         progress: See :data:`nbquant.progress.Progress`; counts quantizations.
 
     Raises:
-        ValueError: A reference without sensitivities, an estimate that does not fit it or is zero throughout, fewer
+        ValueError: A reference without sensitivities, an estimate that does not fit it or is zero everywhere, fewer
             than two rates, an unknown method.
         Cancelled: By ``progress``.
     """
@@ -77,7 +77,7 @@ def price(
     if reference.sensitivity is None:
         raise ValueError("the reference must have sensitivities, but has none: pass select(model, sensitivity)")
     if len(rates) < 2:
-        raise ValueError(f"at least two rates are required to make a curve, but {len(rates)} came")
+        raise ValueError(f"at least two rates are required for a curve, but got {len(rates)}")
     given = {REFERENCE: reference} | {label: _selection(reference, h) for label, h in estimates.items()}
     if not any(h is None for h in estimates.values()):
         given[PLAIN] = _selection(reference, None)
@@ -97,7 +97,7 @@ def price(
 
 
 def spearman(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
-    """Spearman's rank correlation; entries that are equal share their mean rank. NaN where either is constant.
+    """Compute Spearman's rank correlation; ties share their mean rank, and a constant input gives NaN.
 
     Source: Spearman 1904.
     """
@@ -134,7 +134,7 @@ def _selection(reference: Selection, given: Sensitivities) -> Selection:
 
 
 def _nearest(points: Sequence[OperatingPoint], rates: Sequence[float]) -> list[OperatingPoint]:
-    """Those of a curve nearest to some rates, each once."""
+    """The points of a curve nearest to some rates, each once."""
     rate = np.array([_ideal(p) for p in points])
     chosen = sorted({int(np.abs(rate - r).argmin()) for r in rates})
     return [points[i] for i in chosen if points[i].distortion > 0]
@@ -169,13 +169,13 @@ def _row(label: str, reference: Selection, made: Quantized, point: OperatingPoin
 
 
 def _rate_at(exact: pd.DataFrame, distortion: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
-    """Rate of a curve at some distortions, by straight lines over log D; NaN beyond its ends."""
+    """Rate of a curve at some distortions, linear over log D; NaN outside its range."""
     log_d, rate = _monotone(exact)
     return np.interp(np.log(distortion), log_d, rate, left=np.nan, right=np.nan)
 
 
 def _monotone(points: pd.DataFrame) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"]]:
-    """Log D, ascending, and the least rate at which so much or less is reached."""
+    """Log D, ascending, and the least rate at that distortion or below."""
     d, r = points["distortion"].to_numpy(float), points["rate"].to_numpy(float)
     order = np.argsort(d)
     return np.log(d[order]), np.minimum.accumulate(r[order])

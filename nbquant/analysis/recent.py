@@ -1,4 +1,4 @@
-"""The most recently used of some values."""
+"""A small thread-safe cache of the most recently used values."""
 
 import os
 import threading
@@ -12,25 +12,25 @@ _every: "WeakSet[Recent[Any]]" = WeakSet()
 
 
 class Recent(Generic[T]):
-    """Values by key, of which the least recently used are forgotten; for several threads."""
+    """Values by key; the least recently used are dropped. Thread-safe."""
 
     def __init__(self, most: int) -> None:
         self._most, self._values, self._lock = most, OrderedDict[Hashable, T](), threading.Lock()
         _every.add(self)
 
     def unlock(self) -> None:
-        """Forget a lock that a thread held which a forked process does not have."""
+        """Replace a lock held by a thread that does not exist in the forked process."""
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> T | None:
-        """The value, or None if it is not known or forgotten."""
+        """Look up a value; None if it is unknown or dropped."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
     def keep(self, key: Hashable, value: T) -> T:
-        """Remember a value; returns it."""
+        """Store a value and return it."""
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)

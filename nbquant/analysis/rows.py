@@ -1,4 +1,4 @@
-"""A file of rows that only grows: what was written stays, whenever the writer is killed."""
+"""Append-only file of result rows: written rows survive if the writer is killed."""
 
 import json
 import os
@@ -10,16 +10,16 @@ MOST_BYTES = 1 << 30
 
 
 class RowFile:
-    """Rows under keys, a line of JSON each.
+    """Rows by key, one line of JSON each.
 
-    A line counts once its end is there; a last one that is torn is overwritten. One writer at a time.
+    A line counts once its line end is written; a torn last line is overwritten. One writer at a time.
 
     Args:
-        path: Made if it is not there, with its folders.
+        path: Created, with its folders, if it does not exist.
 
     Raises:
-        ValueError: A file that is something else, or of more than 2³⁰ bytes.
-        OSError: It cannot be read or written.
+        ValueError: A file with other content, or of more than 2³⁰ bytes.
+        OSError: A file that cannot be read or written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -33,7 +33,7 @@ class RowFile:
             raise
 
     def add(self, key: str, row: Row) -> None:
-        """Write a row, and see that it is on disk."""
+        """Write a row and flush it to disk."""
         self._file.write(json.dumps({"key": key, **row}, allow_nan=True).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -66,6 +66,6 @@ class RowFile:
 
     def _other(self, line: int) -> ValueError:
         return ValueError(
-            f"rows that nbquant.sweep wrote are required, but line {line} of {str(self._path)!r} is none: "
+            f"rows written by nbquant.sweep are required, but line {line} of {str(self._path)!r} is none: "
             "name another path, or delete the line."
         )

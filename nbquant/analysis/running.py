@@ -1,4 +1,4 @@
-"""Curves of methods that have to run: points where they ran on the weights themselves."""
+"""Rate-distortion curves from runs on the weights, for methods without a curve from histograms."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,27 +18,27 @@ from nbquant.quantization.quantize import quantize
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 
-SPAN = (0.7, 1.8)  # of the target: where there are points
-SPACING = 1.5  # of ratios, at most
+SPAN = (0.7, 1.8)  # range of points, relative to the target
+SPACING = 1.5  # largest factor between the ratios of neighbouring points
 MOST_POINTS = 12
 TRIES = 4  # between two points
 SPARE = 4e-3  # of the target: so much more is aimed for
 NEAR = 0.02  # of the target: near enough
-STUCK = 0.02  # logarithm of a ratio: less from one run to the next, and it will not get there
-SLOPE = 2.4  # λ goes about like this power of the ratio
-FURTHER = 64.0  # factor on λ between two runs, at most
+STUCK = 0.02  # logarithm of a ratio: if a run changes less, the target is out of reach
+SLOPE = 2.4  # λ grows roughly like this power of the ratio
+FURTHER = 64.0  # largest factor on λ between two runs
 LOSS = 2  # column of cluster_losses
 
 
 @dataclass(frozen=True, eq=False)
 class RunningCurve:
-    """The curve of a method on a selection that has to run for each point.
+    """The rate-distortion curve of a method that runs on the weights for each point.
 
     Attributes:
         family: The method with its options.
         selection: What to quantize.
-        points: Points that there are already.
-        progress: Of each run; see :data:`nbquant.progress.Progress`.
+        points: Points from earlier runs.
+        progress: Progress of each run; see :data:`nbquant.progress.Progress`.
     """
 
     family: Family
@@ -47,7 +47,7 @@ class RunningCurve:
     progress: Progress = False
 
     def toward(self, target: Target) -> Iterator[list[OperatingPoint]]:
-        """Run at one λ after the other, until the points around a target are close; yields all so far, coarse to fine.
+        """Run at one λ after the other until the points around a target are close; yield all so far, coarse to fine.
 
         Args:
             target: "ratio" or "rate".
@@ -70,12 +70,12 @@ class RunningCurve:
             yield list(points)
 
     def fit(self, target: Target) -> Quantized:
-        """Quantize to a target: between the points where that is known to lead to it, else by searching.
+        """Quantize to a target, from the points around it if they suffice, else by searching.
 
         Raises:
             OutOfReachError: No λ meets the target (names the nearest).
             ValueError: A target that the method does not have.
-            nbquant.progress.Cancelled: By ``progress``.
+            ValueError: A target not supported by the method.
         """
         self.selection.require_whole(self.family.method.name)
         if target.name == self.family.method.parameter.name:
@@ -89,10 +89,10 @@ class RunningCurve:
         return search_lmbda(run, self.selection, target, self.progress)
 
     def _between(self, target: Target) -> Quantized:
-        """The point that meets a target, or one between it and the next finer that just does."""
+        """The point that meets a target, or one between it and the next finer that just meets it."""
         reached = [p for p in self.points if target.met(p)]
         if not reached:
-            raise ValueError(f"{target.name} {target.value:g} is met by no point: run on toward it")
+            raise ValueError(f"{target.name} {target.value:g} is met by no point yet: run on toward it")
         met = min(reached, key=lambda p: p.parameter)
         finer = [p for p in self.points if p.parameter < met.parameter]
         best: Quantized | None = None
@@ -117,11 +117,11 @@ class RunningCurve:
 
 
 def point_of(quantized: Quantized, selection: Selection) -> OperatingPoint:
-    """What a run gave, as a point of a curve.
+    """Make the point of a curve from a run's result.
 
     Args:
-        quantized: What it gave.
-        selection: Of what.
+        quantized: Result of the run.
+        selection: Its selection.
     """
     losses = dict.fromkeys(quantized.codebooks, 0.0)
     for t in selection:
@@ -137,7 +137,7 @@ def point_of(quantized: Quantized, selection: Selection) -> OperatingPoint:
 
 
 def _next(points: Sequence[OperatingPoint], ratio: float, selection: Selection) -> float | None:
-    """Where to run next: towards the ratio, then to both ends of the span around it, then into the widest gap."""
+    """The next λ to run: towards the ratio, then to both ends of the span around it, then into the widest gap."""
     if not points:
         return first_lmbda(selection, selection.source_bits / len(selection) / ratio)
     ratios = [p.compression_ratio for p in points]
@@ -147,7 +147,7 @@ def _next(points: Sequence[OperatingPoint], ratio: float, selection: Selection) 
                 factor = (1.05 * wanted / ratios[end]) ** SLOPE
                 if end:
                     bits = selection.source_bits / len(selection)
-                    # Six decibels a bit where rates are high.
+                    # 6 dB per bit at high rates.
                     factor = min(
                         (wanted / ratios[end] / 1.05) ** SLOPE, 4.0 ** -(1.05 * bits / wanted - bits / ratios[end])
                     )

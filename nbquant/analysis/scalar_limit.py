@@ -1,4 +1,4 @@
-"""The least entropy of a scalar quantizer at a distortion: what all of them are measured against."""
+"""Least entropy of a scalar quantizer at a distortion: the limit of all scalar methods."""
 
 import numpy as np
 
@@ -6,25 +6,25 @@ from nbquant.analysis.statistics import Statistics
 from nbquant.quantization.histogram import Cells, Histogram
 from nbquant.quantization.optimal_ecsq import ecsq_hull
 
-_LMBDAS = 9  # a sweep
-_RANGES = (4.0, 1.2)  # times the slope to either side, of the first sweep and of the second
+_LMBDAS = 9  # values of λ per sweep
+_RANGES = (4.0, 1.2)  # factor around the slope, of the first and the second sweep
 _MOST_SWEEPS = 6
 
 
 def scalar_limit(statistics: Statistics, distortion: float, lmbda: float, per_layer: bool = False) -> float:
-    """Entropy of the best entropy-coded scalar quantizer that is found at a distortion, on the histograms.
+    """Estimate the entropy of the best entropy-coded scalar quantizer at a distortion, from histograms.
 
-    The weights of a pruned selection that are zero have a symbol, so that it compares with the bound, which knows no
-    positions. Between two quantizers found it is the mixture of both that counts.
+    The zeros of a pruned selection are a symbol of their own, so that the result compares with the bound, which knows
+    no positions. Between two quantizers, their mixture (time sharing) counts.
 
     Args:
-        statistics: Of the selection.
+        statistics: Statistics of the selection.
         distortion: D [loss/weight], above zero.
-        lmbda: Slope of the curve there, roughly [loss/bit].
-        per_layer: Whether each layer has a quantizer of its own, all at one slope.
+        lmbda: Approximate slope of the curve there [loss/bit].
+        per_layer: Whether each layer has its own quantizer, all at one slope.
 
     Returns:
-        H [bit/weight]; 0 where a single level does.
+        H [bit/weight]; 0 where a single level suffices.
 
     Source: Chou, Lookabaugh & Gray 1989, with h as in Choi et al. 2017 (arXiv:1612.01543), section 5.4.
     """
@@ -67,7 +67,7 @@ def _at_no_rate(cells: list[Cells], weights: int) -> tuple[float, float]:
 
 
 def _sweep(cells: list[Cells], lmbdas: np.ndarray, weights: int) -> list[tuple[float, float]]:
-    """Distortion and entropy of each λ, over all groups."""
+    """Distortion and entropy at each λ, over all groups."""
     loss, bits = np.zeros(len(lmbdas)), np.zeros(len(lmbdas))
     for one in cells:
         for i, clusters in enumerate(ecsq_hull(one, lmbdas)):

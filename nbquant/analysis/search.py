@@ -1,4 +1,4 @@
-"""Methods without a histogram's curve: their rate is known once they have run, so a target is found by running them."""
+"""Search of λ for a target rate, for methods whose rate is known only after running them."""
 
 import math
 from collections.abc import Callable, Generator
@@ -10,40 +10,40 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.steps import mean_sensitivity
 
-SLOPE = 2.4  # λ goes about like this power of the ratio
-LEAST_STEP, MOST_STEP = 1.5, 64.0  # factors on λ until the target lies between two tries
+SLOPE = 2.4  # λ grows roughly like this power of the ratio
+LEAST_STEP, MOST_STEP = 1.5, 64.0  # factors on λ until two tries bracket the target
 MOST_WIDENINGS = 12
-TRIES = 9  # between them
-SPARE = 3e-3  # logarithm of the ratio: so much more is aimed for
-NARROW = 4e-3  # between logarithms of λ: the rate jumps there …
-BESIDE, AROUND = 28, 0.06  # … and so many more tries are within so much of the jump, to both sides
-GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly, however many there are
-CLOSE, NEAR = 0.01, 0.03  # of the target: near enough, before and after that
+TRIES = 9  # within the bracket
+SPARE = 3e-3  # logarithm of the ratio: aim this much above the target
+NARROW = 4e-3  # bracket in log λ in which the rate jumps …
+BESIDE, AROUND = 28, 0.06  # … and number and range of further tries on both sides of the jump
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are evenly spread, whatever their number
+CLOSE, NEAR = 0.01, 0.03  # relative tolerance before and after the jump search
 
 
 def search_lmbda(
     run: Callable[[float, Progress], Quantized], selection: Selection, target: Target, progress: Progress = False
 ) -> Quantized:
-    """Find λ by which a target is met with hardly anything to spare.
+    """Find the λ that meets a target with little to spare.
 
-    Of all tries that meet the target the nearest is returned.
+    Of all tries that meet the target, the nearest is returned.
 
     Args:
-        run: run(lmbda, progress) quantizes at a λ [loss/bit]; its rate falls with λ.
-        selection: What is quantized.
+        run: run(lmbda, progress) quantizes at λ [loss/bit]; the rate falls as λ grows.
+        selection: The selection to quantize.
         target: "ratio" or "rate".
-        progress: See :data:`nbquant.progress.Progress`; counts tries of the most that there may be.
+        progress: See :data:`nbquant.progress.Progress`; counts tries up to their largest number.
 
     Raises:
         OutOfReachError: A target that no λ meets (names the nearest).
-        ValueError: A target of another name.
+        ValueError: Another kind of target.
         Cancelled: By ``progress``.
     """
     if target.name not in ("ratio", "rate"):
-        raise ValueError(f"the target must be ratio or rate, but is {target.name}: this method has no curve to look on")
+        raise ValueError(f"the target must be ratio or rate, but is {target.name}: this method has no curve to search")
     most, tries = MOST_WIDENINGS + TRIES + BESIDE, 0
     ticks = track(range(most), "search", progress)
-    # A try may take long: it asks whether to go on.
+    # A try may take long: check for cancellation before each.
     within: Progress = (lambda _done, _total: progress(tries, most)) if callable(progress) else False
     best: Quantized | None = None
     search = _lambdas(
@@ -62,7 +62,7 @@ def search_lmbda(
             lmbda, enough = search.send(off)
         except StopIteration:
             break
-    for _ in ticks:  # tries that were not needed
+    for _ in ticks:  # count the tries that were not needed
         pass
     if best is None:
         raise OutOfReachError(
@@ -73,12 +73,12 @@ def search_lmbda(
 
 
 def _lambdas(first: float) -> Generator[tuple[float, float], float, None]:
-    """Values of λ to try, and how near is near enough; each is answered by log(ratio / target).
+    """Generate the values of λ to try with their tolerance; each is answered by log(ratio / target).
 
-    Steps along a power law until the target lies between two tries; regula falsi with the Illinois rule between them;
-    and where the ratio jumps, tries on both sides of the jump, as it is not quite monotone there.
+    Steps along a power law bracket the target; regula falsi with the Illinois rule narrows the bracket; where the ratio
+    jumps, further tries follow on both sides of the jump, as the ratio is not quite monotone there.
     """
-    ends: dict[bool, tuple[float, float]] = {}  # by whether the target is met: log λ, and how far it is from the aim
+    ends: dict[bool, tuple[float, float]] = {}  # by whether the target is met: log λ, and distance from the aim
     at, last = math.log(first), None
     for _ in range(MOST_WIDENINGS):
         off = yield math.exp(at), CLOSE
@@ -97,7 +97,7 @@ def _lambdas(first: float) -> Generator[tuple[float, float], float, None]:
         at = low + share * (high - low)
         off = yield math.exp(at), CLOSE
         met = off >= 0
-        if met is last:  # the other end would stay for ever
+        if met is last:  # otherwise the other end would stay forever
             ends[not met] = ends[not met][0], ends[not met][1] / 2
         ends[met], last = (at, off - SPARE), met
     center = ends[True][0]
@@ -110,7 +110,7 @@ def _bits(selection: Selection) -> float:
 
 
 def first_lmbda(selection: Selection, rate: float) -> float:
-    """λ = −dD/dR [loss/bit] of a Gaussian source of the weights' power at a rate [bit/weight]."""
+    """Slope λ = −dD/dR [loss/bit] of a Gaussian source with the weights' power at a rate [bit/weight]."""
     power = sum(float(t.weight.double().square().sum()) for t in selection) / len(selection)
     sensitivity = mean_curvature(selection) or mean_sensitivity(selection)
     return math.log(2) * sensitivity * (power or 1.0) * 4.0 ** -min(rate, _bits(selection))

@@ -1,4 +1,4 @@
-"""All that live computation needs to know of a selection: a histogram a tensor, and what its positions cost."""
+"""Statistics of a selection for live computation: a histogram per tensor, and the cost of its positions."""
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,19 +27,19 @@ from nbquant.quantization.workers import Workers
 from nbquant.required import SELECTION, require
 from nbquant.tensorfile import FileSlice
 
-TENSORS_KEPT = 512  # of which statistics are kept in memory, a megabyte or two each
-SELECTIONS_KEPT = 4  # of which curves are kept
+TENSORS_KEPT = 512  # tensors whose statistics stay in memory, a megabyte or two each
+SELECTIONS_KEPT = 4  # selections whose curves stay in memory
 
 
 @dataclass(frozen=True, eq=False)
 class TensorStatistics:
-    """Statistics of one tensor, found in one pass over it.
+    """Statistics of one tensor, computed in one pass over it.
 
     Attributes:
         name: Parameter name.
-        layer: Name of the module that owns it.
+        layer: Name of the module that owns the parameter.
         dtype: Its floating-point type.
-        histogram: Sums over the grid of (h, w).
+        histogram: Sums over the (h, w) grid.
         gaps: Gaps between the non-zero weights.
     """
 
@@ -51,7 +51,7 @@ class TensorStatistics:
 
     @staticmethod
     def of(tensor: SelectedTensor, progress: Progress = False) -> "TensorStatistics":
-        """One pass over a tensor, or none if it was seen before and has not changed.
+        """Compute the statistics in one pass, or reuse them if the tensor has not changed.
 
         Raises:
             ValueError: Weights or sensitivities that are not finite, or negative sensitivities.
@@ -67,11 +67,11 @@ class TensorStatistics:
 
 
 def tensor_statistics(tensors: Sequence[SelectedTensor], progress: Progress = False) -> tuple[TensorStatistics, ...]:
-    """Statistics of several tensors: small ones side by side, the pieces of a large one likewise.
+    """Compute the statistics of several tensors: small tensors in parallel, large ones in parallel pieces.
 
     Raises:
         ValueError: As :meth:`TensorStatistics.of`.
-        Cancelled: By ``progress``; what was done so far is kept.
+        Cancelled: By ``progress``; finished tensors are kept.
     """
     pieces = [-(-t.weight.numel() // PIECE) or 1 for t in tensors]
     ticks = track(range(sum(pieces)), "histograms", progress)
@@ -82,7 +82,7 @@ def tensor_statistics(tensors: Sequence[SelectedTensor], progress: Progress = Fa
         for tensor, count in zip(tensors, pieces, strict=True):
             report = _counted(ticks, count)
             found.append(small[tensor.name].result() if count == 1 else TensorStatistics.of(tensor, report))
-            report(count, count)  # those of a tensor that was seen before
+            report(count, count)  # tensors that were reused
     finally:
         for future in small.values():
             future.cancel()
@@ -90,7 +90,7 @@ def tensor_statistics(tensors: Sequence[SelectedTensor], progress: Progress = Fa
 
 
 def _over_ranks(selection: Selection) -> tuple[TensorStatistics, ...]:
-    """Statistics of tensors of which each rank holds a shard; the same on all of them."""
+    """Statistics of tensors sharded over ranks; equal on all ranks."""
     return tuple(
         TensorStatistics(t.name, t.layer, t.weight.dtype, histogram_of(t, selection), gaps_of(t, selection))
         for t in selection
@@ -98,7 +98,7 @@ def _over_ranks(selection: Selection) -> tuple[TensorStatistics, ...]:
 
 
 def _by_workers(selection: Selection, workers: Workers, progress: Progress) -> tuple[TensorStatistics, ...]:
-    """Statistics of tensors that are on disk, a task a file; those that were seen before are here."""
+    """Statistics of tensors on disk, one task per file; known ones are reused here."""
     content = {t.name: _content(t) for t in selection}
     known = {name: _tensors.get(key) for name, key in content.items()}
     left = [t for t in selection if known[t.name] is None]
@@ -113,7 +113,7 @@ def _by_workers(selection: Selection, workers: Workers, progress: Progress) -> t
 
 
 def _counted(ticks: Iterator[int], most: int) -> Callable[[int, int | None], None]:
-    """What takes so many ticks as it is told are done, each once."""
+    """Report progress of tasks with so many ticks each, each task once."""
     taken = 0
 
     def report(done: int, total: int | None) -> None:
@@ -129,7 +129,7 @@ _tensors: Recent[tuple[Histogram, GapHistogram]] = Recent(TENSORS_KEPT)
 
 
 def _content(tensor: SelectedTensor) -> Hashable:
-    """What changes when the tensor's values do."""
+    """Key that changes with the tensor's values."""
     return (
         _values(tensor.weight, tensor.weight_source),
         None if tensor.sensitivity is None else _values(tensor.sensitivity, tensor.sensitivity_source),
@@ -137,9 +137,9 @@ def _content(tensor: SelectedTensor) -> Hashable:
 
 
 def _values(values: Tensor, source: FileSlice | None) -> Hashable:
-    """For a file its version, so that it is not read; for memory a sum over its bits, as nothing else shows a change.
+    """For a file, its version, so that it is not read; for memory, a sum over its bits, as nothing else shows a change.
 
-    Writing to a tensor's ``.data``, as pruning often does, leaves its version as it was.
+    Writing to a tensor's ``.data``, as pruning often does, leaves its version counter unchanged.
     """
     known = (values.dtype, values.shape, values._version)
     if source is not None and source.is_current():
@@ -152,12 +152,12 @@ def _values(values: Tensor, source: FileSlice | None) -> Hashable:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Statistics of a selection; those of a part of it are made of the same tensors.
+    """Statistics of a selection; a part of a selection shares those of its tensors.
 
     Attributes:
-        tensors: One entry a tensor, in the model's order.
-        offset: What is added to every h [loss/weight²]: ε·mean(h), see :meth:`nbquant.sensitivity.Sensitivity.damped`.
-        curves: What :func:`nbquant.analysis.tabulated.curve` found so far, by method.
+        tensors: One entry per tensor, in the model's order.
+        offset: Damping added to every h [loss/weight²]: ε·mean(h), see :meth:`nbquant.sensitivity.Sensitivity.damped`.
+        curves: Curves computed so far by :func:`nbquant.analysis.tabulated.curve`, by method.
     """
 
     tensors: tuple[TensorStatistics, ...]
@@ -167,12 +167,12 @@ class Statistics:
 
     @staticmethod
     def of(selection: Selection, progress: Progress = False) -> "Statistics":
-        """One pass over a selection, or none over those tensors that were seen before and have not changed.
+        """Compute the statistics in one pass over a selection; tensors that have not changed are reused.
 
         Raises:
             ValueError: Weights or sensitivities that are not finite, or negative sensitivities (names the tensor), or
-                sensitivities that are zero throughout.
-            Cancelled: By ``progress``; what was done so far is kept.
+                sensitivities that are all zero.
+            Cancelled: By ``progress``; finished tensors are kept.
         """
         require("selection", selection, Selection, SELECTION)
         if selection.shards is not None:
@@ -183,21 +183,21 @@ class Statistics:
             tensors = tensor_statistics(selection.tensors, progress)
         if sum(t.histogram.mass for t in tensors) < NEGLIGIBLE:
             raise all_zero(len(selection))
-        # The same tensors have the same histograms as objects: they are known by that.
+        # The same tensors have the same histogram objects: identity is their key.
         key = tuple((t.name, t.layer, id(t.histogram)) for t in tensors)
         return _selections.get(key) or _selections.keep(key, Statistics(tensors))
 
     def part(self, layers: Collection[str]) -> "Statistics":
-        """Those of some of the layers."""
+        """Restrict to some of the layers."""
         return Statistics(tuple(t for t in self.tensors if t.layer in layers), self.offset, _sums=self.sums)
 
     def damped(self, offset: float) -> "Statistics":
-        """The same with ``offset`` [loss/weight²] added to every h."""
+        """Add ``offset`` [loss/weight²] to every h."""
         return Statistics(self.tensors, offset, _sums=self.sums)
 
     @cached_property
     def sums(self) -> tuple[Sums, tuple[TensorStatistics, ...]]:
-        """Sums of histograms, and of which tensors they are: shared with all parts."""
+        """Sums of histograms, and the tensors' indices in them: shared by all parts."""
         return self._sums or (Sums(tuple(t.histogram for t in self.tensors)), self.tensors)
 
     @cached_property
@@ -211,7 +211,7 @@ class Statistics:
         return sum(t.histogram.zeros for t in self.tensors)
 
     def zeros_of(self, group: str) -> int:
-        """The same of one layer, or of the whole."""
+        """Number of weights that are exactly zero, in one layer or in all."""
         return sum(t.histogram.zeros for t in self.tensors if group in (t.layer, WHOLE))
 
     @property
@@ -221,23 +221,23 @@ class Statistics:
 
     @cached_property
     def source_bits(self) -> int:
-        """Bits of the weights as they are stored now."""
+        """Bits of the weights before quantization."""
         return sum(len(t.histogram) * torch.finfo(t.dtype).bits for t in self.tensors)
 
     @cached_property
     def bits(self) -> int:
-        """Bits of a reconstruction value: those of the type that holds all the tensors' types."""
+        """Bits of a reconstruction value: those of the common type of all tensors."""
         return torch.finfo(reduce(torch.promote_types, (t.dtype for t in self.tensors))).bits
 
     @cached_property
     def position_ledger(self) -> Ledger:
-        """What the positions of a pruned selection cost; nothing if it is not pruned."""
+        """Bits of the positions of a pruned selection; empty if it is not pruned."""
         return position_ledger([t.gaps for t in self.tensors]) if self.pruned else Ledger()
 
     def zeros_ledger(self, coding: str) -> Ledger:
-        """What the zeros of a pruned selection cost under a code: positions, or where they are in the alphabet, bits.
+        """Bits of the zeros of a pruned selection under a code: positions, or zeros as a symbol of the alphabet.
 
-        Nothing if it is not pruned. In the alphabet it is what order 0 takes, tensor by tensor.
+        Empty if it is not pruned. As a symbol, zeros cost their order-0 entropy, tensor by tensor.
         """
         if not codes.named(coding).adaptive or not self.pruned:
             return self.position_ledger
@@ -250,7 +250,7 @@ class Statistics:
 
     @cached_property
     def histogram(self) -> Histogram:
-        """Histogram of the whole, without the zeros of a pruned selection."""
+        """Histogram of the whole selection, without the zeros of a pruned one."""
         return self._histogram(WHOLE)
 
     def _histogram(self, group: str) -> Histogram:
@@ -261,13 +261,13 @@ class Statistics:
         return kept.damped(self.offset) if self.offset else kept
 
     def undamped(self, per_layer: bool) -> dict[str, Histogram]:
-        """Histogram of each group that has a codebook; none where h was added to, which they know only roughly."""
+        """Histogram of each group with a codebook; empty with damping, for which joint bins are too coarse."""
         if self.offset:
             return {}
         return self.histograms if per_layer else {WHOLE: self.histogram}
 
     def cells(self, weighted: bool, rows: bool, per_layer: bool) -> dict[str, Cells]:
-        """What the solvers see, for each group that has a codebook."""
+        """Cells for the solvers, for each group with a codebook."""
         key = (weighted, rows, per_layer)
         if key not in self._cells:
             groups = self.histograms if per_layer else {WHOLE: self.histogram}

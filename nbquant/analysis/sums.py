@@ -1,4 +1,4 @@
-"""Sums of any choice of histograms, at a cost that hardly grows with their number."""
+"""Sums of any subset of histograms, at a cost that hardly grows with their number."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from nbquant.analysis.recent import Recent
 from nbquant.kernels.cpu import histogram as kernels
 from nbquant.quantization.histogram import Bins, Histogram, N
 
-TOGETHER = 8  # histograms that are added one by one
+TOGETHER = 8  # histograms added one by one
 
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Sums of any choice of some histograms.
+    """Sums of any subset of some histograms.
 
     Attributes:
-        histograms: What is added up.
+        histograms: The histograms.
     """
 
     histograms: tuple[Histogram, ...]
 
     def of(self, chosen: Sequence[int]) -> Histogram:
-        """Histogram of the union of those at these places, ascending."""
+        """Add up the histograms with these indices, ascending."""
         if len(chosen) == 1:
             return self.histograms[chosen[0]]
         return Histogram(self._marginal.of(tuple(chosen)), self._joint.of(tuple(chosen)))
@@ -41,10 +41,10 @@ class Sums:
 
 @dataclass(frozen=True, eq=False)
 class _BinSums:
-    """The same of bins, on all keys that any of them has.
+    """Sums of bins, on the union of all keys.
 
-    Sums are added by halves, and those of the last choices are kept: when one histogram comes or goes, all halves that
-    it is not in are known.
+    Sums are computed by recursive halving, and those of recent subsets are kept: if one histogram is added or removed,
+    all halves without it are reused.
     """
 
     bins: tuple[Bins, ...]

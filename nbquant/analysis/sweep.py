@@ -1,4 +1,4 @@
-"""Many quantizations: models × methods × ratios, one row a run, here or on other machines."""
+"""Sweeps: many quantizations (models × methods × ratios), one row per run, on one or several machines."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from nbquant.quantization.selection import Selection
 
 Model = nn.Module | str | os.PathLike[str] | Selection | tuple[nn.Module, Selection]
 Found = Evaluation | Mapping[str, float] | float
-PIECE = 1 << 22  # entries that are hashed at once
+PIECE = 1 << 22  # entries hashed at a time
 
 NUMBERS = ("compression_ratio", "rate", "levels", "distortion", "predicted_loss_increase")
 COLUMNS = (*NUMBERS, "seconds", "error")
@@ -34,7 +34,7 @@ COLUMNS = (*NUMBERS, "seconds", "error")
 
 @dataclass(frozen=True)
 class Subject:
-    """What runs are about."""
+    """Subject of a run: a model and its selection."""
 
     selection: Selection
     model: nn.Module | None
@@ -53,38 +53,38 @@ def sweep(
 ) -> pd.DataFrame:
     """Quantize each of several models by each method at each compression ratio.
 
-    With a ``path`` every row is on disk as soon as it is found, and a row that is there is never computed again: a
-    sweep that was cancelled or killed goes on where it was when it is called again. A row is known by the values of
-    the weights, the sensitivities and the calibration, by the method with its options and by the ratio; not by what
-    ``evaluate`` does, so take another path for another one.
+    With a ``path`` every row is written to disk as soon as it is found and never computed again: a sweep that was
+    cancelled or killed resumes when it is called again. The key of a row is the values of the weights, the
+    sensitivities and the calibration, the method with its options, and the ratio; ``evaluate`` is not part of it, so
+    use another path for another ``evaluate``.
 
     Args:
-        models: What to quantize, by name: a module or the path of a checkpoint, of which all layers are selected
-            without sensitivities; what :func:`nbquant.select` returned; or a module with its selection.
-        methods: A method's name each, or the arguments of :func:`nbquant.fit`, such as
+        models: Models by name: a module or the path of a checkpoint, of which all layers are selected
+            without sensitivities; a result of :func:`nbquant.select`; or a module with its selection.
+        methods: For each method its name, or the arguments of :func:`nbquant.fit`, such as
             ``{"method": "ecsq", "coding": "arithmetic"}``.
         ratios: Compression ratios of the selected weights.
-        evaluate: ``evaluate(model)`` of a quantized copy of the module, as ``lambda m: nbquant.evaluate(m, batches)``,
-            with ``reference=model`` for the divergence from the original's predictions: returns an ``Evaluation``,
-            numbers by name, or one number, the column "score". Needs modules.
-        executor: None runs here, one after the other; a number in so many processes on this machine (models and
+        evaluate: ``evaluate(model)`` on a quantized copy of the module, such as ``lambda m: nbquant.evaluate(m,
+            batches)``, with ``reference=model`` for the divergence from the original's predictions. It returns an
+            ``Evaluation``, numbers by name, or one number for the column "score". Needs modules.
+        executor: None runs here, one after the other; a number uses that many local processes (models and
             ``evaluate`` must be picklable, and a script must call this under ``if __name__ == "__main__"``); a
-            ``dask.distributed.Client`` on its workers. Models travel once to a worker. A run whose worker is killed is
-            run again.
-        path: File of rows, made where there is none. One sweep at a time writes it.
-        progress: See :data:`nbquant.progress.Progress`; counts rows. Workers of a Dask cluster end the runs that they
-            have begun; all others stop at once.
+            ``dask.distributed.Client`` uses its workers. Models are sent once to a worker. A run whose worker is killed
+            is repeated.
+        path: File of rows, created if it does not exist. One sweep at a time writes it.
+        progress: See :data:`nbquant.progress.Progress`; counts rows. On cancellation, workers of a Dask cluster finish
+            the runs they have begun; all others stop at once.
 
     Returns:
-        One row a run, in the order of models, methods and ratios: "model", "method", options that any method names,
+        One row per run, in the order of models, methods and ratios: "model", "method", the options of any method,
         "ratio", then "compression_ratio", "rate" [bit/weight], "levels", "distortion" [loss/weight],
         "predicted_loss_increase" [loss], "seconds", "error" (why a ratio is out of reach; the others are NaN then), and
-        what ``evaluate`` found.
+        the results of ``evaluate``.
 
     Raises:
-        ValueError: Nothing to run, a ratio that is not above 0, an option that :func:`nbquant.fit` does not have, a
-            path to other content, ``evaluate`` without a module.
-        TypeError: A model or an executor of another type, or one that other processes cannot get.
+        ValueError: Nothing to run, a ratio that is not above 0, an option unknown to :func:`nbquant.fit`, a
+            path with other content, ``evaluate`` without a module.
+        TypeError: A model or an executor of another type, or a model that cannot be sent to other processes.
         Cancelled: By ``progress``; rows in the file stay.
     """
     options = [_options(method) for method in methods]
@@ -118,7 +118,7 @@ def sweep(
 
 
 def run_one(subject: Subject, run: Mapping[str, Any], progress: Progress = False) -> Row:
-    """One row; what cannot be reached is a row, too."""
+    """Compute one row; a ratio out of reach gives a row, too."""
     began = time.perf_counter()
     try:
         quantized = fit(subject.selection, **run, progress=progress)
@@ -139,24 +139,26 @@ def _found(found: Found) -> Row:
         return {"score": float(found)}
     taken = [name for name in found if name in (*COLUMNS, *methods.option_names(), "method", "model", "ratio", "key")]
     if taken:
-        raise TypeError(f"evaluate must find what a sweep has no column of, but {', '.join(taken)} came: rename it.")
+        raise TypeError(
+            f"results of evaluate must not be named like columns of a sweep, but {', '.join(taken)} are: rename them."
+        )
     return {str(name): float(value) for name, value in found.items()}
 
 
 def _options(method: str | Mapping[str, Any]) -> dict[str, Any]:
     chosen = {"method": method} if isinstance(method, str) else dict(method)
     if "method" not in chosen:
-        raise ValueError(f"a method must be a name, or options of which one is 'method', but {method!r} came.")
+        raise ValueError(f"a method must be a name, or options of which one is 'method', but got {method!r}.")
     try:
         methods.family(**chosen)
     except TypeError as error:
-        raise ValueError(f"a method must be a name, or options with its name, but {method!r} came: {error}") from None
+        raise ValueError(f"a method must be a name, or options with its name, but got {method!r}: {error}") from None
     return chosen
 
 
 def _ratio(ratio: float) -> float:
     if not math.isfinite(ratio) or ratio <= 0:
-        raise ValueError(f"ratios must be finite and above 0, but {ratio!r} came")
+        raise ValueError(f"ratios must be finite and above 0, but got {ratio!r}")
     return float(ratio)
 
 
@@ -176,7 +178,7 @@ def _subject(name: str, model: Model, evaluate: Callable[[nn.Module], Found] | N
 
 
 def _digest(selection: Selection) -> str:
-    """What changes with what is quantized."""
+    """Digest of the values to be quantized."""
     found = hashlib.blake2b(digest_size=16)
     found.update(repr((selection.unselected_bits, selection.unselected_count)).encode())
     for tensor in selection:

@@ -1,4 +1,4 @@
-"""Curves from histograms: all points of a method at once, whatever the number of weights."""
+"""Rate-distortion curves from histograms: all points of a method at once, whatever the number of weights."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,18 +18,18 @@ from nbquant.quantization.quantizer import Quantizer, ScalarQuantizer
 from nbquant.quantization.selection import Selection
 
 TRIES = 4  # between two points of the curve
-FAR = 0.02  # of the target: so far from it, another start is worth a try
+FAR = 0.02  # relative distance from the target from which another start is worth a try
 EXACT_TRIES = 8
 
 
 @dataclass(frozen=True, eq=False)
 class TabulatedCurve:
-    """The curve of a method on a selection, from its histograms.
+    """The rate-distortion curve of a method on a selection, from its histograms.
 
     Attributes:
         family: The method with its options.
-        selection: What to quantize.
-        statistics: Of the selection.
+        selection: The selection to quantize.
+        statistics: Statistics of the selection.
         progress: See :data:`nbquant.progress.Progress`; counts blocks of the exact pass.
     """
 
@@ -43,13 +43,13 @@ class TabulatedCurve:
         yield curve(self.family, self.statistics)
 
     def fit(self, target: Target) -> Quantized:
-        """Solve on the curve, then quantize the weights themselves, a little stricter where bins had rounded.
+        """Solve on the curve, then quantize the weights themselves, slightly stricter where bins rounded.
 
-        Arithmetic coding takes another rate than the curve says. How far off that is hardly changes from point to
-        point, so that the curve is asked again for what led to the target.
+        The rate of arithmetic coding differs from the curve's. The difference hardly changes from point to point, so
+        the curve is solved again for a corrected target.
 
         Raises:
-            OutOfReachError: Names the range that is within.
+            OutOfReachError: Names the reachable range.
             nbquant.progress.Cancelled: By ``progress``.
         """
         points, statistics = curve(self.family, self.statistics), self.statistics
@@ -65,7 +65,7 @@ class TabulatedCurve:
             quantized = self.at(point)
             if target.met(quantized):
                 if best and quantized.distortion >= best.distortion:
-                    return best  # the points of the curve lie no closer
+                    return best  # the curve has no closer points
                 best = quantized
             if best and (not measured or target.is_close(best)):
                 return best
@@ -81,21 +81,21 @@ class TabulatedCurve:
         )
 
     def at(self, point: OperatingPoint) -> Quantized:
-        """Quantize the weights themselves as at a point, going on from what the statistics know."""
+        """Quantize the weights themselves as at a point, starting from its statistics."""
         return quantize_at(self.selection, point, self.statistics, self.progress)
 
 
 def curve(family: Family, statistics: Statistics) -> list[OperatingPoint]:
     """Compute the operating points of one method, from the lowest rate to the highest.
 
-    The cost does not depend on the number of weights; the statistics keep what was found.
+    The cost does not depend on the number of weights; results are kept by the statistics.
 
     Args:
         family: The method with its options.
-        statistics: Of the selection.
+        statistics: Statistics of the selection.
 
     Returns:
-        Points with the parameter running from coarse to fine; rates need not rise strictly.
+        Points with the parameter running from coarse to fine; rates need not increase strictly.
     """
     if family not in statistics.curves:
         statistics.curves[family] = _points(family, statistics)
@@ -109,10 +109,10 @@ def point_at(
     """Compute the operating point of one parameter, on the curve or between its points.
 
     Args:
-        family: The method with its options; the offset of uniform grids on a pruned selection is what costs least.
+        family: The method with its options; the offset of uniform grids on a pruned selection is the cheapest one.
         parameter: Levels, step [weight] or λ [loss/bit].
-        statistics: Of the selection.
-        near: Point of the same method close by, where a local search starts.
+        statistics: Statistics of the selection.
+        near: Nearby point of the same method, where a local search starts.
     """
     quantizer = family(parameter)
     if family.method.place is not None:
@@ -131,15 +131,15 @@ def _points(family: Family, statistics: Statistics) -> list[OperatingPoint]:
 
 
 def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statistics) -> OperatingPoint:
-    """Find the point of least distortion that meets the target; the very quantizer, if the target is its parameter.
+    """Find the point of least distortion that meets the target, or the exact quantizer if the target is its parameter.
 
     Args:
-        target: What to reach.
-        points: A method's curve, parameter running from coarse to fine.
-        statistics: What the curve was computed from.
+        target: The target.
+        points: The method's curve, parameter running from coarse to fine.
+        statistics: Statistics that the curve was computed from.
 
     Raises:
-        ValueError: Out of reach (names the range that is within); the parameter of another method, or a step too small.
+        ValueError: Out of reach (names the reachable range); the parameter of another method, or a step too small.
     """
     if not points:
         raise ValueError("nothing to quantize: every selected weight is exactly zero")
@@ -165,9 +165,9 @@ def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statisti
 
 
 def _at_parameter(target: Target, points: Sequence[OperatingPoint], statistics: Statistics) -> OperatingPoint:
-    """The curve's own point where it has one; else, for ECSQ, what sets out from the nearest point of the curve.
+    """The curve's own point where it has one; else, for ECSQ, a local search from the nearest point of the curve.
 
-    Beyond the ends of the curve, and where all h are taken for one, a search from nowhere does better.
+    Beyond the ends of the curve, and where h is constant within the cells, a search from scratch is better.
     """
     values = [target.quantity(p) for p in points]
     if target.value in values:
@@ -180,11 +180,11 @@ def _at_parameter(target: Target, points: Sequence[OperatingPoint], statistics: 
 
 
 def _starts(points: Sequence[OperatingPoint], best: int) -> Sequence[OperatingPoint | None]:
-    """Where a search between ``best`` and the next finer point may set out from.
+    """Starting points of a search between ``best`` and the next finer point.
 
-    As λ grows the solution of a local search, as in ECSQ, can jump when two large clusters become one: from the finer
-    side it stays what it is a little longer, from the coarser side likewise, and together they leave less of a gap.
-    Where all h are taken for one, a search from nowhere finds the optimum in a millisecond, and goes first.
+    As λ grows, the solution of a local search as in ECSQ can jump when two large clusters merge: started from the finer
+    side it stays longer, from the coarser side likewise, and both together leave a smaller gap. Where h is constant
+    within the cells, a search from scratch finds the optimum in a millisecond and goes first.
     """
     quantizer = points[best].quantizer
     if not _is_local(quantizer):
@@ -200,10 +200,10 @@ def _approach(
     near: OperatingPoint | None,
     statistics: Statistics,
 ) -> list[OperatingPoint]:
-    """Points between two that meet the target, ever closer to where it is just missed.
+    """Points between two that bracket the target, ever closer to where it is just missed.
 
-    The targeted quantity goes much like a power of the parameter, so that a few tries come close; where it jumps they
-    halve the interval in turn.
+    The targeted quantity varies roughly like a power of the parameter, so that a few tries come close; where it jumps,
+    they alternate with bisection.
     """
     family, met, missed = methods.family_of(coarse.quantizer), coarse, fine
     found: list[OperatingPoint] = []
@@ -222,21 +222,21 @@ def _approach(
 
 
 def _share(target: Target, met: OperatingPoint, missed: OperatingPoint) -> float:
-    """How far from ``met`` to ``missed`` the target should be, a little on this side of it; in logarithms."""
+    """Fraction of the way from ``met`` to ``missed`` at which to aim, just short of the target; in logarithms."""
     a, b = np.log([target.quantity(met), target.quantity(missed)])
     aim = np.log(target.stricter(CLOSE / 4).value)
     return float(np.clip((aim - a) / (b - a), 0.02, 0.98)) if abs(b - a) > 0 else 0.5
 
 
 def _is_local(quantizer: Quantizer) -> bool:
-    """Whether clusters are found by a local search, which another start may lead elsewhere: cells depend on h."""
+    """Whether clusters come from a local search, which depends on its start: cells depend on h."""
     return bool(getattr(quantizer, "needs_rows", False))
 
 
 def quantize_at(
     selection: Selection, point: OperatingPoint, statistics: Statistics, progress: Progress = False
 ) -> Quantized:
-    """Quantize the weights themselves as at a point of a curve, going on from what its statistics know."""
+    """Quantize the weights themselves as at a point of a curve, starting from its statistics."""
     quantizer: ScalarQuantizer = point.quantizer  # type: ignore[assignment]  # as it is on a curve
     return quantize_clusters(
         quantizer,
@@ -250,7 +250,7 @@ def quantize_at(
 
 
 def title(quantizer: Quantizer) -> str:
-    """A method with its options, in words."""
+    """Describe a method with its options in words."""
     weighting = "Hessian-weighted" if quantizer.weighted else "plain"
     return (
         f"{weighting} {quantizer.method} ({quantizer.coding} code, {'per layer' if quantizer.per_layer else 'joint'})"

@@ -1,4 +1,4 @@
-"""Targets: a compression ratio, a rate, a number of levels, or a value of the method's own parameter."""
+"""Targets of a fit: a compression ratio, a rate, a number of levels, or the method's own parameter."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.quantization import methods
 from nbquant.quantization.quantized import Quantized
 
-CLOSE = 0.005  # of the target: near enough
+CLOSE = 0.005  # relative tolerance of a target
 QUANTITIES = ("ratio", "rate", "levels")
-"""Targets that any curve has, beside the parameters of methods."""
+"""Targets on any curve, beside the methods' own parameters."""
 
 
 class OutOfReachError(ValueError):
@@ -19,10 +19,10 @@ class OutOfReachError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """A target.
+    """A target of a fit.
 
-    A compression ratio or more, a rate [bit/weight] or less, so many levels or fewer; or the very quantizer with this
-    value of its parameter, such as λ [loss/bit] or the step [weight].
+    A least compression ratio, a largest rate [bit/weight], a largest number of levels; or the exact value of the
+    method's own parameter, such as λ [loss/bit] or the step [weight].
 
     Raises:
         ValueError: A value that is not a finite number above zero.
@@ -39,11 +39,11 @@ class Target:
 
     @property
     def is_parameter(self) -> bool:
-        """Whether it names one quantizer, so that there is nothing to search."""
+        """Whether it names one exact quantizer, so that there is nothing to search."""
         return self.name not in QUANTITIES
 
     def met(self, point: OperatingPoint | Quantized) -> bool:
-        """Whether the point is at the target or on its good side."""
+        """Whether a point meets the target."""
         reached = self.quantity(point)
         if self.is_parameter:
             return reached == self.value
@@ -67,12 +67,12 @@ class Target:
         return abs(self.quantity(point) / self.value - 1) <= share
 
     def stricter(self, share: float) -> "Target":
-        """The same target asked for with something to spare."""
+        """The target tightened by a factor."""
         return Target(self.name, self.value * (1 + share) if self.name == "ratio" else self.value / (1 + share))
 
 
 def targets_of(method: str) -> tuple[str, ...]:
-    """Names of the targets of a method that can be followed: all of its curve, or ratio and rate."""
+    """List the targets a method's curve can be followed to: all of a curve from histograms, else ratio and rate."""
     known = methods.named(method)
     if known.curve is None:
         return "ratio", "rate"
@@ -80,19 +80,19 @@ def targets_of(method: str) -> tuple[str, ...]:
 
 
 def drivers() -> tuple[str, ...]:
-    """Names of all targets, of whatever method."""
+    """List the names of all targets, over all methods."""
     return tuple(dict.fromkeys((*QUANTITIES, *sorted(m.parameter.name for m in methods.tabulated()))))
 
 
 def check_target(name: str, method: str) -> None:
-    """Reject a target that a method does not have.
+    """Reject a target that a method does not support.
 
     Raises:
-        ValueError: Names those that it has.
+        ValueError: Names the supported targets.
     """
     if name not in targets_of(method):
         owners = [m.name for m in methods.tabulated() if m.parameter.name == name]
-        whose = f"a parameter of {', '.join(owners)}" if owners else "no target here"
+        whose = f"a parameter of {', '.join(owners)}" if owners else "unknown as a target"
         raise ValueError(
             f"{name} is {whose}, but the method is {method!r}: choose another method, or one of "
             f"{', '.join(targets_of(method))}"
@@ -100,7 +100,7 @@ def check_target(name: str, method: str) -> None:
 
 
 def target_of(**targets: float | None) -> Target:
-    """The one target that is not None.
+    """Select the one target that is not None.
 
     Raises:
         ValueError: None or several were given.

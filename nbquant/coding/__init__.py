@@ -1,1 +1,1 @@
-"""Lossless codes: entropy, Huffman, positions and the ledger of bits. Knows integers only."""
+"""Lossless codes of integers: Huffman, arithmetic and context codes, positions of pruned weights, and bit ledgers."""

@@ -1,10 +1,10 @@
-"""Order-0 arithmetic coding: every symbol at −log₂ of its frequency, which no prefix code can.
+"""Static (order-0) arithmetic coding: −log₂ p bits per symbol, where a prefix code needs whole bits.
 
-The table has a root t_j of each symbol, and frequencies are as t_j²: equal steps of √p cost equally much, whatever p
-(Fisher's information). How fine the roots are is what makes table and payload together smallest. Streams are asymmetric
-numeral systems with states of 64 bits, in integers: one state, or four in turn from ``INTERLEAVED`` symbols on.
+The table stores a root t_j of each symbol, with frequencies ∝ t_j²: equal steps of √p cost equally much at any p
+(Fisher information). The resolution of the roots minimises table plus payload. Streams use asymmetric numeral
+systems (rANS) with 64-bit states, in integers: one state, or four interleaved from ``INTERLEAVED`` symbols on.
 
-Source: Duda 2013 (arXiv:1311.2540); Giesen 2014 (arXiv:1402.3392) for states in turn.
+Source: Duda 2013 (arXiv:1311.2540); Giesen 2014 (arXiv:1402.3392) for interleaving.
 """
 
 import math
@@ -21,21 +21,21 @@ from nbquant.coding.huffman import Symbols
 from nbquant.kernels.cpu import arithmetic as kernels
 
 INTERLEAVED = 1 << 18
-"""Symbols from which on a stream has four states: the three more cost about 20 bytes."""
+"""Symbols from which on a stream has four states: the three additional ones cost about 20 bytes."""
 
 MOST = 1 << 20
-"""Symbols of an alphabet, at most."""
+"""Largest number of symbols of an alphabet."""
 
 
 @dataclass(frozen=True, eq=False)
 class ArithmeticCode:
-    """Static frequencies and streams by them.
+    """Static symbol frequencies, and streams coded with them.
 
     Attributes:
         roots: Roots t_j of the frequencies, 0 to 2¹⁶, read-only; 0 for a symbol that does not occur.
 
     Raises:
-        ValueError: Roots outside, all of them 0, or more than 2²⁰.
+        ValueError: Roots out of range, all of them 0, or more than 2²⁰.
     """
 
     roots: Int64[np.ndarray, " k"]
@@ -45,7 +45,7 @@ class ArithmeticCode:
         roots.setflags(write=False)
         object.__setattr__(self, "roots", roots)
         if not 0 < roots.size <= MOST:
-            raise ValueError(f"an arithmetic code has 1 to {MOST} symbols, but {roots.size} are given.")
+            raise ValueError(f"an arithmetic code has 1 to {MOST} symbols, but got {roots.size}.")
         if roots.min() < 0 or roots.max() > kernels.LARGEST or not roots.any():
             raise ValueError(
                 f"roots must be 0 to {kernels.LARGEST} and not all 0, but go from {roots.min()} to {roots.max()}."
@@ -53,7 +53,7 @@ class ArithmeticCode:
 
     @classmethod
     def from_counts(cls, counts: Counts) -> Self:
-        """The code whose table and payload for these counts n_j are smallest, of 32 resolutions of the table.
+        """Make the code of least table plus payload for counts n_j, among 32 resolutions of the table.
 
         Raises:
             ValueError, TypeError: As :func:`nbquant.coding.entropy.check_counts`, or more than 2²⁰ symbols.
@@ -61,7 +61,7 @@ class ArithmeticCode:
         array = as_integers(counts, "counts")
         check_counts(array)
         if len(array) > MOST:
-            raise ValueError(f"an arithmetic code has 1 to {MOST} symbols, but {len(array)} are given.")
+            raise ValueError(f"an arithmetic code has 1 to {MOST} symbols, but got {len(array)}.")
         share = np.sqrt(array / array.max())
         finest = [(2 + half) << octave >> 1 for octave in range(16) for half in (0, 1)]
         codes = (cls(np.where(array > 0, np.maximum(np.rint(share * fine), 1), 0).astype(np.int64)) for fine in finest)
@@ -69,7 +69,7 @@ class ArithmeticCode:
 
     @cached_property
     def frequencies(self) -> Int64[np.ndarray, " k"]:
-        """Frequencies f_j, which sum to 2²⁴: 1 each, the rest as t_j², what rounding leaves to the first largest."""
+        """Frequencies f_j, which sum to 2²⁴: 1 each, the rest ∝ t_j², the rounding error added to the first largest."""
         square = self.roots**2
         used = self.roots > 0
         total = (1 << kernels.PRECISION) - int(used.sum())
@@ -85,16 +85,16 @@ class ArithmeticCode:
         return hash(self.roots.tobytes())
 
     def __len__(self) -> int:
-        """Number of symbols k, with those that do not occur."""
+        """Number of symbols k, including those that do not occur."""
         return len(self.roots)
 
     @property
     def table_bits(self) -> int:
-        """Bits of the table."""
+        """Size of the table [bit]."""
         return int(kernels.write_roots(self.roots, np.zeros(0, np.uint8)))
 
     def encode_table(self) -> bytes:
-        """The table in whole bytes, first bit highest, padded with zeros."""
+        """Write the table in whole bytes, highest bit first, padded with zeros."""
         bits = np.zeros(self.table_bits, np.uint8)
         kernels.write_roots(self.roots, bits)
         return np.packbits(bits).tobytes()
@@ -112,7 +112,7 @@ class ArithmeticCode:
             ValueError: The table is of another length, is damaged or is not padded with zeros.
         """
         if len(data) != -(-bits // 8) or not 1 <= symbols <= min(bits, MOST):
-            raise ValueError(f"{symbols} frequencies in {bits} bits are required, but there are {len(data)} bytes.")
+            raise ValueError(f"{symbols} frequencies in {bits} bits are required, but got {len(data)} bytes.")
         unpacked = np.unpackbits(np.frombuffer(data, np.uint8))
         if unpacked[bits:].any():
             raise ValueError(f"the {len(unpacked) - bits} bits after the last frequency must be zero, but are not.")
@@ -126,17 +126,17 @@ class ArithmeticCode:
         return cls(roots)
 
     def ideal_bits(self, counts: Counts) -> float:
-        """Σ_j n_j (24 − log₂ f_j): bits of so many of each symbol before the end of a stream."""
+        """Compute Σ_j n_j (24 − log₂ f_j): bits for these symbol counts, before the end of a stream."""
         array = as_integers(counts, "counts")
         used = array > 0
         return float(array[used] @ (kernels.PRECISION - np.log2(self.frequencies[used])))
 
     def payload_bits(self, counts: Counts) -> int:
-        """Bits of so many of each symbol before the end of a stream, rounded up."""
+        """Round :meth:`ideal_bits` up to whole bits."""
         return math.ceil(self.ideal_bits(counts))
 
     def encode(self, symbols: Symbols) -> bytes:
-        """The stream: states of 8 bytes, then words of 4, lowest byte first; nothing where only one symbol occurs.
+        """Encode symbols: states of 8 bytes, then words of 4, lowest byte first; empty if only one symbol occurs.
 
         Raises:
             ValueError: A symbol that has no frequency.
@@ -153,10 +153,10 @@ class ArithmeticCode:
         return states.astype("<i8").tobytes() + words[at:].astype("<u4").tobytes()
 
     def decode(self, data: bytes, count: int, bits: int | None = None) -> Shaped[np.ndarray, " count"]:
-        """Read ``count`` symbols that :meth:`encode` wrote, in the smallest of uint8, uint16, uint32 for k − 1.
+        """Decode ``count`` symbols, in the smallest of uint8, uint16, uint32 for k − 1.
 
         Raises:
-            ValueError: The stream is too short or too long, or does not end in the state it was begun from.
+            ValueError: The stream is too short or too long, or does not end in its initial state.
         """
         if count < 0:
             raise ValueError(f"count must be 0 or more, but is {count}.")
@@ -179,10 +179,10 @@ class ArithmeticCode:
             raise ValueError(f"the stream of {len(data)} bytes ends after {read} of {count} symbols: it was cut off.")
         if taken != len(words):
             raise ValueError(
-                f"{count} symbols end at byte {head + 4 * taken}, but the stream has {len(data)}: count too low?"
+                f"{count} symbols end at byte {head + 4 * taken}, but the stream has {len(data)}: is count too low?"
             )
         if (states != kernels.LOWEST).any():
-            raise ValueError(f"{count} symbols do not end where the stream was begun: it is damaged.")
+            raise ValueError(f"{count} symbols do not end in the initial state of the stream: it is damaged.")
         return symbols
 
     def _refuse(self, symbols: np.ndarray) -> None:
@@ -214,11 +214,11 @@ def _lanes(count: int) -> int:
     return 4 if count >= INTERLEAVED else 1
 
 
-STATES, WORD = 256, 32  # bits: of a stream's states, and at the most of a symbol
+STATES, WORD = 256, 32  # bits: of a stream's states, and at most of a symbol
 
 
 def arithmetic_code(counts: Int64[np.ndarray, " k"]) -> ArithmeticCode | None:
-    """The code of k clusters with so many members, equal frequencies if none has any; None without clusters."""
+    """Make the code of k clusters with these counts, uniform if all are zero; None without clusters."""
     if not len(counts):
         return None
     return ArithmeticCode.from_counts(counts if counts.any() else np.ones_like(counts))

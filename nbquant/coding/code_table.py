@@ -1,11 +1,11 @@
-"""The code table: codeword lengths as a bit stream, from which a reader makes the canonical code.
+"""The code table: codeword lengths as a bit stream, from which the decoder rebuilds the canonical code.
 
-Neighbouring codewords have similar lengths, those of weights fall towards the middle of the codebook and rise behind
+Neighbouring codewords have similar lengths: for weights they fall towards the middle of the codebook and rise after
 it. So a length is written as its rank among the likely ones, see :mod:`nbquant.kernels.cpu.code_table`: rank r is r
-times 0 and a 1. In front of them stands the first length that is not 0 in Elias' gamma code: one 0 less than it has
-binary digits, and these. No lengths take no bits.
+zeros and a one. The table starts with the first non-zero length in Elias gamma code: one zero fewer than it has
+binary digits, then the digits. No lengths take no bits.
 
-The paper charges Σ ℓ_j, the lengths of the codewords themselves. This takes a fifth of that on the bundled networks.
+The paper charges Σ ℓ_j, the lengths of the codewords themselves; this takes a fifth of that on the bundled networks.
 
 Source: Choi et al. 2017 (arXiv:1612.01543), section 2; Elias 1975 for the gamma code.
 """
@@ -18,7 +18,7 @@ from nbquant.kernels.cpu import code_table as kernels
 
 
 def table_bits(lengths: Counts) -> int:
-    """Bits that the table of these codeword lengths takes.
+    """Count the bits of the table for these codeword lengths.
 
     Args:
         lengths: Codeword lengths ℓ_j [bit]; 0 for a symbol without a codeword.
@@ -34,7 +34,7 @@ def table_bits(lengths: Counts) -> int:
 
 
 def encode_lengths(lengths: Counts) -> bytes:
-    """The table in whole bytes, first bit highest, padded with zeros.
+    """Write the table in whole bytes, highest bit first, padded with zeros.
 
     Raises:
         ValueError, TypeError: As :func:`table_bits`.
@@ -52,7 +52,7 @@ def encode_lengths(lengths: Counts) -> bytes:
 
 
 def decode_lengths(data: bytes, count: int, bits: int) -> Int64[np.ndarray, " count"]:
-    """Read the lengths back. Whether they make a code is not checked here.
+    """Read codeword lengths. Whether they form a code is not checked here.
 
     Args:
         data: The whole stream and nothing else.
@@ -63,10 +63,10 @@ def decode_lengths(data: bytes, count: int, bits: int) -> Int64[np.ndarray, " co
         ValueError: The stream is of another length, is damaged or is not padded with zeros.
     """
     if len(data) != -(-bits // 8) or not 0 <= count <= bits:
-        raise ValueError(f"{count} code lengths in {bits} bits are required, but there are {len(data)} bytes.")
+        raise ValueError(f"{count} code lengths in {bits} bits are required, but got {len(data)} bytes.")
     if not count:
         if bits:
-            raise ValueError(f"no code lengths take no bits, but {bits} are given.")
+            raise ValueError(f"no code lengths take no bits, but got {bits}.")
         return np.zeros(0, np.int64)
     unpacked = np.unpackbits(np.frombuffer(data, np.uint8))
     if unpacked[bits:].any():
@@ -85,12 +85,12 @@ def decode_lengths(data: bytes, count: int, bits: int) -> Int64[np.ndarray, " co
         )
     used = lengths[lengths > 0]
     if not used.size or used[0] != first:
-        raise ValueError(f"the first code length must be {first} bits, as the table starts with, but is not.")
+        raise ValueError(f"the first code length must be {first} bits, the first entry of the table, but is not.")
     return lengths
 
 
 def _checked(lengths: Counts) -> tuple[Int64[np.ndarray, " k"], int]:
-    """The lengths, and the first that is not 0; 0 if there are no lengths."""
+    """The lengths, and the first non-zero one; 0 if there are no lengths."""
     array = as_integers(lengths, "codeword lengths").astype(np.int64)
     if not array.size:
         return array, 0

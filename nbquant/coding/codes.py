@@ -1,4 +1,4 @@
-"""The one list of codes of indices."""
+"""Registry of index codes."""
 
 from nbquant import registry
 from nbquant.coding.arithmetic import ARITHMETIC
@@ -8,11 +8,11 @@ from nbquant.coding.fixed import FIXED
 from nbquant.coding.huffman import HUFFMAN
 
 CODES: tuple[Code, ...] = (HUFFMAN, FIXED, ARITHMETIC, CONTEXT)
-"""All codes, in the order of menus. Look at ``codes.CODES``, so that additions are seen."""
+"""All codes, in the order of menus. Read as ``codes.CODES``, so that additions are seen."""
 
 
 def names() -> tuple[str, ...]:
-    """Names of all codes."""
+    """List the names of all codes."""
     return tuple(code.name for code in CODES)
 
 
@@ -20,16 +20,16 @@ def named(name: str) -> Code:
     """Look up a code by its name.
 
     Raises:
-        ValueError: There is none of this name (names the nearest).
+        ValueError: An unknown name (names the nearest).
     """
     return registry.find(CODES, name, "coding")
 
 
 def stored_as(name: str) -> tuple[Code, ...]:
-    """Codes that files call so."""
+    """List the codes with this name in files."""
     return tuple(code for code in CODES if code.stored == name)
 
 
 def stored_names(major: int) -> tuple[str, ...]:
-    """Names of codes in files of a major version."""
+    """List the names of codes in files of a major version."""
     return tuple(dict.fromkeys(code.stored for code in CODES if code.major == major))

@@ -1,12 +1,12 @@
-"""Adaptive arithmetic coding of a matrix of levels, each by what is known of its neighbours.
+"""Context coding: adaptive arithmetic coding of a matrix of levels, predicted from neighbouring levels.
 
-A level is told by decisions: is it 0; its sign; is its size larger than 1, 2, …. How likely each is, is learned on the
-way by several predictions: of all levels, by the levels around, by how large those of the row and of the column are, by
-row, by column. They are mixed as logarithms of odds, with weights that learn too, and the decision is written at
-−log₂ of its probability. No table is stored, and zeros need no positions. Integers throughout.
+A level is coded by binary decisions: is it 0; its sign; is its magnitude larger than 1, 2, …. The probability of each
+is learned while coding, by several predictions: from all levels, from neighbouring levels, from the magnitudes in the
+row and the column, by row, and by column. They are mixed in the logistic domain, with learned weights, and the
+decision costs −log₂ of its probability. No table is stored, and zeros need no positions. All arithmetic is in integers.
 
-Source: Mahoney 2005 (mixing of predictions, as in PAQ and lpaq); Marpe, Schwarz and Wiegand 2003 (levels as decisions);
-Kirchhoffer et al. 2021 (the same for weights of networks, ISO/IEC 15938-17).
+Source: Mahoney 2005 (mixing of predictions, as in PAQ and lpaq); Marpe, Schwarz and Wiegand 2003 (binary decisions);
+Kirchhoffer et al. 2021 (the same for network weights, ISO/IEC 15938-17).
 """
 
 import numpy as np
@@ -16,15 +16,15 @@ from nbquant.coding.code import Code, ideal_lengths
 from nbquant.kernels.cpu import context as kernel
 from nbquant.kernels.reference import TRANSITION
 
-LARGEST = 1 << 31  # levels are smaller
+LARGEST = 1 << 31  # magnitudes of levels are smaller
 
 
 def encode(level: Int64[np.ndarray, "rows cols"], dependent: bool = False) -> bytes:
-    """The stream of a matrix, which is walked down each column.
+    """Encode a matrix of levels, column by column.
 
     Args:
-        level: Levels, as of :func:`nbquant.coding.trellis.levels_of` or any others.
-        dependent: Whether they are on paths through the trellis, whose state tells something of them.
+        level: Levels, from :func:`nbquant.coding.trellis.levels_of` or any others.
+        dependent: Whether they lie on trellis paths, whose state helps to predict them.
 
     Raises:
         ValueError: Levels of 2³¹ or beyond.
@@ -41,10 +41,10 @@ def encode(level: Int64[np.ndarray, "rows cols"], dependent: bool = False) -> by
 
 
 def decode(data: bytes, rows: int, cols: int, dependent: bool = False) -> Int64[np.ndarray, "rows cols"]:
-    """Levels of a stream, with the arguments of :func:`encode`.
+    """Decode the levels of a stream, with the arguments of :func:`encode`.
 
     Raises:
-        ValueError: A stream that :func:`encode` does not write.
+        ValueError: A stream that :func:`encode` cannot have written.
     """
     level = np.zeros((rows, cols), np.int64)
     if _walk(level, np.frombuffer(bytearray(data), np.uint8), True, dependent) != len(data):

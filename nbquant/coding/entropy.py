@@ -1,4 +1,4 @@
-"""Entropy: the least average length of any code for independent symbols."""
+"""Entropy: the least average code length of independent symbols."""
 
 import numpy as np
 from jaxtyping import Int64, Integer
@@ -8,7 +8,7 @@ Counts = Integer[np.ndarray, " k"] | Integer[Tensor, " k"]
 
 
 def as_integers(values: object, name: str) -> Int64[np.ndarray, " n"]:
-    """A flat numpy array of integers, of the dtype that came, out of an array, a tensor or a sequence.
+    """Convert an array, tensor or sequence to a flat numpy array of integers, with its own dtype.
 
     Raises:
         TypeError: They are not integers.
@@ -25,12 +25,12 @@ def as_integers(values: object, name: str) -> Int64[np.ndarray, " n"]:
 
 
 def entropy(counts: Counts) -> float:
-    """Entropy of the symbols that were counted.
+    """Compute the entropy of counted symbols.
 
     H = −Σ_j p_j log2 p_j,  p_j = n_j / Σ n
 
     Args:
-        counts: Occurrences n_j of each symbol; zeros add nothing.
+        counts: Occurrences n_j of each symbol; zeros contribute nothing.
 
     Returns:
         H [bit/symbol].
@@ -48,7 +48,7 @@ def entropy(counts: Counts) -> float:
 
 
 def check_counts(counts: Integer[np.ndarray, " k"]) -> None:
-    """Refuse counts that are no distribution.
+    """Reject counts that do not define a distribution.
 
     Raises:
         ValueError: No counts, a negative one, or all of them zero.

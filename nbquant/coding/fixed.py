@@ -1,4 +1,4 @@
-"""Fixed-length codewords: each index in ⌈log2 k⌉ bits."""
+"""Fixed-length codes: ⌈log2 k⌉ bits per index."""
 
 import numpy as np
 from jaxtyping import Int64
@@ -10,14 +10,14 @@ from nbquant.coding.ledger import fixed_length
 
 
 def fixed_lengths(counts: Counts) -> Int64[np.ndarray, " k"]:
-    """⌈log2 k⌉ for each of k codewords."""
+    """Compute ⌈log2 k⌉ for each of k codewords."""
     return np.full(len(counts), fixed_length(len(counts)) if len(counts) else 0, np.int64)
 
 
 def fixed_length_code(levels: int) -> HuffmanCode | None:
-    """Make the code whose codewords are the indices, all of one length; None where that is 0.
+    """Make the code whose codewords are the indices, all of one length; None if that is 0.
 
-    It has a codeword for every pattern of that length, so it may have more than ``levels``.
+    It has a codeword for every bit pattern of that length, possibly more than ``levels``.
     """
     length = fixed_length(levels) if levels else 0
     return HuffmanCode(np.full(1 << length, length)) if length else None
@@ -45,7 +45,7 @@ FIXED = Code(
     name="fixed",
     label="fixed length",
     title="fixed-length code",
-    reason="all codewords are as long as each other, whatever their use",
+    reason="all codewords are equally long, whatever their frequency",
     lengths=fixed_lengths,
     stored="prefix",
     major=1,

@@ -1,7 +1,7 @@
-"""Huffman coding: the shortest code that spends a whole number of bits on every symbol.
+"""Huffman coding: the optimal prefix code, with whole bits per symbol.
 
 Source: Huffman 1952, "A method for the construction of minimum-redundancy codes". The code is canonical: codewords are
-counted up through (length, symbol), so that the lengths alone say all of it.
+consecutive numbers in the order of (length, symbol), so that the lengths determine it.
 """
 
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ from nbquant.coding.entropy import Counts, as_integers, check_counts
 from nbquant.kernels.cpu import huffman as kernels
 
 MAX_LENGTH = 32
-"""Longest codeword [bit]. Huffman's own code never passes it below 9,227,465 symbols in all (a Fibonacci number)."""
+"""Longest codeword [bit]. Huffman's own code stays below it up to 9,227,465 symbols in total (a Fibonacci number)."""
 
 Symbols = Shaped[np.ndarray, " n"] | Shaped[Tensor, " n"]
 
 
 def codeword_lengths(counts: Counts, max_length: int = MAX_LENGTH) -> Int64[np.ndarray, " k"]:
-    """Lengths of the optimal prefix code whose codewords are at most ``max_length`` bits.
+    """Compute the lengths of the optimal prefix code with codewords of at most ``max_length`` bits.
 
-    Of the optimal codes this is the one with the least maximum and the least sum of lengths; of symbols with equal
-    counts the first gets the shorter codeword.
+    Among optimal codes, this one has the least maximum and the least sum of lengths; of symbols with equal
+    counts, the first gets the shorter codeword.
 
     Args:
         counts: Occurrences n_j of each symbol.
         max_length: Longest codeword allowed [bit], 1 to 32.
 
     Returns:
-        Lengths ℓ_j [bit]: 0 for a symbol that does not occur, 1 for the only one that does, because the paper's
-        codewords take a bit at least.
+        Lengths ℓ_j [bit]: 0 for a symbol that does not occur; 1 for the only one that occurs, as the paper's
+        codewords take at least one bit.
 
     Raises:
         ValueError: No counts, a negative one, all of them zero, 2**56 or more in all, or more symbols than codewords.
@@ -53,17 +53,17 @@ def codeword_lengths(counts: Counts, max_length: int = MAX_LENGTH) -> Int64[np.n
     if status == kernels.TOO_MANY:
         occur = int(np.count_nonzero(array))
         raise ValueError(
-            f"codewords of at most {max_length} bits serve 2**{max_length} symbols, but {occur} occur: "
+            f"codewords of at most {max_length} bits distinguish 2**{max_length} symbols, but {occur} occur: "
             f"raise max_length to {(occur - 1).bit_length()} or more."
         )
     raise ValueError(f"counts must sum to less than 2**56, but sum to {sum(map(int, array))}.")
 
 
 def symbol_counts(symbols: Symbols, levels: int) -> Int64[np.ndarray, " levels"]:
-    """How often each of the symbols 0 to ``levels`` − 1 occurs.
+    """Count the occurrences of the symbols 0 to ``levels`` − 1.
 
     Raises:
-        ValueError: A symbol outside.
+        ValueError: A symbol out of range.
         TypeError: Symbols that are not integers.
     """
     array = as_integers(symbols, "symbols")
@@ -116,12 +116,12 @@ class HuffmanCode:
 
     @classmethod
     def from_counts(cls, counts: Counts, max_length: int = MAX_LENGTH) -> Self:
-        """The optimal code for the counts: see :func:`codeword_lengths`."""
+        """Make the optimal code for counts: see :func:`codeword_lengths`."""
         return cls(codeword_lengths(counts, max_length))
 
     @classmethod
     def from_lengths(cls, lengths: Counts) -> Self:
-        """The canonical code of these lengths, after checking that there is one."""
+        """Make the canonical code of these lengths, after checking that it exists."""
         return cls(as_integers(lengths, "codeword lengths"))
 
     def __eq__(self, other: object) -> bool:
@@ -131,23 +131,23 @@ class HuffmanCode:
         return hash(self.lengths.tobytes())
 
     def __len__(self) -> int:
-        """Number of symbols k, with those that have no codeword."""
+        """Number of symbols k, including those without a codeword."""
         return len(self.lengths)
 
     @property
     def table_bits(self) -> int:
-        """Bits of the table that says which codewords there are: see :mod:`nbquant.coding.code_table`."""
+        """Size of the code table [bit]: see :mod:`nbquant.coding.code_table`."""
         return table_bits(self.lengths)
 
     def encode_table(self) -> bytes:
-        """The table in whole bytes."""
+        """Write the table in whole bytes."""
         return encode_lengths(self.lengths)
 
     def payload_bits(self, counts: Counts) -> int:
-        """Σ_j n_j ℓ_j: bits that so many of each symbol take.
+        """Compute Σ_j n_j ℓ_j, the bits for these symbol counts.
 
         Raises:
-            ValueError: Other than k counts, a negative one, or one above 0 for a symbol without a codeword.
+            ValueError: Not k counts, a negative one, or one above 0 for a symbol without a codeword.
         """
         array = as_integers(counts, "counts")
         if len(array) != len(self):
@@ -168,7 +168,7 @@ class HuffmanCode:
         )
 
     def encode(self, symbols: Symbols) -> bytes:
-        """Join the symbols' codewords into bytes, first bit highest, the last byte padded with zeros.
+        """Concatenate the symbols' codewords, highest bit first, and pad the last byte with zeros.
 
         Raises:
             ValueError: A symbol without a codeword.
@@ -177,23 +177,23 @@ class HuffmanCode:
         array = np.ascontiguousarray(as_integers(symbols, "symbols"))
         codewords, lengths = self._padded
         longest = int(self.lengths.max())
-        words = np.empty(array.size * longest // 64 + 1, np.uint64)  # most of it never touched
+        words = np.empty(array.size * longest // 64 + 1, np.uint64)  # mostly never touched
         bits = kernels.encode_words(array, codewords, lengths, longest, words)
         if bits < 0:
             self._refuse(array)
         return words[: -(-bits // 64)].astype(">u8").tobytes()[: -(-bits // 8)]
 
     def decode(self, data: bytes, count: int, bits: int | None = None) -> Shaped[np.ndarray, " count"]:
-        """Read ``count`` symbols that :meth:`encode` wrote.
+        """Decode ``count`` symbols.
 
         Args:
             data: The whole stream and nothing else.
-            count: How many symbols it holds.
-            bits: Length of the stream without its padding [bit], if it is known.
+            count: Number of symbols.
+            bits: Length of the stream without its padding [bit], if known.
 
         Returns:
-            The symbols, in the smallest of uint8, uint16 and uint32 that holds k − 1. Convert uint8 before indexing a
-            torch tensor with it: torch takes it for a mask.
+            The symbols, in the smallest of uint8, uint16 and uint32 for k − 1. Convert uint8 before indexing a
+            torch tensor with it, as torch takes it for a mask.
 
         Raises:
             ValueError: The stream is too short or too long, holds an unused codeword or is not padded with zeros.
@@ -201,7 +201,7 @@ class HuffmanCode:
         if count < 0:
             raise ValueError(f"count must be 0 or more, but is {count}.")
         stream_bits = 8 * len(data)
-        if count > stream_bits:  # before there is an array of that size: a symbol takes a bit at least
+        if count > stream_bits:  # before allocating the array: a symbol takes at least one bit
             raise ValueError(f"{len(data)} bytes hold at most {stream_bits} symbols, but {count} were asked for.")
         words = np.frombuffer(bytes(data) + bytes(-len(data) % 8 + 16), ">u8").astype(np.uint64)
         width = 8 if len(self) <= 1 << 8 else 16 if len(self) <= 1 << 16 else 32
@@ -214,7 +214,7 @@ class HuffmanCode:
             raise ValueError(f"the bits from {end} on are no codeword of this code: the stream is damaged.")
         if stream_bits - end >= 8 or (bits is not None and bits != end):
             raise ValueError(
-                f"{count} symbols end at bit {end}, but the stream has {bits or stream_bits} bits: count too low?"
+                f"{count} symbols end at bit {end}, but the stream has {bits or stream_bits} bits: is count too low?"
             )
         if end < stream_bits and data[-1] & ((1 << (stream_bits - end)) - 1):
             raise ValueError(f"the {stream_bits - end} bits after the last symbol must be zero, but are not.")
@@ -246,7 +246,7 @@ class HuffmanCode:
     @cached_property
     def _decoder(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         if len(self) <= 1 << 8:
-            width, bits = 8, 11  # 16 KiB: half of a usual first-level cache
+            width, bits = 8, 11  # 16 KiB: half of a typical L1 cache
         else:
             width = 16 if len(self) <= 1 << 16 else 32
             bits = min(max(13, (len(self) - 1).bit_length()), 16)

@@ -1,4 +1,4 @@
-"""The ledger: every stored bit under a name, so that a rate can be read part by part."""
+"""Bit ledgers: every stored bit by part, so that a rate can be itemised."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from operator import index
 import pandas as pd
 
 PARTS = ("payload", "code_table", "codebook", "position_payload", "position_table")
-"""Names used for what a quantized tensor stores; a ledger may hold others."""
+"""Parts of a quantized tensor; a ledger may have others."""
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Ledger(Mapping[str, int]):
-    """Named parts in whole bits, in the order given.
+    """Named parts in whole bits, in the given order.
 
     ``Ledger(payload=950, codebook=64)`` or from a mapping; ``+`` adds part by part. Parts of zero bits stay.
 
@@ -21,7 +21,7 @@ class Ledger(Mapping[str, int]):
 
     Raises:
         ValueError: A negative part.
-        TypeError: A part that is no whole number.
+        TypeError: A part that is not a whole number.
     """
 
     parts: tuple[tuple[str, int], ...]
@@ -47,10 +47,10 @@ class Ledger(Mapping[str, int]):
         return len(self.parts)
 
     def __hash__(self) -> int:
-        return hash(frozenset(self.parts))  # equality, Mapping's, does not look at the order either
+        return hash(frozenset(self.parts))  # equality, Mapping's, ignores the order, too
 
     def __add__(self, other: "Ledger") -> "Ledger":
-        """Sum part by part; parts that only ``other`` has come last."""
+        """Add part by part; parts that only ``other`` has come last."""
         if not isinstance(other, Ledger):
             return NotImplemented
         return Ledger({name: self.get(name, 0) + other.get(name, 0) for name in {**self, **other}})
@@ -62,11 +62,11 @@ class Ledger(Mapping[str, int]):
 
     @property
     def shares(self) -> dict[str, float]:
-        """Each part over the total; zeros where the total is zero."""
+        """Share of each part in the total; zero if the total is zero."""
         return {name: bits / self.total if self.total else 0.0 for name, bits in self.items()}
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a part: ``part``, ``bits``, ``share``."""
+        """Tabulate the parts: ``part``, ``bits``, ``share``."""
         return pd.DataFrame({"part": list(self), "bits": list(self.values()), "share": list(self.shares.values())})
 
     def __str__(self) -> str:
@@ -87,10 +87,10 @@ class Ledger(Mapping[str, int]):
 
 
 def fixed_length(levels: int) -> int:
-    """Length of a fixed-length code: ⌈log2 k⌉.
+    """Compute the codeword length of a fixed-length code: ⌈log2 k⌉.
 
-    For k = 1 that is 0 bits, as the paper's formula says: all weights are alike and only the codebook is stored. (A
-    Huffman code, whose codewords take a bit at least, spends 1 there.)
+    For k = 1 it is 0 bits, as in the paper's formula: all weights are equal and only the codebook is stored. (A
+    Huffman code, whose codewords take at least one bit, spends 1 there.)
 
     Args:
         levels: Number of codewords k.

@@ -1,4 +1,4 @@
-"""Matrices of small integers that stand for indices into a codebook, as adaptive coding takes them, block by block."""
+"""Mapping between codebook indices and the integer matrices of adaptive codes, block by block."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ from nbquant.coding import positions, trellis
 from nbquant.coding.code import Code
 from nbquant.coding.context import CONTEXT
 
-MOST_SPAN = 1 << 24  # integers from the first to the last of an alphabet
+MOST_SPAN = 1 << 24  # largest range of an alphabet's integers
 PRUNED = -1
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of a tensor: its first axis and the others; of one axis, a single column.
+    """Shape of a tensor as a matrix: rows are its first axis, columns the others; a vector is a single column.
 
-    A column is where weights depend on each other, so that a vector must lie along one.
+    Dependencies between weights run along columns, so that a vector must be one.
     """
     rows = shape[0] if shape else 1
     return rows, prod(shape[1:])
 
 
 def rows_of_block(cols: int) -> int:
-    """Rows of a matrix that are coded together: as many as fit into 2²² entries, at least one."""
+    """Count the rows of a matrix that are coded together: as many as fit into 2²² entries, at least one."""
     return max(1, positions.BLOCK // max(cols, 1))
 
 
 def block_shapes(shape: Sequence[int]) -> list[tuple[int, int]]:
-    """Rows and columns of each block of a tensor: as many rows as fit into 2²² entries; a longer row in pieces."""
+    """Split a tensor into blocks of rows by columns: as many rows as fit into 2²² entries; longer rows are cut."""
     rows, cols = matrix_shape(shape)
     if not rows * cols:
         return []
@@ -43,15 +43,15 @@ def block_shapes(shape: Sequence[int]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, eq=False)
 class Alphabet:
-    """The integers that stand for indices.
+    """The integers that represent codebook indices.
 
     Attributes:
-        integer: That of each index j, ascending.
-        pruned: Whether 0 says that a weight was pruned, index −1; then no other index has it.
-        dependent: Whether a tensor's integers are on paths through the trellis, so that their levels are coded.
+        integer: Integer of each index j, ascending.
+        pruned: Whether 0 represents pruned weights (index −1); then no index has it.
+        dependent: Whether a tensor's integers are on trellis paths, so that their levels are coded.
 
     Raises:
-        ValueError: Integers that do not ascend, pass the span that is supported, or take the pruned weights' 0.
+        ValueError: Integers that do not ascend, exceed the supported range, or use 0 although it means pruned.
     """
 
     integer: Int64[np.ndarray, " k"]
@@ -67,15 +67,15 @@ class Alphabet:
                 "use larger steps."
             )
         if self.pruned and (self.integer == 0).any():
-            raise ValueError("0 must stand for pruned weights alone, but a value has it.")
+            raise ValueError("0 must represent pruned weights only, but a value has it.")
 
     @staticmethod
     def by_rank(value: Float[np.ndarray, " k"], pruned: bool) -> "Alphabet":
-        """Integers of values that are no grid: how many values away from that nearest zero, or from the pruned ones.
+        """Number the values of an irregular codebook by rank, from the value nearest zero, or from the pruned ones.
 
         Args:
             value: Values, ascending and finite.
-            pruned: See above.
+            pruned: As in the class.
         """
         rank = np.arange(len(value))
         if pruned:
@@ -84,31 +84,31 @@ class Alphabet:
         return Alphabet(rank - (int(np.abs(value).argmin()) if len(value) else 0), False)
 
     def encode(self, index: Int[np.ndarray, " n"], rows: int, cols: int, code: Code = CONTEXT) -> bytes:
-        """The stream of a block.
+        """Encode a block of indices.
 
         Args:
-            index: Its indices, row by row; −1 where a weight is pruned.
+            index: Indices, row by row; −1 for pruned weights.
             rows: Rows of the block.
-            cols: Its columns.
+            cols: Columns of the block.
             code: An adaptive code.
 
         Raises:
-            ValueError: Indices that are not there; integers that are on no path through the trellis.
+            ValueError: Indices out of range; integers that are on no path through the trellis.
         """
         low, high = (int(index.min()), int(index.max())) if index.size else (0, -1)
         least = PRUNED if self.pruned else 0
         if low < least or high >= len(self.integer):
             raise ValueError(f"indices must be {least} to {len(self.integer) - 1}, but go from {low} to {high}.")
-        integer = np.append(self.integer, 0)[index].reshape(rows, cols)  # −1 is the last
+        integer = np.append(self.integer, 0)[index].reshape(rows, cols)  # −1 is the last entry
         level = trellis.levels_of(integer, rows, cols) if self.dependent else integer
         assert code.encode is not None
         return code.encode(level, self.dependent)
 
     def decode(self, data: bytes, rows: int, cols: int, code: Code = CONTEXT) -> Int[np.ndarray, " n"]:
-        """Indices of a stream, with the arguments of :meth:`encode`.
+        """Decode the indices of a stream, with the arguments of :meth:`encode`.
 
         Raises:
-            ValueError: A stream that it does not write.
+            ValueError: A stream that :meth:`encode` cannot have written.
         """
         assert code.decode is not None
         level = code.decode(data, rows, cols, self.dependent)
@@ -131,5 +131,5 @@ class Alphabet:
         found = index[flat - first]
         found[pruned] = PRUNED
         if (found == unused).any():
-            raise ValueError("levels must be of values in the codebook, but some are of none.")
+            raise ValueError("levels must be of values in the codebook, but some are not.")
         return found

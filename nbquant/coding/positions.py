@@ -1,13 +1,13 @@
-"""Where the weights of a pruned tensor are: differences of positions, Huffman-coded.
+"""Huffman-coded gaps: the positions of the non-zero weights of a pruned tensor.
 
 A gap is the number of zeros in front of a weight. Gaps of at least ``span`` are cut: a *filler* stands for ``span``
-zeros with no weight behind them, so gap g becomes ⌊g / span⌋ fillers and the symbol g mod span. Han et al. 2015 fill
-with a weight of value zero instead, which costs a codeword in the values as well; a symbol of its own costs none. The
-span is chosen for the least payload and table together. Zeros behind the last weight are not coded, and a tensor with
-no zeros (or nothing but zeros) takes no bits: its size and number of weights say it all. Large tensors are coded in
+zeros without a weight after them, so gap g becomes ⌊g / span⌋ fillers and the symbol g mod span. Han et al. 2015 fill
+with a weight of value zero instead, which costs a codeword in the values as well; a separate symbol costs none. The
+span minimises payload plus table. Zeros after the last weight are not coded, and a tensor without
+zeros (or with nothing else) takes no bits: its size and number of weights determine it. Large tensors are coded in
 blocks of ``BLOCK`` entries, as if each were a tensor.
 
-What is charged: the payload from real code lengths, and the table as :mod:`nbquant.coding.code_table` writes it.
+The charged bits are the real payload, and the table as written by :mod:`nbquant.coding.code_table`.
 
 Source: Han et al. 2015 (arXiv:1510.00149), section 2; Choi et al. 2017 (arXiv:1612.01543), section 2.
 """
@@ -24,16 +24,16 @@ from nbquant.coding.huffman import HuffmanCode, codeword_lengths
 from nbquant.progress import Progress, track
 
 MAX_SPAN = 4096
-BLOCK = 1 << 22  # entries of a tensor that are coded on their own: they bound memory, and blocks go side by side
+BLOCK = 1 << 22  # entries of a tensor coded independently: this bounds memory, and blocks run in parallel
 
 
 @dataclass(frozen=True, eq=False)
 class GapHistogram:
-    """How often each gap occurs; those of several tensors add.
+    """Number of occurrences of each gap; histograms of several tensors can be added.
 
     Attributes:
-        gaps: Gaps that occur, ascending.
-        counts: How often each does.
+        gaps: Occurring gaps, ascending.
+        counts: Number of occurrences of each.
     """
 
     gaps: Int64[np.ndarray, " g"]
@@ -51,7 +51,7 @@ class GapHistogram:
         return int(self.counts.sum())
 
     def symbol_counts(self, span: int) -> Int64[np.ndarray, " span_1"]:
-        """How often each gap below ``span``, and last the filler, is written."""
+        """Count the symbols written: each gap below ``span``, and last the filler."""
         counts = np.zeros(span + 1, np.int64)
         np.add.at(counts, self.gaps % span, self.counts)
         counts[span] = self.gaps // span @ self.counts
@@ -60,7 +60,7 @@ class GapHistogram:
 
 @dataclass(frozen=True)
 class GapCode:
-    """A Huffman code of gaps.
+    """A Huffman code for gaps.
 
     Attributes:
         code: Symbols 0 to span − 1 are gaps, symbol span is the filler.
@@ -70,24 +70,24 @@ class GapCode:
 
     @property
     def span(self) -> int:
-        """Zeros that a filler stands for: the largest gap written in one symbol, plus one."""
+        """Number of zeros a filler stands for: the largest gap written as one symbol, plus one."""
         return len(self.code) - 1
 
     @property
     def table_bits(self) -> int:
-        """Bits of the table that says which codewords there are."""
+        """Size of the code table [bit]."""
         return table_bits(self.code.lengths)
 
     def payload_bits(self, histogram: GapHistogram) -> int:
-        """Bits that these gaps take."""
+        """Count the bits of these gaps."""
         return self.code.payload_bits(histogram.symbol_counts(self.span))
 
 
 def gap_code(histogram: GapHistogram) -> GapCode:
-    """The code of least payload and table for these gaps.
+    """Find the code of least payload plus table for these gaps.
 
-    Spans run to 4096, or to the largest gap plus one. A ladder of every span to 64, then of steps of 1/32, is tried
-    first, then what lies between the rungs around the best, with ever finer steps.
+    The span is at most 4096, or the largest gap plus one. First every span to 64 and then steps of 1/32 are
+    tried, then ever finer steps around the best.
 
     Raises:
         ValueError: An empty histogram.
@@ -114,7 +114,7 @@ def gap_code(histogram: GapHistogram) -> GapCode:
 
 
 def position_bits(histogram: GapHistogram) -> tuple[int, int]:
-    """Payload and table [bit] of gaps in their best code; zeros if there are none."""
+    """Count payload and table [bit] of gaps in their best code; zeros if there are none."""
     if not histogram.total:
         return 0, 0
     code = gap_code(histogram)
@@ -122,17 +122,17 @@ def position_bits(histogram: GapHistogram) -> tuple[int, int]:
 
 
 def group_tables(histograms: Sequence[GapHistogram], progress: Progress = True) -> tuple[tuple[int, ...], ...]:
-    """Which tensors should share a table.
+    """Group tensors that should share a table.
 
-    Tensors of different density are better off apart as soon as what they save in payload pays for the second table.
-    From the densest to the sparsest, each joins the group of the one before it if that saves bits.
+    Tensors of different density are better separated as soon as the saved payload exceeds a second table.
+    From the densest to the sparsest, each joins the group of its predecessor if that saves bits.
 
     Args:
-        histograms: One a tensor.
+        histograms: One per tensor.
         progress: Shows a bar: see :mod:`nbquant.progress`.
 
     Returns:
-        Groups of indices into ``histograms``; those of empty histograms are in none.
+        Groups of indices into ``histograms``, without the empty ones.
     """
     by_density = sorted(
         (i for i, histogram in enumerate(histograms) if histogram.total),

@@ -1,9 +1,9 @@
-"""Dependent quantization: two quantizers, and a trellis of 8 states that says which of them is in force.
+"""Dependent quantization: two quantizers, switched by a trellis of 8 states.
 
-A weight is m steps. In the states 0 to 3 the integers m = 2k can be had, in 4 to 7 m = 2k − sign(k): the odd ones and
-zero. What is coded is the level k, of which either quantizer has one for about every second integer; its parity picks
-the next state, so that a path through the trellis has the packing of a finer grid's best subsets. A matrix is walked
-down each column, from state 0 at its top.
+A weight is m steps. In the states 0 to 3 the integers m = 2k are available, in 4 to 7 m = 2k − sign(k): the odd ones
+and zero. The level k is coded, which has about half as many values as m; its parity determines
+the next state, so that a path through the trellis achieves the packing of a finer grid's best subsets. A matrix is
+processed down each column, from state 0 at its top.
 
 Source: Marcellin and Fischer 1990 (trellis-coded quantization); Ungerboeck 1982 (the code of 8 states); the union of
 quantizers as in ITU-T H.266 and ISO/IEC 15938-17.
@@ -23,17 +23,17 @@ STATES = 8
 def levels_of(
     integers: Int[np.ndarray, "..."], rows: int, cols: int, state: UInt8[np.ndarray, " cols"] | None = None
 ) -> Int64[np.ndarray, "rows cols"]:
-    """Levels k of the integers m on a path through the trellis.
+    """Compute the levels k of the integers m on a path through the trellis.
 
     Args:
         integers: Integers m, row by row, of any shape with rows · cols entries.
         rows: Rows of the matrix.
         cols: Its columns.
-        state: States that the columns begin in, for a matrix that comes in blocks of rows; replaced by those that
-            they end in. None is state 0.
+        state: Initial states of the columns, for a matrix in several blocks of rows; replaced by the final
+            states. None is state 0.
 
     Raises:
-        ValueError: Integers that no path has: odd ones in the states 0 to 3, even ones but zero in the others; or
+        ValueError: Integers that are on no path: odd ones in the states 0 to 3, even non-zero ones in the others; or
             another number of them.
     """
     matrix, state = _matrix(integers, "integers", rows, cols), _begin(state, cols)
@@ -50,7 +50,7 @@ def levels_of(
 def integers_of(
     level: Int[np.ndarray, "..."], rows: int, cols: int, state: UInt8[np.ndarray, " cols"] | None = None
 ) -> Int64[np.ndarray, "rows cols"]:
-    """Integers m of the levels k, which may be any: the inverse of :func:`levels_of`, with the same arguments.
+    """Compute the integers m of any levels k: the inverse of :func:`levels_of`, with the same arguments.
 
     Raises:
         ValueError: Another number of levels than rows · cols.
@@ -64,7 +64,7 @@ def integers_of(
 def states_of(
     level: Int[np.ndarray, "..."], rows: int, cols: int, state: UInt8[np.ndarray, " cols"] | None = None
 ) -> UInt8[np.ndarray, "rows cols"]:
-    """State before each of the levels k: below 4 the even integers are in force, from 4 on the odd ones and zero.
+    """Compute the state before each level k: below 4 the even integers are available, from 4 on the odd ones and zero.
 
     Raises:
         ValueError: Another number of levels than rows · cols.
@@ -78,7 +78,7 @@ def states_of(
 def _matrix(values: Int[np.ndarray, "..."], name: str, rows: int, cols: int) -> Int64[np.ndarray, "rows cols"]:
     if values.size != rows * cols:
         raise ValueError(
-            f"{name} must be {rows} rows of {cols} columns, so {rows * cols:,}, but {values.size:,} came: "
+            f"{name} must be {rows} rows of {cols} columns, so {rows * cols:,}, but got {values.size:,}: "
             "pass the shape of their matrix"
         )
     return np.ascontiguousarray(values, np.int64).reshape(rows, cols)

@@ -1,4 +1,4 @@
-"""Exercises of the notebooks, and checks that say what is wrong with an answer without giving the right one away."""
+"""Exercises of the course notebooks, with hints and checks that do not give the answer away."""
 
 import difflib
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ EXERCISES: dict[str, Exercise] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found.
+    """Verdict on an answer.
 
     Attributes:
-        number: Of the exercise.
-        right: Whether the answer is right; so is ``bool(verdict)``.
-        said: What is wrong, or that nothing is.
+        number: Number of the exercise.
+        right: Whether the answer is right; also ``bool(verdict)``.
+        said: Explanation of the mistake, or a confirmation.
     """
 
     number: str
@@ -35,12 +35,12 @@ class Verdict:
 
 
 def check(number: str, answer: object) -> Verdict:
-    """Look at an answer.
+    """Check an answer.
 
     Args:
-        number: Of the exercise, such as "03.2".
-        answer: A number, a name, a function, what :func:`nbquant.fit` returned or the path of a file, as the question
-            says; None is no answer yet.
+        number: Number of the exercise, such as "03.2".
+        answer: A number, a name, a function, a result of :func:`nbquant.fit` or the path of a file, as the question
+            requires; None for no answer yet.
 
     Raises:
         ValueError: No exercise of that number.
@@ -56,7 +56,7 @@ def check(number: str, answer: object) -> Verdict:
 
 
 def question(number: str) -> str:
-    """What is asked for.
+    """Show the question of an exercise.
 
     Raises:
         ValueError: No exercise of that number.
@@ -65,14 +65,14 @@ def question(number: str) -> str:
 
 
 def hint(number: str, which: int = 1) -> str:
-    """The first hint, or a later one that says more.
+    """Show the first hint, or a later and more detailed one.
 
     Raises:
         ValueError: No exercise of that number, or no hint.
     """
     hints = _exercise(number).hints
     if not 1 <= which <= len(hints):
-        raise ValueError(f"exercise {number} has hints 1 to {len(hints)}, but {which} was asked for")
+        raise ValueError(f"exercise {number} has hints 1 to {len(hints)}, but {which} was requested")
     return hints[which - 1]
 
 

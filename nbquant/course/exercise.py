@@ -1,4 +1,4 @@
-"""What an exercise is, and how answers of any kind are read."""
+"""The record of an exercise, and readers of answers (numbers, functions, tensors)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from nbquant.models import zoo
 from nbquant.models.dataset import Dataset
 from nbquant.models.evaluate import evaluate
 
-CLOSE = 1e-4  # relative: answers are worked out in float32, or by hand to a few digits
-ROUNDING = 1e-9  # of an accuracy
+CLOSE = 1e-4  # relative tolerance: answers are computed in float32, or by hand to a few digits
+ROUNDING = 1e-9  # tolerance of an accuracy
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """A question, what helps, and what looks at an answer.
+    """A question with hints and a check.
 
     Attributes:
-        question: What is asked for, with the types and shapes of arguments and results.
-        hints: One after the other says more.
-        examine: Returns what is wrong with an answer; None if it is right.
+        question: The question, with the types and shapes of arguments and results.
+        hints: Hints, each more detailed than the last.
+        examine: Returns the mistake in an answer; None if it is right.
     """
 
     question: str
@@ -32,11 +32,11 @@ class Exercise:
 
 
 class AnswerError(Exception):
-    """An answer cannot be looked at, for the reason said."""
+    """An answer cannot be checked, for the given reason."""
 
 
 def number(answer: object) -> float:
-    """An answer that must be a number."""
+    """Read an answer that must be a number."""
     try:
         return float(answer)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
@@ -44,7 +44,7 @@ def number(answer: object) -> float:
 
 
 def call(answer: object, *arguments: object) -> object:
-    """What an answer that must be a function returns; of tensors it gets copies."""
+    """Call an answer that must be a function, with copies of tensors, and return its result."""
     if not callable(answer):
         raise AnswerError(f"a function is required, but a {type(answer).__name__} came: pass it by its name, uncalled.")
     copies = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
@@ -52,7 +52,7 @@ def call(answer: object, *arguments: object) -> object:
 
 
 def attempt(run: Callable[[], Any]) -> Any:
-    """What a student's code returns; whatever it raises is the verdict."""
+    """Run a student's code; any exception becomes the verdict."""
     try:
         return run()
     except Exception as error:  # the student's, of any kind
@@ -60,7 +60,7 @@ def attempt(run: Callable[[], Any]) -> Any:
 
 
 def tensor(found: object, shape: Sequence[int]) -> Tensor:
-    """What a function returned, where that must be a tensor of a shape."""
+    """Read a function's result that must be a tensor of a given shape."""
     try:
         values = torch.as_tensor(found).detach().double()
     except (TypeError, ValueError, RuntimeError):
@@ -71,30 +71,30 @@ def tensor(found: object, shape: Sequence[int]) -> Tensor:
 
 
 def same(found: float | Tensor, expected: float | Tensor) -> bool:
-    """Whether they are equal but for rounding."""
+    """Whether two tensors are equal up to rounding."""
     a, b = torch.as_tensor(found, dtype=torch.float64), torch.as_tensor(expected, dtype=torch.float64)
     return bool(((a - b).abs() <= CLOSE * b.abs().clamp_min(1e-9)).all())
 
 
 def generator() -> torch.Generator:
-    """The same random numbers every time."""
+    """Make a generator of reproducible random numbers."""
     return torch.Generator().manual_seed(0)
 
 
 @cache
 def bundled(name: str) -> tuple[nn.Module, Dataset]:
-    """A network of the zoo, and its data."""
+    """Load a network of the zoo with its data."""
     return zoo.load(name)
 
 
 @cache
 def accuracy_of(name: str) -> float:
-    """Accuracy of a bundled network on all its test images."""
+    """Measure the accuracy of a bundled network on all its test images."""
     return accuracy(bundled(name)[0], name)
 
 
 def accuracy(model: nn.Module, name: str) -> float:
-    """Accuracy of a network on all test images of a bundled one."""
+    """Measure the accuracy of a network on all test images of a bundled one."""
     found = evaluate(model, bundled(name)[1].test, progress=False).accuracy
     assert found is not None
     return found

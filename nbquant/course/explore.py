@@ -8,7 +8,7 @@ from nbquant.models.select import select
 from nbquant.quantization.kmeans import MOST_LEVELS, KMeans
 from nbquant.quantization.quantized import Quantized
 
-RATE = 3.0  # bit a weight
+RATE = 3.0  # bit/weight
 RATIO = 20.0
 LOST = 0.005
 PRUNED_RATIO = 45.0
@@ -26,9 +26,9 @@ def _levels(answer: object) -> str | None:
         return KMeans(k, weighted=False).fit(selection).rate
 
     if (taken := rate(levels)) > RATE:
-        return f"{levels} levels take {taken:.3f} bit a weight."
+        return f"{levels} levels take {taken:.3f} bit per weight."
     if levels < MOST_LEVELS and rate(levels + 1) <= RATE:
-        return f"{levels} levels take {taken:.3f} bit a weight, and one more can be afforded."
+        return f"{levels} levels take {taken:.3f} bit per weight, and one more would still fit."
     return None
 
 
@@ -57,17 +57,17 @@ def _largest_part(answer: object) -> str | None:
 
 EXERCISES = {
     "01.1": Exercise(
-        "How many levels may plain k-means use at most on the bundled LeNet-5, for 3 bit a weight or less, all side "
+        "How many levels may plain k-means use at most on the bundled LeNet-5, for 3 bits per weight or less, all side "
         "information included? (a whole number)",
         (
             "nq.KMeans(levels, weighted=False).fit(nq.select(model)).rate",
-            "With a Huffman code more than 2³ levels fit in 3 bit: go up one by one.",
+            "With a Huffman code more than 2³ levels fit in 3 bits: go up one by one.",
         ),
         _levels,
     ),
     "01.2": Exercise(
         "Quantize only the layer fc1 of the bundled LeNet-5 to a ratio of 20 or more, so that at most half a point of "
-        "accuracy is lost on all test images. (what nq.fit returned)",
+        "accuracy is lost on all test images. (the result of nq.fit)",
         (
             'nq.select(model, sensitivity=h, layers="fc1")',
             "The explorer's curves, with fc1 alone selected, say which method loses least at that ratio.",
@@ -79,7 +79,7 @@ EXERCISES = {
         "sensitivities: which part of its ledger is the largest? (a name)",
         (
             'nq.fit(nq.select(pruned), method="uniform", ratio=45).ledger',
-            "What has to be told of a weight beside its value, if most are not there?",
+            "Which information about a weight is needed besides its value, if most weights are missing?",
         ),
         _largest_part,
     ),

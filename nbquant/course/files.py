@@ -1,4 +1,4 @@
-"""Answers that are files: how small, and what the network in them is worth."""
+"""Checks of answers that are files: size, and accuracy of the stored network."""
 
 import os
 from collections.abc import Callable
@@ -11,20 +11,20 @@ from nbquant.storage.stored import load
 
 
 def examine_file(name: str, most_bytes: int, enough: Callable[[], float]) -> Callable[[object], str | None]:
-    """What looks at a file that is to hold a bundled network.
+    """Make the check of a file with a bundled network.
 
     Args:
-        name: Of the network, a LeNet-5.
-        most_bytes: The largest size.
-        enough: The least accuracy, of all test images.
+        name: Name of the network, a LeNet-5.
+        most_bytes: Largest size [byte].
+        enough: Returns the least accuracy on all test images.
     """
 
     def examine(answer: object) -> str | None:
         model, size = _restored(answer)
         if size > most_bytes:
-            return f"the file has {size:,} bytes, but {most_bytes:,} are the most."
+            return f"the file has {size:,} bytes, but at most {most_bytes:,} are allowed."
         if (found := accuracy(model, name)) < enough() - ROUNDING:
-            return f"the network in it is right on {found:.2%} of the test images, but {enough():.2%} are the least."
+            return f"its network is right on {found:.2%} of the test images, but at least {enough():.2%} are required."
         return None
 
     return examine

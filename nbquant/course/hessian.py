@@ -1,4 +1,4 @@
-"""Exercises of notebook 03: why weigh by the Hessian."""
+"""Exercises of notebook 03: why weight by the Hessian."""
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ def _best_value(answer: object) -> str | None:
     if same(found, float(h @ w / h.sum())):
         return None
     if same(found, float(w.mean())):
-        return "that is best where both errors cost the same: what does h say of them?"
+        return "that is best if both errors cost the same: what does h say about them?"
     if not w.min() <= found <= w.max():
-        return "it lies outside of the weights: the nearer end would be better for both."
+        return "it lies outside the range of the weights: the nearer end would be better for both."
     if same(found, float((w / h).sum() / (1 / h).sum())):
         return "that is nearer to the weight whose error costs less."
-    return "the derivative of ½Σh(w − c)² by c is not zero there."
+    return "the derivative of ½Σh(w − c)² with respect to c is not zero there."
 
 
 def _predicted(answer: object) -> str | None:
@@ -30,14 +30,14 @@ def _predicted(answer: object) -> str | None:
     if same(found, right):
         return None
     if same(found, 2 * right):
-        return "it is twice of what it should be: look at the second term of Taylor's series."
+        return "it is twice the right value: look at the second term of Taylor's series."
     if same(found, right / h.numel()) or same(found, 2 * right / h.numel()):
-        return "that is a mean over weights, but the loss of all errors together is asked for."
+        return "that is a mean over weights, but the loss of all errors together is required."
     if same(found, float(0.5 * (h * delta).sum())) or same(found, float((h * delta).sum())):
-        return "errors of opposite signs cancel in it, but each costs something near a minimum."
+        return "errors of opposite signs cancel in it, but near a minimum each of them costs something."
     if same(found, float(0.5 * (delta**2).sum())):
         return "it does not depend on h."
-    return "on random h and δ it is not what a second-order expansion predicts."
+    return "on random h and δ it differs from a second-order expansion."
 
 
 def _softmax_diagonal(answer: object) -> str | None:
@@ -57,7 +57,7 @@ def _softmax_diagonal(answer: object) -> str | None:
     if same(found, len(x) * right):
         return "that is the sum over samples, but the loss is their mean."
     if same(found, (p.T @ x**2) / len(x)):
-        return "p is not the second derivative of the log-sum-exp: what is taken off it?"
+        return "p is not the second derivative of the log-sum-exp: what is subtracted from it?"
     if same(found, ((p * (1 - p)).T @ x) / len(x)):
         return "the chain rule brings the input in twice, once for each derivative."
     if (found < 0).any():
@@ -68,7 +68,7 @@ def _softmax_diagonal(answer: object) -> str | None:
 EXERCISES = {
     "03.1": Exercise(
         "Two weights w = (0, 1) with sensitivities h = (1, 3) share one value c. Which c costs least? (a number)",
-        ("½Σh(w − c)² is a parabola in c: where is its derivative zero?", "A mean, but not of equals."),
+        ("½Σh(w − c)² is a parabola in c: where is its derivative zero?", "A mean, but a weighted one."),
         _best_value,
     ),
     "03.2": Exercise(
@@ -83,7 +83,7 @@ EXERCISES = {
         "Write diagonal(x, p): the Hessian diagonal (C, d) of the mean cross-entropy of logits x·Wᵀ, from inputs x "
         "(n, d) and probabilities p (n, C).",
         (
-            "By logits the Hessian of a sample is diag(p) − ppᵀ: what is on its diagonal?",
+            "With respect to the logits, the Hessian of a sample is diag(p) − ppᵀ: what is on its diagonal?",
             "A logit is linear in the weight, with the input as the factor.",
         ),
         _softmax_diagonal,

@@ -17,7 +17,7 @@ def _bits(answer: object) -> str | None:
     try:
         arithmetic, more = map(number, answer)  # type: ignore[call-overload]
     except (TypeError, ValueError):
-        raise AnswerError("two numbers are required, those of the arithmetic code and how many more.") from None
+        raise AnswerError("two numbers are required: bits of the arithmetic code, and Huffman's excess.") from None
     bits = -sum(p * math.log2(p) for p in SHARES)
     wrong = [not same(arithmetic, bits), not abs(more) < CLOSE]
     if wrong == [True, False]:
@@ -35,9 +35,9 @@ def _loss(answer: object) -> str | None:
     if same(found, right):
         return None
     if same(found, 2 * right):
-        return "it is twice of what it should be."
+        return "it is twice the right value."
     if same(found, float(0.5 * (g.diagonal() * delta**2).sum())):
-        return "that is the diagonal alone: errors of two inputs that go together add up, or cancel."
+        return "that is the diagonal alone: errors of two correlated inputs add up, or cancel."
     return "it is not half of the mean square of δ·x over the inputs x."
 
 
@@ -48,29 +48,29 @@ def _answering(answer: object) -> str | None:
     if same(found, -right):
         return "that way the errors add up."
     if abs(found) < 1e-9:
-        return "that is best only where inputs have nothing to do with each other."
+        return "that is best only if the inputs are uncorrelated."
     if same(found, -ERROR):
-        return "that would be best if both inputs were always equal, but they only resemble each other."
-    return "the derivative of ½δGδᵀ by the second error is not zero there."
+        return "that would be best if both inputs were always equal, but they are only correlated."
+    return "the derivative of ½δGδᵀ with respect to the second error is not zero there."
 
 
 EXERCISES = {
     "05.1": Exercise(
-        f"Three symbols have the shares {SHARES}. How many bit a symbol does an arithmetic code take, and how many "
-        "more a Huffman code? (two numbers)",
-        ("Σp·(−log₂p).", "Where all −log₂p are whole, a code of whole bits loses nothing."),
+        f"Three symbols have the probabilities {SHARES}. How many bits per symbol does an arithmetic code take, and "
+        "how many more a Huffman code? (two numbers)",
+        ("Σp·(−log₂p).", "If all −log₂p are whole numbers, a code of whole bits loses nothing."),
         _bits,
     ),
     "05.2": Exercise(
-        "Write loss(delta, G): what the errors delta (d) of a row cost, ½·E[(δ·x)²], from the moments G = E[xxᵀ] "
+        "Write loss(delta, G): the cost ½·E[(δ·x)²] of the errors delta (d) of a row, from the moments G = E[xxᵀ] "
         "(d, d) of its inputs.",
         ("(δ·x)² = δ·x·xᵀ·δ; what does the mean act on?", "½δGδᵀ"),
         _loss,
     ),
     "05.3": Exercise(
         f"G = {G}, and the first weight of a row was rounded by δ₁ = {ERROR}. By how much should the second be moved "
-        "so that the loss is least? (a number)",
-        ("Write ½δGδᵀ for two errors, and look where its derivative by the second is zero.", "G₁₂·δ₁ + G₂₂·δ₂ = 0"),
+        "to minimise the loss? (a number)",
+        ("Write ½δGδᵀ for two errors, and set its derivative by the second to zero.", "G₁₂·δ₁ + G₂₂·δ₂ = 0"),
         _answering,
     ),
     "05.4": Exercise(

@@ -14,14 +14,14 @@ RESNET = "resnet8-fashion"
 
 
 class Two(nn.Module):
-    """A network that solves two tasks at once, and returns a tuple."""
+    """A network that solves two tasks at once and returns a tuple."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body, self.a, self.b = nn.Linear(16, 8), nn.Linear(8, 3), nn.Linear(8, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (n, 3) and (n, 1) of inputs (n, 16)."""
+        """Compute outputs (n, 3) and (n, 1) from inputs (n, 16)."""
         features = self.body(x)
         return self.a(features), self.b(features)
 
@@ -59,7 +59,7 @@ def _loader(answer: object) -> str | None:
         except Exception as error:  # the student's, of any kind
             raise AnswerError(f"reading it for the {time} time raised {type(error).__name__}: {error}") from error
         if time == "second" and not read:
-            return "nothing comes when it is read for the second time, as a generator is used up after the first."
+            return "it yields nothing when read for the second time, as a generator is exhausted after the first."
         if len(read) != len(batches):
             return f"{len(batches)} batches go in, but {len(read)} come out."
         for batch, pair in zip(batches, read, strict=True):
@@ -78,7 +78,7 @@ def _patterns(answer: Any) -> str | None:
     except (TypeError, ValueError) as error:
         raise AnswerError(f"nq.select refuses it: {error}") from error
     if surplus := sorted(found - wanted):
-        return f"{surplus[0]} is selected, too, but is of no convolution."
+        return f"{surplus[0]} is selected, too, but belongs to no convolution."
     if missing := wanted - found:
         return f"{len(missing)} of {len(wanted)} convolutions are missing."
     return None
@@ -95,8 +95,8 @@ EXERCISES = {
         _wrapper,
     ),
     "06.2": Exercise(
-        'Write pairs(batches): batches of dicts {"image": …, "label": …} go in, and out comes what yields '
-        "(image, label) and can be read as often as one likes.",
+        'Write pairs(batches): from batches of dicts {"image": …, "label": …}, return an iterable of '
+        "(image, label) that can be read any number of times.",
         (
             "nbquant reads a loader once for sensitivities and again for the loss.",
             "A list; or, if memory is short, a class with __iter__.",

@@ -21,9 +21,9 @@ def _positions(answer: object) -> str | None:
     if abs(found - of_all / q) < 5e-4:
         return None
     if abs(found - of_all) < 5e-4:
-        return "that is a weight, of all; what is asked for is a kept weight."
+        return "that is per weight, over all weights; the question is per kept weight."
     if abs(found + math.log2(q)) < 5e-4:
-        return "that tells where weights are, but it must be told where none are, too."
+        return "that tells where weights are, but the decoder must also know where none are."
     if abs(found - of_all / q * math.log(2)) < 5e-4:
         return "that is in nats: a bit is a logarithm to base 2."
     return "it is not H₂(q)/q for the q of this network."
@@ -32,22 +32,22 @@ def _positions(answer: object) -> str | None:
 def _gradient(answer: object) -> str | None:
     g = torch.randn(50, generator=generator(), dtype=torch.float64)
     index = torch.randint(0, 4, (50,), generator=generator())
-    k = 5  # one value has no members
+    k = 5  # one value is unused
     right = torch.zeros(k, dtype=torch.float64).index_add_(0, index, g)
     found = tensor(call(answer, g, index, k), (k,))
     counts = torch.bincount(index, minlength=k)
     if same(found, right):
         return None
     if found.isnan().any() or found.isinf().any():
-        return "a value without members has no effect on the loss: its derivative is 0, and not a division by zero."
+        return "an unused value has no effect on the loss: its derivative is 0, not a division by zero."
     if same(found, right / counts.clamp_min(1)):
-        return "that is the mean over members: what does the chain rule do with the derivatives by each of them?"
+        return "that is the mean over the weights: what does the chain rule do with the derivatives of each?"
     return "it is not what autograd finds for a loss of c[index]."
 
 
 EXERCISES = {
     "02.1": Exercise(
-        "If a part q of the weights is kept, and which ones is pure chance, positions take at least H₂(q)/q bit a kept "
+        "If a share q of the weights is kept, chosen purely at random, positions take at least H₂(q)/q bits per kept "
         "weight, with H₂(q) = −q·log₂q − (1 − q)·log₂(1 − q). How many is that for the bundled pruned LeNet-5? "
         "(a number)",
         ("q is the number of kept weights over that of all 431,080.", "math.log2; and divide by q at the end."),
@@ -55,7 +55,7 @@ EXERCISES = {
     ),
     "02.2": Exercise(
         f"Make a file of at most 1/{RATIO} of the float32 bytes of the bundled pruned LeNet-5 that loses at most half "
-        "a point of accuracy on all test images, header and all. (the path of the .nbq file)",
+        "a point of accuracy on all test images, header included. (the path of the .nbq file)",
         (
             "nq.fit, perhaps nq.finetune, then nq.save(quantized, path, model); the ratio of a file counts the header.",
             'Adaptive codes need neither tables nor positions: coding="context".',
@@ -63,9 +63,9 @@ EXERCISES = {
         examine_file(PRUNED, ORIGINAL_BYTES // RATIO, lambda: accuracy_of(PRUNED) - LOST),
     ),
     "02.3": Exercise(
-        "Write gradient(g, index, k): the derivatives (k) of the loss by the shared values c, from its derivatives g "
-        "(n) by the weights and the index (n) of each weight's value, where w = c[index].",
-        ("The chain rule: a value acts on the loss through all its members.", "torch.Tensor.index_add_"),
+        "Write gradient(g, index, k): the derivatives (k) of the loss with respect to the shared values c, from its "
+        "derivatives g (n) with respect to the weights and the index (n) of each weight's value, where w = c[index].",
+        ("The chain rule: a value acts on the loss through all its weights.", "torch.Tensor.index_add_"),
         _gradient,
     ),
 }

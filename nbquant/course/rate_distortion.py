@@ -25,7 +25,7 @@ def _fixed_ratio(answer: object) -> str | None:
         if k & (k - 1) and same(found, n * bits / (n * np.log2(k) + k * bits)):
             return f"{case}: a codeword has a whole number of bits."
         if k > 1 and same(found, n * bits / (n * np.ceil(np.log2(k)))):
-            return f"{case}: whoever reads indices needs the codebook, too."
+            return f"{case}: the decoder needs the codebook, too."
         if found < 1 < right:
             return f"{case} it is below 1: bits before over bits after."
         return f"{case} it is off by a factor of {found / right:.3g}."
@@ -44,7 +44,7 @@ def _entropy(answer: object) -> str | None:
         if abs(found + right) <= CLOSE:
             return "it has the wrong sign: a code cannot take less than no bits."
         if abs(found - right * sum(counts)) <= CLOSE:
-            return "that is for all of them together: bits a symbol are asked for."
+            return "that is the total: bits per symbol are required."
         return f"for the counts {counts} it is {'more' if found > right else 'less'} than it should be."
     return None
 
@@ -57,7 +57,7 @@ def _huffman(answer: object) -> str | None:
     if len(lengths) != len(COUNTS):
         return f"{len(COUNTS)} lengths are required, but {len(lengths)} came."
     if (lengths < 1).any():
-        return "each codeword has a bit at least."
+        return "each codeword has at least one bit."
     kraft = float((2.0**-lengths).sum())
     if kraft > 1:
         return f"Σ2^−ℓ = {kraft:g} is more than 1: no code without separators has these lengths."
@@ -82,11 +82,11 @@ def _choice(answer: object) -> str | None:
     if torch.equal(found, best(0.5 * h[:, None] * squares + lmbda * length)):
         return None
     if torch.equal(found, best(squares)):
-        return "that is the nearest value, at whatever length of its codeword."
+        return "that is the nearest value, whatever the length of its codeword."
     if torch.equal(found, best(0.5 * squares + lmbda * length)):
-        return "weights with a small h may go further for a short codeword: h is not in it."
+        return "weights with a small h may go further for a short codeword, but h is not used."
     if torch.equal(found, best(h[:, None] * squares + lmbda * length)):
-        return "a loss without the ½ makes bits count half of what λ says."
+        return "without the ½ in the loss, bits count half of what λ says."
     return "some weights go to a value that does not minimize ½h(w − c)² + λℓ."
 
 
@@ -98,17 +98,17 @@ EXERCISES = {
         _fixed_ratio,
     ),
     "04.2": Exercise(
-        "Write entropy(counts): bits a symbol that no code can go below, from a list of counts.",
-        ("Shares first; then −Σp·log₂p.", "A count may be zero."),
+        "Write entropy(counts): the least bits per symbol of any code, from a list of counts.",
+        ("Probabilities first; then −Σp·log₂p.", "A count may be zero."),
         _entropy,
     ),
     "04.3": Exercise(
         f"Which codeword lengths does Huffman's code have for the counts {COUNTS}? (a list)",
-        ("Join the two least again and again.", "What is joined deepens by a bit each time."),
+        ("Merge the two least counts again and again.", "Each merge makes its symbols' codewords one bit longer."),
         _huffman,
     ),
     "04.4": Exercise(
-        "Write choose(w, h, c, length, lmbda): the index of the value (n) that each weight goes to in ECSQ, for w (n), "
+        "Write choose(w, h, c, length, lmbda): the index (n) of the value that each weight gets in ECSQ, for w (n), "
         "h (n), values c (k) and codeword lengths (k).",
         ("Each weight minimizes loss plus λ times its bits.", "½h(w − c)² + λℓ, over all values."),
         _choice,

@@ -12,7 +12,7 @@ def _shared(answer: object) -> str | None:
     if same(found, moment / mass):
         return None
     if same(found, sum(m / h for h, m in PARTS) / len(PARTS)):
-        return "that is the mean of the ranks' own values, as if all ranks had weights of the same importance."
+        return "that is the mean of the ranks' own values, as if all ranks had the same total sensitivity."
     if same(found, mass / moment):
         return "that is upside down: Σhw over Σh."
     if same(found, moment):
@@ -28,19 +28,19 @@ def _restart(answer: object) -> str | None:
     if same(found, left * SECONDS):
         return f"{PROCESSES} processes run at once."
     if same(found, left * SECONDS / PROCESSES):
-        return "a run is not divided: in the last round a process may be left without one."
+        return "a run is not divided: in the last round some processes may have none."
     if same(found, -(-RUNS // PROCESSES) * SECONDS):
-        return "rows that were found are not found again."
+        return "rows that were found are not computed again."
     if same(found, -(-(left - PROCESSES) // PROCESSES) * SECONDS):
-        return "what was under way has no row yet: these runs begin anew."
+        return "unfinished runs have no row yet: they start again."
     return "count the runs without a row, and in how many rounds they are done."
 
 
 EXERCISES = {
     "07.1": Exercise(
-        "Of the members of one cluster each rank knows (Σh, Σhw). Write shared(parts): the value of the cluster, from "
+        "Each rank knows (Σh, Σhw) of its weights in one cluster. Write shared(parts): the value of the cluster, from "
         "a list with the pair of each rank.",
-        ("The value is Σhw / Σh over all members, wherever they are.", "Add first, divide last."),
+        ("The value is Σhw / Σh over all weights, wherever they are.", "Add first, divide last."),
         _shared,
     ),
     "07.2": Exercise(

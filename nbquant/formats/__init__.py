@@ -1,1 +1,1 @@
-"""Formats of checkpoints, one a file, and how other libraries name weights that they have quantized."""
+"""Checkpoint formats, one per file, and the naming of weights already quantized by other libraries."""

@@ -1,4 +1,4 @@
-"""What a format of checkpoints is."""
+"""The record of a checkpoint format."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from nbquant.tensorfile import TensorFile
 
 @dataclass(frozen=True)
 class Format:
-    """A format of checkpoints: files of tensors that are mapped, without running any code in them.
+    """A checkpoint format: files of tensors that are mapped without executing code in them.
 
-    A new format is one file, with its functions and its record, and one line in :mod:`nbquant.formats.formats`.
+    A new format is one file with its functions and its record, and one line in :mod:`nbquant.formats.formats`.
 
     Attributes:
-        name: What it is called.
-        sniff: Whether a path is of this format; it need not be there.
-        open: Opens a path: the file of each tensor, in the order of the checkpoint, see :meth:`TensorFile.of`. It reads
-            names, types and shapes only, bounded in memory, and raises ValueError where something is wrong with them.
+        name: Name of the format.
+        sniff: sniff(path) tests whether a path has this format, whether or not it exists.
+        open: open(path) returns the file of each tensor, in the checkpoint's order, see :meth:`TensorFile.of`. It reads
+            names, types and shapes only, in bounded memory, and raises ValueError if they are damaged.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The one list of formats of checkpoints."""
+"""Registry of checkpoint formats."""
 
 from pathlib import Path
 
@@ -7,29 +7,29 @@ from nbquant.formats.safetensors import INDEX, SAFETENSORS
 from nbquant.tensorfile import TensorFile, refuse_pickle
 
 FORMATS: tuple[Format, ...] = (SAFETENSORS,)
-"""All formats; the first that knows a path opens it. Look at ``formats.FORMATS``, so that additions are seen."""
+"""All formats; the first that recognises a path opens it. Read as ``formats.FORMATS``, so that additions are seen."""
 
 _CONVERT = (
-    "load the weights with what wrote them, write them by safetensors.torch.save_file({name: tensor}, …) and pass that "
-    "file, or pass a torch.nn.Module."
+    "load the weights with the program that wrote them, save them by safetensors.torch.save_file({name: tensor}, …) "
+    "and pass that file, or pass a torch.nn.Module."
 )
-_WRITE = "write them by safetensors.torch.save_file({name: torch.tensor(array)}, …) and pass that file."
+_WRITE = "save them by safetensors.torch.save_file({name: torch.tensor(array)}, …) and pass that file."
 _CONVERTED = (
-    (".gguf", "have transformers read it, AutoModel.from_pretrained(folder, gguf_file=…), and pass the module."),
+    (".gguf", "load it in transformers by AutoModel.from_pretrained(folder, gguf_file=…), and pass the module."),
     (".onnx", f"read graph.initializer with onnx.load and onnx.numpy_helper.to_array, {_WRITE}"),
     ((".h5", ".hdf5", ".keras"), f"read the arrays with Keras (model.get_weights()) or h5py, {_WRITE}"),
     ((".npz", ".npy"), f"read the arrays with numpy.load, {_WRITE}"),
-    (".nbq", "it is quantized already; nbquant.load opens it, and nbquant.decompress makes a .safetensors file of it."),
+    (".nbq", "it is already quantized: nbquant.load opens it, and nbquant.decompress makes a .safetensors file of it."),
 )  # fmt: skip
-"""How to make a safetensors file of one of another kind, by the end of its name."""
+"""How to convert other kinds of files to safetensors, by file name ending."""
 
 
 def open_files(path: Path) -> dict[str, TensorFile]:
-    """Open a checkpoint: the file of each tensor, in the checkpoint's order.
+    """Open a checkpoint; returns the file of each tensor, in the checkpoint's order.
 
     Raises:
-        ValueError: Another kind of file (says how to make one that can be read), or one that is damaged.
-        OSError: Something is not there or cannot be read.
+        ValueError: Another kind of file (says how to convert it), or a damaged one.
+        OSError: A file that does not exist or cannot be read.
     """
     refuse_pickle(path)
     for known in FORMATS:

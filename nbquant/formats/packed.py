@@ -1,7 +1,7 @@
-"""Weights that another library has quantized already: their names in checkpoints, and their modules.
+"""Detection of weights already quantized by other libraries, by their names in checkpoints and their modules.
 
-What belongs to such a weight (scales, zero points, packed integers, codebooks) is no weight. All that is known of the
-names stands in :data:`FORMATS` and :data:`ALONE`, all that is known of modules in :data:`MODULES`.
+The components of such a weight (scales, zero points, packed integers, codebooks) are not weights. Known names are
+listed in :data:`FORMATS` and :data:`ALONE`, known modules in :data:`MODULES`.
 """
 
 import re
@@ -18,16 +18,16 @@ _TAIL = 4  # components of a name that patterns are compared with
 
 @dataclass(frozen=True)
 class PackedFormat:
-    """How a library names what a quantized weight consists of.
+    """Names that a library gives to the components of a quantized weight.
 
-    In patterns ``*`` stands for any text without a dot, and ``{p}`` for the parameter's own name, the same in all.
+    In patterns, ``*`` matches any text without a dot, and ``{p}`` the parameter's own name, the same in all patterns.
 
     Attributes:
         library: The library, and the version it was seen in, or "as published" where its documentation is the source.
         codes: Name of the packed integers within the layer.
-        parts: Names of what belongs to them. "bias" is never among it.
-        certain: Whether nothing else has the name of the codes, so that they need neither a part nor an integer type.
-        proof: A part that proves codes which are stored as floating-point numbers; "" if they never are.
+        parts: Names of the other components; never "bias".
+        certain: Whether the name of the codes is unambiguous, so that neither parts nor an integer type are needed.
+        proof: A part whose presence proves codes stored as floating-point numbers; "" if they never are.
     """
 
     library: str
@@ -81,17 +81,17 @@ FORMATS = (
     # FP8 of transformers 5.23.0, LLM.int8 of bitsandbytes 0.50.2, HIGGS, EETQ, BitNet, MLX, modelopt, as published.
     PackedFormat("any that keeps the usual name", "weight", ("*", "*_quantizer.*")),
 )
-"""One row a library and layout; where several fit, the first that is there counts."""
+"""One row per library and layout; the first match counts."""
 
 _SCALES = ("scale", "scale_inv", "zero_point", "global_scale")
 _SCALED = ("weight", "input", "output", "k", "v", "q", "prob", "kv", "k_cache", "v_cache")
 ALONE = tuple(f"{what}_{scale}" for what in _SCALED for scale in _SCALES)
-"""Names of scales that need no packed weight beside them: of activations, of a key/value cache (vllm 0.11,
-compressed-tensors 0.20.1, optimum-quanto 0.2.7), and of weights that were prepared but not calibrated, where they are
+"""Names of scales without a packed weight: of activations, of a key/value cache (vllm 0.11,
+compressed-tensors 0.20.1, optimum-quanto 0.2.7), and of weights prepared but not calibrated, where they are
 NaN (compressed-tensors 0.20.1)."""
 
-_CODES = ("F8_", "F6_", "F4")  # beginnings of types that only weights have …
-_BYTES = ("I8", "U8")  # … as those of two axes or more have of these types, but for masks
+_CODES = ("F8_", "F6_", "F4")  # prefixes of types used by weights only …
+_BYTES = ("I8", "U8")  # … and by weights of two axes or more, except masks
 _MASKS = ("bias", "mask")
 _NO_CODES = (*FLOATS, "I64", "U64")
 
@@ -102,8 +102,8 @@ class PackedModules:
 
     Attributes:
         library: The library, and the version it was seen in.
-        modules: Beginning of the names of the Python modules that define the classes of modules or of parameters.
-        dequantize: How to have the weights of a layer in floating point.
+        modules: Prefix of the Python modules that define the classes of modules or parameters.
+        dequantize: How to get the weights of a layer in floating point.
     """
 
     library: str
@@ -123,16 +123,16 @@ MODULES = (
     PackedModules("torch 2.13.0", "torch.ao.nn.quantized.", "layer.weight().dequantize()"),
     PackedModules("torch 2.13.0", "torch.ao.nn.intrinsic.quantized.", "layer.weight().dequantize()"),
 )
-"""One row a library, or a package of it."""
+"""One row per library, or package of it."""
 
 
 @dataclass(frozen=True)
 class PackedNames:
-    """What belongs to quantized weights in a checkpoint.
+    """Names of the components of quantized weights in a checkpoint.
 
     Attributes:
         codes: Names of packed integers.
-        parts: Names of what belongs to them, with their name; "" for scales that stand alone.
+        parts: Names of the other components, with the name of their packed integers; "" for scales that stand alone.
     """
 
     codes: frozenset[str]
@@ -140,10 +140,10 @@ class PackedNames:
 
     @staticmethod
     def of(tensors: Mapping[str, StoredTensor]) -> "PackedNames":
-        """Find them by name, type and shape.
+        """Find the components by name, type and shape.
 
         Args:
-            tensors: What the files say about each tensor.
+            tensors: Header entries of all tensors.
         """
         codes = {name for name in tensors if _has_certain_name(name)}
         parts: dict[str, str] = {}
@@ -155,7 +155,7 @@ class PackedNames:
         codes |= {name for name, stored in tensors.items() if name not in parts and _is_codes(name, stored)}
         for name, stored in tensors.items():
             layer, dot, last = name.rpartition(".")
-            # A network may have vectors of its own by these names.
+            # A network may use these names for vectors of its own.
             prepared = stored.count <= 1 or codes or f"{layer}{dot}weight" in tensors
             if last in ALONE and name not in parts and prepared:
                 parts[name] = ""
@@ -167,10 +167,10 @@ def refuse_packed_modules(model: nn.Module, asked: set[str] | None) -> None:
 
     Args:
         model: The model.
-        asked: Names of the parameters that are to be selected, of whatever type; None is all there is.
+        asked: Names of the parameters to be selected, of any type; None for all.
 
     Raises:
-        ValueError: One of them is in such a module; says whose it is, and how to have its weights.
+        ValueError: One of them is in such a module; names the library, and how to get the weights.
     """
     for name, module in model.named_modules(remove_duplicate=False):
         prefix = f"{name}." if name else ""
@@ -181,8 +181,8 @@ def refuse_packed_modules(model: nn.Module, asked: set[str] | None) -> None:
             if found is not None:
                 raise ValueError(
                     f"weights must be floating-point numbers, but those of module {name!r} ({type(module).__name__}) "
-                    f"are quantized by {found.library.split()[0]}: select from the model as it was before, put a layer "
-                    f"with the weights that {found.dequantize} returns in its place, or leave it out of layers."
+                    f"are quantized by {found.library.split()[0]}: select from the unquantized model, replace this "
+                    f"layer by one with the weights that {found.dequantize} returns, or leave it out of layers."
                 )
 
 
@@ -202,7 +202,7 @@ def _has_certain_name(name: str) -> bool:
 
 
 def _codes_of(name: str, tensors: Mapping[str, StoredTensor]) -> str | None:
-    """The packed integers to which a tensor belongs by its name."""
+    """The packed integers to which a tensor belongs, by its name."""
     prefix, tail = _split(name)
     for codes, proof in _possible_codes(tail):
         found = tensors.get(prefix + codes)
@@ -212,7 +212,7 @@ def _codes_of(name: str, tensors: Mapping[str, StoredTensor]) -> str | None:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A name in two parts. Patterns look at the second only, in which few names differ."""
+    """A name in two parts. Patterns see only the second, which has few distinct values."""
     parts = name.split(".")
     tail = ".".join(parts[-_TAIL:])
     return name[: len(name) - len(tail)], tail
@@ -220,7 +220,7 @@ def _split(name: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=1 << 16)
 def _possible_codes(tail: str) -> tuple[tuple[str, str], ...]:
-    """Packed integers to which a tensor may belong, and what must be there if they are floating-point numbers."""
+    """Packed integers to which a tensor may belong, and the part required if they are floating-point numbers."""
     if tail.rpartition(".")[2] == "bias":
         return ()
     matches = ((row, _pattern(part).fullmatch(tail)) for row in FORMATS for part in row.parts)
@@ -229,7 +229,7 @@ def _possible_codes(tail: str) -> tuple[tuple[str, str], ...]:
 
 
 def _filled(pattern: str, match: "re.Match[str]") -> str:
-    """Another name of the same layer, and of the same parameter; no name for no pattern."""
+    """The name of another component of the same parameter; empty for an empty pattern."""
     return match["layer"] + pattern.replace("{p}", match.groupdict().get("p") or "") if pattern else " "
 
 

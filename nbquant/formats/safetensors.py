@@ -1,4 +1,4 @@
-"""Safetensors: one file, several with an index, or a folder with one of these."""
+"""Safetensors checkpoints: one file, several with an index, or a folder with one of these."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ INDEX = ".safetensors.index.json"
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a path is a folder, an index or a file of safetensors."""
+    """Whether a path is a safetensors folder, index or file."""
     return path.is_dir() or path.name.endswith(INDEX) or path.suffix == ".safetensors"
 
 
@@ -21,7 +21,7 @@ def open_safetensors(path: Path) -> dict[str, TensorFile]:
 
     Raises:
         ValueError: Several candidates in a folder, or files that are damaged or do not fit their index.
-        OSError: Something is not there or cannot be read.
+        OSError: A file that does not exist or cannot be read.
     """
     found = _only_checkpoint(path) if path.is_dir() else path
     if found.name.endswith(INDEX):
@@ -74,7 +74,7 @@ def _files_of_index(index: Path) -> dict[str, TensorFile]:
 
 
 def _read_index(index: Path) -> dict[str, str]:
-    """The file of each tensor."""
+    """Read the file name of each tensor."""
     if not index.is_file():
         raise FileNotFoundError(f"an index of a checkpoint is required, but there is no file {str(index)!r}.")
     with index.open("rb") as file:

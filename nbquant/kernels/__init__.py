@@ -1,1 +1,1 @@
-"""The hot loops: reference (plain torch, the definition), cpu (numba) and cuda (Triton)."""
+"""Kernels for the loops over weights: reference (plain torch, the definition), cpu (numba) and cuda (Triton)."""

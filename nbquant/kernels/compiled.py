@@ -21,7 +21,7 @@ _lock = threading.Lock()
 
 
 def _unlock_in_child() -> None:
-    """Forget a lock that a thread held which a forked process does not have."""
+    """Replace a lock held by a thread that does not exist in the forked process."""
     global _lock
     _lock = threading.Lock()
 
@@ -49,7 +49,7 @@ def compiled(inline: bool = False) -> Callable[[F], F]:
 
 
 def say_once(message: str) -> None:
-    """Warn of what makes things slow, once in a process."""
+    """Warn once per process about something slow."""
     with _lock:
         if message in _said:
             return

@@ -1,6 +1,6 @@
-"""Picks the kernel for the device the tensors are on: numba on the CPU, Triton on CUDA, plain torch elsewhere.
+"""Dispatch of kernels by device: numba on the CPU, Triton on CUDA, plain torch elsewhere.
 
-And plain torch, chunk by chunk, where Triton is missing, which is said once.
+Plain torch, chunk by chunk, also replaces Triton if it is missing, with one warning.
 """
 
 import os
@@ -26,16 +26,16 @@ from nbquant.kernels.cpu import trellis as cpu_trellis
 from nbquant.progress import Progress, track
 
 THREADS = os.cpu_count() or 1
-PIECE = 1 << 22  # weights of one task; a histogram's tables are small beside it
+PIECE = 1 << 22  # weights per task; a histogram's tables are small in comparison
 CUDA_PIECE = 1 << 28  # the same on a CUDA device, where all of it runs at once
-SHORT_GAPS = 1 << 12  # of these a table keeps count, of longer ones there are few
+SHORT_GAPS = 1 << 12  # gaps counted in a table; longer ones are rare
 LEAST_SHIFT = 8  # below it a table of all bins is too large
-CHUNK = 1 << 18  # weights that are widened or given to a kernel at once
-COSTS = 1 << 24  # that the reference compares at once
+CHUNK = 1 << 18  # weights converted or given to a kernel at a time
+COSTS = 1 << 24  # costs compared at once by the reference
 CPU_COSTS = 1 << 18  # the same on the CPU: as many as stay in the cache
 MANY_LEVELS = 1 << 16
-SPLIT_ABOVE = 1 << 18  # weights; below this a second thread costs more than it saves
-SPLIT_PATHS_ABOVE = 1 << 14  # the same where each takes a step through the trellis
+SPLIT_ABOVE = 1 << 18  # weights below which a second thread costs more than it saves
+SPLIT_PATHS_ABOVE = 1 << 14  # the same for trellis paths
 
 T = TypeVar("T")
 Histograms = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -47,11 +47,11 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _start_anew_in_child() -> None:
-    """Make a forked process work without its parent's threads, which it has inherited in name only.
+    """Make a forked process work without its parent's threads, which do not exist in it.
 
-    Work that is handed to them is never done. That holds for our pool and for those of torch: OpenMP waits for ever for
-    the team of the parent. A new pool of our own is made when it is needed; torch has one thread until it is told
-    otherwise by ``torch.set_num_threads``, as in the workers of a DataLoader.
+    Work handed to them would never be done. That holds for our pool and for torch's: OpenMP waits forever for
+    the parent's threads. A new pool of our own is made when needed; torch has one thread until
+    ``torch.set_num_threads`` is called, as in the workers of a DataLoader.
     """
     _pool.cache_clear()
     torch.set_num_threads(1)
@@ -62,15 +62,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def submit(work: Callable[..., T], *arguments: Any) -> Future[T]:
-    """Run something beside others, one a core; it must not hand work of its own to these threads and wait for it.
+    """Run a function in the thread pool, one per core; it must not submit work to these threads and wait for it.
 
-    What handles no more than ``PIECE`` weights at once does not.
+    Functions that process no more than ``PIECE`` weights at a time do not.
     """
     return _pool().submit(work, *arguments)
 
 
 def in_order(work: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-    """What ``work`` makes of each item, in their order; a few are worked on at once, the others not yet asked for."""
+    """Apply ``work`` to each item and yield results in order; a few run in parallel, further items are taken later."""
     waiting: deque[Any] = deque()
     try:
         for item in items:
@@ -85,25 +85,25 @@ def in_order(work: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterat
 
 
 def _kernels(weight: Tensor, sensitivity: Tensor | None = None) -> Literal["cpu", "cuda", "reference"]:
-    """Which kernels are for these tensors; says so, once, where the reference stands in for better ones."""
+    """Choose the kernels for these tensors; warns once if the reference replaces faster ones."""
     if weight.device.type == "cpu":
         return "cpu"
     double = torch.float64 in (weight.dtype, getattr(sensitivity, "dtype", None))
-    if weight.device.type != "cuda" or double:  # Triton's kernels reckon in float32
+    if weight.device.type != "cuda" or double:  # Triton's kernels compute in float32
         return "reference"
     why_not = cuda.unavailable(weight.device)
     if why_not is None:
         return "cuda"
     compiled.say_once(
-        f"Triton's kernels cannot be used on {weight.device} ({why_not}): plain torch does their work on the same "
-        "device. Results are the same up to rounding, but take several times as long and more memory. To have the "
+        f"Triton's kernels cannot be used on {weight.device} ({why_not}): plain torch replaces them on the same "
+        "device. Results are the same up to rounding, but take several times as long and more memory. For the "
         "kernels, install what is missing, mostly Triton (pip install triton) or a C compiler, and restart."
     )
     return "reference"
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    """One-dimensional contiguous array; bfloat16 and half widen to float32, float64 stays."""
+    """One-dimensional contiguous array; bfloat16 and half become float32, float64 stays."""
     tensor = tensor.detach().reshape(-1)
     return (tensor if tensor.dtype == torch.float64 else tensor.float()).contiguous().numpy()
 
@@ -118,10 +118,10 @@ def histogram(
     """See the two histograms of :mod:`nbquant.kernels.reference`; one pass, piece by piece.
 
     Args:
-        weight: Weights w, of any floating-point type, perhaps memory-mapped.
-        sensitivity: Sensitivities h; None is h = 1.
+        weight: Weights w, of any floating-point type, possibly memory-mapped.
+        sensitivity: Sensitivities h; None for h = 1.
         marginal_shift: Bits dropped for the bins of w.
-        joint_shift: The same for those of the joint grid; None leaves the grid out.
+        joint_shift: Bits dropped for the bins of the joint grid; None leaves it out.
         progress: See :data:`nbquant.progress.Progress`; counts pieces.
 
     Returns:
@@ -167,10 +167,10 @@ def gap_counts(weight: Float[Tensor, " n"]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def merge(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of histograms, each of ascending keys and their sums."""
+    """Add up histograms, each of ascending keys and their sums."""
     parts = list(parts)
     while len(parts) > 1:
-        # By pairs, so that every bin is copied no more than log₂ times.
+        # Pairwise, so that every bin is copied at most log₂ times.
         pairs = zip(parts[::2], parts[1::2], strict=False)
         parts = [cpu_histogram.merge(*a, *b) for a, b in pairs] + parts[len(parts) // 2 * 2 :]
     return parts[0]
@@ -179,7 +179,7 @@ def merge(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 def _blocks(
     weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"] | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Arrays of so few weights that they stay in the cache."""
+    """Split arrays into blocks that stay in the cache."""
     ones = np.ones(min(cpu_histogram.BLOCK, len(weight)), np.float32)
     for begin in range(0, len(weight), cpu_histogram.BLOCK):
         block = slice(begin, begin + cpu_histogram.BLOCK)
@@ -200,7 +200,7 @@ def assign(
 ) -> np.ndarray:
     """See :func:`nbquant.kernels.reference.assign`; ``out`` receives the assignment, the sums (k, 5) are returned.
 
-    With ``whole`` from :func:`whole_bins` those are only of the weights that it did not sum up.
+    With ``whole`` from :func:`whole_bins`, the sums leave out the weights summed there.
     """
     codebook, length = np.ascontiguousarray(codebook, np.float64), np.asarray(codeword_length, np.float64)
     kernels = _kernels(weight, sensitivity)
@@ -228,18 +228,18 @@ def assign(
 def whole_bins(
     weight: Float[Tensor, " n"], codebook: np.ndarray, skip_zeros: bool, key: np.ndarray, bins: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """What a histogram of the weights knows of the clusters of the nearest codeword, so that a pass need not sum it up.
+    """Take cluster sums of the nearest codeword from a histogram, to save summing in a pass over the weights.
 
     Args:
-        weight: Some of the weights, to tell where they are.
+        weight: Some of the weights, which give the device.
         codebook: Codewords c, ascending.
         skip_zeros: Whether weights that are exactly zero are left out.
         key: Keys of bins of w.
-        bins: Their n, Σh, Σhw, Σhw².
+        bins: n, Σh, Σhw, Σhw² of the bins.
 
     Returns:
-        A table for :func:`assign`, and the clusters' sums but for the bins that a boundary cuts; None where the kernels
-        of the weights' device sum everything up.
+        A table for :func:`assign`, and the clusters' sums without the bins cut by a boundary; None if the kernels
+        of the weights' device sum everything themselves.
     """
     if _kernels(weight) != "cpu":
         return None
@@ -282,7 +282,7 @@ def gather(codebook: Float[Tensor, " k"], assignment: Int[Tensor, " n"]) -> Floa
         for part in _slices(len(assignment), CHUNK):
             out[part] = reference.gather(codebook.detach(), assignment[part])
         return out
-    bits = getattr(torch, f"int{8 * codebook.element_size()}")  # numba knows no bfloat16, but moves its bits
+    bits = getattr(torch, f"int{8 * codebook.element_size()}")  # numba has no bfloat16, but moves its bits
     values = torch.cat([codebook.new_zeros(1), codebook.detach()]).view(bits).numpy()
     indices, moved = assignment.numpy(), out.view(bits).numpy()
     _over_threads(lambda part: cpu_assign.gather(values, indices[part], moved[part]), len(assignment))
@@ -335,7 +335,7 @@ def viterbi(
         from nbquant.kernels.cuda import trellis as cuda_trellis
 
         return cuda_trellis.viterbi(target, weight, step, costs, neighbour_class, lmbda, states)
-    target, weight = target.cpu(), weight.cpu()  # where the definition would take far longer than the way there
+    target, weight = target.cpu(), weight.cpu()  # the definition would take far longer than the transfer
     rows, cols = target.shape
     price = lmbda * costs.detach().double().cpu().numpy()[: 2 if states > 1 else 1]
     transition = reference.TRANSITION if states > 1 else np.zeros((1, 2), np.uint8)
@@ -375,7 +375,7 @@ def compensate(
     fixed: np.ndarray,
     integers: np.ndarray,
 ) -> None:
-    """See :func:`nbquant.kernels.reference.compensate`; ``carried``, ``off`` and ``integers`` are written to."""
+    """See :func:`nbquant.kernels.reference.compensate`; ``carried``, ``off`` and ``integers`` are modified."""
     arrays: list[Any] = [x.contiguous().numpy() for x in (target, carried, coupling, curvature, outputs, off)]
     bits = np.ascontiguousarray(price, np.float64)
     kernel: Callable[..., None] = cpu_feedback.compensate
@@ -397,7 +397,7 @@ def compensate_along(
     fixed: np.ndarray,
     integers: np.ndarray,
 ) -> None:
-    """See :func:`nbquant.kernels.reference.compensate_along`; ``off`` and what follows ``restart`` are written to."""
+    """See :func:`nbquant.kernels.reference.compensate_along`; ``off`` and what follows ``restart`` are modified."""
     arrays: list[Any] = [x.contiguous().numpy() for x in (target, carried, coupling, outputs, off)]
     bits = np.ascontiguousarray(price, np.float64)
     transition = reference.TRANSITION
@@ -413,7 +413,7 @@ def count_levels(integers: Int[np.ndarray, "rows cols"], restart: int, most: int
 
 
 def _over_threads(work: Callable[[slice], T], n: int, threads: int | None = None) -> list[T]:
-    """Run ``work`` on a share of n weights for each core."""
+    """Run ``work`` on one share of n weights per core."""
     shares = (threads or THREADS) if n > SPLIT_ABOVE else 1
     parts = _slices(n, -(-n // shares) or 1)
     return [work(part) for part in parts] if shares == 1 else list(_pool().map(work, parts))
@@ -430,14 +430,14 @@ def _sweep(
     out: Tensor,
     levels: int,
 ) -> np.ndarray:
-    """Sums of a kernel over all weights, each thread with tables of its own; other dtypes are widened in chunks."""
+    """Sums of a kernel over all weights, with tables per thread; other dtypes are converted in chunks."""
     dtype = torch.float64 if torch.float64 in (weight.dtype, getattr(sensitivity, "dtype", None)) else torch.float32
     weight, out = weight.detach(), out.detach()
     assert weight.shape == out.shape, f"{tuple(out.shape)} indices for {tuple(weight.shape)} weights"
     ones = torch.ones(CHUNK if sensitivity is None else 0, dtype=dtype)
 
     def work(share: slice) -> np.ndarray:
-        kernel, sums = kernel_of(), np.zeros((levels + 1, 5))  # the last of zeros that are skipped
+        kernel, sums = kernel_of(), np.zeros((levels + 1, 5))  # the last row is for skipped zeros
         for part in _slices(share.stop - share.start, CHUNK):
             part = slice(share.start + part.start, share.start + part.stop)
             w = weight[part].to(dtype).contiguous()
@@ -445,7 +445,7 @@ def _sweep(
             kernel(w.numpy(), _bits(w), h.numpy(), _bits(h), out[part].numpy(), sums)
         return sums[:levels]
 
-    # Where clusters are so many that their sums are large themselves, one thread.
+    # With so many clusters that their sums are large themselves, one thread.
     parts = _over_threads(work, len(weight), 1 if levels > MANY_LEVELS else None)
     return np.sum(parts, axis=0) if parts else np.zeros((levels, 5))
 
@@ -462,7 +462,7 @@ def _by_reference(
     levels: int,
     size: int,
 ) -> np.ndarray:
-    """Sums of the reference over all weights, ``size`` of them at once."""
+    """Sums of the reference over all weights, ``size`` at a time."""
     weight, out = weight.detach(), out.detach()
     sensitivity = None if sensitivity is None else sensitivity.detach()
     total = torch.zeros(levels, 5, dtype=torch.float64, device=weight.device)

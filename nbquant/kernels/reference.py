@@ -1,4 +1,4 @@
-"""The definition of every hot loop, in plain torch: slow, readable, on any device.
+"""Reference kernels in plain torch, the definition of every hot loop: slow, readable, on any device.
 
 The fast kernels have the same names and signatures and must agree with these.
 """
@@ -8,41 +8,41 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
 from torch import Tensor
 
-MARGINAL_SHIFT = 14  # bits dropped from a float32 for the bins of the marginal: 512 an octave, whatever the range
-JOINT_SHIFT = 18  # for those of the joint grid: 32 an octave
-ROW_SHIFT = 22  # exponent and first mantissa bit of h: two rows an octave
-ROWS = 1 << 10  # of h, the upper half of them negative
-ROW_OF_ONE = 0x3F800000 >> ROW_SHIFT  # h = 1
+MARGINAL_SHIFT = 14  # bits dropped from a float32 for the bins of the marginal: 512 per octave, whatever the range
+JOINT_SHIFT = 18  # bits dropped for the joint grid: 32 bins per octave
+ROW_SHIFT = 22  # exponent and first mantissa bit of h: two rows per octave
+ROWS = 1 << 10  # rows of h, the upper half of them negative
+ROW_OF_ONE = 0x3F800000 >> ROW_SHIFT  # row of h = 1
 ROW_KEYS = 1 << 33  # keys of one row
-ZERO_KEY = 1 << 32  # of exact zero within its row
-LEAST_MASS = 1e-200  # of a weight: where h is 0, a bin keeps the mean of its weights; lost in any other h
-CHUNK = 1 << 16  # weights handled at once where an (n, k) table is formed
+ZERO_KEY = 1 << 32  # key of exact zero within its row
+LEAST_MASS = 1e-200  # added to each h: a bin with h = 0 keeps the mean of its weights; negligible for any other h
+CHUNK = 1 << 16  # weights processed at once where an (n, k) table is formed
 TRANSITION: UInt8[np.ndarray, "8 2"] = np.array(
     [[0, 4], [2, 6], [4, 0], [6, 2], [7, 3], [5, 1], [3, 7], [1, 5]], np.uint8
 )
 """The trellis: next state by state and parity of the level; the states from 4 on have the odd integers and zero.
 
-Ungerboeck's code of 8 states, 1.11 dB of the 1.53 dB of granular gain that there is; of those as good, one that a run
-of zeros leaves in state 0.
+Ungerboeck's code of 8 states, with 1.11 dB of the 1.53 dB of possible granular gain; of the equally good codes, one in
+which a run of zeros leads to state 0.
 """
 TRANSITION.setflags(write=False)
-FIXED = 1e30  # cost of a squared error of one step in a weight that stays zero
+FIXED = 1e30  # cost of a squared error of one step for weights that stay zero
 
 
 def weight_key(weight: Float[Tensor, " n"], shift: int) -> Int64[Tensor, " n"]:
-    """Key of the bin that each weight is in: its float32 bit pattern without ``shift`` bits, made monotone.
+    """Compute the key of each weight's bin: its float32 bit pattern without ``shift`` bits, made monotone.
 
-    Bins on the bit pattern need no range and keep their relative width, so that one outlier cannot spoil them. Exact
-    zero has a key of its own. Bins of a smaller shift lie within those of a larger one, and their keys beside theirs.
+    Bins of the bit pattern need no range and keep their relative width, so that one outlier cannot spoil them. Exact
+    zero has its own key. Bins of a smaller shift lie within those of a larger one, with keys comparable to theirs.
     """
     bits = weight.float().view(torch.int32).long()
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> shift << shift
-    # Asked of the weight itself: a float64 that float32 rounds to zero is not zero, and goes to a bin beside it.
+    # Tested on the weight itself: a float64 that float32 rounds to zero is not zero, and goes to a bin next to it.
     return torch.where(weight == 0, ZERO_KEY, ordered + ZERO_KEY + (bits >= 0))
 
 
 def sensitivity_row(sensitivity: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """Row of each sensitivity: half-octaves of h, ascending; 0 and less than a float32 holds, of either sign, is row 0.
+    """Compute the row of each sensitivity: half-octaves of h, ascending; row 0 for |h| below the float32 range.
 
     Negative sensitivities show as rows from ``ROWS / 2`` on.
     """
@@ -53,16 +53,16 @@ def sensitivity_row(sensitivity: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
 def marginal_histogram(
     weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"] | None, shift: int = MARGINAL_SHIFT
 ) -> tuple[Int64[Tensor, " m"], Float[Tensor, "m 4"]]:
-    """Sums over the occupied bins of w.
+    """Sum over the occupied bins of w.
 
     Args:
         weight: Weights w.
-        sensitivity: Non-negative sensitivities h; None is h = 1.
+        sensitivity: Non-negative sensitivities h; None for h = 1.
         shift: Bits dropped from the weights.
 
     Returns:
-        Ascending keys of the bins, as :func:`weight_key` gives them; for each bin n, Σh, Σhw, Σhw² in float64. Weights
-        or sensitivities that are not finite make sums that are not. Every h counts as h + ``LEAST_MASS``.
+        Ascending keys of the bins from :func:`weight_key`; for each bin n, Σh, Σhw, Σhw² in float64. Weights
+        or sensitivities that are not finite give sums that are not. Every h counts as h + ``LEAST_MASS``.
     """
     return _sums_by(weight_key(weight, shift), *_moments(weight, sensitivity))
 
@@ -70,7 +70,7 @@ def marginal_histogram(
 def joint_histogram(
     weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"], shift: int = JOINT_SHIFT
 ) -> tuple[Int64[Tensor, " m"], Float[Tensor, "m 4"]]:
-    """Sums over the occupied cells of the (h, w) grid; keys are ``row * ROW_KEYS + weight_key``.
+    """Sum over the occupied cells of the (h, w) grid, with keys ``row * ROW_KEYS + weight_key``.
 
     See :func:`marginal_histogram`.
     """
@@ -79,7 +79,7 @@ def joint_histogram(
 
 
 def gap_counts(weight: Float[Tensor, " n"]) -> tuple[Int64[Tensor, " g"], Int64[Tensor, " g"]]:
-    """Numbers of zeros in front of each non-zero weight: which occur, ascending, and how often each does."""
+    """Count the zeros before each non-zero weight: the occurring gaps, ascending, and the count of each."""
     where = torch.nonzero(weight).reshape(-1)
     return torch.unique(torch.diff(where, prepend=where.new_tensor([-1])) - 1, return_counts=True)
 
@@ -115,11 +115,11 @@ def assign(
 
     Args:
         weight: Weights w.
-        sensitivity: Hessian diagonal h [loss/weight²], non-negative; None is h = 1.
+        sensitivity: Hessian diagonal h [loss/weight²], non-negative; None for h = 1.
         codebook: Reconstruction values c, ascending and distinct, float64.
         codeword_length: Codeword lengths ℓ [bit], float64.
         lmbda: Lagrange multiplier λ [loss/bit]; 0 gives the nearest codeword whatever h is.
-        constant: What stands for every h in the choice; the sums are of h itself all the same.
+        constant: Replaces every h in the choice; the sums still use h itself.
         skip_zeros: Leave out weights that are exactly zero: they are assigned −1 and in no sum.
 
     Returns:
@@ -156,11 +156,11 @@ def assign_grid(
 
     Args:
         weight: Weights w.
-        sensitivity: Sensitivities h; None is h = 1.
-        step: Width of a cell [weight].
-        offset: Where the grid lies, in steps: 0 centres a cell on zero.
+        sensitivity: Sensitivities h; None for h = 1.
+        step: Cell width [weight].
+        offset: Offset of the grid, in steps: 0 centres a cell on zero.
         first: Index of the first cell, round(min w / step − offset); halves go to the even index.
-        cells: Number of cells up to the last weight's.
+        cells: Number of cells, up to that of the largest weight.
         skip_zeros: Leave out weights that are exactly zero: they are assigned −1 and in no sum.
 
     Returns:
@@ -183,7 +183,7 @@ def _cluster_sums(
 
 
 def gather(codebook: Float[Tensor, " k"], assignment: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Reconstruction value of each weight, in the codebook's dtype; an assignment of −1 is zero."""
+    """Look up the reconstruction value of each weight, in the codebook's dtype; an assignment of −1 is zero."""
     return torch.cat([codebook, codebook.new_zeros(1)])[assignment.long()]
 
 
@@ -193,16 +193,16 @@ def cluster_losses(
     codebook: Float[Tensor, " k"],
     assignment: Int64[Tensor, " n"],
 ) -> Float[Tensor, "k+1 3"]:
-    """What the members of each cluster are and lose.
+    """Compute count, Σh and loss of each cluster.
 
     Args:
         weight: Weights w.
-        sensitivity: Sensitivities h; None is h = 1.
+        sensitivity: Sensitivities h; None for h = 1.
         codebook: Reconstruction values c.
         assignment: Index of each weight's codeword; −1 is zero.
 
     Returns:
-        n, Σh, ½ Σ h (w − c)² of each codeword's members in float64, and in a last row of those assigned −1.
+        n, Σh, ½ Σ h (w − c)² of each codeword's weights in float64, and in a last row of those assigned −1.
     """
     w, c = weight.double(), torch.cat([codebook, codebook.new_zeros(1)]).double()
     h = torch.ones_like(w) if sensitivity is None else sensitivity.double()
@@ -212,14 +212,14 @@ def cluster_losses(
 
 
 def interval_costs(prefix: Float[Tensor, "m+1 3"]) -> Float[Tensor, "m+1 m+1"]:
-    """Cost[i, j] of one cluster for the bins i … j−1: Σhw² − (Σhw)²/Σh; infinite for i ≥ j."""
+    """Compute cost[i, j] of one cluster for the bins i … j−1: Σhw² − (Σhw)²/Σh; infinite for i ≥ j."""
     s0, s1, s2 = (prefix[None, :, c] - prefix[:, None, c] for c in range(3))
     cost = torch.where(s0 > 0, s2 - s1**2 / s0, torch.zeros(())).clamp(min=0)
     return cost.masked_fill(torch.ones_like(cost, dtype=torch.bool).tril(), torch.inf)
 
 
 def kmeans_table(prefix: Float[Tensor, "m+1 3"], levels: int) -> tuple[Float[Tensor, " k"], Int64[Tensor, "k m+1"]]:
-    """Optimal one-dimensional k-means of sorted bins, for every k at once, by dynamic programming.
+    """Solve one-dimensional k-means of sorted bins for every k at once, by dynamic programming.
 
     Args:
         prefix: Running sums of Σh, Σhw, Σhw² before each bin and after the last.
@@ -242,11 +242,11 @@ def kmeans_table(prefix: Float[Tensor, "m+1 3"], levels: int) -> tuple[Float[Ten
 def pinned_kmeans_table(
     prefix: Float[Tensor, "m+1 3"], levels: int
 ) -> tuple[Float[Tensor, " k"], Int64[Tensor, "k m+1"], Int64[Tensor, "k m+1"], Bool[Tensor, "k m+1"]]:
-    """The same as :func:`kmeans_table` with one of the centres held at zero.
+    """Solve the same problem as :func:`kmeans_table` with one of the centres fixed at zero.
 
     Returns:
-        The least Σh(w − c)²; first bins of the last cluster where none of the clusters is the one at zero (as in
-        :func:`kmeans_table`) and where one is; and whether in the latter case the last one is.
+        The least Σh(w − c)²; first bins of the last cluster if none of the clusters is the one at zero (as in
+        :func:`kmeans_table`) and if one is; and whether, in the latter case, the last one is.
     """
     cost = interval_costs(prefix)
     at_zero = (prefix[None, :, 2] - prefix[:, None, 2]).masked_fill(cost.isinf(), torch.inf)
@@ -275,20 +275,20 @@ def ecsq_iterate(
     tolerance: float,
     most: int,
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"], list[float]]:
-    """The iteration of ECSQ on the weights themselves: what the cells of a histogram are to come near to.
+    """Iterate ECSQ on the weights themselves, which the histogram's cells approximate.
 
     Args:
         weight: Weights w.
-        sensitivity: Sensitivities h; None is h = 1.
-        codebook: Where to start, ascending and distinct.
-        codeword_length: ℓ to start with [bit].
+        sensitivity: Sensitivities h; None for h = 1.
+        codebook: Initial codewords, ascending and distinct.
+        codeword_length: Initial ℓ [bit].
         lmbda: λ [loss/bit].
         tolerance: Stops when J falls by less than this share.
         most: Largest number of iterations.
 
     Returns:
-        Codebook, ideal codeword lengths −log2 p, and J per weight after each iteration; clusters that become empty
-        die.
+        Codebook, ideal codeword lengths −log2 p, and J per weight after each iteration; empty clusters are
+        dropped.
 
     Source: Choi et al. 2017 (arXiv:1612.01543), algorithm 1.
     """
@@ -297,7 +297,7 @@ def ecsq_iterate(
         _, sums = assign(weight, sensitivity, codebook, codeword_length, lmbda)
         alive = sums[:, 0] > 0
         n, _, s0, s1, s2 = sums[alive].T
-        # A cluster that costs no loss wherever its centre lies keeps the centre it has.
+        # A cluster of zero sensitivity keeps its centre.
         centre = torch.where(s0 > 0, s1 / s0, codebook.double()[alive])
         length = -torch.log2(n / n.sum())
         loss = 0.5 * (s2 - 2 * centre * s1 + centre**2 * s0).clamp(min=0).sum()
@@ -310,7 +310,7 @@ def ecsq_iterate(
 
 
 def ecsq_intervals(prefix: Float[Tensor, "m+1 4"], lmbda: float) -> tuple[Int64[Tensor, " e"], float]:
-    """The partition of sorted bins into intervals of least J: a shortest path over all pairs of edges.
+    """Partition sorted bins into intervals of least J: a shortest path over all pairs of edges.
 
     An interval of n of the N weights costs ½(Σhw² − (Σhw)²/Σh) + λ n log2(N/n).
 
@@ -346,23 +346,23 @@ def viterbi(
     lmbda: float,
     states: int = 8,
 ) -> Int64[Tensor, "rows cols"]:
-    """Integers m of least Lagrangian cost down each column, over all paths of the trellis.
+    """Find the integers m of least Lagrangian cost down each column, over all paths of the trellis.
 
     Σ_r  u_r (t_r − m_r Δ)² + λ b(q_r, a_r, min(|k_{r−1}|, P − 1), min(|k_r|, K))
 
     with the level k of m, the quantizer q in force and the class a of the neighbours. In the states 0 to 3 quantizer 0
-    is in force, m = 2k, in 4 to 7 quantizer 1, m = 2k − sign(k); with one state m = k and quantizer 0. Levels are
-    compared from zero to the first beyond the target: a larger one costs more loss, and no code is shorter for it.
+    is in force, m = 2k; in 4 to 7 quantizer 1, m = 2k − sign(k); with one state m = k and quantizer 0. Levels are
+    compared from zero to the first beyond the target: a larger one has more loss and no shorter code.
 
     Args:
         target: Targets t.
         weight: Non-negative weights u of the squared errors, ½h for a loss.
-        step: Step Δ; in the trellis integers of one quantizer lie two steps apart.
-        costs: Bits b, sign included, of |k| by quantizer, class of the neighbours and the level above, where above the
-            first row there is a zero; levels over K cost as K. P = 1 where the level above tells nothing.
-        neighbour_class: Class a of what is beside each weight; None is class 0 everywhere.
+        step: Step Δ; in the trellis, integers of one quantizer lie two steps apart.
+        costs: Bits b, sign included, of |k| by quantizer, class of the neighbours and the level above, which is zero
+            for the first row; levels over K cost as K. P = 1 if the level above is ignored.
+        neighbour_class: Class a of each weight's neighbours; None for class 0 everywhere.
         lmbda: λ [loss/bit].
-        states: 8, or 1 for choices that depend on each other by the costs alone.
+        states: 8, or 1 for choices coupled by the costs alone.
 
     Source: Forney 1973; ITU-T H.266 for the two quantizers.
     """
@@ -417,22 +417,22 @@ def compensate(
     fixed: UInt8[np.ndarray, "cols all_rows"],
     integers: Int32[np.ndarray, "cols all_rows"],
 ) -> None:
-    """Quantize columns of a layer in turn, each on its best path down all rows, for the errors of the others.
+    """Quantize columns of a layer in turn, each on its best path down all rows, compensating the others' errors.
 
     The target of column j is t_j + (Σ_i e_i c_ij) / c_jj, over all columns i whose errors e_i are known.
 
     Args:
         target: Targets t.
-        carried: Σ_i e_i c_ij of the columns outside these, and of these as they were before; changed.
-        coupling: c: the factor of the inputs' second moments, or these themselves.
+        carried: Σ_i e_i c_ij of the columns outside these, and of these before the call; modified.
+        coupling: c: the factor of the inputs' second moments, or the moments themselves.
         curvature: Cost of a squared error in each column, over ``outputs``.
         outputs: ½ s of each output.
-        off: Errors t − mΔ as they were before; replaced.
+        off: Errors t − mΔ before the call; replaced.
         step: Step Δ.
         price: λ times the bits of |k|, by quantizer, class of the level to the left, class of the level above.
-        columns: Their numbers in the layer.
+        columns: Their indices in the layer.
         restart: Number of rows after which each path starts again.
-        fixed: Not zero for weights that stay zero; no rows if there are none.
+        fixed: Non-zero for weights that stay zero; no rows if there are none.
         integers: Integers m of all columns. The column to the left is read, and those quantized here are replaced.
     """
     groups, _, rows = target.shape
@@ -470,27 +470,27 @@ def compensate_along(
     fixed: UInt8[np.ndarray, "n_or_0 cols"],
     integers: Int32[np.ndarray, "n cols"],
 ) -> None:
-    """Quantize inputs of a layer whose weights have the inputs along their first axis, as the paths have.
+    """Quantize a layer whose weights have the inputs along their first axis, with paths along the inputs.
 
-    The path that leads to each state of the trellis carries errors of its own, which its next weight compensates.
-    Beside the errors the cost is that of the levels. Levels compared are zero or one and the two nearest below and
-    beyond the target, of each parity.
+    The path to each state of the trellis carries its own errors, which its next weight compensates.
+    The cost is that of errors and levels. The levels compared are zero or one and the two nearest below and
+    above the target, of each parity.
 
     Args:
-        target: Targets t of one row of weights after the other.
+        target: Targets t, one row of weights after the other.
         carried: Σ_i e_i c_ij of the rows before these.
         coupling: c: the factor of the inputs' second moments.
         outputs: ½ s of each output.
-        off: Receives the errors.
+        off: Output: the errors.
         step: Step Δ.
         price: λ times the bits of |k|, by quantizer, class of the level to the left, class of the level above.
-        first: Number of the first row.
+        first: Index of the first row.
         restart: Number of rows after which each path starts again.
         transition: The trellis.
-        state: State before the first row; that behind the last is returned in it.
+        state: State before the first row; replaced by the state after the last.
         above: Class of the level above the first row; likewise.
-        fixed: Not zero for weights that stay zero; no rows if there are none.
-        integers: Receives the integers.
+        fixed: Non-zero for weights that stay zero; no rows if there are none.
+        integers: Output: the integers.
 
     Source: Raheli, Polydoros and Tzou 1995 (per-survivor processing).
     """
@@ -547,7 +547,7 @@ def count_levels(
         integers: Integers m.
         restart: Number of rows after which each path starts again.
         transition: The trellis.
-        counts: Has the numbers added; levels over the last one count as the last.
+        counts: Incremented; levels over the last one count as the last.
     """
     level = (np.abs(integers) + 1) // 2
     classes, most = counts.shape[1] - 1, counts.shape[3] - 1

@@ -1,1 +1,1 @@
-"""Weights of a module, evaluation, the bundled networks and their data."""
+"""Models: selection of weights, evaluation, and the bundled networks with their data."""

@@ -1,4 +1,4 @@
-"""Batches of (inputs, targets): in memory, on a device, into a model."""
+"""Batches of (inputs, targets), and moving them to a model's device and dtype."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from nbquant.nested import map_tensors
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """A sized sequence of (inputs, targets) that can be gone through any number of times; the batches are views.
+    """A sized sequence of (inputs, targets), iterable any number of times; the batches are views.
 
     Attributes:
         inputs: All inputs, the samples along the first axis.
-        targets: All targets, one a sample.
+        targets: All targets, one per sample.
         batch_size: Samples in a batch; the last one may have fewer.
 
     Raises:
@@ -31,8 +31,8 @@ class Batches:
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.targets) or len(self.inputs) == 0:
             raise ValueError(
-                f"as many targets as inputs, and at least one, are required, but {len(self.inputs)} inputs and "
-                f"{len(self.targets)} targets came: pass the two of the same samples."
+                f"as many targets as inputs, and at least one, are required, but got {len(self.inputs)} inputs and "
+                f"{len(self.targets)} targets: pass the inputs and targets of the same samples."
             )
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but is {self.batch_size}: pass for example 100.")
@@ -49,7 +49,7 @@ class Batches:
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Batch number ``index``; negative ones count from the end."""
         if not -len(self) <= index < len(self):
-            raise IndexError(f"there are {len(self)} batches, but number {index} was asked for.")
+            raise IndexError(f"index must be below the number of batches, {len(self)}, but is {index}.")
         start = index % len(self) * self.batch_size
         return self.inputs[start : start + self.batch_size], self.targets[start : start + self.batch_size]
 
@@ -61,14 +61,14 @@ class Batches:
         return f"Batches({self.samples:,} samples of {shape}, batch_size={self.batch_size}, {self.inputs.device})"
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Batches":
-        """The same samples on another device; ``dtype`` converts floating-point inputs as well."""
+        """Move the samples to another device; ``dtype`` also converts floating-point inputs."""
         inputs = self.inputs.to(device=device)
         if inputs.is_floating_point():
             inputs = inputs.to(dtype=dtype)
         return Batches(inputs, self.targets.to(device=device), self.batch_size)
 
     def take(self, n_samples: int) -> "Batches":
-        """The first ``n_samples`` samples, in batches of the same size.
+        """Take the first ``n_samples`` samples, in batches of the same size.
 
         Raises:
             ValueError: Fewer than one sample, or more than there are.
@@ -81,19 +81,19 @@ class Batches:
 
 
 def to_device(batch: Any, device: torch.device | None, dtype: torch.dtype | None = None) -> Any:
-    """All tensors of a nested batch on ``device``, floating ones in ``dtype``; None leaves them as they are."""
+    """Move all tensors of a nested batch to ``device``, floating ones to ``dtype``; None leaves the dtype."""
     if device is None and dtype is None:
         return batch
     return map_tensors(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None), batch)
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:
-    """The dtype of all floating parameters; None if there is none or several."""
+    """Find the dtype of all floating parameters; None if there is none or several."""
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return dtypes.pop() if len(dtypes) == 1 else None
 
 
 def device_of(model: nn.Module) -> torch.device | None:
-    """Where the model's first parameter or buffer is; None if it has neither."""
+    """Find the device of the model's first parameter or buffer; None if it has neither."""
     first = next(model.parameters(), next(model.buffers(), None))
     return None if first is None else first.device

@@ -1,4 +1,4 @@
-"""Weights in files on disk: which tensors of a checkpoint can be quantized."""
+"""Checkpoints on disk, and which of their tensors can be quantized."""
 
 import os
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from nbquant.models.layers import owner
 from nbquant.tensorfile import FLOATS, StoredTensor, TensorFile
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-"""Last parts of names that batch norms give to what is no weight; a file does not tell buffers from parameters."""
+"""Last name components of batch norms' buffers; a file does not tell buffers from parameters."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model's tensors on disk; nothing but names, types and shapes has been read.
+    """A model's tensors on disk, of which only names, types and shapes have been read.
 
     Attributes:
-        path: What was opened: a file, an index or a folder.
+        path: The opened file, index or folder.
         files: The open file of each tensor, in the order of the file's header or of the index.
     """
 
@@ -38,9 +38,9 @@ class Checkpoint:
                 one file; or a file of another of :data:`nbquant.formats.formats.FORMATS`.
 
         Raises:
-            ValueError: Another kind of file, several candidates in a folder, or files that are damaged or do not fit
+            ValueError: Another kind of file, several candidates in a folder, or files that are damaged or contradict
                 their index.
-            OSError: Something is not there or cannot be read.
+            OSError: A file that does not exist or cannot be read.
         """
         given = Path(path)
         return Checkpoint(given, formats.open_files(given))
@@ -51,20 +51,20 @@ class Checkpoint:
         return tuple(dict.fromkeys(owner(name) for name in self.files if self.is_quantizable(name)))
 
     def stored(self, name: str) -> StoredTensor:
-        """What the file says about a tensor."""
+        """Look up the header entry of a tensor."""
         return self.files[name].tensors[name]
 
     def tensor(self, name: str) -> Float[Tensor, "..."]:
-        """A weight, mapped from its file."""
+        """Map a weight from its file."""
         return self.files[name].tensor(name)
 
     def is_quantizable(self, name: str) -> bool:
-        """Whether it is a floating-point weight: no buffer, and nothing that belongs to a quantized weight."""
+        """Whether it is a floating-point weight: neither a buffer nor a component of a quantized weight."""
         last, packed = name.rpartition(".")[2], self.packed
         kept = last in BUFFERS or name in packed.codes or name in packed.parts
         return self.stored(name).dtype in FLOATS and not kept
 
     @cached_property
     def packed(self) -> PackedNames:
-        """What belongs to weights that are quantized already."""
+        """Names of the components of weights that are already quantized."""
         return PackedNames.of({name: self.stored(name) for name in self.files})

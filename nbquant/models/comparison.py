@@ -1,4 +1,4 @@
-"""How far a network's predictions are from those of another, label by label."""
+"""Comparison of two networks' predictions, label by label."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from nbquant.losses import Recorded, Term
 
 @dataclass(frozen=True)
 class Comparison:
-    """Predictions of a network beside those of a reference on the same labels.
+    """Predictions of a network compared with a reference's on the same labels.
 
     Attributes:
         kl_mean: Mean Kullback-Leibler divergence from the reference's predictions [nat/label].
         kl_99: Its 99th percentile over labels [nat].
-        agreement: Part of the labels with the same most likely class, in [0, 1].
-        accuracy_change: Accuracy less that of the reference; None where targets are no classes.
-        accuracy_error: Standard error of that change, the two being measured on the same labels.
+        agreement: Share of the labels with the same most likely class, in [0, 1].
+        accuracy_change: Accuracy minus the reference's; None if targets are not classes.
+        accuracy_error: Standard error of that change, paired over the labels.
     """
 
     kl_mean: float
@@ -36,14 +36,14 @@ class Comparison:
 
 
 def softmax_term(found: Recorded) -> Term | None:
-    """The one cross-entropy that a loss consists of; None if there is none, or several."""
+    """Find the single cross-entropy that a loss consists of; None if there is none, or several."""
     terms = [term for term, _ in found.terms] or list(found.calls)
     known = [term for term in terms if term.mass is not None]
     return known[0] if len(known) == 1 else None
 
 
 def labelled(term: Term) -> tuple[Float[Tensor, "labels classes"], Tensor | None]:
-    """Logits of the places that count, and their classes if targets are classes."""
+    """Select logits and classes of the labels that count; no classes if targets are not classes."""
     z = term.z.detach().movedim(term.dim, -1)
     if term.counts is None or term.target is None:
         return z.reshape(-1, z.shape[-1]), None
@@ -52,14 +52,14 @@ def labelled(term: Term) -> tuple[Float[Tensor, "labels classes"], Tensor | None
 
 @dataclass
 class Comparing:
-    """A comparison on its way; add every batch, then ask for the result."""
+    """Running sums of a comparison; add every batch, then take the result."""
 
     divergences: list[Tensor] = field(default_factory=list)
     same: int = 0
     changes: list[Tensor] = field(default_factory=list)
 
     def add(self, term: Term, reference: Term) -> None:
-        """Count a batch: the same labels, as one network and as the reference predict them.
+        """Add a batch: the same labels as predicted by the network and by the reference.
 
         Raises:
             ValueError: Predictions of other shapes.
@@ -68,7 +68,7 @@ class Comparing:
         if z.shape != other.shape:
             raise ValueError(
                 f"reference must predict the same labels and classes, {tuple(z.shape)}, but predicts "
-                f"{tuple(other.shape)}: pass the model that this one was made from."
+                f"{tuple(other.shape)}: pass the model from which this one was made."
             )
         p, log_p = other.float().softmax(-1), other.float().log_softmax(-1)
         self.divergences.append((p * (log_p - z.float().log_softmax(-1))).sum(-1).clamp(min=0).cpu())
@@ -78,7 +78,7 @@ class Comparing:
             self.changes.append(((best == target).to(torch.int8) - (other_best == target).to(torch.int8)).cpu())
 
     def result(self) -> Comparison | None:
-        """The comparison of all batches; None without labels."""
+        """Compute the comparison over all batches; None without labels."""
         kl = torch.cat(self.divergences).double() if self.divergences else torch.zeros(0)
         if not len(kl):
             return None

@@ -1,21 +1,21 @@
-"""A data set as the explorer needs it: something to measure sensitivities on, to train on and to test on."""
+"""Data sets with batches for calibration, training and testing."""
 
 from dataclasses import dataclass
 
 from nbquant.models.batches import Batches
 
-CALIBRATION_SAMPLES = 1000  # the paper's 1,000 of 50,000 gave nearly the curve of all
+CALIBRATION_SAMPLES = 1000  # in the paper, 1,000 of 50,000 gave nearly the same curve as all
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three sets of batches.
+    """A data set with three parts.
 
     Attributes:
-        name: What it is called in titles.
-        calibration: Some of the training samples, for sensitivities.
+        name: Name in titles.
+        calibration: A subset of the training samples, for sensitivities.
         train: Training samples.
-        test: Samples that nothing was or is chosen on.
+        test: Samples never used for training or tuning.
     """
 
     name: str

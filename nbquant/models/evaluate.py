@@ -1,4 +1,4 @@
-"""Loss and accuracy of a model."""
+"""Evaluation of a model: loss, accuracy and comparison with a reference."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,22 +20,22 @@ from nbquant.progress import Progress, track
 from nbquant.required import MODULE, require
 
 Metric = Callable[[Any, Any], Any]
-"""metric(output, target): the mean of a quantity over a batch's samples, as one number."""
+"""metric(output, target) returns the mean of a quantity over a batch's samples, as one number."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is.
+    """Loss, accuracy and metrics of a model.
 
     Attributes:
-        accuracy: Part of the labels whose greatest logit is the target's, in [0, 1]; None if it does not classify.
+        accuracy: Share of labels whose largest logit is the target's, in [0, 1]; None if it does not classify.
         loss: Mean loss [loss/label, or loss/sample where labels cannot be counted].
-        samples: Number of samples it was measured on.
-        labels: Number of labels that count: all but ignored ones (-100); 0 if it does not classify.
-        metrics: Means over the samples of the metrics asked for.
-        comparison: Beside the predictions of a reference; None without one, or if it does not classify.
-        reference: How good the reference is on the same batches; None without one.
-        is_entropy: Whether the loss is the plain cross-entropy of the labels, so that :attr:`bits_per_label` holds.
+        samples: Number of samples.
+        labels: Number of labels, without ignored ones (-100); 0 if it does not classify.
+        metrics: Means of the requested metrics over the samples.
+        comparison: Comparison with a reference's predictions; None without one, or if it does not classify.
+        reference: Evaluation of the reference on the same batches; None without one.
+        is_entropy: Whether the loss is the plain cross-entropy of the labels, as :attr:`bits_per_label` requires.
     """
 
     accuracy: float | None
@@ -49,17 +49,17 @@ class Evaluation:
 
     @property
     def is_sequence(self) -> bool:
-        """Whether samples have several labels each, as texts do."""
+        """Whether samples have several labels each, as in texts."""
         return self.labels > self.samples
 
     @property
     def perplexity(self) -> float | None:
-        """exp(loss); None unless the loss is plain cross-entropy."""
+        """Perplexity exp(loss); None unless the loss is plain cross-entropy."""
         return math.exp(min(self.loss, 700.0)) if self.is_entropy else None
 
     @property
     def bits_per_label(self) -> float | None:
-        """Cross-entropy [bit/label], per token or character of a text; None unless the loss is plain cross-entropy."""
+        """Cross-entropy [bit/label], per token or character in texts; None unless the loss is plain cross-entropy."""
         return self.loss / math.log(2) if self.is_entropy else None
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class Evaluation:
         return ", ".join(parts)
 
     def to_row(self) -> dict[str, float | int | None]:
-        """All numbers by name, for a table; what is not known is left out, but for the accuracy."""
+        """All numbers by name, as a table row; unknown ones are left out, except the accuracy."""
         row: dict[str, float | int | None] = {"accuracy": self.accuracy, "loss": self.loss, "samples": self.samples}
         if self.is_sequence:
             row |= {"labels": self.labels}
@@ -97,30 +97,30 @@ def evaluate(
     reference: nn.Module | None = None,
     metrics: Mapping[str, Metric] | None = None,
 ) -> Evaluation:
-    """Measure loss and accuracy, without gradients and in eval mode.
+    """Measure loss and accuracy, in eval mode and without gradients.
 
-    The modes of all the model's modules, its buffers and the state of the random numbers are afterwards as before.
+    Afterwards the modes of all modules, the buffers and the random state are restored.
 
     Args:
         model: Any module.
-        batches: (inputs, targets), moved to the model's device and, where its parameters have one floating dtype, to
-            that. Inputs are a tensor, a tuple or list of tensors (passed by position) or a dict of tensors (passed by
-            name).
-        loss: ``loss(output, target)``, the mean over a batch as one number, from the output as the model gave it; None
-            is cross-entropy. Batches count by the labels that the loss divides by, and where it does not say by their
-            samples: the targets' (otherwise the inputs') first tensor has one a row.
+        batches: (inputs, targets), moved to the model's device and, if its parameters share one floating dtype, to
+            that dtype. Inputs are a tensor, a tuple or list of tensors (passed by position) or a dict of tensors
+            (passed by name).
+        loss: ``loss(output, target)``, the mean over a batch as one number, on the model's unchanged output; None
+            is cross-entropy. Batches are weighted by the labels that the loss divides by, or if it has none by their
+            samples: the rows of the first tensor of the targets (otherwise of the inputs).
         progress: See :data:`nbquant.progress.Progress`.
         reference: The model before quantization; adds ``comparison``: KL divergence, equal predictions, and the paired
-            standard error of the change in accuracy; and ``reference``, how good that model is itself.
+            standard error of the change in accuracy; and ``reference``, that model's own evaluation.
         metrics: ``metric(output, target)`` by name, each the mean over a batch's samples as one number.
 
     Returns:
-        Loss and samples; accuracy where the loss calls torch's cross-entropy with classes as targets, or outputs are
+        Loss and samples; accuracy if the loss calls torch's cross-entropy with classes as targets, or outputs are
         class logits (n, C ≥ 2) and targets integers (n). Ignored labels (-100) are left out.
 
     Raises:
-        ValueError: No batches, samples or labels, a loss or metric that is not one number, or a loss not finite.
-        TypeError: A batch that is not a pair, or no ``loss`` where the output is not a tensor.
+        ValueError: No batches, samples or labels, a loss or metric that is not one number, or not finite.
+        TypeError: A batch that is not a pair, or no ``loss`` while the output is not a tensor.
     """
     counting = _Counting()
     counting_reference, comparing = _Counting(), Comparing()
@@ -166,7 +166,7 @@ class _Counting:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def add(self, output: Any, target: Any, found: Recorded, number: int, count: int) -> Term | None:
-        """Count a batch; gives the cross-entropy in its loss."""
+        """Add a batch; returns the cross-entropy in its loss."""
         self.samples += count
         mass = found.mass(count)
         if mass > 0:
@@ -195,13 +195,13 @@ class _Counting:
     def add_metric(self, name: str, value: Any, count: int) -> None:
         if not isinstance(value, Tensor | float | int) or (isinstance(value, Tensor) and value.numel() != 1):
             came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise ValueError(f"metric {name!r} must return one number a batch, but returned {came}: reduce it.")
+            raise ValueError(f"metric {name!r} must return one number per batch, but returned {came}: reduce it.")
         self.metrics[name] = self.metrics.get(name, 0.0) + count * float(value)
 
     def result(self) -> Evaluation:
         if self.samples == 0:
             raise ValueError(
-                "at least one batch of one sample is required, but none came: an iterator that was gone through before "
+                "at least one batch of one sample is required, but got none: an iterator that was used before "
                 "is empty, so pass a list or a DataLoader."
             )
         if not self.mass:
@@ -217,7 +217,7 @@ class _Counting:
 
 
 def _is_plain(found: Recorded, term: Term) -> bool:
-    """Whether the loss is the mean cross-entropy of the labels that count: no weights, smoothing or other terms."""
+    """Whether the loss is plain mean cross-entropy: no weights, smoothing or other terms."""
     if len(found.terms) != 1 or not term.is_plain or term.counts is None:
         return False
     ((own, slope),) = found.terms
@@ -228,7 +228,7 @@ def _is_plain(found: Recorded, term: Term) -> bool:
 
 
 def _measured(model: nn.Module, inputs: Any, target: Any, loss: Loss | None) -> tuple[Any, Recorded]:
-    """Output and loss of a batch, with the cross-entropy in it, be it in the model itself."""
+    """Output and loss of a batch, and the cross-entropy in it, even one inside the model."""
     seen: list[Any] = []
 
     def run() -> Any:
@@ -244,26 +244,26 @@ def _measured(model: nn.Module, inputs: Any, target: Any, loss: Loss | None) -> 
 def parts_of(
     batch: Any, number: int, device: torch.device | None, dtype: torch.dtype | None = None
 ) -> tuple[Any, Any, int]:
-    """Inputs and targets of a batch on a device, and the number of its samples.
+    """Move inputs and targets of a batch to a device, and count its samples.
 
     Raises:
-        TypeError: Not a pair; names the batch by its number.
+        TypeError: Not a pair; names the batch by its index.
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         length = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
         raise TypeError(
             f"batches must be pairs (inputs, targets), but batch {number} is a {type(batch).__name__}{length}: "
-            "yield for example ((ids, mask), target) where there are several inputs."
+            "yield for example ((ids, mask), target) if there are several inputs."
         )
     inputs, target = to_device(batch[0], device, dtype), to_device(batch[1], device, dtype)
     return inputs, target, _samples(target) or _samples(inputs)
 
 
 def loss_of(loss: Loss | None, output: Any, target: Any) -> Float[Tensor, ""]:
-    """The loss of a batch; cross-entropy if none is given.
+    """Compute the loss of a batch; cross-entropy if no loss is given.
 
     Raises:
-        TypeError: No ``loss`` where the output is not a tensor.
+        TypeError: No ``loss`` while the output is not a tensor.
         ValueError: A loss that is not one number.
     """
     if loss is None:
@@ -277,7 +277,7 @@ def loss_of(loss: Loss | None, output: Any, target: Any) -> Float[Tensor, ""]:
     if not isinstance(value, Tensor | float | int) or (isinstance(value, Tensor) and value.numel() != 1):
         came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise ValueError(
-            f"loss must return one number a batch, but returned {came}: reduce it, for example by .mean()."
+            f"loss must return one number per batch, but returned {came}: reduce it, for example by .mean()."
         )
     return value if isinstance(value, Tensor) else torch.as_tensor(value)
 
@@ -304,7 +304,7 @@ def _is_classification(output: Any, target: Any) -> bool:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside; modes, buffers and random numbers afterwards as before."""
+    """Eval mode without gradients inside; modes, buffers and random state are restored."""
     device = device_of(model)
     on_gpu = device is not None and device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []), torch.no_grad(), in_eval_mode(model):

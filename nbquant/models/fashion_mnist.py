@@ -11,7 +11,7 @@ MEAN, STD = 0.2860, 0.3530
 """Mean and standard deviation of all training pixels, scaled to [0, 1]."""
 
 BLACK = (0 - MEAN) / STD
-"""The normalised value of a pixel without light; the pictures' background."""
+"""Normalised value of a black pixel, the images' background."""
 
 CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -26,15 +26,15 @@ _HOW_TO_GET = (
 
 
 def load(folder: str | Path | None = None) -> Dataset:
-    """Load the full set: 60,000 training and 10,000 test images, about 220 MB in memory.
+    """Load the full data set: 60,000 training and 10,000 test images, about 220 MB in memory.
 
     Args:
-        folder: Where the four idx files are. None takes the folder that the environment variable
-            ``NBQUANT_FASHION_MNIST`` names, or the one of the Debian package dataset-fashion-mnist.
+        folder: Folder of the four idx files. None takes the environment variable
+            ``NBQUANT_FASHION_MNIST``, or the folder of the Debian package dataset-fashion-mnist.
 
     Raises:
-        FileNotFoundError: There is no such folder, or a file is missing in it.
-        ValueError: A file is damaged.
+        FileNotFoundError: A missing folder or file.
+        ValueError: A damaged file.
     """
     if folder is None:
         folder = os.environ.get(FOLDER_VARIABLE) or DEBIAN_FOLDER
@@ -43,8 +43,8 @@ def load(folder: str | Path | None = None) -> Dataset:
 
 @cache
 def bundled() -> Dataset:
-    """The slice that comes with the package: the first 4,000 training images and all 10,000 test images.
+    """Load the bundled slice: the first 4,000 training images and all 10,000 test images.
 
-    Read on the first call and then shared, so do not write into its tensors.
+    It is read once and then shared, so do not modify its tensors.
     """
     return load_idx("Fashion-MNIST (bundled)", BUNDLED_FOLDER, MEAN, STD, _HOW_TO_GET)

@@ -1,4 +1,4 @@
-"""A small language model in the style of GPT: causal self-attention, and one matrix for words in and out."""
+"""A small GPT-style language model: causal self-attention, tied input and output embeddings."""
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from nbquant.models.python_docs import VOCABULARY, WINDOW
 
 
 class Layer(nn.Module):
-    """Attention to the characters before, then two linear layers, each added to what came in."""
+    """Causal self-attention, then two linear layers, each with a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Layer(nn.Module):
         self.down = nn.Linear(4 * width, width)
 
     def forward(self, x: Float[Tensor, "n t width"]) -> Float[Tensor, "n t width"]:
-        """What came in, with what was found added."""
+        """Add attention and feed-forward outputs to the input."""
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(seen.transpose(1, 2).flatten(2))
@@ -31,7 +31,7 @@ class Layer(nn.Module):
 class Gpt(nn.Module):
     """Four layers of width 128 over windows of 128 characters; 826,112 parameters.
 
-    The embedding of characters is also the matrix of the output, and positions are a parameter of the model itself.
+    The character embedding is also the output matrix, and positions are a parameter of the model itself.
 
     Source: Radford et al. 2019 (GPT-2), without dropout.
     """
@@ -47,6 +47,6 @@ class Gpt(nn.Module):
         self.head.weight = self.embedding.weight
 
     def forward(self, text: Int64[Tensor, "n t"]) -> Float[Tensor, "n vocabulary t"]:
-        """Logits of the character that follows each; classes along the second dimension, as cross-entropy has them."""
+        """Compute logits of each next character; classes along the second dimension, as for cross-entropy."""
         x = self.embedding(text) + self.position[: text.shape[1]]
         return self.head(self.norm(self.layers(x))).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""MNIST, and the sets that come in files like its own: images of 28×28 bytes and their classes, in idx files."""
+"""Data sets in MNIST's idx files: images of 28×28 bytes and their classes."""
 
 import gzip
 import math
@@ -24,13 +24,13 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> UInt8[Tensor, "..."]:
 
     Args:
         path: The file.
-        shape: The required size of every dimension; None takes any.
+        shape: Required size of every dimension; None for any.
 
     Returns:
-        The bytes, in the shape that the file's head declares.
+        The bytes, in the shape declared by the file's header.
 
     Raises:
-        ValueError: Not gzip, or not idx of unsigned bytes in this shape, or of another length than declared.
+        ValueError: Not gzip, or not idx of unsigned bytes in this shape, or not of the declared length.
 
     Source: the format is described at the end of https://yann.lecun.com/exdb/mnist/.
     """
@@ -51,7 +51,7 @@ def _read_idx(file: BufferedIOBase, path: Path, shape: tuple[int | None, ...]) -
         )
     head = file.read(4 * len(shape))
     if len(head) < 4 * len(shape):
-        raise ValueError(f"{path} ends inside its head, after {4 + len(head)} bytes: copy or download it again.")
+        raise ValueError(f"{path} ends inside its header, after {4 + len(head)} bytes: copy or download it again.")
     sizes = tuple(int.from_bytes(head[4 * i : 4 * i + 4], "big") for i in range(len(shape)))
     if any(size == 0 or wanted not in (None, size) for size, wanted in zip(sizes, shape, strict=True)):
         wanted_sizes = "×".join("n" if wanted is None else str(wanted) for wanted in shape)
@@ -62,14 +62,14 @@ def _read_idx(file: BufferedIOBase, path: Path, shape: tuple[int | None, ...]) -
     declared = math.prod(sizes)
     if declared > _MOST_BYTES:
         raise ValueError(f"{path} may declare at most {_MOST_BYTES:,} bytes, but declares {declared:,}: it is damaged.")
-    # In chunks, so that memory follows what the file really holds and never what its head claims.
+    # In chunks, so that memory follows the real content and never the header's claim.
     content = bytearray()
     while chunk := file.read(min(_CHUNK, declared + 1 - len(content))):
         content += chunk
     if len(content) != declared:
         came = f"only {len(content):,}" if len(content) < declared else "more"
         raise ValueError(
-            f"{path} declares {declared:,} bytes after its head, but holds {came}: copy or download it again."
+            f"{path} declares {declared:,} bytes after its header, but holds {came}: copy or download it again."
         )
     return torch.frombuffer(content, dtype=torch.uint8).reshape(sizes)
 
@@ -78,16 +78,16 @@ def read_split(folder: Path, split: str, how_to_get: str) -> tuple[UInt8[Tensor,
     """Read the images and classes of one split.
 
     Args:
-        folder: Where ``<split>-images-idx3-ubyte`` and ``<split>-labels-idx1-ubyte`` are, with or without ``.gz``.
+        folder: Folder of ``<split>-images-idx3-ubyte`` and ``<split>-labels-idx1-ubyte``, with or without ``.gz``.
         split: "train" or "t10k" (the test images).
-        how_to_get: What a user who lacks the files is to do.
+        how_to_get: Advice for a user who lacks the files.
 
     Returns:
         Pixels 0 to 255, and classes 0 to 9.
 
     Raises:
-        FileNotFoundError: A file is not there.
-        ValueError: A file is damaged, or the two do not fit together.
+        FileNotFoundError: A missing file.
+        ValueError: A damaged file, or two that do not fit together.
     """
     images = read_idx(_find_file(folder, f"{split}-images-idx3-ubyte", how_to_get), (None, 28, 28))
     labels = read_idx(_find_file(folder, f"{split}-labels-idx1-ubyte", how_to_get), (None,))
@@ -115,23 +115,23 @@ def _find_file(folder: Path, name: str, how_to_get: str) -> Path:
 
 
 def normalise(image: UInt8[Tensor, "n 28 28"], mean: float, std: float) -> Float[Tensor, "n 1 28 28"]:
-    """Pixels as networks want them: (x/255 − mean)/std, with one channel."""
+    """Normalise pixels to (x/255 − mean)/std, with one channel."""
     return image.unsqueeze(1).to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
 def load_idx(name: str, folder: Path, mean: float, std: float, how_to_get: str) -> Dataset:
-    """Load a set from its four idx files.
+    """Load a data set from its four idx files.
 
     Args:
-        name: What it is called.
-        folder: Where the files are.
+        name: Name of the data set.
+        folder: Folder of the files.
         mean: Mean of all training pixels, scaled to [0, 1].
-        std: Their standard deviation.
-        how_to_get: What a user who lacks the files is to do.
+        std: Standard deviation of them.
+        how_to_get: Advice for a user who lacks the files.
 
     Raises:
-        FileNotFoundError: A file is not there.
-        ValueError: A file is damaged.
+        FileNotFoundError: A missing file.
+        ValueError: A damaged file.
     """
     (train_images, train_labels), (test_images, test_labels) = (
         read_split(folder, split, how_to_get) for split in ("train", "t10k")

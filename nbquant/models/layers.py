@@ -1,4 +1,4 @@
-"""Names of a model's layers, and how layers are asked for."""
+"""Layer names, and resolution of requested layers to parameters."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,14 +9,14 @@ from torch import nn
 from nbquant.listed import listed
 
 Layers = str | nn.Module | Iterable[str | nn.Module] | None
-"""Layer or parameter names, globs of them, or modules; one or several; None is all."""
+"""Layer or parameter names, globs of them, or modules; one or several; None for all."""
 
 ROOT_LABEL = "(model)"
-"""Stands for the empty name of the model itself, as a class token or a bare layer has it."""
+"""Label of the model itself as owner of parameters (name ""), such as a class token or a bare layer."""
 
 
 def layer_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules that own parameters, in the model's order; tied parameters belong to the first."""
+    """List the modules that own parameters, in the model's order; tied parameters belong to the first."""
     return tuple(dict.fromkeys(owner(name) for name, _ in model.named_parameters()))
 
 
@@ -26,7 +26,7 @@ def owner(parameter: str) -> str:
 
 
 def layer_label(layer: str) -> str:
-    """How a layer is named where people read it: the model itself, which owns parameters under "", needs a word."""
+    """Label a layer for people: the model itself, whose name is "", needs a word."""
     return layer or ROOT_LABEL
 
 
@@ -37,22 +37,22 @@ def layers_label(layers: Sequence[str]) -> str:
 
 
 def resolve(model: nn.Module, layers: Layers) -> tuple[set[str], set[str]]:
-    """Find the parameters that are asked for.
+    """Resolve requested layers to parameters.
 
     Args:
         model: The model.
-        layers: See :data:`Layers`. A module, by its name or itself, means all parameters below it; a glob is compared
-            with the names of all modules and parameters, case and dots being ordinary characters.
+        layers: See :data:`Layers`. A module, by its name or itself, means all parameters below it; a glob is matched
+            against the names of all modules and parameters, with case and dots as ordinary characters.
 
     Returns:
-        Names of all parameters asked for, and of those among them that were asked for in person: by their own name or
-        as direct parameters of a module that was named without a glob. Tied parameters go by all their names.
+        Names of all requested parameters, and of those among them that were requested explicitly: by their own name or
+        as direct parameters of a module that was named without a glob. Tied parameters are listed under all names.
 
     Raises:
-        TypeError: Something that is neither a name nor a module.
-        ValueError: A name or module that the model does not have, or that has no parameters; or nothing at all.
+        TypeError: Neither a name nor a module.
+        ValueError: A name or module that is not in the model, or without parameters; or nothing requested.
     """
-    # With duplicates, so that the second name of a tied parameter or a shared module is known too.
+    # With duplicates, so that the second name of a tied parameter or a shared module is known, too.
     parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     modules = dict(model.named_modules(remove_duplicate=False))
     if layers is None:
@@ -63,10 +63,10 @@ def resolve(model: nn.Module, layers: Layers) -> tuple[set[str], set[str]]:
 
 
 def resolve_names(parameters: Iterable[str], layers: Layers) -> tuple[set[str], set[str]]:
-    """The same for a checkpoint, of which only the names of its parameters are known.
+    """Resolve requested layers of a checkpoint, of which only parameter names are known.
 
     Raises:
-        TypeError: Something that is not a name; a module is none.
+        TypeError: Not a name, such as a module.
         ValueError: As :func:`resolve`.
     """
     parameters = list(parameters)
@@ -76,7 +76,7 @@ def resolve_names(parameters: Iterable[str], layers: Layers) -> tuple[set[str], 
     for item in _items(layers):
         if isinstance(item, nn.Module):
             raise TypeError(
-                f"layers of a checkpoint must be names or globs, but a {type(item).__name__} came: pass its name."
+                f"layers of a checkpoint must be names or globs, but got a {type(item).__name__}: pass its name."
             )
         items.append(item)
     kinds = {"": "checkpoint"}
@@ -91,7 +91,7 @@ def _items(layers: Layers) -> tuple[str | nn.Module, ...]:
     if isinstance(layers, str | nn.Module):
         return (layers,)
     if not isinstance(layers, Iterable):
-        raise TypeError(f"layers must be names, globs or modules, but a {type(layers).__name__} came: {layers!r}.")
+        raise TypeError(f"layers must be names, globs or modules, but got a {type(layers).__name__}: {layers!r}.")
     items = tuple(layers)
     for item in items:
         if not isinstance(item, str | nn.Module):
@@ -122,7 +122,7 @@ def _resolve(
             asked |= _matching(parameters, kinds, layers, item, where)
     if not asked:
         raise ValueError(
-            f"at least one layer is required, but layers={tuple(items)!r} came: pass None for all, or some of "
+            f"at least one layer is required, but got layers={tuple(items)!r}: pass None for all, or some of "
             f"{listed(layers)}."
         )
     return asked, in_person

@@ -1,4 +1,4 @@
-"""LeNet5 as Caffe defines it."""
+"""LeNet5 as defined by Caffe."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ class LeNet5(nn.Module):
         self.fc2 = nn.Linear(500, 10)
 
     def forward(self, image: Float[Tensor, "n 1 28 28"]) -> Float[Tensor, "n 10"]:
-        """Class logits of normalised images."""
+        """Compute class logits of normalised images."""
         features = functional.max_pool2d(self.conv1(image), 2)
         features = functional.max_pool2d(self.conv2(features), 2)
         return self.fc2(functional.relu(self.fc1(features.flatten(1))))

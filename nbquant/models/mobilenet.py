@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 def _separable(in_channels: int, channels: int, stride: int) -> nn.Sequential:
-    """A 3×3 convolution of each channel by itself, then one across channels, each normalised and rectified."""
+    """A depthwise 3×3 convolution, then a pointwise one, each with batch norm and activation."""
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False),
         nn.BatchNorm2d(in_channels),
@@ -19,7 +19,7 @@ def _separable(in_channels: int, channels: int, stride: int) -> nn.Sequential:
 class MobileNet(nn.Module):
     """One convolution, six separable ones up to 256 channels, one linear layer; 149,354 parameters.
 
-    Source: Howard et al. 2017 (MobileNets, arXiv:1704.04861), with a slope of its own below zero for each channel.
+    Source: Howard et al. 2017 (MobileNets, arXiv:1704.04861), with PReLU activations.
     """
 
     def __init__(self) -> None:
@@ -30,5 +30,5 @@ class MobileNet(nn.Module):
         self.fc = nn.Linear(256, 10)
 
     def forward(self, image: Float[Tensor, "n 1 28 28"]) -> Float[Tensor, "n 10"]:
-        """Class logits of normalised images."""
+        """Compute class logits of normalised images."""
         return self.fc(self.layers(self.stem(image)).mean(dim=(2, 3)))

@@ -1,4 +1,4 @@
-"""Characters of the Python documentation, to train and test small language models on."""
+"""Text of the Python documentation, for training and testing small character models."""
 
 import gzip
 import os
@@ -16,19 +16,19 @@ from nbquant.models.batches import Batches
 from nbquant.models.dataset import Dataset
 
 VOCABULARY = 128
-"""Characters are the bytes of ASCII; any other character is a question mark."""
+"""Vocabulary size: ASCII bytes; any other character becomes a question mark."""
 
 WINDOW = 128
-"""Characters in a sample; the targets are the characters that follow them."""
+"""Characters per sample; the targets are the characters that follow them."""
 
 FOLDER_VARIABLE = "NBQUANT_PYTHON_DOCS"
 DEBIAN_FOLDER = Path("/usr/share/doc/python3.11/html/_sources")
 BUNDLED_FOLDER = Path(__file__).parent / "data"
 PARTS = ("tutorial", "howto", "faq", "reference", "library")
-"""Folders of the documentation's sources that are read."""
+"""Folders of the documentation that are read."""
 
 HELD_OUT = 20
-"""One file in so many, in alphabetical order, is for testing."""
+"""One file in so many, in alphabetical order, is used for testing."""
 
 _AUTHOR = re.compile(r"^ *\.\. \w*author::.*\n", re.MULTILINE)
 _ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
@@ -40,24 +40,24 @@ def load(folder: str | Path | None = None) -> Dataset:
     """Load the sources of the whole documentation, about eight million characters.
 
     Args:
-        folder: Where its sources (``*.rst.txt``) are, in the folders :data:`PARTS`. None takes the folder that the
-            environment variable ``NBQUANT_PYTHON_DOCS`` names, or the one of the Debian package python3.11-doc.
+        folder: Folder of its sources (``*.rst.txt``), in the subfolders :data:`PARTS`. None takes the
+            environment variable ``NBQUANT_PYTHON_DOCS``, or the folder of the Debian package python3.11-doc.
 
     Raises:
-        FileNotFoundError: There are no such files.
-        ValueError: They have too little text for one window to train and one to test on.
+        FileNotFoundError: Missing files.
+        ValueError: Too little text for one training and one test window.
     """
     return _dataset("Python documentation", *_texts(folder))
 
 
 def write_bundle(out: Path, folder: str | Path | None = None, pieces: int = 128, length: int = 4096) -> None:
-    """Write the slice that comes with the package: pieces of the training text evenly apart, and all of the test text.
+    """Write the bundled slice: evenly spaced pieces of the training text, and all of the test text.
 
     Args:
         out: Folder to write to.
         folder: As for :func:`load`.
         pieces: Number of pieces.
-        length: Characters in each.
+        length: Characters per piece.
     """
     train, test = _texts(folder)
     starts = [len(train) * i // pieces for i in range(pieces)]
@@ -84,24 +84,24 @@ def _texts(folder: str | Path | None) -> tuple[UInt8[Tensor, " n"], UInt8[Tensor
 
 @cache
 def bundled() -> Dataset:
-    """Load the slice that comes with the package: pieces of the training text, and all of the test text.
+    """Load the bundled slice: pieces of the training text, and all of the test text.
 
-    It is read once and then shared, so do not write into its tensors.
+    It is read once and then shared, so do not modify its tensors.
 
     Raises:
-        ValueError: A file is damaged.
+        ValueError: A damaged file.
     """
     train, test = (_unpacked(BUNDLED_FOLDER / f"python-docs-{split}.txt.gz") for split in ("train", "test"))
     return _dataset("Python documentation (bundled)", train, test)
 
 
 def characters(text: str) -> UInt8[Tensor, " n"]:
-    """Turn text into the tokens of the model."""
+    """Convert text to the tokens of the model."""
     return torch.from_numpy(np.frombuffer(text.encode("ascii", "replace"), np.uint8).copy())
 
 
 def _joined(paths: list[Path]) -> UInt8[Tensor, " n"]:
-    """Texts one after the other, without lines that name their authors and without addresses."""
+    """Concatenate texts, without author lines and addresses."""
     text = "\n\n".join(path.read_text(encoding="utf-8") for path in paths)
     return characters(_ADDRESS.sub("someone@example.org", _AUTHOR.sub("", text)))
 

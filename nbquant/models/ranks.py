@@ -1,4 +1,4 @@
-"""Models whose parameters are spread over the ranks of ``torch.distributed``, as FSDP2 does with DTensors."""
+"""Models sharded over the ranks of ``torch.distributed``, as by FSDP2 with DTensors."""
 
 import sys
 from collections.abc import Mapping
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 
 def is_spread(values: Tensor) -> "TypeGuard[DTensor]":
-    """Whether it is a DTensor; those there can be only where their module is loaded, which takes half a second."""
+    """Whether it is a DTensor; avoids importing their module, which takes half a second."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(values, module.DTensor)
 
 
 def local_part(name: str, values: Tensor) -> Tensor:
-    """What this rank holds of a tensor; the tensor itself where it is not spread.
+    """Get this rank's part of a tensor, or the tensor itself if it is not sharded.
 
     Raises:
-        ValueError: Ranks hold summands of it, or a mesh of other ranks than the default group's.
+        ValueError: Ranks hold partial sums of it, or a mesh other than the default group's.
     """
     if not is_spread(values):
         return values
     if any(placement.is_partial() for placement in values.placements):
         raise ValueError(
-            f"shards or copies are required, but ranks hold summands of {name!r}: redistribute it to Shard or "
+            f"shards or copies are required, but ranks hold partial sums of {name!r}: redistribute it to Shard or "
             "Replicate."
         )
     if values.device_mesh.size() != dist.get_world_size():
@@ -48,7 +48,7 @@ def local_part(name: str, values: Tensor) -> Tensor:
 
 
 def part_like(values: Tensor, parameter: Tensor) -> Tensor:
-    """That part of whole values that lies where this rank's part of a parameter does; no communication."""
+    """Cut the part that corresponds to this rank's part of a parameter out of a whole tensor; no communication."""
     if not is_spread(parameter) or is_spread(values) or values.shape != parameter.shape:
         return values
     from torch.distributed.tensor import distribute_tensor
@@ -59,7 +59,7 @@ def part_like(values: Tensor, parameter: Tensor) -> Tensor:
 
 
 def shards_of(tensors: Mapping[str, Tensor]) -> Shards | None:
-    """How ranks share tensors; None if none of them is spread."""
+    """Describe how ranks share tensors; None if none of them is sharded."""
     if not any(map(is_spread, tensors.values())):
         return None
     return Shards(
@@ -70,7 +70,7 @@ def shards_of(tensors: Mapping[str, Tensor]) -> Shards | None:
 
 
 def gather(values: Array) -> Array:
-    """The arrays of all ranks, stacked; see :class:`~nbquant.quantization.shards.Shards`."""
+    """Gather the arrays of all ranks, stacked; see :class:`~nbquant.quantization.shards.Shards`."""
     ranks = dist.get_world_size()
     if not values.size:
         return np.zeros((ranks, *values.shape), values.dtype)
@@ -82,7 +82,7 @@ def gather(values: Array) -> Array:
 
 
 def _is_copy(values: Tensor) -> bool:
-    """Whether another rank holds the same, and counts it: the first along each dimension of the mesh does."""
+    """Whether another rank holds the same part and counts it: the first one along each dimension of the mesh."""
     if not is_spread(values):
         return dist.get_rank() != 0
     coordinate = values.device_mesh.get_coordinate()
@@ -91,14 +91,14 @@ def _is_copy(values: Tensor) -> bool:
 
 
 def gather_quantized(quantized: Quantized, model: nn.Module) -> Quantized:
-    """The whole of a quantization of which every rank holds a shard, to be saved or applied; called by all ranks.
+    """Gather a quantization of which every rank holds a shard, to be saved or applied; called by all ranks.
 
     Args:
-        quantized: What was fitted to a selection of shards.
-        model: The model that was selected from, spread as it was.
+        quantized: Fitted to a selection of shards.
+        model: The model selected from, sharded as before.
 
     Raises:
-        ValueError: It is whole already, or the model is another.
+        ValueError: It is already whole, or the model is another one.
     """
     if quantized.shards is None:
         raise ValueError("a quantization of shards is required, but this one is whole: use it as it is.")
@@ -106,7 +106,7 @@ def gather_quantized(quantized: Quantized, model: nn.Module) -> Quantized:
     tensors = {name: _whole(tensor, parameters[name]) for name, tensor in quantized.tensors.items()}
     ledger = dict(quantized.ledger)
     if quantized.pruned:
-        # Positions of a whole tensor are one stream, not one a shard.
+        # Positions of a whole tensor are one stream, not one per shard.
         positions = position_ledger([tensor_gaps((t.assignment >= 0).to(torch.int8)) for t in tensors.values()])
         ledger |= {part: bits for part, bits in positions.items() if part.startswith("position")}
     return replace(quantized, tensors=tensors, ledger=Ledger(ledger), shards=None)

@@ -1,4 +1,4 @@
-"""Residual networks for small images, without parameters in their shortcuts."""
+"""Residual networks for small images, with parameter-free shortcuts."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from nbquant.models.fashion_mnist import BLACK
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions beside a shortcut that has no parameters (option A of He et al. 2015, arXiv:1512.03385)."""
+    """Two 3×3 convolutions with a parameter-free shortcut (option A of He et al. 2015, arXiv:1512.03385)."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -20,10 +20,10 @@ class Block(nn.Module):
         self.new_channels = channels - in_channels
 
     def forward(self, image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
-        """Sum of both paths, rectified."""
+        """Add both paths and apply the ReLU."""
         residual = functional.relu(self.bn1(self.conv1(image)))
         residual = self.bn2(self.conv2(residual))
-        # Option A: every second pixel, and zeros for the channels that the input does not have, half on either side.
+        # Option A: every second pixel, and zeros for the additional channels, half on either side.
         before = self.new_channels // 2
         shortcut = functional.pad(
             image[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.new_channels - before)
@@ -42,7 +42,7 @@ class ResNet8(nn.Module):
         self.fc = nn.Linear(64, 10)
 
     def forward(self, image: Float[Tensor, "n 1 28 28"]) -> Float[Tensor, "n 10"]:
-        """Class logits of normalised images, which are padded to 32×32 with the background's black."""
+        """Compute class logits of normalised images, padded to 32×32 with the background's black."""
         image = functional.pad(image, (2, 2, 2, 2), value=BLACK)
         features = functional.relu(self.bn1(self.conv1(image)))
         return self.fc(self.layers(features).mean(dim=(2, 3)))

@@ -1,4 +1,4 @@
-"""Choose the tensors of a model that are to be quantized."""
+"""Selection of the tensors of a model or checkpoint that are to be quantized."""
 
 import os
 import warnings
@@ -31,7 +31,7 @@ from nbquant.quantization.workers import Workers
 from nbquant.tensorfile import FLOATS, FileSlice
 
 Sensitivities = Mapping[str, Float[Tensor, "..."]] | str | os.PathLike[str]
-"""By parameter name, or the path of a checkpoint that holds them."""
+"""Sensitivities by parameter name, or the path of a checkpoint with them."""
 
 
 def select(
@@ -43,40 +43,40 @@ def select(
 ) -> Selection:
     """Select weights of a model, with their sensitivities.
 
-    The weights are not copied: the selection sees later changes of the model. A checkpoint is not read but mapped, so
-    that it may be larger than memory; what its tensors hold is checked when their histograms are made. They are there
-    to be read: what is written to them stays in memory, and is noticed only if torch counts it, as it does not through
-    ``.data``. The file must not be shortened while it is in use: replace it instead of writing into it.
+    The weights are not copied: the selection sees later changes of the model. A checkpoint is mapped rather than read,
+    so it may be larger than memory; its values are checked when their histograms are made. Treat mapped tensors as
+    read-only: writes stay in memory, and are noticed only if torch counts them, which it does not through
+    ``.data``. Do not truncate the file while it is in use: replace it instead of writing into it.
 
     Args:
         source: A module, in which tied parameters are one, under their first name; or the path of a checkpoint: a
             ``.safetensors`` file, the ``.safetensors.index.json`` of several, or a folder with one of these.
         sensitivity: Hessian diagonal h [loss/weight²], non-negative, by parameter name, as
             :func:`nbquant.sensitivity` returns; it may hold more than is selected. Or the path of a safetensors
-            checkpoint that holds it, as :func:`nbquant.save_sensitivity` writes; it is mapped too.
-        layers: What to select: layer names ("fc1"; a container's name means all below it), parameter names
-            ("fc1.weight"), globs of either ("conv*"), or modules of the model; one or several. None is all.
-        calibration: What :func:`nbquant.calibrate` returned, for the method "feedback".
-        executor: A ``dask.distributed.Client`` whose workers are to sweep over a checkpoint, one task a file of it;
-            all of them must find its files under the same paths. None is this process.
+            file written by :func:`nbquant.save_sensitivity`; it is mapped, too.
+        layers: Layers to select: layer names ("fc1"; a container's name means all below it), parameter names
+            ("fc1.weight"), globs of either ("conv*"), or modules of the model; one or several. None for all.
+        calibration: Result of :func:`nbquant.calibrate`, for the method "feedback".
+        executor: A ``dask.distributed.Client`` whose workers sweep over a checkpoint, one task per file;
+            all workers must find its files under the same paths. None for this process.
 
-    Where parameters are spread over ranks as DTensors (FSDP2), each rank selects its own parts, without communication;
-    what is fitted to them then is what one process would fit, see :class:`nbquant.quantization.shards.Shards`.
+    If parameters are sharded over ranks as DTensors (FSDP2), each rank selects its own parts, without communication;
+    fits to them equal those of one process, see :class:`nbquant.quantization.shards.Shards`.
 
     Returns:
-        The floating-point parameters asked for, in the order of the model, file or index; all else is counted as
-        unselected, with those buffers that the model's state holds. In a checkpoint the running statistics of batch
-        norms are known as buffers by their names, and what belongs to quantized weights by the names in
-        :mod:`nbquant.formats.packed`. Weights that were asked for but are quantized already are in ``left_out``, and a
-        warning says what part of the model they are.
+        The requested floating-point parameters, in the order of the model, file or index; the others count as
+        unselected, with the buffers in the model's state. In a checkpoint, the running statistics of batch
+        norms are recognised as buffers by name, and components of quantized weights by the names in
+        :mod:`nbquant.formats.packed`. Requested weights that are already quantized are in ``left_out``, and a
+        warning states their share of the model.
 
     Raises:
         ValueError: An unknown or empty selection, a module that another library has quantized, a parameter that cannot
             be quantized or that ``torch.nn.utils.prune`` masks, weights or sensitivities that are not finite,
             sensitivities that are missing, negative, all zero or of another shape, weights on several devices, or
             damaged files.
-        TypeError: Arguments of other types than these.
-        OSError: Files that are not there or cannot be read.
+        TypeError: Arguments of other types.
+        OSError: Files that do not exist or cannot be read.
     """
     if not isinstance(source, nn.Module | str | os.PathLike):
         raise TypeError(
@@ -85,7 +85,7 @@ def select(
     if sensitivity is not None and not isinstance(sensitivity, Mapping | str | os.PathLike):
         raise TypeError(
             "sensitivity must map parameter names to tensors or be the path of a safetensors file, but a "
-            f"{type(sensitivity).__name__} came: pass what nbquant.sensitivity(model, …) returned."
+            f"{type(sensitivity).__name__} came: pass the result of nbquant.sensitivity(model, …)."
         )
     if executor is not None and not hasattr(executor, "submit"):
         raise TypeError(f"executor must be a dask.distributed.Client or None, but a {type(executor).__name__} came.")
@@ -180,7 +180,7 @@ def _select_of_checkpoint(checkpoint: Checkpoint, sensitivity: Sensitivities | N
 
 
 def _left_out(weights: Mapping[str, tuple[str, int]], quantizable: int) -> LeftOut | None:
-    """Types and numbers of the weights that cannot be quantized, beside so many that can."""
+    """Types and numbers of the weights that cannot be quantized, relative to all weights."""
     if not weights:
         return None
     count = sum(count for _, count in weights.values())
@@ -191,9 +191,9 @@ def _left_out(weights: Mapping[str, tuple[str, int]], quantizable: int) -> LeftO
 def _warn(left_out: LeftOut | None, names: Iterable[str]) -> None:
     if left_out is not None:
         warnings.warn(
-            f"{left_out} will stay as they are ({listed(names, 3)}), as they are quantized already or of a type that "
+            f"{left_out} will stay unchanged ({listed(names, 3)}), as they are already quantized or of a type that "
             "cannot be. The ratio of the whole model counts them, that of the selection does not. To quantize them, "
-            "start from the model as it was before, or dequantize it first.",
+            "start from the unquantized model, or dequantize it first.",
             stacklevel=4,
         )
 
@@ -211,7 +211,7 @@ def _record(sensitivity: Sensitivities | None) -> SensitivityRecord | None:
     if sensitivity is None:
         return None
     if isinstance(sensitivity, Mapping):
-        # What estimators return says so; a plain mapping does not.
+        # Results of estimators have a record; a plain mapping does not.
         return getattr(sensitivity, "record", None) or SensitivityRecord()
     said = next(iter(Checkpoint.open(sensitivity).files.values())).metadata
     try:
@@ -229,7 +229,7 @@ def _aliases(model: nn.Module) -> dict[int, list[str]]:
 
 
 def _unselected(model: nn.Module, selected: set[str]) -> tuple[int, int]:
-    """Bits of what is stored beside the selection, and the number of parameters in it."""
+    """Bits of the unselected tensors, and the number of parameters in them."""
     parameters = [parameter for name, parameter in model.named_parameters() if name not in selected]
     # A buffer registered with persistent=False is computed, not stored: it is in no file.
     stored = model.state_dict(keep_vars=True).keys()
@@ -261,10 +261,10 @@ def _with_sensitivity(
         h, source = (given[key], None) if stored is None else _mapped(stored, key, t.name)
         if spread is not None:
             h, source = local_part(t.name, part_like(h, spread[t.name])), None
-        # Both on disk: no entry is looked at here.
+        # Both on disk: no entry is read here.
         check = fitting_sensitivity if t.weight_source and source else checked_sensitivity
         result.append(replace(t, sensitivity=check(h, t.weight, t.name), sensitivity_source=source))
-    # On disk no entry is looked at here, and of shards another rank may have those that are not zero.
+    # On disk no entry is read here, and with shards the non-zero entries may be on another rank.
     if spread is None and not all(t.weight_source and t.sensitivity_source for t in result):
         require_positive_somewhere([t.sensitivity for t in result if t.sensitivity is not None])
     return result
@@ -275,7 +275,7 @@ def _mapped(stored: Checkpoint, key: str, name: str) -> tuple[Float[Tensor, "...
     if entry.dtype not in FLOATS:
         raise ValueError(
             f"sensitivity of {name!r} must be floating-point, but is {entry.dtype} in {str(stored.path)!r}: "
-            "pass the file that nbquant.save_sensitivity wrote."
+            "pass a file written by nbquant.save_sensitivity."
         )
     return stored.tensor(key), entry.source
 
@@ -284,7 +284,7 @@ def _require_any(chosen: Sequence[SelectedTensor], layers: Layers, where: str, l
     if sum(tensor.weight.numel() for tensor in chosen) == 0:
         came = f"{where} has none" if layers is None else f"layers={layers!r} has none"
         if left_out is not None:
-            came += f", but {left_out}, which are quantized already or of a type that cannot be quantized"
+            came += f", but {left_out}, which are already quantized or of a type that cannot be quantized"
         raise ValueError(f"at least one weight in {dtype_names()} is required, but {came}: choose other layers.")
 
 
@@ -293,7 +293,7 @@ def _require_one_device(chosen: Sequence[SelectedTensor]) -> None:
     if len(devices) > 1:
         raise ValueError(
             f"the weights of a selection must be on one device, but are on {', '.join(devices)}: "
-            "select them apart, or move the model."
+            "select them separately, or move the model."
         )
 
 

@@ -1,4 +1,4 @@
-"""The bundled networks (``python -m nbquant.pipeline.train`` makes such files)."""
+"""The bundled networks (trained by ``python -m nbquant.pipeline.train``)."""
 
 import difflib
 from collections.abc import Callable
@@ -20,14 +20,14 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 @dataclass(frozen=True)
 class Network:
-    """A bundled network, and how it was trained.
+    """A bundled network and its training settings.
 
     Attributes:
-        make: Makes it, with random weights.
-        bundled: Loads the data that come with the package.
-        load: Loads all of the data, from a folder.
+        make: Makes the network with random weights.
+        bundled: Loads the bundled data.
+        load: Loads the full data, from a folder.
         epochs: Passes over the training samples.
-        batch_size: Samples in a batch.
+        batch_size: Samples per batch.
     """
 
     make: Callable[[], nn.Module]
@@ -47,7 +47,7 @@ NETWORKS: dict[str, Network] = {
 
 
 def names() -> tuple[str, ...]:
-    """Names of the bundled networks, for :func:`load`."""
+    """List the names of the bundled networks, for :func:`load`."""
     return tuple(NETWORKS)
 
 
@@ -65,12 +65,12 @@ def load(name: str) -> tuple[nn.Module, Dataset]:
     ======================= ========== ============================================= ================================
 
     Args:
-        name: One of these; the first four classify the images of Fashion-MNIST, the last predicts the next character
-            of the Python documentation.
+        name: One of these; the first four classify the images of Fashion-MNIST, the last one predicts the next
+            character of the Python documentation.
 
     Returns:
-        The trained network, on the CPU and in eval mode, new at each call; and the bundled slice of its data, shared
-        by all calls.
+        The trained network, on the CPU and in eval mode, a new copy at each call; and the bundled slice of its data,
+        shared by all calls.
 
     Raises:
         ValueError: An unknown name.

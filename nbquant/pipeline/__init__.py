@@ -1,1 +1,1 @@
-"""What changes the model: prune, fine-tune."""
+"""Training steps: pruning, fine-tuning of codebooks, and training of the bundled networks."""

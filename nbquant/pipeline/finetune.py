@@ -1,4 +1,4 @@
-"""Fine-tune the values of a codebook; which weight has which value stays."""
+"""Fine-tuning of codebook values, with fixed assignments."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -29,20 +29,20 @@ from nbquant.required import MODULE, QUANTIZED, require
 
 Gradient = Literal["mean", "sum"]
 LEARNING_RATE = 0.03
-"""Of the mean gradient; that of the sum is divided by the mean number of members."""
+"""Learning rate for the mean gradient; for the sum it is divided by the mean cluster size."""
 
 MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """How good the network is after an epoch.
+    """Losses and accuracy after an epoch.
 
     Attributes:
-        epoch: Its number; 0 is before the first.
-        train_loss: Mean loss during the epoch [loss/sample]; None before the first.
-        validation_loss: Mean loss after it on the validation batches; None without.
-        validation_accuracy: Accuracy on them; None without, or if the network does not classify.
+        epoch: Index; 0 is before the first.
+        train_loss: Mean loss during the epoch [loss/sample]; None for index 0.
+        validation_loss: Mean loss on the validation batches after it; None without validation.
+        validation_accuracy: Accuracy on them; None without validation, or if the network does not classify.
     """
 
     epoch: int
@@ -57,8 +57,8 @@ class FineTuned:
 
     Attributes:
         quantized: The selection with the values of epoch ``kept``.
-        kept: Epoch whose values these are; 0 if none was better than the values there were.
-        history: One record an epoch, the first of before.
+        kept: Epoch of these values; 0 if no epoch improved on the initial ones.
+        history: One record per epoch, with epoch 0 for the initial values.
         step_loss: Mean loss of each training batch, before its step.
     """
 
@@ -68,7 +68,7 @@ class FineTuned:
     step_loss: tuple[float, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an epoch: ``epoch``, ``train_loss``, ``validation_loss``, ``validation_accuracy``, ``kept``."""
+        """Tabulate the epochs: ``epoch``, ``train_loss``, ``validation_loss``, ``validation_accuracy``, ``kept``."""
         frame = pd.DataFrame([asdict(epoch) for epoch in self.history])
         for column in ("train_loss", "validation_loss", "validation_accuracy"):
             frame[column] = frame[column].astype(float)
@@ -93,44 +93,44 @@ def finetune(
     seed: int = 0,
     progress: Progress = True,
 ) -> FineTuned:
-    """Train the reconstruction values of a quantized network, each shared by all members of its cluster.
+    """Train the reconstruction values of a quantized network, each shared by all weights of its cluster.
 
-    Assignments stay, pruned weights and values that are exactly zero stay zero, and everything else of the model stays
-    as it is. Batch norms, and all else that holds buffers, run in eval mode: their statistics are stored as they were,
-    so values must be fitted to these. Everything else, as dropout, is in training mode. Values move in float32 or
-    wider; each forward pass sees them rounded to the dtype in which they are stored. The values of "trellis" and
-    "feedback" lie on grids that their codes make use of; once they move off them, the same clusters take more bits.
+    Assignments are fixed; pruned weights and values that are exactly zero stay zero, and the rest of the model is
+    unchanged. Batch norms, and all other modules with buffers, run in eval mode: their statistics are stored unchanged,
+    so values must be fitted to them. Everything else, such as dropout, is in training mode. Values are trained in
+    float32 or wider; each forward pass uses them rounded to the stored dtype. The values of "trellis" and
+    "feedback" lie on grids that their codes exploit; off these grids the same clusters take more bits.
 
     Args:
-        quantized: What :func:`nbquant.fit` returned.
-        model: The model selected from; it is copied, and stays as it is.
-        batches: (inputs, targets), as for :func:`nbquant.evaluate`; gone through once an epoch. The package's own
-            ``Batches`` are shuffled each time, anything else is taken in the order it comes in.
-        epochs: How often.
-        gradient: What moves a value: the mean over its members' gradients or their sum. The mean is what becomes of a
-            step on the weights when it is averaged over each cluster; rates of learning are then those of the
-            network. The sum is the derivative of the loss with respect to the value, and larger by the number of
-            members.
-        optimizer: From parameters, and ``lr`` if given, to a torch optimizer, as ``torch.optim.SGD`` or
-            ``lambda p: torch.optim.AdamW(p, lr=1e-4, weight_decay=0)``; or to one and its learning-rate schedule,
-            stepped after each batch. None is SGD with momentum 0.9 and a rate that falls linearly to zero (where the
-            number of batches is known).
-        lr: Learning rate; None leaves it to the optimizer, and is 0.03 where that is None too (divided by the mean
-            number of members for ``gradient="sum"``).
+        quantized: Result of :func:`nbquant.fit`.
+        model: The model selected from; copied, not changed.
+        batches: (inputs, targets), as for :func:`nbquant.evaluate`; iterated once per epoch. The package's own
+            ``Batches`` are shuffled each time, anything else keeps its order.
+        epochs: Number of epochs.
+        gradient: Gradient of a value: the mean over the gradients of its weights, or their sum. The mean corresponds to
+            a step on the weights, averaged over each cluster; learning rates are then those of the
+            network. The sum is the derivative of the loss with respect to the value, larger by the number of
+            weights.
+        optimizer: Makes a torch optimizer from parameters, and ``lr`` if given, such as ``torch.optim.SGD`` or
+            ``lambda p: torch.optim.AdamW(p, lr=1e-4, weight_decay=0)``; or an optimizer and its learning-rate schedule,
+            stepped after each batch. None is SGD with momentum 0.9 and a learning rate that falls linearly to zero (if
+            the number of batches is known).
+        lr: Learning rate; None leaves it to the optimizer, or is 0.03 for the default one (divided by the mean
+            cluster size for ``gradient="sum"``).
         loss: As for :func:`nbquant.evaluate`; must be differentiable.
         validation: Batches to evaluate on before the first epoch and after each.
-        keep_best: Keep the values of the epoch of least validation loss, or of greatest accuracy; True is "loss". What
-            was before counts as epoch 0.
-        seed: Of the order of the samples, and of whatever else draws torch's random numbers, as dropout or a
+        keep_best: Keep the values of the epoch of least validation loss, or of greatest accuracy; True is "loss". The
+            initial values count as epoch 0.
+        seed: Seed of the order of the samples, and of torch's random numbers used by dropout or a
             DataLoader. The same seed gives the same values on the same machine (on a GPU as far as its kernels do);
-            random numbers elsewhere go on as if nothing had been.
-        progress: See :data:`nbquant.progress.Progress`; counts steps. Cancelling changes nothing.
+            the global random state is restored.
+        progress: See :data:`nbquant.progress.Progress`; counts steps. After cancelling nothing has changed.
 
     Returns:
-        New values in a new selection, the losses on the way, and which epoch's values they are.
+        New values in a new selection, the losses, and the epoch of the values.
 
     Raises:
-        ValueError: A model that does not fit, nothing to train or to train on, a loss that does not stay finite, an
+        ValueError: A model that does not fit, nothing to train or to train on, a loss that becomes infinite or NaN, an
             iterator where batches are needed more than once, or arguments out of range.
         TypeError: Arguments or batches of other types.
         Cancelled: By ``progress``.
@@ -190,7 +190,7 @@ def finetune(
 
 
 def _default(lr: float, steps: int | None) -> MakeOptimizer:
-    """Momentum, and a rate that falls to zero, so that no noise of the last batches stays in the values."""
+    """Momentum, and a learning rate that falls to zero, so that the values average out batch noise."""
 
     def make(parameters: Iterable[nn.Parameter]) -> tuple[torch.optim.Optimizer, LRScheduler]:
         optimizer = torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM)

@@ -1,4 +1,4 @@
-"""The one training loop: batches in a reproducible order, losses that are checked, progress that can cancel."""
+"""The training loop: reproducible order of batches, checked losses, progress and cancellation."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ from nbquant.nested import call
 from nbquant.progress import Progress, track
 
 MakeOptimizer = Callable[..., Optimizer | tuple[Optimizer, LRScheduler]]
-"""From parameters, and ``lr`` where it is given, to an optimizer; or to it and a schedule that steps with it."""
+"""Makes an optimizer, or an optimizer and its schedule, from parameters, and ``lr`` where it is given."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Losses:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What is trained, how, and on what.
+    """Settings of a training run.
 
     Attributes:
-        model: In the modes it is to be trained in.
-        batches: Pairs (inputs, targets); :class:`Batches` are shuffled anew each epoch, anything else is taken as it
-            comes.
-        optimizer: Of the parameters that move.
-        schedule: Of its learning rate, a step a batch; None keeps it.
-        loss: ``loss(output, target)``, the mean over a batch; None is cross-entropy.
+        model: The model, already in the modes for training.
+        batches: Pairs (inputs, targets); :class:`Batches` are shuffled anew each epoch, anything else keeps its
+            order.
+        optimizer: Optimizer of the trained parameters.
+        schedule: Learning-rate schedule, stepped after each batch; None for a constant rate.
+        loss: ``loss(output, target)``, the mean over a batch; None for cross-entropy.
         prepare: Called before each forward pass and after the last step of an epoch.
         gather: Called after each backward pass.
     """
@@ -62,7 +62,7 @@ class Training:
         """Train for some epochs; yields after each.
 
         Args:
-            times: How many.
+            times: Number of epochs.
             ticks: Advanced before each step; may raise to cancel.
 
         Raises:
@@ -79,7 +79,7 @@ class Training:
                 if count == 0:
                     continue
                 value, mass = self._step(inputs, target, count)
-                if not mass:  # no label counts
+                if not mass:  # all labels are ignored
                     continue
                 if not math.isfinite(value):
                     rates = ", ".join(f"{group['lr']:g}" for group in self.optimizer.param_groups)
@@ -91,17 +91,17 @@ class Training:
                 total, counted = total + mass * value, counted + mass
             if not steps:
                 raise ValueError(
-                    f"at least one batch of one sample is required, but none came in epoch {epoch}: an iterator that "
-                    "was gone through before is empty, so pass a list or a DataLoader."
+                    f"at least one batch of one sample is required, but epoch {epoch} has none: an iterator that "
+                    "was used before is empty, so pass a list or a DataLoader."
                 )
             self.prepare()
             yield Losses(tuple(steps), total / counted)
 
     def _step(self, inputs: Any, target: Any, count: int) -> tuple[float, float]:
-        """The loss of a batch before its step, and the number it counts by."""
+        """The loss of a batch before its step, and the number of terms it averages."""
         seen: list[tuple[float, float]] = []
 
-        # Some optimizers, as LBFGS, look at the loss several times a step.
+        # Some optimizers, such as LBFGS, evaluate the loss several times per step.
         def closure() -> Tensor:
             self.optimizer.zero_grad()
             self.prepare()
@@ -112,7 +112,7 @@ class Training:
                 return value.detach()
             if not value.requires_grad:
                 raise ValueError(
-                    "loss must return one number a batch that depends on the output by torch's operations, but "
+                    "loss must return one number per batch that depends on the output by torch's operations, but "
                     f"returned {float(value):g} without a gradient: leave it a tensor."
                 )
             value.backward()
@@ -128,10 +128,10 @@ class Training:
 def made(
     optimizer: MakeOptimizer, lr: float | None, parameters: Iterable[nn.Parameter]
 ) -> tuple[Optimizer, LRScheduler | None]:
-    """The optimizer, and its schedule if it comes with one.
+    """Make the optimizer, and its schedule if there is one.
 
     Raises:
-        TypeError: Neither came.
+        TypeError: Neither was returned.
     """
     result = optimizer(list(parameters)) if lr is None else optimizer(list(parameters), lr=lr)
     made, schedule = result if isinstance(result, tuple) else (result, None)
@@ -145,7 +145,7 @@ def made(
 
 @contextmanager
 def seeded(model: nn.Module, seed: int) -> Iterator[None]:
-    """Torch's random numbers from ``seed`` on the CPU and the model's devices; afterwards they go on as before."""
+    """Seed torch's random numbers on the CPU and the model's devices; the previous state is restored afterwards."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     devices = sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
@@ -157,7 +157,7 @@ def seeded(model: nn.Module, seed: int) -> Iterator[None]:
 
 @contextmanager
 def ticking(steps: int | None, description: str, progress: Progress) -> Iterator[Iterator[object]]:
-    """A tick for each of ``steps`` steps (None: nobody knows how many); those that were not needed pass at the end."""
+    """Tick for each of ``steps`` steps (None: unknown number); unused ticks pass at the end."""
     ticks = track(range(steps) if steps is not None else itertools.count(), description, progress)
     try:
         yield ticks
@@ -175,7 +175,7 @@ def evaluated(
     ticks: Iterator[object],
     reference: nn.Module | None = None,
 ) -> Evaluation:
-    """As :func:`nbquant.evaluate`, each batch being one of the ticks."""
+    """Evaluate as :func:`nbquant.evaluate`, with one tick per batch."""
 
     def tick(done: int, _: int | None) -> None:
         if done:
@@ -185,7 +185,7 @@ def evaluated(
 
 
 def steps_of(*passes: tuple[Iterable[tuple[Any, Any]] | None, int]) -> int | None:
-    """Number of batches in so many passes through each, where all know their lengths."""
+    """Count the batches in so many passes through each, if all have lengths."""
     try:
         return sum(times * len(batches) for batches, times in passes if batches is not None)  # type: ignore[arg-type, misc]
     except TypeError:
@@ -193,23 +193,23 @@ def steps_of(*passes: tuple[Iterable[tuple[Any, Any]] | None, int]) -> int | Non
 
 
 def require_repeatable(batches: object, name: str, times: int) -> None:
-    """Refuse an iterator where it is gone through more than once.
+    """Refuse an iterator that would be used more than once.
 
     Raises:
         ValueError: It is one.
-        TypeError: Nothing that can be gone through.
+        TypeError: Not iterable.
     """
     if not isinstance(batches, Iterable):
         raise TypeError(f"{name} must yield pairs (inputs, targets), but is a {type(batches).__name__}.")
     if times > 1 and isinstance(batches, Iterator):
         raise ValueError(
-            f"{name} is gone through {times} times, but is an iterator, which is empty after the first: pass a list "
+            f"{name} is iterated {times} times, but is an iterator, which is empty after the first: pass a list "
             "or a DataLoader."
         )
 
 
 def require_count(name: str, value: object) -> None:
-    """Refuse what is not a whole number of at least one.
+    """Require a whole number of at least one.
 
     Raises:
         TypeError: Not a whole number.

@@ -1,4 +1,4 @@
-"""Prune by magnitude, at once or step by step with training between."""
+"""Magnitude pruning, at once or in steps with training in between."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -37,17 +37,17 @@ LEARNING_RATE = 1e-3
 
 @dataclass(frozen=True)
 class PruneRecord:
-    """How good the network is at a point on the way.
+    """State of the network at one point of pruning.
 
     Attributes:
-        step: Number of the pruning; 0 is before the first.
-        epoch: Epochs of training since then.
-        density: Part of the prunable weights that is not pruned.
-        train_loss: Mean loss during the epoch [loss/sample]; None where there was none.
-        test_loss: Mean loss on the test batches; None without.
-        test_accuracy: Accuracy on them; None without, or if the network does not classify.
+        step: Index of the pruning step; 0 is before the first.
+        epoch: Number of training epochs since then.
+        density: Share of the prunable weights that is not pruned.
+        train_loss: Mean loss during the epoch [loss/sample]; None without training.
+        test_loss: Mean loss on the test batches; None without test.
+        test_accuracy: Accuracy on them; None without test, or if the network does not classify.
         kl_mean: Mean Kullback-Leibler divergence from the model's predictions on them [nat/label]; None likewise.
-        agreement: Part of the labels predicted as by the model; None likewise.
+        agreement: Share of labels predicted as by the model; None likewise.
         accuracy_error: Standard error of the change in accuracy, on the same labels; None likewise.
     """
 
@@ -68,8 +68,8 @@ class Pruned:
 
     Attributes:
         model: The network; pruned weights are exactly zero.
-        masks: Parameter name to True for what was kept; tied parameters once, under their first name.
-        history: Records of the way, the first of before.
+        masks: Parameter name to mask, True for kept weights; tied parameters once, under their first name.
+        history: Records of all points, the first before pruning.
     """
 
     model: nn.Module
@@ -78,11 +78,11 @@ class Pruned:
 
     @property
     def density(self) -> float:
-        """Part of the prunable weights that was kept."""
+        """Share of the prunable weights that was kept."""
         return _density(self.masks)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a record, with the attributes of :class:`PruneRecord` as columns."""
+        """Tabulate the records, with the attributes of :class:`PruneRecord` as columns."""
         frame = pd.DataFrame([asdict(record) for record in self.history])
         return frame.astype({column: float for column in frame.columns if column not in ("step", "epoch")})
 
@@ -117,33 +117,34 @@ def prune(
     seed: int = 0,
     progress: Progress = True,
 ) -> Pruned:
-    """Set the weights of least magnitude to zero; with batches, train what is left.
+    """Set the weights of least magnitude to zero; with batches, train the others.
 
-    Zeros that are there already count as pruned. Of weights of equal magnitude the first ones, in the model's order,
+    Existing zeros count as pruned. Of weights of equal magnitude the first ones, in the model's order,
     are kept, so that the number is exact: ``round(density · count)``, and at least one.
 
     Args:
-        model: Any module; it is copied, and stays as it is.
-        density: Part of the prunable weights to keep, in (0, 1]; or one for each layer, by the name of a layer or
-            parameter or a glob of them, what is not named being left alone.
-        batches: (inputs, targets) to train on, as for :func:`nbquant.finetune`. Without, weights are only set to zero.
-        layers: What to prune, as in :func:`nbquant.select`. Of the parameters of a layer those with two axes or more:
-            biases and norms are few, each moves a whole channel, and their magnitudes do not compare with those of
-            weights; to prune one name it by its full name. None is all layers.
-        scope: "global" compares the magnitudes of all; "layer" keeps the same part of each layer, as a mapping does.
-        steps: Number of prunings; None is 4 with batches and 1 without. Step t of T leaves the density
+        model: Any module; copied, not changed.
+        density: Share of the prunable weights to keep, in (0, 1]; or one per layer, by the name of a layer or
+            parameter or a glob of them; all others are left alone.
+        batches: (inputs, targets) to train on, as for :func:`nbquant.finetune`. Without them, weights are only set to
+            zero.
+        layers: Layers to prune, as in :func:`nbquant.select`. Of a layer's parameters, those with two axes or more:
+            biases and norms are few, each scales a whole channel, and their magnitudes do not compare with those of
+            weights; to prune one, give its full name. None for all layers.
+        scope: "global" compares the magnitudes of all; "layer" keeps the same share of each layer, as does a mapping.
+        steps: Number of pruning steps; None is 4 with batches and 1 without. Step t of T leaves the density
             d + (d₀ − d)(1 − t/T)³, where d₀ is the density before.
-        epochs: Epochs of training after each pruning.
-        optimizer: As for :func:`nbquant.finetune`, of all parameters that require gradients; kept over all steps. What
-            is pruned stays exactly zero, whatever momentum or weight decay do.
-        lr: Its learning rate; None leaves it to the optimizer.
+        epochs: Training epochs after each pruning step.
+        optimizer: As for :func:`nbquant.finetune`, for all parameters that require gradients; kept over all steps.
+            Pruned weights stay exactly zero despite momentum and weight decay.
+        lr: Learning rate; None leaves it to the optimizer.
         loss: As for :func:`nbquant.evaluate`; must be differentiable.
-        test: Batches to evaluate on: before, after each pruning, and after each epoch.
+        test: Batches to evaluate on: before, after each pruning step, and after each epoch.
         seed: As for :func:`nbquant.finetune`.
-        progress: See :data:`nbquant.progress.Progress`; counts batches. Cancelling changes nothing.
+        progress: See :data:`nbquant.progress.Progress`; counts batches. After cancelling nothing has changed.
 
     Returns:
-        The pruned copy, in the modes of the model, with masks and history.
+        The pruned copy, in the model's modes, with masks and history.
 
     Raises:
         ValueError: A density or another argument out of range, layers that the model does not have or that cannot be
@@ -157,7 +158,7 @@ def prune(
     require("model", model, nn.Module, MODULE)
     shares = _shares(model, density, layers, scope)
     if batches is None and steps not in (None, 1):
-        raise ValueError(f"steps={steps} needs batches to train on between the prunings: pass batches, or leave it out")
+        raise ValueError(f"steps={steps} needs batches to train on between the steps: pass batches, or leave it out")
     steps = steps if steps is not None else 1 if batches is None else STEPS
     require_count("steps", steps)
     require_count("epochs", epochs)
@@ -213,12 +214,12 @@ def prune(
 
 
 def cubic_schedule(before: float, density: float, steps: int) -> tuple[float, ...]:
-    """Densities after each of ``steps`` prunings: much goes at first, little at the end.
+    """Compute the densities after each of ``steps`` pruning steps: large steps first, small ones last.
 
     Args:
-        before: Density before the first.
-        density: Density after the last; nothing grows again if it is above ``before``.
-        steps: Number of prunings T.
+        before: Density before the first step.
+        density: Density after the last; nothing is restored if it is above ``before``.
+        steps: Number of pruning steps T.
 
     Source: Zhu and Gupta 2017 (arXiv:1710.01878), equation 1.
     """
@@ -227,11 +228,11 @@ def cubic_schedule(before: float, density: float, steps: int) -> tuple[float, ..
 
 
 def magnitude_masks(weights: Mapping[str, Float[Tensor, "..."]], density: float) -> Masks:
-    """What to keep of weights that are compared with one another; what is zero is never kept.
+    """Compute masks that keep the largest of weights compared with one another; zeros are never kept.
 
     Args:
-        weights: By name.
-        density: Part of them to keep, in (0, 1].
+        weights: Weights by name.
+        density: Share to keep, in (0, 1].
     """
     first = next(iter(weights.values()))
     wide = torch.float64 if any(w.dtype == torch.float64 for w in weights.values()) else torch.float32
@@ -265,7 +266,7 @@ def _training(
 @torch.no_grad()
 def _apply(network: nn.Module, masks: Masks) -> None:
     for name, mask in masks.items():
-        # Not a product: that of −1 and 0 is −0, and of infinity NaN.
+        # Not a product: −1 times 0 is −0, and infinity times 0 is NaN.
         network.get_parameter(name).masked_fill_(~mask, 0)
 
 
@@ -281,9 +282,9 @@ def _shares(model: nn.Module, density: object, layers: Layers, scope: str) -> li
         names = _prunable(model, layers)
         return [_Share(tuple(names), density)] if scope == "global" else _by_layer(names, density)  # type: ignore[arg-type]
     if layers is not None:
-        raise ValueError("layers and a density for each are required one or the other, but both came: leave layers out")
+        raise ValueError("layers and a density per layer exclude each other, but got both: leave layers out")
     if not density:
-        raise ValueError("a density for at least one layer is required, but an empty mapping came")
+        raise ValueError("a density for at least one layer is required, but got an empty mapping")
     shares: list[_Share] = []
     claimed: dict[str, str] = {}
     for key, part in density.items():
@@ -292,8 +293,8 @@ def _shares(model: nn.Module, density: object, layers: Layers, scope: str) -> li
         for name in names:
             if name in claimed:
                 raise ValueError(
-                    f"one density for each parameter is required, but {name!r} is meant by {claimed[name]!r} and by "
-                    f"{key!r}: name layers so that none is meant twice"
+                    f"one density per parameter is required, but {name!r} matches both {claimed[name]!r} and "
+                    f"{key!r}: name layers so that no parameter matches twice"
                 )
             claimed[name] = key
         shares += _by_layer(names, part)

@@ -1,4 +1,4 @@
-"""Values that weights share, while they are trained: written into the weights, and moved by the weights' gradients."""
+"""Shared trainable codebook values: written into a network's weights, and updated by the weights' gradients."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Member:
 
     Attributes:
         parameter: The parameter.
-        group: Its group.
-        assignment: Index of each weight's value; −1 where it is zero and stays so.
-        stored: Dtype that the values are stored in for it; the parameter's may be another.
+        group: Name of its group.
+        assignment: Index of each weight's value; −1 where it stays zero.
+        stored: Stored dtype of its values; the parameter's may differ.
     """
 
     parameter: nn.Parameter
@@ -31,16 +31,16 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class SharedValues:
-    """The values of all groups, as parameters of their own, in float32 or wider.
+    """The values of all groups, as separate parameters, in float32 or wider.
 
-    The network's weights are plain parameters that the values are written into. So every module will do, also one that
-    reads its weights around parametrizations, as recurrent layers do.
+    The network's weights are plain parameters that the values are written into. So any module works, even one that
+    bypasses parametrizations, as recurrent layers do.
 
     Attributes:
-        values: Group name to values.
-        members: What they are written into; tied parameters once.
-        weight: What each value's summed gradient is multiplied with.
-        mean_members: Number of weights that move over the number of values that do.
+        values: Values by group name.
+        members: Parameters they are written into; tied parameters once.
+        weight: Factor on each value's summed gradient.
+        mean_members: Number of trained weights over the number of trained values.
     """
 
     values: dict[str, nn.Parameter]
@@ -50,10 +50,10 @@ class SharedValues:
 
     @staticmethod
     def of(quantized: Quantized, network: nn.Module, mean: bool) -> "SharedValues":
-        """Values of a quantized selection, and a network that it was applied to; only its quantized weights train.
+        """Set up the values of a quantized selection, and a network in which only the quantized weights train.
 
         Raises:
-            ValueError: No value is other than zero.
+            ValueError: All values are zero.
         """
         network.requires_grad_(False)
         # Of tied parameters the last name counts, as in apply().
@@ -83,12 +83,12 @@ class SharedValues:
 
     @property
     def trained(self) -> Iterable[nn.Parameter]:
-        """The values' parameters, but for groups without any."""
+        """The values' parameters, without empty groups."""
         return [value for value in self.values.values() if len(value)]
 
     @torch.no_grad()
     def write(self) -> None:
-        """Write the values into the weights, rounded as they will be stored."""
+        """Write the values into the weights, rounded as stored."""
         for m in self.members:
             value = self.values[m.group].to(m.stored).to(m.parameter.device, m.parameter.dtype)
             m.parameter.copy_(dispatch.gather(value, m.assignment).view_as(m.parameter))
@@ -106,5 +106,5 @@ class SharedValues:
             value.grad = (total[group] * self.weight[group]).to(value.dtype)
 
     def snapshot(self) -> dict[str, Float[Tensor, " k"]]:
-        """A copy of the values."""
+        """Copy the values."""
         return {group: value.detach().clone() for group, value in self.values.items()}

@@ -1,4 +1,4 @@
-"""Train the bundled networks: ``python -m nbquant.pipeline.train lenet5-fashion --out FILE.safetensors``."""
+"""Training of the bundled networks: ``python -m nbquant.pipeline.train lenet5-fashion --out FILE.safetensors``."""
 
 import argparse
 import json
@@ -23,25 +23,25 @@ from nbquant.progress import Progress
 from nbquant.replacing import replacing
 
 KEPT = {"conv1.weight": 0.66, "conv2.weight": 0.20, "fc1.weight": 0.09, "fc2.weight": 0.30}
-"""Part of each layer's weights that pruning keeps: a tenth of LeNet5's in all, 43,410 with the biases."""
+"""Share of each layer's weights kept by pruning: a tenth of LeNet5's in total, 43,410 with the biases."""
 
 _LEARNING_RATE = 2e-3
 
 
 @dataclass(frozen=True)
 class Record:
-    """How a network was trained, and how good it became.
+    """Training settings and final accuracy of a network.
 
     Attributes:
-        network: Its name in the zoo.
+        network: Name in the zoo.
         data: Name of the data set.
         seed: Seed of the initial weights and of the order of the samples.
-        epochs: Passes over the training samples; the pruned network makes as many again after pruning.
+        epochs: Passes over the training samples; the pruned network takes as many again after pruning.
         train_samples: Number of training samples: images, or windows of text.
-        test_samples: Number of test samples, looked at once, after the last epoch.
-        test_accuracy: Part of the labels (of images, or of characters) that the network gets right.
-        test_loss: Mean cross-entropy of them [nat/label].
-        nonzero: Parameters that are not zero.
+        test_samples: Number of test samples, used once, after the last epoch.
+        test_accuracy: Share of labels (of images, or of characters) predicted correctly.
+        test_loss: Mean cross-entropy of the test labels [nat/label].
+        nonzero: Number of parameters that are not zero.
         train_loss: Mean cross-entropy during each epoch [nat/label].
         seconds: Wall-clock time.
         torch: Version of torch.
@@ -67,17 +67,17 @@ def train(
     """Train one of the bundled networks; the last epoch is kept.
 
     Args:
-        name: Its name in the zoo. A pruned one is trained in full, loses its smallest weights, and is trained again.
-        data: What to train and test it on.
-        epochs: Passes over the training samples; None takes the network's own number.
-        seed: The same seed gives the same network on the same machine, and no other random number is disturbed.
+        name: Name in the zoo. A pruned network is trained in full, pruned, and trained again.
+        data: Data to train and test it on.
+        epochs: Passes over the training samples; None for the network's default.
+        seed: The same seed gives the same network on the same machine; the global random state is restored.
         progress: See :data:`nbquant.progress.Progress`.
 
     Raises:
         ValueError: An unknown name, or fewer than one epoch.
     """
     if name not in NETWORKS:
-        raise ValueError(f"a network is required, one of {', '.join(map(repr, NETWORKS))}, but {name!r} came.")
+        raise ValueError(f"a network is required, one of {', '.join(map(repr, NETWORKS))}, but got {name!r}.")
     network = NETWORKS[name]
     epochs = network.epochs if epochs is None else epochs
     if epochs < 1:
@@ -127,7 +127,7 @@ def _fit(model: nn.Module, samples: Batches, epochs: int, progress: Progress) ->
 
 
 def save(model: nn.Module, record: Record, path: Path) -> None:
-    """Write the weights to ``path`` and the record beside it as ``.json``; no half-written file of weights stays."""
+    """Write the weights to ``path`` and the record next to it as ``.json``; no half-written file of weights stays."""
     first = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
     tensors = {name: t.contiguous() for name, t in model.state_dict().items() if name in first}  # tied ones once
     with replacing(path) as partial:
@@ -136,12 +136,12 @@ def save(model: nn.Module, record: Record, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train as the command line says."""
+    """Train a bundled network from command-line arguments."""
     parser = argparse.ArgumentParser(prog="python -m nbquant.pipeline.train", description="Train a bundled network.")
     parser.add_argument("network", choices=tuple(NETWORKS))
-    parser.add_argument("--data", metavar="FOLDER", help="folder of the data: Fashion-MNIST's four idx files, or texts")
+    parser.add_argument("--data", metavar="FOLDER", help="data folder: Fashion-MNIST's four idx files, or texts")
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="safetensors file to write")
-    parser.add_argument("--epochs", type=int, help="passes over the training images (default: the network's own)")
+    parser.add_argument("--epochs", type=int, help="passes over the training samples (default: the network's own)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if not options.out.parent.is_dir() or options.out.suffix != ".safetensors":

@@ -1,1 +1,1 @@
-"""From (weight, sensitivity) to a quantized tensor: k-means, uniform, ECSQ."""
+"""Quantization methods (k-means, uniform, ECSQ, trellis, error feedback): weights to codebooks and indices."""

@@ -1,4 +1,4 @@
-"""Error feedback where the paths run along the inputs, as in a weight whose first axis is the input."""
+"""Error feedback for weights whose first axis is the input, with trellis paths along the inputs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from nbquant.kernels import dispatch
 from nbquant.quantization.compensation import damped_blocks, damped_outputs, upper_factor
 from nbquant.quantization.moments import LayerMoments
 
-PANEL = 32  # inputs that a path decides on together
+PANEL = 32  # inputs decided together by a path
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +20,10 @@ class AlongProblem:
     """A layer's quadratic loss ½ Σ_c s_c δ_c G δ_cᵀ in the columns of its weight.
 
     Attributes:
-        target: The weights.
-        factors: M with G = M Mᵀ of consecutive inputs, from the first row to the last.
-        outputs: s of each column, damped, for each of these.
-        zero: Weights that stay zero; no rows if there are none.
+        target: Weights.
+        factors: M with G = M Mᵀ for blocks of consecutive inputs, from the first row to the last.
+        outputs: Damped s of each column, for each block.
+        zero: Mask of the weights that stay zero; no rows if there are none.
     """
 
     target: Float[Tensor, "d cols"]
@@ -33,13 +33,13 @@ class AlongProblem:
 
     @property
     def mean_curvature(self) -> float:
-        """Mean of ½ s M_jj² over the weights."""
+        """Compute the mean of ½ s M_jj² over the weights."""
         pairs = zip(self.factors, self.outputs, strict=True)
         total = sum(float(m.diagonal().double().square().sum() * s.double().sum()) for m, s in pairs)
         return 0.5 * total / self.target.numel()
 
     def loss(self, value: Float[Tensor, "d cols"]) -> float:
-        """½ Σ_c s_c δ_c G δ_cᵀ."""
+        """Compute the loss ½ Σ_c s_c δ_c G δ_cᵀ."""
         total, first = 0.0, 0
         for factor, s in zip(self.factors, self.outputs, strict=True):
             off = (self.target - value)[first : first + len(factor)]
@@ -51,7 +51,7 @@ class AlongProblem:
 def along_problem(
     weight: Float[Tensor, "d cols"], moments: LayerMoments, damping: float, output_damping: float, pruned: bool
 ) -> AlongProblem:
-    """The quadratic loss of a layer; see :func:`nbquant.quantization.compensation.problem_of`."""
+    """Set up the quadratic loss of a layer; see :func:`nbquant.quantization.compensation.problem_of`."""
     groups = len(moments.blocks[0])
     s = damped_outputs(moments, output_damping).float()
     blocks = list(damped_blocks(moments, damping))
@@ -70,14 +70,14 @@ def quantize_along(
     integers: Int32[np.ndarray, "d cols"],
     ticks: Iterator[object],
 ) -> None:
-    """Quantize from the first input to the last; each compensates the errors of those before it.
+    """Quantize from the first input to the last; each input compensates the errors of those before it.
 
     Args:
-        problem: The loss.
-        step: Δ.
-        price: λ times the bits of each level.
+        problem: The quadratic loss.
+        step: Step Δ [weight].
+        price: λ times the bits of each level [loss].
         restart: Number of rows after which each path starts again.
-        integers: Receives the integers.
+        integers: Output: the integers.
         ticks: Advanced before each panel of inputs; may raise to cancel.
     """
     cols = problem.target.shape[1]

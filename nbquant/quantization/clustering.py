@@ -1,4 +1,4 @@
-"""Quantize a selection by clusters: groups, pruned weights, code lengths and distortion of all scalar quantizers."""
+"""Quantization of a selection by clusters: the steps shared by all scalar quantizers."""
 
 from collections.abc import Iterator, Mapping
 from functools import reduce
@@ -25,11 +25,11 @@ from nbquant.quantization.streams import coded
 from nbquant.quantization.tensor import SelectedTensor
 
 WHOLE = "all"
-ROUNDING = 2.0**-42  # of Σhw²: loss below it is what float64 sums leave of none
+ROUNDING = 2.0**-42  # share of Σhw² below which a loss is float64 rounding error
 
 
 def groups_of(selection: Selection, per_layer: bool) -> dict[str, Selection]:
-    """Those weights that share a codebook."""
+    """Split a selection into the groups that share a codebook."""
     return selection.by_layer() if per_layer else {WHOLE: selection}
 
 
@@ -43,26 +43,26 @@ def quantize_clusters(
     positions: Ledger | None = None,
     histograms: Mapping[str, Histogram] | None = None,
 ) -> Quantized:
-    """Find clusters on histograms, and refine them on the weights.
+    """Find clusters from histograms and refine them on the weights.
 
-    The weights are swept over in blocks, and neither copied nor joined: beside them, what is held at once is the
-    assignment (a byte a weight with fewer than 128 levels) and tables whose size does not depend on their number.
+    The weights are swept in blocks, without copying or joining them. Memory beyond the weights is the
+    assignment (a byte per weight with fewer than 128 levels) and tables whose size does not depend on their number.
 
     Args:
         quantizer: The quantizer.
-        selection: The weights.
-        progress: See :data:`nbquant.progress.Progress`; counts blocks of the most sweeps that there may be.
-        start: Clusters of each group, if they are already known from histograms.
-        zeros: Number of weights that are exactly zero, if it is already known.
-        positions: Bits of the positions of a pruned selection, if they are already known.
-        histograms: Of each group, if they are already known; with zeros or, of a pruned selection, without.
+        selection: The selection.
+        progress: See :data:`nbquant.progress.Progress`; counts blocks, up to the largest number of sweeps.
+        start: Clusters of each group, if already known from histograms.
+        zeros: Number of weights that are exactly zero, if already known.
+        positions: Bits of the positions of a pruned selection, if already known.
+        histograms: Histograms by group, if already known; with zeros or, for a pruned selection, without.
 
     Raises:
-        ValueError: NaN or infinite entries; a code that needs all weights in one process, where ranks hold shards.
+        ValueError: NaN or infinite entries; a code that needs all weights in one process while ranks hold shards.
         Cancelled: By ``progress``.
     """
     groups = groups_of(selection, quantizer.per_layer)
-    # No start is known for a layer of zeros.
+    # A layer of zeros has no start.
     rows = quantizer.weighted and quantizer.needs_rows
     made = {
         g: histogram_of_group(members, rows, progress) for g, members in groups.items() if not start or g not in start
@@ -84,7 +84,7 @@ def quantize_clusters(
         codebooks[group] = book
         tensors |= quantized
         loss += group_loss
-    for _ in ticks:  # sweeps that were not needed
+    for _ in ticks:  # count the sweeps that were not needed
         pass
 
     def of_positions() -> Ledger:
@@ -110,10 +110,10 @@ def histogram_of_group(members: Selection, rows: bool, progress: Progress) -> Hi
 
 
 def histogram_of(tensor: SelectedTensor, of: Selection, progress: Progress = False, joint: bool = True) -> Histogram:
-    """Histogram of a tensor of a selection, over all ranks.
+    """Compute the histogram of a tensor of a selection, over all ranks.
 
     Args:
-        tensor: One of its tensors.
+        tensor: A tensor of the selection.
         of: The selection.
         progress: See :data:`nbquant.progress.Progress`.
         joint: See :meth:`Histogram.of`.
@@ -129,14 +129,14 @@ def histogram_of(tensor: SelectedTensor, of: Selection, progress: Progress = Fal
 
 
 def gaps_of(tensor: SelectedTensor, of: Selection) -> GapHistogram:
-    """Gaps between the non-zero weights of a tensor of a selection, over all ranks."""
+    """Count the gaps between the non-zero weights of a tensor of a selection, over all ranks."""
     if of.shards is None:
         return tensor_gaps(tensor.weight)
     return of.shards.merged_gaps(tensor_gaps(_counted(tensor.weight, tensor, of.shards)))
 
 
 def _counted(values: Float[Tensor, "..."], tensor: SelectedTensor, shards: Shards) -> Float[Tensor, "..."]:
-    """Those of a tensor's values that count on this rank: none where another has them, too, and counts them."""
+    """The part of a tensor's values counted on this rank: empty if another rank has and counts them."""
     return values.reshape(-1)[:0] if tensor.name in shards.elsewhere else values
 
 
@@ -147,7 +147,7 @@ def _zeros(members: Selection) -> int:
 
 
 def _clusters(quantizer: ScalarQuantizer, histogram: Histogram, pruned: bool) -> Clusters | None:
-    """Clusters on the histogram; None if no weight is left."""
+    """Clusters from the histogram; None if no weight is left."""
     if pruned:
         histogram = histogram.without_zeros()
     if not len(histogram):
@@ -163,7 +163,7 @@ def _quantize_group(
     histogram: Histogram | None,
     ticks: Iterator[object],
 ) -> tuple[Codebook, dict[str, QuantizedTensor], float]:
-    """Codebook, tensors and predicted loss increase of the weights that share a codebook."""
+    """Codebook, tensors and predicted loss increase of one group."""
     dtype = reduce(torch.promote_types, (t.weight.dtype for t in selection))
     device = selection.tensors[0].weight.device
     if start is None:
@@ -172,14 +172,14 @@ def _quantize_group(
             t.name: torch.full((t.weight.numel(),), PRUNED, dtype=index_dtype(0), device=device) for t in selection
         }
     else:
-        # A mean without weighting is of w itself, which bins know by h only.
+        # An unweighted mean is over w itself, but the bins only know sums weighted by h.
         tells = quantizer.weighted or selection.tensors[0].sensitivity is None
-        tells = tells and selection.shards is None  # bins of all ranks are not those of the weights here
+        tells = tells and selection.shards is None  # the merged bins are not those of this rank's weights
         members = Members(selection, pruned, ticks, histogram.marginal if histogram is not None and tells else None)
         centres, sums = quantizer.refine(members, start)
         members.fetch()
         used = np.flatnonzero(sums[:, 0] > 0)
-        # What is stored is rounded to the weights' dtype, which may make two values one.
+        # Stored values are rounded to the weights' dtype, which may make two values equal.
         value, index = torch.unique(torch.from_numpy(centres[used]).to(dtype), return_inverse=True)
         merged = index.numpy()
         if not np.array_equal(merged, np.arange(len(sums))):
@@ -198,7 +198,7 @@ def _quantize_group(
 
 
 def _loss(sums: Sums, value: Float[Tensor, " k"]) -> float:
-    """½ Σ h (w − c)² from the sums of the clusters."""
+    """½ Σ h (w − c)² from the clusters' sums."""
     c = value.double().numpy()
     _, _, s0, s1, s2 = sums.T
     loss = s2 - 2 * c * s1 + c * c * s0

@@ -1,4 +1,4 @@
-"""Clusters as every quantizer finds them on the cells of a histogram: what live pictures are drawn from."""
+"""Clusters of a scalar quantizer: codebook, counts, loss and boundaries."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from jaxtyping import Float, Int64
 
 @dataclass(frozen=True)
 class Clusters:
-    """A codebook with what it costs.
+    """A codebook with its counts, loss and boundaries.
 
     Attributes:
         codebook: Reconstruction values c, ascending.
-        counts: Members n_j of each cluster, all positive.
+        counts: Number of weights n_j in each cluster, all positive.
         loss: Predicted loss increase ½ Σ h (w − c)², summed over the weights.
         threshold: Boundaries between neighbouring cells; None where they depend on h (ECSQ).
     """
@@ -28,7 +28,7 @@ class Clusters:
         true: Float[np.ndarray, "k 4"],
         threshold: Float[np.ndarray, " k-1"] | None = None,
     ) -> "Clusters":
-        """Clusters from their sums of n, Σh, Σhw, Σhw²; those without members are dropped."""
+        """Make clusters from their sums n, Σh, Σhw, Σhw²; empty clusters are dropped."""
         used = true[:, 0] > 0
         c, (n, s0, s1, s2) = codebook[used], true[used].T
         loss = 0.5 * np.maximum(s2 - 2 * c * s1 + c * c * s0, 0).sum()
@@ -38,5 +38,5 @@ class Clusters:
 def centres(
     mass: Float[np.ndarray, " k"], moment: Float[np.ndarray, " k"], otherwise: Float[np.ndarray, " k"]
 ) -> Float[np.ndarray, " k"]:
-    """Σ(mass·w) / Σ(mass); ``otherwise`` for clusters without mass, whose centre costs nothing wherever it lies."""
+    """Compute centres Σ(mass·w) / Σ(mass); ``otherwise`` for clusters without mass, whose centre is arbitrary."""
     return np.where(mass > 0, moment / np.where(mass > 0, mass, 1), otherwise)

@@ -1,4 +1,4 @@
-"""Reconstruction values, and tensors as indices into them."""
+"""Codebooks of reconstruction values, and tensors as indices into them."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ __all__ = ["PRUNED", "Codebook", "Lattice", "QuantizedTensor", "alphabet_of"]
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
-    """Values that are integers times a step.
+    """Reconstruction values that are integers times a step.
 
     Attributes:
         step: Step Δ [weight].
-        integer: Integer m of each value, which is mΔ rounded to the dtype; ascending.
+        integer: Integer m of each value, ascending; the value is mΔ rounded to the dtype.
         dependent: Whether a tensor's integers are on paths through the trellis: see :mod:`nbquant.coding.trellis`.
     """
 
@@ -28,14 +28,13 @@ class Lattice:
 
 @dataclass(frozen=True)
 class Codebook:
-    """Reconstruction values with their use and their code.
+    """Reconstruction values with their counts and code.
 
     Attributes:
         value: Reconstruction values c, ascending, in the dtype of the weights.
-        counts: Members n_j of each cluster.
-        codeword_length: Length ℓ_j of each codeword [bit]; for arithmetic codes −log₂(n_j / Σn), which is what a
-            codeword takes on average at order 0.
-        lattice: What lies behind the values, if they are integers times a step; None if they are any.
+        counts: Number of weights n_j in each cluster.
+        codeword_length: Length ℓ_j of each codeword [bit]; for arithmetic codes the ideal −log₂(n_j / Σn).
+        lattice: Lattice of the values if they are integers times a step, else None.
     """
 
     value: Float[Tensor, " k"]
@@ -46,13 +45,14 @@ class Codebook:
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """One tensor as indices into a codebook.
+    """A tensor as indices into a codebook.
 
     Attributes:
         codebook: Reconstruction values, shared with the other tensors of its group.
         assignment: Index of each weight's codeword, flattened; −1 marks a pruned weight, which is exactly zero.
         shape: Shape of the tensor.
-        streams: Bytes of each block's indices, where only coding them tells; None where the lengths of codewords do.
+        streams: Size of each block's stream [byte] where it is known only after encoding; None where codeword lengths
+            give it.
     """
 
     codebook: Float[Tensor, " k"]
@@ -61,16 +61,16 @@ class QuantizedTensor:
     streams: tuple[int, ...] | None = None
 
     def dequantize(self) -> Float[Tensor, "..."]:
-        """The tensor of reconstruction values."""
+        """Look up the tensor of reconstruction values."""
         return dispatch.gather(self.codebook, self.assignment).reshape(self.shape)
 
 
 def alphabet_of(value: Float[Tensor, " k"], lattice: Lattice | None, pruned: bool) -> Alphabet:
-    """What adaptive coding has in the place of indices.
+    """Map indices to the integers that adaptive coding encodes.
 
     Args:
         value: Values of a codebook.
-        lattice: What lies behind them.
+        lattice: Lattice of the values, if any.
         pruned: Whether zeros of the selection are left out.
     """
     if lattice is None:

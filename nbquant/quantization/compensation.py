@@ -1,4 +1,4 @@
-"""The quadratic loss of a layer; columns quantized in turn, so that later ones compensate the error of earlier ones."""
+"""Column-by-column quantization with error feedback, on the quadratic loss of a layer (as in GPTQ)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from torch import Tensor
 from nbquant.kernels import dispatch
 from nbquant.quantization.moments import LayerMoments, Shift
 
-PANEL = 64  # columns whose errors are passed on together
-NOISE = 0.1  # damping where there are as many places as inputs
-SHRINK = 0.5  # of the inputs' mean energy: how much a layer is kept from fitting the calibration samples' shift
+PANEL = 64  # columns whose errors are propagated together
+NOISE = 0.1  # damping where there are as many samples as inputs
+SHRINK = 0.5  # ridge in units of the inputs' mean energy, against fitting the noise of the calibration samples
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Inputs whose errors compensate each other.
+    """A block of inputs whose errors compensate each other.
 
     Attributes:
-        columns: Their numbers, in the order in which they are quantized: those of most energy first.
-        inputs: G, damped, in that order, one for each group.
-        factor: M, upper triangular, with G = M Mᵀ. Once the columns before one are fixed and those behind it are free,
-            an error e of it costs ½ s M_jj² e².
+        columns: Indices of the inputs, in the order of quantization: largest energy first.
+        inputs: Damped G in that order, one matrix per group.
+        factor: M, upper triangular, with G = M Mᵀ. With earlier columns fixed and later ones free,
+            an error e of column j costs ½ s M_jj² e².
     """
 
     columns: Int64[np.ndarray, " n"]
@@ -36,16 +36,16 @@ class Block:
 class Problem:
     """A layer's quadratic loss ½ Σ_r s_r (t_r − ŵ_r) G (t_r − ŵ_r)ᵀ in the weights of its rows.
 
-    With a bias that is quantized after the weights, and so for their errors, G is the inputs' covariance.
+    With a bias that is quantized after the weights and compensates them, G is the inputs' covariance.
 
     Attributes:
-        target: t: values of least loss.
+        target: Weights t of least loss.
         blocks: Diagonal blocks of G.
-        outputs: s, damped.
-        mean: E[x]: what the error of each weight adds to that of the bias; zero without one.
-        bias: Target of the bias; None without one.
-        zero: Weights that stay zero; None if there are none.
-        stacked: Of a stack of matrices: the column, in the matrix that is coded, of each input and output. The rows of
+        outputs: Damped s of each output.
+        mean: E[x], by which each weight's error adds to the bias's; zero without a bias.
+        bias: Target of the bias; None without a bias.
+        zero: Mask of the weights that stay zero; None if there are none.
+        stacked: For a stack of matrices: the column, in the coded matrix, of each input and output. The rows of
             that matrix are the groups.
     """
 
@@ -59,14 +59,14 @@ class Problem:
 
     @property
     def curvature(self) -> Float[Tensor, "groups d"]:
-        """M_jj² of each column: what its squared error costs, over ½ s, while later ones compensate it."""
+        """Compute M_jj² of each column: the cost of its squared error, over ½ s, when later columns compensate it."""
         diagonal = torch.empty(self.target.shape[:2])
         for block in self.blocks:
             diagonal[:, block.columns] = block.factor.diagonal(dim1=1, dim2=2).square()
         return diagonal
 
     def loss(self, value: Float[Tensor, "groups d rows"]) -> float:
-        """½ Σ_r s_r δ_r G δ_rᵀ of weights, with the bias at its best."""
+        """Compute the loss ½ Σ_r s_r δ_r G δ_rᵀ of weights, with the best bias."""
         total = 0.0
         for block in self.blocks:
             off = self.target[:, block.columns] - value[:, block.columns]
@@ -75,7 +75,7 @@ class Problem:
         return total
 
     def bias_target(self, value: Float[Tensor, "groups d rows"]) -> Float[Tensor, " all_rows"]:
-        """What the bias should be, given the weights: it takes up the mean error."""
+        """Compute the bias that absorbs the mean error of the weights."""
         assert self.bias is not None
         off = self.target - value
         return (self.bias + (self.mean[:, None] @ off)[:, 0]).flatten()
@@ -90,16 +90,16 @@ def problem_of(
     shift: Shift | None = None,
     pruned: bool = False,
 ) -> Problem:
-    """The quadratic loss of a layer.
+    """Set up the quadratic loss of a layer.
 
     Args:
-        rows: Weights of each output.
-        bias: Its bias, if that is quantized after the weights.
-        moments: Of the layer.
-        damping: What is added to the diagonal of G, over its mean.
-        output_damping: What is added to s, over its mean.
-        shift: How inputs have changed; the targets compensate what the outputs lack because of it.
-        pruned: Whether weights that are zero stay so.
+        rows: Weights of each output, one row per output.
+        bias: Bias, if it is quantized after the weights.
+        moments: Moments of the layer.
+        damping: Addition to the diagonal of G, relative to its mean.
+        output_damping: Addition to s, relative to its mean.
+        shift: Change of the inputs by earlier layers; the targets compensate the resulting output error.
+        pruned: Whether weights that are zero stay zero.
     """
     groups = len(moments.blocks[0])
     target = (
@@ -116,7 +116,7 @@ def problem_of(
         missing, now = shift.missing.cpu().float().clone(), shift.inputs.cpu().float()
         grown = torch.cat([part.double().square().mean(1) for part in now.split(PANEL, 2)], 1)
         grown = (grown - shift.energy.cpu().double()).clamp(min=0)
-        if free is not None:  # the bias compensates means
+        if free is not None:  # the bias absorbs the means
             center = now.mean(1, keepdim=True)
             mean = mean + center[:, 0] - shift.mean.cpu().double()
             free += missing.double().mean(1)
@@ -146,25 +146,25 @@ def problem_of(
 
 
 def damped_outputs(moments: LayerMoments, damping: float) -> Float[Tensor, "groups rows"]:
-    """Damp s of each output by a share of its mean: rare outputs have hardly any gradient in a few samples."""
+    """Add a share of their mean to s of each output: rare outputs have hardly any gradient in a few samples."""
     s = moments.outputs.cpu().double().reshape(len(moments.blocks[0]), -1)
     return s + damping * s.mean()
 
 
 def damped_blocks(moments: LayerMoments, damping: float) -> Iterator[Float[Tensor, "groups n n"]]:
-    """Blocks of G in float64 with so much of its mean diagonal more; more still where places are few for the inputs."""
+    """Blocks of G in float64 with a multiple of the mean diagonal added; more where samples are few for the inputs."""
     widest = max(block.shape[1] for block in moments.blocks)
     places = torch.as_tensor(moments.places).cpu().double()
-    # Where a group of several saw nothing, its moments are no estimate of a few samples.
+    # A group that saw no input has no noisy estimate to damp.
     noise = NOISE * widest / places.clamp(min=1) * ((places > 0) | (places.ndim == 0))
     ridge = (damping + noise) * moments.energy.cpu().double().mean(1)
-    ridge = torch.where(ridge > 0, ridge, 1.0)  # inputs that are always zero leave weights where they are
+    ridge = torch.where(ridge > 0, ridge, 1.0)  # inputs that are always zero leave their weights unchanged
     for block in moments.blocks:
         yield block.cpu().double() + ridge[:, None, None] * torch.eye(block.shape[1])
 
 
 def upper_factor(matrix: Float[Tensor, "groups n n"]) -> Float[Tensor, "groups n n"]:
-    """M, upper triangular with positive diagonal, with M Mᵀ the matrix: its Cholesky factor from the other end."""
+    """Compute M, upper triangular with positive diagonal, with M Mᵀ the matrix: a reversed Cholesky factor."""
     return torch.linalg.cholesky(matrix.flip(1, 2)).flip(1, 2)
 
 
@@ -174,9 +174,9 @@ def _compensate_shift(
     inputs: Float[Tensor, "groups places n"],
     energy: Float[Tensor, "groups d"],
 ) -> Float[Tensor, "groups n rows"]:
-    """How to move weights so that outputs lack less, by ridge regression; what they lack still is changed in place.
+    """Weight change that reduces the output error, by ridge regression; the remaining error is updated in place.
 
-    The places are too few to fit all weights to them, so the ridge is large: the mean energy's half and more.
+    The samples are too few to fit all weights, so the ridge is large: at least half of the mean energy.
     """
     places = inputs.shape[1]
     ridge = SHRINK * max(1.0, inputs.shape[2] / places) * energy.mean(1)
@@ -194,14 +194,14 @@ def quantize_in_turn(
     integers: Int32[np.ndarray, "cols all_rows"],
     ticks: Iterator[object],
 ) -> None:
-    """Quantize column by column; each compensates the errors of those before it.
+    """Quantize column by column; each column compensates the errors of those before it.
 
     Args:
-        problem: The loss.
-        step: Δ.
-        price: λ times the bits of each level.
+        problem: The quadratic loss.
+        step: Step Δ [weight].
+        price: λ times the bits of each level [loss].
         restart: Number of rows after which each path starts again.
-        integers: Those of the turn before, which tell the class of the level to the left; replaced.
+        integers: Integers of the previous turn, which give the class of the level to the left; replaced.
         ticks: Advanced before each panel of columns; may raise to cancel.
 
     Source: Frantar et al. 2023 (GPTQ, arXiv:2210.17323); Chee et al. 2023 (QuIP, arXiv:2307.13304) for this form of it.
@@ -223,14 +223,14 @@ def sweep(
     integers: Int32[np.ndarray, "cols all_rows"],
     ticks: Iterator[object],
 ) -> None:
-    """Choose every column again, given all the others; the loss and price of the choices never rise.
+    """Choose every column again given all others; loss plus price of the choices never rise.
 
     Args:
-        problem: The loss.
-        step: Δ.
-        price: λ times the bits of each level.
+        problem: The quadratic loss.
+        step: Step Δ [weight].
+        price: λ times the bits of each level [loss].
         restart: Number of rows after which each path starts again.
-        integers: Those of the columns; replaced.
+        integers: Integers of the columns; replaced.
         ticks: Advanced before each panel of columns; may raise to cancel.
 
     Source: Behdin et al. 2023 (QuantEase, arXiv:2309.01885).
@@ -274,7 +274,7 @@ def _choose(
     restart: int,
     integers: Int32[np.ndarray, "cols all_rows"],
 ) -> None:
-    """Quantize one panel; its errors go to ``off``. In a stack, outputs are apart, as paths run across matrices."""
+    """Quantize one panel and add its errors to ``off``. In a stack, outputs are separate: paths run across matrices."""
     numbers = block.columns[part]
     zero = np.zeros((0, 0), np.uint8) if problem.zero is None else problem.zero.numpy().view(np.uint8)
     target, outputs = problem.target[:, numbers], 0.5 * problem.outputs

@@ -1,4 +1,4 @@
-"""Entropy-constrained scalar quantization (ECSQ) with a sensitivity for every weight."""
+"""Entropy-constrained scalar quantization (ECSQ), Hessian-weighted."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,21 +21,21 @@ from nbquant.quantization.selection import as_selection
 
 POLISH_TOLERANCE = 1e-5
 LMBDAS = 56  # points on the curve
-LMBDA_RANGE = (8.0, 1e-8)  # of the distortion of a single level at zero
+LMBDA_RANGE = (8.0, 1e-8)  # in units of the distortion of a single level at zero
 
 
 @dataclass(frozen=True)
 class ECSQ:
-    """Minimises J = D + λR, with a_i = argmin_j ½ h_i (w_i − c_j)² + λ ℓ_j and ℓ_j = −log2 p_j.
+    """ECSQ: minimise J = D + λR, with a_i = argmin_j ½ h_i (w_i − c_j)² + λ ℓ_j and ℓ_j = −log2 p_j.
 
-    Cells depend on h and are not intervals of w; the decoder needs no h. Clusters that become empty die.
+    Cells depend on h and are not intervals of w; the decoder does not need h. Empty clusters are dropped.
 
     Attributes:
-        lmbda: Lagrange multiplier λ [loss/bit]; larger gives fewer bits.
-        weighted: Weigh by sensitivity, or by its mean (λ keeps its unit).
+        lmbda: Lagrange multiplier λ [loss/bit]; a larger λ gives fewer bits.
+        weighted: Weight by sensitivity, or by its mean (λ keeps its unit).
         coding: "huffman" or "fixed" codeword lengths of the result, or "context" for adaptive arithmetic coding; the
             iteration uses the ideal lengths.
-        per_layer: A codebook for each layer at the same λ, or one for the whole selection.
+        per_layer: One codebook per layer at the same λ, or one for the whole selection.
 
     Raises:
         ValueError: ``lmbda`` not above 0.
@@ -61,7 +61,7 @@ class ECSQ:
         return ecsq_clusters(cells, self.lmbda, near)
 
     def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
-        """Go on from the histogram's solution by the same iteration on the weights, until J stops falling."""
+        """Continue the histogram's solution by the same iteration on the weights, until J stops falling."""
         codebook, length = start.codebook, ideal_length(start.counts)
         constant = members.constant(self.weighted)
         least = np.inf
@@ -85,9 +85,9 @@ class ECSQ:
 
 
 def lagrangian(sums: Sums, codebook: Float[np.ndarray, " k"], lmbda: float, constant: float | None) -> float:
-    """J = ½ Σ h (w − c)² + λ · Σ n ℓ [loss], with ideal lengths ℓ; for ``constant``, c are the plain means.
+    """Compute J = ½ Σ h (w − c)² + λ · Σ n ℓ [loss], with ideal lengths ℓ; for ``constant`` h, c are the plain means.
 
-    Without the part Σw² of a constant h, which no choice of clusters changes.
+    For a constant h the part Σw² is left out, which no choice of clusters changes.
     """
     n, w, s0, s1, s2 = sums[sums[:, 0] > 0].T
     c = codebook[sums[:, 0] > 0]
@@ -96,7 +96,7 @@ def lagrangian(sums: Sums, codebook: Float[np.ndarray, " k"], lmbda: float, cons
 
 
 def ecsq_curve(family: Family, groups: Groups, pruned: bool) -> Tabulated:
-    """Compute the clusters at values of λ from coarse to fine, each going on from its neighbours."""
+    """Compute the clusters at values of λ from coarse to fine, each started from its neighbours."""
     total = sum(c.prefix[-1] for c in groups.values())
     worst = 0.5 * float(total[3]) / float(total[0])
     lmbdas = np.geomspace(*LMBDA_RANGE, LMBDAS) * (worst if worst > 0 else 1.0)

@@ -1,4 +1,4 @@
-"""Entropy-coded trellis-coded quantization with error feedback: later weights compensate the errors of earlier ones."""
+"""Error feedback: trellis-coded quantization in which later weights compensate the errors of earlier ones."""
 
 import math
 from collections.abc import Mapping
@@ -25,25 +25,25 @@ from nbquant.quantization.trellis import Trellis, require_valid
 
 @dataclass(frozen=True)
 class Feedback:
-    """Integers on paths of the trellis, column by column; later columns compensate the errors of earlier ones.
+    """Trellis-coded quantization column by column; later columns compensate the errors of earlier ones.
 
-    Minimises J = ½ Σ_r s_r E(w_r x − ŵ_r x̂)² + λ · bits of one layer after another, where x is the layer's input and
-    x̂ what that is once the layers before it are quantized. :class:`Trellis` knows the cost of each weight's error
-    alone; this knows the cost of a row's errors together. Every layer has its own step and codebook, which its bias
-    shares. Tensors without moments are quantized as by Trellis, before all others; so is a whole selection without a
-    calibration, and so is a layer on which feedback does worse than that on calibration samples that were held back.
+    Minimises J = ½ Σ_r s_r E(w_r x − ŵ_r x̂)² + λ · bits layer by layer, where x is the layer's input and
+    x̂ its input once the layers before it are quantized. :class:`Trellis` uses the cost of each weight's error
+    alone; this uses the joint cost of a row's errors. Every layer has its own step and codebook, shared with its
+    bias. Tensors without moments are quantized first, as by Trellis; so is a whole selection without a
+    calibration, and a layer on which feedback does worse than Trellis on held-back calibration samples.
 
     Attributes:
-        lmbda: Lagrange multiplier λ [loss/bit] of the choices within a column; larger gives fewer bits. As later
+        lmbda: Lagrange multiplier λ [loss/bit] within a column; a larger λ gives fewer bits. As later
             columns compensate errors, a layer's loss falls about ten times as fast with its rate: tensors without
-            moments have ten times this λ.
+            moments use ten times this λ.
         damping: ε of G + ε·mean(diag G), on the second moments of the inputs.
-        sequential: Whether a layer compensates the errors of the layers before it too. It takes one more run of the
+        sequential: Whether a layer also compensates the errors of the layers before it. It takes one more run of the
             network, on some of the samples.
-        weighted: Whether outputs of a layer, and other weights, count by the loss's sensitivity, or all the same.
+        weighted: Whether a layer's outputs, and other weights, are weighted by the loss's sensitivity, or all equally.
         coding: "context" for adaptive coding, the fewest bits; "huffman" or "fixed" codeword lengths.
-        output_damping: ε of s + ε·mean(s), on the sensitivities of a layer's outputs. Without it outputs that hardly
-            matter on the calibration samples, such as rare classes, would be given up.
+        output_damping: ε of s + ε·mean(s), on the sensitivities of a layer's outputs. Without it, outputs that hardly
+            matter on the calibration samples, such as rare classes, would be sacrificed.
 
     Raises:
         ValueError: ``lmbda`` or ``damping`` not above 0; a negative ``output_damping``.
@@ -77,13 +77,13 @@ class Feedback:
         return quantize_feedback(self, as_selection(weight, sensitivity), progress)
 
     def paths(self, selection: Selection, progress: Progress = False) -> Paths:
-        """Find the integers, with the bits that an ideal code of their levels takes.
+        """Find the integers, and the bits of an ideal code for their levels.
 
-        Its loss is Σ of what layers with moments predict, and ½ Σ h (w − mΔ)² of the other tensors.
+        The loss is the predicted loss of the layers with moments plus ½ Σ h (w − mΔ)² of the other tensors.
 
         Args:
             selection: As for :meth:`Trellis.paths`.
-            progress: See :data:`nbquant.progress.Progress`; counts panels of columns, of all turns.
+            progress: See :data:`nbquant.progress.Progress`; counts panels of columns, over all turns.
 
         Raises:
             ValueError: Moments that do not fit a layer.
@@ -141,13 +141,13 @@ class Feedback:
             else:
                 for key in parts:
                     choose(key, None)
-        for _ in ticks:  # turns that were not needed
+        for _ in ticks:  # count the turns that were not needed
             pass
         return Paths(tuple(found[t.name] for t in selection), loss, bits)
 
 
 def quantize_feedback(quantizer: Feedback, selection: Selection, progress: Progress = False) -> Quantized:
-    """Quantize a selection; weights that were pruned stay exactly zero."""
+    """Quantize a selection; pruned weights stay exactly zero."""
     require_valid(selection)
     return quantized_paths(quantizer, selection, quantizer.paths(selection, progress))
 
@@ -159,7 +159,7 @@ def _value(tensor: SelectedTensor, matrix: Matrix) -> Tensor:
 
 
 def _parts(selection: Selection) -> dict[str, list[SelectedTensor]]:
-    """Weight and, where it is selected, bias of the parts with moments, in the order of execution."""
+    """Weight and, if it is selected, bias of the parts with moments, in the order of execution."""
     calibration = selection.calibration
     if calibration is None:
         return {}
@@ -169,14 +169,14 @@ def _parts(selection: Selection) -> dict[str, list[SelectedTensor]]:
         part = calibration.parts[key]
         if part.weight in tensors and outputs.any():
             bias = tensors.get(part.bias or "")
-            # A bias in another codebook has a step of its own.
+            # A bias with another codebook has its own step.
             shared = bias is not None and bias.layer == tensors[part.weight].layer and not part.along
             found[key] = [tensors[part.weight], *([bias] if bias is not None and shared else [])]
     return found
 
 
 def _others(selection: Selection, parts: Mapping[str, list[SelectedTensor]]) -> tuple[SelectedTensor, ...]:
-    """Tensors without moments. Where nothing tells their sensitivity, it is the mean of the others."""
+    """Tensors without moments. If their sensitivity is unknown, the mean of the others stands in."""
     taken = {t.name for members in parts.values() for t in members}
     others = tuple(t for t in selection if t.name not in taken)
     calibration = selection.calibration
@@ -196,7 +196,7 @@ def _others(selection: Selection, parts: Mapping[str, list[SelectedTensor]]) -> 
 
 
 def mean_curvature(selection: Selection) -> float | None:
-    """Mean of s_r G_jj over the weights with moments [loss/weight²]; None where nothing is known of any."""
+    """Mean of s_r G_jj over the weights with moments [loss/weight²]; None if there are none."""
     parts = _parts(selection)
     return _mean_curvature(parts, selection.calibration) if parts and selection.calibration else None
 

@@ -1,4 +1,4 @@
-"""The mergeable histogram over weight and sensitivity that all live computation runs on."""
+"""Mergeable histograms over weight and sensitivity, the basis of all live computation."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from nbquant.progress import Progress
 from nbquant.quantization.validate import checked_sensitivity, require_finite_weight
 
 N, H, HW, HWW = range(4)  # columns of the sums
-NEGLIGIBLE = 1e-100  # mean h, below which all that there is is LEAST_MASS
-FEW_BINS = 1 << 10  # in fewer the weights are much the same: those of a norm, near 1
-EXACT_UP_TO = 1 << 14  # weights; of so few every distinct one has a bin of its own
-SHIFTS = ((MARGINAL_SHIFT, JOINT_SHIFT), (10, 14))  # bits dropped; the second where all weights are much the same
+NEGLIGIBLE = 1e-100  # mean h below which LEAST_MASS dominates
+FEW_BINS = 1 << 10  # with fewer occupied bins the weights are nearly equal, such as a norm's near 1
+EXACT_UP_TO = 1 << 14  # weights up to which each distinct one has its own bin
+SHIFTS = ((MARGINAL_SHIFT, JOINT_SHIFT), (10, 14))  # bits dropped; the second for nearly equal weights
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Sums over the occupied bins of a fixed grid; those of two sets of weights add.
+    """Sums over the occupied bins of a fixed grid; bins of two sets of weights can be added.
 
     Attributes:
         key: Ascending keys ``row * ROW_KEYS + weight_key``, see :mod:`nbquant.kernels.reference`.
-        sums: For each bin n, Σh, Σhw, Σhw², with h + ``LEAST_MASS`` for h.
+        sums: n, Σh, Σhw, Σhw² of each bin, with h + ``LEAST_MASS`` in place of h.
     """
 
     key: Int64[np.ndarray, " m"]
@@ -34,7 +34,7 @@ class Bins:
 
     @staticmethod
     def merge(parts: Iterable["Bins"]) -> "Bins":
-        """Sum of several."""
+        """Add up several."""
         return Bins(*dispatch.merge([(p.key, p.sums) for p in parts]))
 
     @cached_property
@@ -44,15 +44,15 @@ class Bins:
 
     @cached_property
     def is_zero(self) -> Bool[np.ndarray, " m"]:
-        """Which bins hold the weights that are exactly zero."""
+        """Mask of the bins with the weights that are exactly zero."""
         return self.key % ROW_KEYS == ZERO_KEY
 
     def without_zeros(self) -> "Bins":
-        """The same without the weights that are exactly zero."""
+        """Remove the weights that are exactly zero."""
         return Bins(self.key[~self.is_zero], self.sums[~self.is_zero])
 
     def damped(self, offset: float) -> "Bins":
-        """The same with ``offset`` added to every h; within a bin, h and w are taken to be independent."""
+        """Add ``offset`` to every h; within a bin, h and w are taken to be independent."""
         n, h, hw, hww = self.sums.T
         growth = 1 + offset * n / h
         return Bins(self.key, np.column_stack([n, h * growth, hw * growth, hww * growth]))
@@ -60,11 +60,11 @@ class Bins:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Sums over fine bins of w, and over coarser cells of (h, w); two histograms add to that of their union.
+    """Sums over fine bins of w, and over coarser cells of (h, w); histograms of disjoint weights can be added.
 
     Attributes:
-        marginal: 512 bins of w an octave, or more, whatever h is; of few weights each distinct one.
-        joint: 32 bins of w an octave, or more, in rows of half an octave of h; of few weights each distinct one.
+        marginal: At least 512 bins of w per octave, over all h; few weights have a bin per distinct value.
+        joint: At least 32 bins of w per octave, in rows of half an octave of h; likewise for few weights.
     """
 
     marginal: Bins
@@ -79,15 +79,15 @@ class Histogram:
         joint: bool = True,
         count: int | None = None,
     ) -> "Histogram":
-        """Histogram of a tensor, in one pass over it; some nanoseconds a weight.
+        """Compute the histogram of a tensor in one pass, a few nanoseconds per weight.
 
         Args:
             weight: Weights w.
-            sensitivity: Sensitivities h of the same shape; None is h = 1.
-            name: What an error calls the tensor.
+            sensitivity: Sensitivities h of the same shape; None for h = 1.
+            name: Name of the tensor in error messages.
             progress: See :data:`nbquant.progress.Progress`.
-            joint: Whether the joint grid is wanted; without it, which takes a third of the time, all is in one row.
-            count: Number of weights of which these are some, which decides how fine the bins are; None if they are all.
+            joint: Whether to fill the joint grid; without it, in a third of the time, all weights are in one row.
+            count: Total number of weights if these are a part, which sets the bin width; None if they are all.
 
         Raises:
             ValueError: Weights or sensitivities that are not finite, or negative sensitivities.
@@ -111,16 +111,16 @@ class Histogram:
 
     @staticmethod
     def merge(parts: Iterable["Histogram"]) -> "Histogram":
-        """Sum of several histograms."""
+        """Add up several histograms."""
         parts = list(parts)
         return Histogram(Bins.merge(p.marginal for p in parts), Bins.merge(p.joint for p in parts))
 
     def without_zeros(self) -> "Histogram":
-        """The same without the weights that are exactly zero (pruned)."""
+        """Remove the weights that are exactly zero (pruned)."""
         return Histogram(self.marginal.without_zeros(), self.joint.without_zeros())
 
     def damped(self, offset: float) -> "Histogram":
-        """The same with ``offset`` [loss/weight²] added to every h."""
+        """Add ``offset`` [loss/weight²] to every h."""
         return Histogram(self.marginal.damped(offset), self.joint.damped(offset))
 
     @property
@@ -140,16 +140,16 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Cells:
-    """What the solvers see: cells sorted by w within rows of like h, as running sums.
+    """Cells as the solvers use them: sorted by w within rows of similar h, as running sums.
 
-    The mass of a cell is Σh, or its count times the mean of h where sensitivity is ignored: λ then keeps its unit.
+    The mass of a cell is Σh, or its count times the mean h for unweighted quantizers, so that λ keeps its unit.
 
     Attributes:
         row_start: First cell of each row, then the number of cells m.
         row_sensitivity: Mean mass of a weight in each row, ascending.
         position: Mean w of each cell, ascending within a row.
         prefix: Running sums of n, mass, mass·w, mass·w² before each cell and after the last.
-        true_prefix: The same of n, Σh, Σhw, Σhw², by which distortion is measured.
+        true_prefix: Running sums of n, Σh, Σhw, Σhw², for the distortion.
     """
 
     row_start: Int64[np.ndarray, " r+1"]
@@ -160,9 +160,9 @@ class Cells:
 
     @staticmethod
     def of_histogram(histogram: Histogram, weighted: bool, rows: bool) -> "Cells":
-        """Cells of a histogram; without ``rows`` all h share one, which is enough where cells are intervals of w.
+        """Make the cells of a histogram; without ``rows`` all h share one row, enough where cells are intervals of w.
 
-        Where all h are much the same they share one, too: its bins of w are finer.
+        If all h are nearly equal they share one row, too: its bins of w are finer.
         """
         if rows and weighted and histogram.joint.row[0] != histogram.joint.row[-1]:
             return _cells(histogram.joint.sums, histogram.joint.row, weighted)
@@ -176,10 +176,10 @@ class Cells:
 
 
 def _cells(sums: Float[np.ndarray, "m 4"], row: Int64[np.ndarray, " m"], weighted: bool) -> Cells:
-    """Cells of sums that are sorted by row and, within it, by weight."""
+    """Cells from sums sorted by row and, within a row, by weight."""
     position = sums[:, HW] / sums[:, H]
     if (np.diff(position) < 0)[row[1:] == row[:-1]].any():
-        # A wide bin among the narrow ones of few weights: its mean need not lie where its key does.
+        # A wide bin among narrow ones: its mean need not be in the order of its key.
         order = np.lexsort([position, row])
         sums, position = sums[order], position[order]
     n, h, _, hww = sums.T

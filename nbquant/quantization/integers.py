@@ -1,4 +1,4 @@
-"""Codebooks of tensors that are integers times steps, and every bit they cost."""
+"""Quantized tensors from trellis integers: codebooks of integers times steps, and all their bits."""
 
 from functools import reduce
 
@@ -22,16 +22,16 @@ from nbquant.quantization.streams import coded
 
 
 def is_pruned(selection: Selection) -> bool:
-    """Whether zeros of a selection are left out, and stay exactly zero."""
+    """Whether zeros of a selection are left out and stay exactly zero."""
     return is_mostly_zero(sum(t.weight.numel() - int(t.weight.count_nonzero()) for t in selection), len(selection))
 
 
 def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) -> Quantized:
-    """A selection on the values that its paths use.
+    """Make the quantized selection of trellis paths.
 
     Args:
-        quantizer: What found them.
-        selection: Of which they are, in the same order.
+        quantizer: The quantizer that found the paths.
+        selection: Their selection, in the same order.
         paths: Integers and steps; tensors of a group share a step.
     """
     pruned = is_pruned(selection)
@@ -45,7 +45,7 @@ def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) ->
         step = found[members.tensors[0].name].step
         flat = {t.name: _integers(found[t.name]) for t in members}
         if pruned:
-            # Where zeros are in the alphabet, one that was not pruned before is no other.
+            # If zeros are in the alphabet, a weight quantized to zero and a pruned one are the same.
             in_alphabet = codes.named(quantizer.coding).adaptive
             left_out = {t.name: (flat[t.name] if in_alphabet else t.weight.reshape(-1)) == 0 for t in members}
             used = torch.cat([flat[t.name][~left_out[t.name]] for t in members])
@@ -58,12 +58,12 @@ def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) ->
         n = counts.cpu().numpy()
         length = lengths_for(n, quantizer.coding) if len(n) else n
         span = int(integer[-1] - integer[0]) if len(integer) else 0
-        # Two integers may be one value once it is rounded, which is then on no path.
+        # Two integers may round to one value, which is then on no path.
         known = len(value) == len(integer) and span < MOST_SPAN
         lattice = Lattice(step, integer.long(), dependent=True) if known else None
         codebooks[group] = Codebook(value, counts, torch.from_numpy(length).to(counts.device), lattice)
         for t in members:
-            # A pruned weight need not be on a value of this codebook.
+            # A pruned weight need not have a value in this codebook.
             at = torch.searchsorted(integer, flat[t.name]).clamp(max=max(len(integer) - 1, 0))
             assignment = index[at] if len(integer) else torch.full_like(at, PRUNED)
             if pruned:

@@ -1,4 +1,4 @@
-"""k-means and Hessian-weighted k-means: optimal on the histogram, then polished on the weights."""
+"""k-means and Hessian-weighted k-means: optimal on the histogram, then refined on the weights."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -25,18 +25,18 @@ MOST_TABULATED = 256  # levels on the curve
 
 @dataclass(frozen=True)
 class KMeans:
-    """Minimises Σ h (w − c)² with a given number of levels.
+    """k-means: minimise Σ h (w − c)² with a given number of levels.
 
-    h scales every centre's cost alike, so cells are intervals of w and h moves centres only. In one dimension the
-    global optimum is computable; it is found on the histogram by dynamic programming.
+    Since h scales the cost of all centres equally, cells are intervals of w and h affects centres only. In one
+    dimension the global optimum is computable; it is found on the histogram by dynamic programming.
 
     Attributes:
-        levels: Number of clusters k; fewer are used where there are fewer distinct weights.
-        weighted: Weigh by sensitivity (centre Σhw/Σh), or plainly (centre = mean).
+        levels: Number of clusters k; fewer if there are fewer distinct weights.
+        weighted: Weight by sensitivity (centre Σhw/Σh), or not (centre = mean).
         coding: "huffman" or "fixed" codeword lengths, or "context" for adaptive arithmetic coding.
-        per_layer: ``levels`` codewords for each layer, or one codebook for the whole selection.
-        pinned_zero: Whether one of the levels is exactly zero, whatever the mean of its members: weights that become
-            zero cost nothing to multiply with.
+        per_layer: ``levels`` codewords per layer, or one codebook for the whole selection.
+        pinned_zero: Whether one level is exactly zero, whatever the mean of its cluster: zero weights
+            need no multiplication.
 
     Raises:
         ValueError: ``levels`` below 1 or above 4096.
@@ -68,7 +68,7 @@ class KMeans:
         return kmeans_clusters(cells, [self.levels], self.pinned_zero)[0]
 
     def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
-        """Polish the histogram's optimum by Lloyd iterations on the weights; every centre is its members' mean.
+        """Refine the histogram's optimum by Lloyd iterations on the weights; every centre is its cluster's mean.
 
         A pinned zero stays where it is.
         """
@@ -92,14 +92,14 @@ class KMeans:
 
 
 def kmeans_curve(family: Family, groups: Groups, pruned: bool) -> Tabulated:
-    """Compute the clusters of all numbers of levels at once."""
+    """Compute the clusters for all numbers of levels at once."""
     levels = range(1, min(MOST_TABULATED, max(len(c.position) for c in groups.values())) + 1)
     solved = {group: kmeans_clusters(c, levels, family.pinned_zero) for group, c in groups.items()}
     return [family(k) for k in levels], [{g: s[i] for g, s in solved.items()} for i in range(len(levels))]
 
 
 def midpoints(quantizer: object, codebook: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k-1"]:
-    """Boundaries halfway between neighbouring values."""
+    """Compute the boundaries halfway between neighbouring values."""
     return (codebook[1:] + codebook[:-1]) / 2
 
 

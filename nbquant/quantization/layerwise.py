@@ -1,4 +1,4 @@
-"""One layer with error feedback: turns over its columns, what its levels cost, and whether feedback helps at all."""
+"""Error feedback for one layer: repeated passes over its columns, code lengths, and a check that feedback helps."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -26,22 +26,22 @@ from nbquant.quantization.paths import LARGEST, MOST_LEVELS, Matrix, Paths, bits
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.trellis import SLOPE as TRELLIS_SLOPE
 
-SLOPE = 0.02  # λ over the mean of s M² Δ²; λ is that of high rate at ln 2 / 6, and these are low ones
+SLOPE = 0.02  # λ over the mean of s M² Δ²; ln 2 / 6 is right at high rates, and these are low ones
 EXCHANGE = TRELLIS_SLOPE / SLOPE
-"""What a bit costs between layers, over λ: errors that later weights compensate cost less than a column tells."""
-PASSES = 2  # with error feedback, before columns are chosen one by one
-SWEEPS = 2  # of those
-FIXED = 1e6  # λ: no path is so much cheaper that it moves a pruned weight
-COMPARED, COMPARED_SHARE = 16, 8  # rows that a trellis without feedback is tried on: so many, or one in so many
+"""Cost of a bit between layers, over λ: errors that later weights compensate cost less than one column shows."""
+PASSES = 2  # with error feedback, before single columns are revised
+SWEEPS = 2  # revisions of all columns
+FIXED = 1e6  # in units of λ: no path is cheap enough to move a pruned weight
+COMPARED, COMPARED_SHARE = 16, 8  # rows compared with a trellis without feedback: this many, or one in so many
 COMPARED_TURNS = 3
-LEAST_COMPARED = 2048  # weights in them: with fewer it is chance
-LEAST_HELD = 16  # inputs that were held back, likewise
-WORSE = 1.25  # times the loss of that trellis: so much may be chance
+LEAST_COMPARED = 2048  # weights needed for the comparison: with fewer it is noise
+LEAST_HELD = 16  # held-back inputs needed, likewise
+WORSE = 1.25  # loss over that of the trellis up to which a difference may be noise
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is the same for all layers; see :class:`nbquant.quantization.feedback.Feedback`."""
+    """Settings shared by all layers; see :class:`nbquant.quantization.feedback.Feedback`."""
 
     lmbda: float
     damping: float
@@ -50,12 +50,12 @@ class Settings:
 
 
 def ticks_of(weight: SelectedTensor) -> int:
-    """How often the progress of a layer ticks, about."""
+    """Estimate how often the progress of a layer ticks."""
     return (PASSES + SWEEPS) * math.ceil(matrix_shape(weight.weight.shape)[1] / PANEL)
 
 
 def shared_step(known: Sequence[tuple[Sequence[SelectedTensor], Part, LayerMoments]], settings: Settings) -> float:
-    """Step of several weight matrices that share a codebook."""
+    """Compute the step of several weight matrices that share a codebook."""
     counts = [sum(t.weight.numel() for t in m) for m, _, _ in known]
     total = sum(_curvature(*of, settings) * n for of, n in zip(known, counts, strict=True))
     return _step(total / sum(counts), settings)
@@ -71,16 +71,16 @@ def quantize_layer(
     step: float | None,
     ticks: Iterator[object],
 ) -> Paths:
-    """Quantize one weight matrix and what shares its step.
+    """Quantize one weight matrix and the tensors that share its step.
 
     Args:
         members: The weight, and its bias if that is quantized with it.
         rest: Other tensors of the same codebook, without moments.
-        part: What the weight is.
-        moments: Of its inputs and outputs.
-        shift: How its inputs have changed.
-        settings: The same for all layers.
-        step: Δ; None finds it.
+        part: Place of the weight in the network.
+        moments: Moments of its inputs and outputs.
+        shift: Change of its inputs.
+        settings: Settings of all layers.
+        step: Step Δ [weight]; None searches it.
         ticks: Advanced before each panel of columns; may raise to cancel.
 
     Returns:
@@ -116,7 +116,7 @@ def _columns(
     step: float | None,
     ticks: Iterator[object],
 ) -> Paths:
-    """Rows of weights are the outputs', and paths run across them; of a stack, rows are its matrices."""
+    """Quantize a weight whose rows are outputs, with paths across them; for a stack, its matrices are the rows."""
     weight, *bias = members
     rows, cols = matrix_shape(weight.weight.shape)
     free = bias[0].weight.reshape(-1) if bias else None
@@ -154,7 +154,7 @@ def _problem(
     shift: Shift | None,
     settings: Settings,
 ) -> Problem:
-    """The quadratic loss of a weight whose rows are the outputs', or of a stack of matrices."""
+    """The quadratic loss of a weight whose rows are outputs, or of a stack of matrices."""
     value = weight.weight.mT if part.stacked and part.along else weight.weight
     rows = value.reshape(part.shape(weight.weight))
     found = problem_of(rows, bias, moments, settings.damping, settings.output_damping, shift, settings.pruned)
@@ -174,7 +174,7 @@ def _along(
     step: float | None,
     ticks: Iterator[object],
 ) -> Paths:
-    """Rows of weights are the inputs': the paths run along them."""
+    """Quantize a weight whose rows are inputs, with paths along them."""
     (weight,) = members
     rows, cols = matrix_shape(weight.weight.shape)
     matrix = weight.weight.reshape(rows, cols)
@@ -218,7 +218,7 @@ def _matrix(
 
 
 def _plain(tensor: SelectedTensor, h: Float[Tensor, "..."] | None, settings: Settings, step: float) -> Matrix:
-    """A tensor whose errors count one by one."""
+    """A tensor whose errors count independently."""
     shape = matrix_shape(tensor.weight.shape)
     target = tensor.weight.reshape(shape)
     cost = torch.full(shape, 0.5, device=target.device) if h is None else 0.5 * h.reshape(shape).float()
@@ -228,7 +228,7 @@ def _plain(tensor: SelectedTensor, h: Float[Tensor, "..."] | None, settings: Set
 
 
 def _held(weight: Tensor, target: Tensor, cost: Tensor, settings: Settings, step: float) -> tuple[Tensor, Tensor]:
-    """Targets and costs by which weights that are zero stay so."""
+    """Targets and costs that keep zero weights at zero."""
     zero = weight == 0
     return torch.where(zero, 0.0, target), torch.where(zero, FIXED * settings.lmbda / step**2, cost)
 
@@ -236,7 +236,7 @@ def _held(weight: Tensor, target: Tensor, cost: Tensor, settings: Settings, step
 def _by_trellis(
     members: Sequence[SelectedTensor], moments: LayerMoments, settings: Settings, count: int | None = None
 ) -> list[Matrix]:
-    """A layer, or the first rows of its weight, without feedback: h as given, or else s_r G_jj; of a bias s_r."""
+    """Quantize a layer, or the first rows of its weight, without feedback: h as given, or s_r G_jj; for a bias s_r."""
     s = damped_outputs(moments, settings.output_damping).reshape(-1, 1)
     energy = moments.energy.cpu().double()
     found, step = [], 0.0
@@ -251,15 +251,15 @@ def _by_trellis(
 
 
 def _is_worse(members: Sequence[SelectedTensor], moments: LayerMoments, done: Paths, alone: Settings) -> bool:
-    """Whether a trellis without feedback loses less at the same rate, on inputs held back and on some of the rows.
+    """Whether a trellis without feedback loses less at the same rate, on held-back inputs and some of the rows.
 
-    What there is of a difference in rate counts 6 dB a bit.
+    A difference in rate counts 6 dB per bit.
     """
     if moments.held_back is None or moments.held_back.shape[1] < LEAST_HELD:
         return False
     x = moments.held_back.cpu().float()
     if len(members) > 1:
-        x = x - x.mean(1, keepdim=True)  # the bias takes up the mean
+        x = x - x.mean(1, keepdim=True)  # the bias absorbs the mean
     weight = members[0]
     rows, cols = matrix_shape(weight.weight.shape)
     of_group = rows // len(x)

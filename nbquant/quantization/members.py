@@ -1,4 +1,4 @@
-"""The weights that share a codebook, as the exact pass sees them: swept over in blocks, never copied or joined."""
+"""Sweeps over the weights that share a codebook, block by block, without copying or joining them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,31 +17,31 @@ from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.workers import Workers
 
-BLOCK = 1 << 24  # weights between two chances to cancel
-MANY = 1 << 20  # weights; of more, the histogram's clusters need fewer sweeps
+BLOCK = 1 << 24  # weights between two checks for cancellation
+MANY = 1 << 20  # weights beyond which the histogram's clusters need fewer sweeps
 SWEEPS, SWEEPS_OF_MANY = 10, 2
 
 Sums = Float[np.ndarray, "k 5"]
-"""For each codeword n, Σw, Σh, Σhw, Σhw² of its members."""
+"""n, Σw, Σh, Σhw, Σhw² of each codeword's cluster."""
 
 
 Kernel = Callable[[Tensor, Tensor | None, Tensor], Sums]
-"""kernel(w, h, out): the sums of a block whose indices it writes."""
+"""kernel(w, h, out) assigns a block: it writes the indices and returns their sums."""
 
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """Weights that share a codebook, and what they were assigned to in the last sweep.
+    """Weights that share a codebook, with their assignment of the last sweep.
 
     Attributes:
         selection: The tensors.
-        skip_zeros: Whether weights that are exactly zero are left out: they are assigned −1 and in no sum.
+        skip_zeros: Whether weights that are exactly zero are left out: assigned −1 and in no sum.
         ticks: Advanced before each block; may raise to cancel.
-        marginal: Bins of these very weights over w, whose sums need not be found again; None if they are not known, or
-            if their h is of no account.
-        assignment: For each tensor the indices of its weights, in the smallest integers that hold them.
-        sums: Sums of the clusters for each dtype among the tensors.
-        held: What workers hold of the last sweep, see :meth:`fetch`.
+        marginal: Bins over w of exactly these weights, to reuse their sums; None if unknown, or
+            if their h is ignored.
+        assignment: Indices of each tensor's weights, in the smallest integer type that holds them.
+        sums: Sums of the clusters, by dtype of the tensors.
+        held: Assignment held by workers since the last sweep, see :meth:`fetch`.
     """
 
     selection: Selection
@@ -59,19 +59,19 @@ class Members:
         lmbda: float = 0.0,
         constant: float | None = None,
     ) -> Sums:
-        """One sweep: see :func:`nbquant.kernels.reference.assign`."""
+        """Sweep once: see :func:`nbquant.kernels.reference.assign`."""
         if lmbda == 0 and constant is None and self.marginal is not None and len(self.selection) > MANY:
             found = self._assign_nearest(codebook, self.marginal)
             if found is not None:
                 return found
         length = np.zeros(len(codebook)) if codeword_length is None else codeword_length
-        skip = self.skip_zeros  # kernels travel to workers, and members do not
+        skip = self.skip_zeros  # kernels are sent to workers, and members are not
         return self._sweep(
             len(codebook), lambda w, h, out: dispatch.assign(w, h, codebook, length, lmbda, out, constant, skip)
         )
 
     def _assign_nearest(self, codebook: Float[np.ndarray, " k"], marginal: Bins) -> Sums | None:
-        """One sweep that sums up only what the bins do not tell; None if they do not tell anything, or not of these."""
+        """Sweep once, taking sums from the bins where possible; None if the bins are unknown or of other weights."""
         first = self.selection.tensors[0].weight
         if any(t.weight.dtype != first.dtype for t in self.selection):
             return None
@@ -88,12 +88,12 @@ class Members:
         return sums if sums[:, 0].sum() == bins.sums[:, N].sum() else None
 
     def assign_grid(self, step: float, offset: float, first: int, cells: int) -> Sums:
-        """One sweep: see :func:`nbquant.kernels.reference.assign_grid`."""
+        """Sweep once: see :func:`nbquant.kernels.reference.assign_grid`."""
         skip = self.skip_zeros
         return self._sweep(cells, lambda w, h, out: dispatch.assign_grid(w, h, step, offset, first, cells, out, skip))
 
     def reach(self) -> tuple[float, float]:
-        """Least and largest weight."""
+        """Find the least and the largest weight."""
         if self.selection.workers is not None:
             found = np.array(list(self.selection.workers.map(_reach, self.selection.tensors)))
             return float(found[:, 0].min()), float(found[:, 1].max())
@@ -107,7 +107,7 @@ class Members:
         return float(found[:, 0].min()), float(found[:, 1].max())
 
     def constant(self, weighted: bool) -> float | None:
-        """What stands for every h in a choice that does not look at each: their mean; None if it does."""
+        """The constant in place of every h, their mean, in choices that ignore h; None in others."""
         counts = weighted and any(
             bool(t.sensitivity.reshape(-1)[b].any())
             for t in self.selection
@@ -122,7 +122,7 @@ class Members:
         return float(h / n) if h > 0 else 1.0
 
     def most_sweeps(self, of_many: int) -> int:
-        """How often to sweep at most, when clusters come from a histogram: so often over many weights."""
+        """Largest number of sweeps when clusters come from a histogram: fewer over many weights."""
         return of_many if len(self.selection) > MANY else SWEEPS
 
     def renumber(self, code: Int64[np.ndarray, " k"]) -> None:
@@ -132,11 +132,11 @@ class Members:
             self.assignment[name] = dispatch.gather(shifted.to(found.device), found).sub_(1)  # −1 gathers 0
 
     def fetch(self) -> None:
-        """Bring the assignment here that workers hold, file by file."""
+        """Fetch the assignment from workers, file by file."""
         if self.selection.workers is None or not self.held:
             return
         for found in self.selection.workers.pick(self.held, 1):
-            # Copied, since what came over a network may be read-only.
+            # Copied, as arrays received over a network may be read-only.
             self.assignment.update({name: torch.from_numpy(index.copy()) for name, index in found.items()})
         self.held.clear()
 
@@ -174,8 +174,8 @@ class Members:
 def _swept(
     levels: int, kernel: Kernel, tensors: Sequence[SelectedTensor]
 ) -> tuple[tuple[dict[torch.dtype, Sums], int], dict[str, Int[np.ndarray, " n"]]]:
-    """On a worker: (sums by dtype, number of blocks), and the indices by the tensors' names."""
-    members = Members(Selection(tuple(tensors)), False, iter(()))  # the kernel knows what to skip
+    """On a worker: (sums by dtype, number of blocks), and the indices by tensor name."""
+    members = Members(Selection(tuple(tensors)), False, iter(()))  # the kernel itself skips zeros
     members._sweep(levels, kernel)
     blocks = blocks_of(members.selection)
     return (members.sums, blocks), {name: found.numpy() for name, found in members.assignment.items()}
@@ -186,22 +186,22 @@ def _reach(tensors: Sequence[SelectedTensor]) -> tuple[float, float]:
 
 
 def most_sweeps(weights: int) -> int:
-    """How often so many weights are swept over at most by any quantizer."""
+    """Largest number of sweeps over so many weights, for any quantizer."""
     return SWEEPS_OF_MANY if weights > MANY else SWEEPS
 
 
 def blocks_of(selection: Selection) -> int:
-    """Number of blocks of a sweep."""
+    """Count the blocks of a sweep."""
     return sum(len(_blocks(t.weight)) for t in selection)
 
 
 def index_dtype(levels: int) -> torch.dtype:
-    """The smallest integers that hold the indices of so many codewords, and −1."""
+    """Choose the smallest integer type for the indices of so many codewords, and −1."""
     return next(d for d in (torch.int8, torch.int16, torch.int32) if levels <= torch.iinfo(d).max)
 
 
 def means(sums: Sums, weighted: bool, otherwise: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-    """Centre of each cluster: Σhw/Σh, or Σw/n without weighting or mass; ``otherwise`` where it has no members."""
+    """Compute the centre of each cluster: Σhw/Σh, or Σw/n unweighted or without mass; ``otherwise`` if it is empty."""
     n, w, s0, s1, _ = sums.T
     plain = np.where(n > 0, w / np.maximum(n, 1), otherwise)
     return centres(s0, s1, plain) if weighted else plain

@@ -1,4 +1,4 @@
-"""What a quantization method is: a class of quantizers, with its names, options and curve."""
+"""The record of a quantization method: its class of quantizers, names, options and curve."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -18,29 +18,30 @@ from nbquant.quantization.selection import Selection
 from nbquant.registry import nearest
 
 Groups = Mapping[str, Cells]
-"""Group name -> cells of its histogram: one group "all", or one a layer."""
+"""Group name -> cells of its histogram: one group "all", or one per layer."""
 Tabulated = tuple[Sequence[Quantizer], Sequence[Mapping[str, Clusters]]]
 """Quantizers along a curve, coarse to fine, each with its clusters by group."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A quantization method: all that other rooms ask of it.
+    """A quantization method: everything the rest of the package needs to know about it.
 
-    A new method is one file, with its class of quantizers and its record, and one line in
+    A new method is one file with its class of quantizers and its record, and one line in
     :mod:`nbquant.quantization.methods`.
 
     Attributes:
         make: The class: a frozen dataclass with the parameter and the options as fields, see
             :class:`~nbquant.quantization.quantizer.Quantizer`.
-        labels: Its name in legends and menus, plain and weighted by sensitivity.
+        labels: Names in legends and menus, unweighted and weighted by sensitivity.
         quantize: quantize(quantizer, selection, progress) quantizes a selection.
         curve: curve(family, groups, pruned) computes the whole curve from histograms; None if the rate is known only
             after running on the weights.
-        place: place(quantizer, groups, pruned) sets what a quantizer leaves open by the histograms; None if nothing.
-        boundaries: boundaries(quantizer, codebook) gives the k − 1 boundaries between cells, None if these are not
-            known; None where they depend on more than the codebook.
-        needs_calibration: Whether it makes use of :func:`nbquant.calibrate`.
+        place: place(quantizer, groups, pruned) sets open arguments of a quantizer from the histograms; None if there
+            are none.
+        boundaries: boundaries(quantizer, codebook) returns the k − 1 boundaries between cells, or None if unknown;
+            None if they depend on more than the codebook.
+        needs_calibration: Whether it uses :func:`nbquant.calibrate`.
     """
 
     make: type[Any]
@@ -61,37 +62,37 @@ class Method:
 
     @property
     def parameter(self) -> Parameter:
-        """What sets the rate."""
+        """The argument that sets the rate."""
         found = self.make.parameter
         assert isinstance(found, Parameter)
         return found
 
     @property
     def options(self) -> dict[str, Any]:
-        """Names of the options with their defaults, which the class says and nothing else."""
+        """Names of the options with their defaults, read from the class."""
         known = {f.name: f.default for f in fields(self.make) if f.name != self.parameter.name}
         assert MISSING not in known.values(), f"options of {self.name} must have defaults"
         return known
 
     @property
     def title(self) -> str:
-        """Its name where nothing is said of weighting: the shorter of both."""
+        """Name without mention of weighting: the shorter of both labels."""
         return min(self.labels, key=len)
 
     def label(self, weighted: bool) -> str:
-        """Its name in legends and menus."""
+        """Name in legends and menus."""
         return self.labels[bool(weighted)]
 
     def family(self, **asked: Any) -> "Family":
-        """All quantizers of this method with some options.
+        """Make the family of all quantizers of this method with some options.
 
         Args:
-            **asked: Options by name; None is the default, unless it is a value of the option. Without ``per_layer``
-                the default of ``steps`` is "joint", as steps for each layer need a codebook for each layer.
+            **asked: Options by name; None means the default, unless None is a value of the option. Without
+                ``per_layer`` the default of ``steps`` is "joint", as steps per layer need a codebook per layer.
 
         Raises:
             TypeError: An unknown option (names the nearest).
-            ValueError: An option that only other methods have, or a value that it cannot have.
+            ValueError: An option of other methods only, or an invalid value.
         """
         options = self.options
         kinds = get_type_hints(self.make)
@@ -109,16 +110,16 @@ class Method:
         if hasattr(self.make, name) and name not in (self.parameter.name, "method", "parameter"):
             return ValueError(f"{name} of {self.name} is always {getattr(self.make, name)!r}: leave it out")
         near = nearest(name, list(options))
-        return TypeError(f"options of {self.name} are {', '.join(options)}, but {name!r} came{near}")
+        return TypeError(f"options of {self.name} are {', '.join(options)}, but got {name!r}{near}")
 
 
 @dataclass(frozen=True)
 class Family:
-    """Quantizers that differ in their parameter only: the points of one curve.
+    """Quantizers that differ only in their parameter: the points of one curve.
 
     Attributes:
-        method: Their method.
-        options: All its options, by name.
+        method: The method.
+        options: All options, by name.
     """
 
     method: Method
@@ -128,7 +129,7 @@ class Family:
         return f"{self.method.name}({', '.join(f'{name}={value!r}' for name, value in self.options)})"
 
     def __call__(self, value: float) -> Quantizer:
-        """The quantizer with this value of the parameter."""
+        """Make the quantizer with this value of the parameter."""
         parameter = self.method.parameter
         made: Quantizer = self.method.make(
             **dict(self.options), **{parameter.name: int(value) if parameter.whole else value}
@@ -136,12 +137,12 @@ class Family:
         return made
 
     def __getattr__(self, name: str) -> Any:
-        """An option, or what is the same for all quantizers of the method."""
+        """Look up an option, or an attribute shared by all quantizers of the method."""
         if name.startswith("__"):
             raise AttributeError(name)
         options = dict(self.options)
         return options[name] if name in options else getattr(self.method.make, name)
 
     def with_options(self, **options: Any) -> "Family":
-        """The same with other values of some options."""
+        """Replace the values of some options."""
         return Family(self.method, tuple((dict(self.options) | options).items()))

@@ -1,4 +1,4 @@
-"""The one list of quantization methods."""
+"""Registry of quantization methods."""
 
 from typing import Any
 
@@ -12,22 +12,22 @@ from nbquant.quantization.trellis import TRELLIS_METHOD
 from nbquant.quantization.uniform import UNIFORM_METHOD
 
 METHODS: tuple[Method, ...] = (KMEANS_METHOD, UNIFORM_METHOD, ECSQ_METHOD, TRELLIS_METHOD, FEEDBACK_METHOD)
-"""All methods, in the order of menus and legends. Look at ``methods.METHODS``, so that additions are seen."""
+"""All methods, in the order of menus and legends. Read as ``methods.METHODS``, so that additions are seen."""
 DEFAULT = ECSQ_METHOD
 
 
 def names() -> tuple[str, ...]:
-    """Names of all methods."""
+    """List the names of all methods."""
     return tuple(method.name for method in METHODS)
 
 
 def option_names() -> tuple[str, ...]:
-    """Names of the options of all methods."""
+    """List the names of the options of all methods."""
     return tuple(dict.fromkeys(name for method in METHODS for name in method.options))
 
 
 def tabulated() -> tuple[Method, ...]:
-    """Methods whose whole curve is known from histograms."""
+    """List the methods whose whole curve can be computed from histograms."""
     return tuple(method for method in METHODS if method.curve is not None)
 
 
@@ -35,21 +35,21 @@ def named(name: str) -> Method:
     """Look up a method by its name.
 
     Raises:
-        ValueError: There is none of this name (names the nearest).
+        ValueError: An unknown name (names the nearest).
     """
     return registry.find(METHODS, name, "method")
 
 
 def of(quantizer: Quantizer) -> Method:
-    """The method of a quantizer."""
+    """Find the method of a quantizer."""
     return named(quantizer.method)
 
 
 def family(method: str, **options: Any) -> Family:
-    """The quantizers of a method with some options; see :meth:`Method.family`.
+    """Make the family of quantizers of a method with some options; see :meth:`Method.family`.
 
     Raises:
-        ValueError: An unknown method, or an option that only others have, unless it is as they have it by default.
+        ValueError: An unknown method, or an option of other methods only, unless it has its default value.
     """
     chosen = named(method)
     for name in [name for name in options if name not in chosen.options and not hasattr(chosen.make, name)]:
@@ -62,6 +62,6 @@ def family(method: str, **options: Any) -> Family:
 
 
 def family_of(quantizer: Quantizer) -> Family:
-    """The quantizers that differ from one in the parameter only."""
+    """Make the family of quantizers that differ from one only in the parameter."""
     method = of(quantizer)
     return Family(method, tuple((name, getattr(quantizer, name)) for name in method.options))

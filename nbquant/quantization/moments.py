@@ -1,4 +1,4 @@
-"""What a layer's errors do together: second moments of its inputs, and the loss's sensitivity to its outputs."""
+"""Moments of a layer for error feedback: second moments of its inputs, and sensitivities of its outputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Part:
-    """A weight matrix of the network whose inputs are known.
+    """A weight matrix of the network with known inputs.
 
     Attributes:
-        weight: Name of its parameter.
-        bias: Name of the bias that is added to its outputs; None if there is none, or others use it too.
+        weight: Parameter name of the weight.
+        bias: Name of the bias added to its outputs; None if there is none, or if it is shared.
         along: Whether the first axis of the weight is the input, as in transposed convolutions, and not the output.
-        groups: Groups of outputs, each of which sees inputs of its own.
-        stacked: Whether the weight is a stack of matrices, as of experts: [groups, in, out] where ``along``, else
+        groups: Number of groups of outputs, each with its own inputs.
+        stacked: Whether the weight is a stack of matrices, such as experts: [groups, in, out] if ``along``, else
             [groups, out, in].
     """
 
@@ -30,7 +30,7 @@ class Part:
     stacked: bool = False
 
     def shape(self, weight: Tensor) -> tuple[int, int]:
-        """Count the outputs of all groups and the inputs of each, of a weight that has this layout."""
+        """Count the outputs of all groups and the inputs of each, for a weight in this layout."""
         first, *others = weight.shape
         if self.stacked:
             inputs, outputs = others if self.along else others[::-1]
@@ -41,18 +41,18 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class LayerMoments:
-    """A layer's curvature as a product: ½ Σ_r s_r E(δ_r x)², the loss that errors δ of its rows predict.
+    """Kronecker-factored curvature of a layer: ½ Σ_r s_r E(δ_r x)² is the predicted loss of row errors δ.
 
     The second moments G = E[x xᵀ] of a wide input are block-diagonal: moments between blocks are left out.
 
     Attributes:
-        blocks: Diagonal blocks of G, over samples and places, from the first input to the last; one matrix for each
+        blocks: Diagonal blocks of G, averaged over samples and places, from the first input to the last; one matrix per
             group.
-        mean: E[x] where the layer has a bias, which then sees an input of 1; None where it has none.
-        outputs: s: mean over samples of the loss's squared gradients of each output, summed over places
-            [loss/output²]; of an ``along`` part with groups, those of one group after the other.
-        places: Number of inputs that the moments are a mean over; of each group where these differ.
-        held_back: Inputs at places that the blocks do not know, to tell whether feedback helps; None if there are none.
+        mean: E[x] where the layer has a bias, which sees an input of 1; None where it has none.
+        outputs: s: squared gradient of the loss for each output, summed over places, mean over samples
+            [loss/output²]; with groups and ``along``, concatenated group by group.
+        places: Number of inputs averaged over; per group where these differ.
+        held_back: Inputs not included in the blocks, to test whether feedback helps; None if there are none.
     """
 
     blocks: tuple[Float[Tensor, "groups width width"], ...]
@@ -63,7 +63,7 @@ class LayerMoments:
 
     @property
     def width(self) -> int:
-        """Number of inputs d, without that of the bias."""
+        """Number of inputs d, without the bias's."""
         return sum(block.shape[1] for block in self.blocks)
 
     @property
@@ -73,9 +73,9 @@ class LayerMoments:
 
     @property
     def inputs(self) -> Float[Tensor, "groups d d"]:
-        """G in full, with a last row and column for the 1 that a bias sees; zero between blocks.
+        """The full G, with a last row and column for the bias's input of 1; zero between blocks.
 
-        It is of all places, those that were held back too.
+        It covers all places, the held-back ones too.
         """
         dense = torch.stack([torch.block_diag(*of_group) for of_group in zip(*self.blocks, strict=True)]).double()
         mean = None if self.mean is None else self.mean.double()
@@ -92,13 +92,13 @@ class LayerMoments:
 
 @dataclass(frozen=True, eq=False)
 class Shift:
-    """How a layer's inputs have changed because layers before it are quantized, at some places of some samples.
+    """Change of a layer's inputs after quantizing the layers before it, on some places of some samples.
 
     Attributes:
-        inputs: x̂: what the layer sees now.
-        missing: What its outputs lack now, with its own weights as they were: w x − w x̂.
-        mean: E[x] at the same places, before.
-        energy: E[x²] there.
+        inputs: x̂: current inputs of the layer.
+        missing: Output error due to x̂ with the original weights: w x − w x̂.
+        mean: Original E[x] at the same places.
+        energy: Original E[x²] there.
     """
 
     inputs: Float[Tensor, "groups places d"]
@@ -108,16 +108,16 @@ class Shift:
 
 
 Choice = Callable[[str, Shift | None], Mapping[str, Tensor]]
-"""Quantizes a layer, given how its inputs have changed; returns the new values of its parameters by name."""
+"""Quantizes a layer, given the change of its inputs; returns the new values of its parameters by name."""
 
 
 class Calibration(Protocol):
-    """What knows the moments of layers.
+    """Source of the layers' moments.
 
     Attributes:
-        outputs: s of each layer that it knows [loss/output²], in the order of their execution.
-        parts: Which parameters they are, by the same names.
-        diagonals: Curvatures of tables of vectors by parameter name: factors of the rows and of the columns.
+        outputs: s of each known layer [loss/output²], in the order of execution.
+        parts: Their parameters, by the same names.
+        diagonals: Curvatures of embedding tables by parameter name: factors of the rows and of the columns.
     """
 
     @property
@@ -130,9 +130,9 @@ class Calibration(Protocol):
     def diagonals(self) -> Mapping[str, tuple[Float[Tensor, " rows"], Float[Tensor, " columns"]]]: ...  # noqa: D102
 
     def moments(self, layer: str, changed: Mapping[str, Float[Tensor, "..."]]) -> LayerMoments:
-        """Moments of a layer, with other values of some parameters."""
+        """Compute the moments of a layer, with other values for some parameters."""
         ...
 
     def in_turn(self, choose: Choice, changed: Mapping[str, Float[Tensor, "..."]]) -> None:
-        """Have each layer quantized in the order of execution, behind the layers that already are."""
+        """Quantize the layers in the order of execution, each after the layers before it."""
         ...

@@ -1,4 +1,4 @@
-"""The least J = D + λR that is found on the cells of a histogram."""
+"""Near-optimal ECSQ on the cells of a histogram: least J = D + λR from several starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from nbquant.kernels.cpu import ecsq as kernels
 from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.histogram import Cells
 
-MOST_EDGES = 1000  # that intervals may end at, and so the most levels of a solution
-FINE_EDGES = 4000  # the same where a single λ is solved for, and takes its time
-FINER = (1, 4, 16, 64)  # times smaller λ, that starts are made for
-MOST_CROSSED = 1000  # levels of a start that is made of two solutions
-CLIMB = (256, 64, 16, 4)  # times smaller λ, that a solution is brought up by
-UNIFORM_SCALE = 0.5  # of the step that would be right at a high rate and constant h
-DETOURS = (1.5, 0.7)  # times λ: solutions there are tried as starts
-MOST_DETOURS = 3  # of each
-ANCHOR_EVERY = 4  # λ of a hull has starts of its own
-ON_THE_WAY = 1e-4  # tolerance where a solution is only a start
+MOST_EDGES = 1000  # candidate interval ends, and so the most levels of a solution
+FINE_EDGES = 4000  # the same if a single λ is solved for
+FINER = (1, 4, 16, 64)  # factors by which λ is divided for further starts
+MOST_CROSSED = 1000  # levels of a start made from two solutions
+CLIMB = (256, 64, 16, 4)  # factors by which λ is divided at first, to approach it from below
+UNIFORM_SCALE = 0.5  # of the right step at a high rate and constant h
+DETOURS = (1.5, 0.7)  # factors on λ whose solutions are tried as starts
+MOST_DETOURS = 3  # rounds of each
+ANCHOR_EVERY = 4  # every so many λ of a hull have starts of their own
+ON_THE_WAY = 1e-4  # tolerance of solutions that are only starts
 TOLERANCE = 1e-5
 MOST_ITERATIONS = 300
 
@@ -28,7 +28,7 @@ Start = tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]  # codebook and 
 
 @dataclass(frozen=True)
 class _Solution:
-    """A codebook, ascending, its ideal codeword lengths [bit], and what the two cost."""
+    """A codebook, ascending, with its ideal codeword lengths [bit], distortion and rate."""
 
     codebook: Float[np.ndarray, " k"]
     length: Float[np.ndarray, " k"]
@@ -36,7 +36,7 @@ class _Solution:
     rate: float
 
     def cost(self, lmbda: float) -> float:
-        """J at any λ: a solution found for one is an upper bound for all."""
+        """Compute J at any λ: a solution for one λ is an upper bound at all."""
         return self.distortion + lmbda * self.rate
 
     @property
@@ -45,26 +45,26 @@ class _Solution:
 
 
 def ideal_length(counts: Float[np.ndarray, " k"] | Int64[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-    """−log2 p of each cluster [bit]."""
+    """Compute −log2 p of each cluster [bit]."""
     return -np.log2(counts / counts.sum())
 
 
 def ecsq_clusters(cells: Cells, lmbda: float, near: Clusters | None = None) -> Clusters:
     """Solve ECSQ on the cells.
 
-    With one row of h the start is the optimal partition into intervals, which is the optimum. With several the
-    problem has many local optima, a few tenths of a percent apart, and no start finds the best everywhere: intervals
-    do well at high rates and where h hardly varies or goes with |w|; uniform cells where h falls steeply with |w|; and
-    with heavy-tailed h a solution for a far smaller λ that is brought up by steps, because it keeps levels where h is
-    large. So several are tried, and then crossed.
+    With one row of h, the start is the optimal partition into intervals, which is the optimum. With several, the
+    problem has many local optima, a few tenths of a percent apart, and no start is best everywhere: intervals
+    do well at high rates and where h is nearly constant or grows with |w|; uniform cells where h falls steeply with
+    |w|; and for heavy-tailed h a solution for a far smaller λ that is raised in steps, because it keeps levels where h
+    is large. So several are tried and then combined.
 
     Args:
         cells: Cells with rows of h.
         lmbda: λ [loss/bit].
-        near: Solution at a neighbouring λ to set out from alone.
+        near: Solution at a neighbouring λ, as the only start.
 
     Returns:
-        The clusters of least J that were found.
+        The best clusters found.
     """
     if near is not None:
         return _clusters(cells, _iterate(cells, (near.codebook, ideal_length(near.counts)), lmbda, ON_THE_WAY), lmbda)
@@ -83,18 +83,18 @@ def ecsq_clusters(cells: Cells, lmbda: float, near: Clusters | None = None) -> C
 
 
 def ecsq_hull(cells: Cells, lmbdas: Sequence[float] | Float[np.ndarray, " l"]) -> list[Clusters]:
-    """Solve ECSQ for many λ at once, each helped by the others: the lower convex hull of D over R.
+    """Solve ECSQ for many λ together: the lower convex hull of D over R.
 
-    From the finest λ to the coarsest each solution is the next one's start, and every few λ has starts of its own
-    beside that one. Then each is crossed with its neighbours', to and fro; and at last, since any solution bounds J
-    at every λ, each λ goes on from whichever costs least there.
+    From the finest λ to the coarsest, each solution starts the next one, and every few λ have additional starts.
+    Then each is combined with its neighbours, in both directions; finally, since any solution bounds J
+    at every λ, each λ continues from the one with the lowest J there.
 
     Args:
         cells: Cells with rows of h.
         lmbdas: λ [loss/bit], in any order.
 
     Returns:
-        The clusters of least J that were found for each λ, in the order of ``lmbdas``.
+        The best clusters found for each λ, in the order of ``lmbdas``.
     """
     order = np.argsort(np.asarray(lmbdas, np.float64), kind="stable")
     rising = [float(lmbdas[i]) for i in order]
@@ -133,27 +133,27 @@ def _iterate(cells: Cells, start: Start, lmbda: float, tolerance: float = TOLERA
 
 
 def _bring_up(cells: Cells, start: Start, lmbda: float) -> _Solution:
-    """Solve for a far smaller λ, with that start for a larger one, and so on: levels die one after the other."""
+    """Solve for a far smaller λ, use the result as start for a larger one, and so on: levels drop out one by one."""
     for finer in CLIMB:
         start = _iterate(cells, start, lmbda / finer, ON_THE_WAY).start
     return _iterate(cells, start, lmbda)
 
 
 def _cross(cells: Cells, solutions: Sequence[_Solution], lmbda: float) -> _Solution:
-    """Start from the codewords of the best and of each other solution together: what is better in either stays."""
+    """Start from the union of the best solution's codewords and another's: the better parts of either survive."""
     best, *others = sorted(solutions, key=lambda s: s.cost(lmbda))
     for other in others:
         if len(best.codebook) + len(other.codebook) > MOST_CROSSED:
             continue
         codebook = np.concatenate([best.codebook, other.codebook])
-        length = np.concatenate([best.length, other.length]) + 1  # together they share one code
+        length = np.concatenate([best.length, other.length]) + 1  # the union shares one code
         order = np.argsort(codebook, kind="stable")
         best = _least([best, _iterate(cells, (codebook[order], length[order]), lmbda)], lmbda)
     return best
 
 
 def _wander(cells: Cells, best: _Solution, lmbda: float) -> _Solution:
-    """Leave local optima by way of solutions at other λ, as long as that pays."""
+    """Leave local optima via solutions at other λ, as long as J falls."""
     failed = 0
     for factor in DETOURS * MOST_DETOURS:
         away = _iterate(cells, best.start, lmbda * factor, ON_THE_WAY)
@@ -166,7 +166,7 @@ def _wander(cells: Cells, best: _Solution, lmbda: float) -> _Solution:
 
 
 def _clusters(cells: Cells, found: _Solution, lmbda: float) -> Clusters:
-    """What a solution costs, measured by the true sums."""
+    """The clusters of a solution, with its true sums."""
     grid = cells.row_start, cells.row_sensitivity, cells.position
     true = kernels.ecsq_sums(*grid, cells.true_prefix, found.codebook, lmbda * found.length)
     threshold = None
@@ -178,16 +178,16 @@ def _clusters(cells: Cells, found: _Solution, lmbda: float) -> Clusters:
 def _thresholds(
     codebook: Float[np.ndarray, " k"], length: Float[np.ndarray, " k"], lmbda: float, sensitivity: float
 ) -> Float[np.ndarray, " k-1"]:
-    """Where neighbouring codewords cost the same, for one h."""
+    """Weights at which neighbouring codewords cost the same, for one h."""
     middle = 0.5 * (codebook[:-1] + codebook[1:])
     return middle + lmbda * np.diff(length) / (sensitivity * np.diff(codebook))
 
 
 def _single_row(cells: Cells, most: int = MOST_EDGES) -> Float[np.ndarray, "m+1 4"]:
-    """Running sums of all cells in one row, of at most about so many bins of like share.
+    """Running sums of all cells in one row, merged to about so many bins of equal share.
 
-    A bin's share is the cube root of mass · width²: between what few levels ask for, which is the cube root of the
-    mass, and many, which is the width.
+    A bin's share is the cube root of mass · width²: a compromise between few levels, which need the cube root of the
+    mass, and many, which need the width.
     """
     order = np.argsort(cells.position, kind="stable")
     sums = np.diff(cells.prefix, axis=0)[order]

@@ -1,4 +1,4 @@
-"""The global optimum of weighted k-means on the cells of a histogram, for every number of levels at once."""
+"""Optimal weighted k-means on the cells of a histogram, for all numbers of levels at once."""
 
 from collections.abc import Sequence
 
@@ -9,21 +9,21 @@ from nbquant.kernels.cpu import kmeans as kernels
 from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.histogram import Cells
 
-MOST_CANDIDATES = 1 << 12  # edges between clusters that are considered; with fewer bins all are, and it is the optimum
+MOST_CANDIDATES = 1 << 12  # candidate edges; with fewer cells all are candidates, and the result is the exact optimum
 LLOYD_ROUNDS = 50
-WIDEST = 2.0**-7  # of w: the width of a bin that is empty around it
+WIDEST = 2.0**-7  # of w: assumed width of a bin with empty neighbours
 
 
 def kmeans_clusters(cells: Cells, levels: Sequence[int], pinned_zero: bool = False) -> list[Clusters]:
-    """Optimal clusters for several numbers of levels, from one table.
+    """Find the optimal clusters for several numbers of levels from one table.
 
     Args:
         cells: Cells without rows of h.
-        levels: Numbers of levels; where there are fewer cells, as many as there are cells.
+        levels: Numbers of levels; capped at the number of cells.
         pinned_zero: Whether one of the centres is exactly zero.
 
     Returns:
-        For each of ``levels`` the clusters of least Σ mass (w − c)².
+        For each of ``levels``, the clusters of least Σ mass (w − c)².
     """
     candidates = _candidates(cells)
     most = len(candidates) - 1
@@ -43,12 +43,12 @@ def kmeans_clusters(cells: Cells, levels: Sequence[int], pinned_zero: bool = Fal
 def _candidates(cells: Cells) -> Int64[np.ndarray, " c"]:
     """Cells where a cluster may start, and the number of cells.
 
-    Where there are too many, as dense as the centres of the best quantizer are: the cube root of the density of mass.
+    If there are too many, they are as dense as the centres of the best quantizer: the cube root of the density of mass.
     """
     m = len(cells.position)
     if m <= MOST_CANDIDATES:
         return np.arange(m + 1)
-    # An outlier's distance from the others is no reason to look closely at it.
+    # The distance of an outlier from the others is no reason to resolve it finely.
     width = np.minimum(np.gradient(cells.position), WIDEST * np.abs(cells.position))
     share = np.cumsum(np.cbrt(np.diff(cells.prefix[:, 1]) * width**2))
     wanted = np.arange(1, MOST_CANDIDATES) / MOST_CANDIDATES * share[-1]
@@ -57,7 +57,7 @@ def _candidates(cells: Cells) -> Int64[np.ndarray, " c"]:
 
 
 def _paths(prefix: Float[np.ndarray, "m+1 3"], levels: Sequence[int]) -> list[tuple[Int64[np.ndarray, " k+1"], int]]:
-    """Edges of the clusters for each number of levels; none is pinned."""
+    """Edges of the clusters for each number of levels, unpinned."""
     _, start = kernels.kmeans_table(prefix, max(levels))
     return [(kernels.edges_of(start, k), -1) for k in levels]
 
@@ -65,7 +65,7 @@ def _paths(prefix: Float[np.ndarray, "m+1 3"], levels: Sequence[int]) -> list[tu
 def _pinned_paths(
     prefix: Float[np.ndarray, "m+1 3"], levels: Sequence[int]
 ) -> list[tuple[Int64[np.ndarray, " k+1"], int]]:
-    """Edges of the clusters for each number of levels, and which of them is the one at zero."""
+    """Edges of the clusters for each number of levels, and the index of the cluster at zero."""
     _, free_start, start, is_zero = kernels.pinned_kmeans_table(prefix, max(levels))
     found = []
     for k in levels:

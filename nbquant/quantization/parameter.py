@@ -1,18 +1,18 @@
-"""The one argument of a quantizer that sets its rate: levels, step or λ."""
+"""Rate parameters of quantizers: levels, step or λ."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """What runs along the rate-distortion curve of a method.
+    """The argument of a method that sets its rate.
 
     Attributes:
         name: Name of the argument.
-        symbol: As formulas, axes and sliders write it.
+        symbol: Symbol in formulas, axes and sliders.
         unit: Its unit; "" for a number.
         rate_rises: Whether the rate rises with it.
-        whole: Whether it takes whole numbers only.
+        whole: Whether it must be a whole number.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Weights as look-ups in a shared codebook that can be trained."""
+"""Trainable codebook look-ups, as torch parametrizations of a model's weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +10,14 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from nbquant.kernels import dispatch
 
-CHUNK = 1 << 20  # gradients that are widened at once
+CHUNK = 1 << 20  # gradients converted to float64 at a time
 
 
 class Lookup(nn.Module):
-    """A parametrization: each weight is the value that its index names, −1 is exactly zero.
+    """A parametrization: each weight is the codebook value of its index; −1 is exactly zero.
 
     Args:
-        codebook: Values of the group; the same Parameter in every look-up of the group.
+        codebook: Values of the group; the same Parameter in all look-ups of the group.
         assignment: Index of each weight's value, flattened.
         shape: Shape of the weight.
     """
@@ -30,7 +30,7 @@ class Lookup(nn.Module):
         self.shape = shape
 
     def forward(self, original: Float[Tensor, "0"]) -> Float[Tensor, "..."]:
-        """The weight, in the dtype of ``original``, which is empty."""
+        """Look up the weight, in the dtype of ``original``, which is empty."""
         return _Gather.apply(self.codebook.to(original.dtype), self.assignment).reshape(self.shape)
 
     def extra_repr(self) -> str:
@@ -66,10 +66,10 @@ class _Sum(torch.autograd.Function):
 def sum_by_codeword(
     gradient: Float[Tensor, "..."], assignment: Int[Tensor, " n"], levels: int
 ) -> Float[Tensor, " levels"]:
-    """Sum over each codeword's members, in float64; entries with the index −1 are in no sum.
+    """Sum over the members of each codeword, in float64; entries with index −1 are ignored.
 
     Args:
-        gradient: What to sum, n entries in any shape, perhaps sparse.
+        gradient: Entries to sum, n of any shape, possibly sparse.
         assignment: Index of each entry's codeword.
         levels: Number of codewords.
     """
@@ -82,17 +82,17 @@ def sum_by_codeword(
 
 
 def movable(codebook: Float[Tensor, " k"], assignment: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """A copy of the indices with −1 for members of a codeword that is exactly zero: zero stays zero in training."""
+    """Copy the indices, with −1 for codewords that are exactly zero: zeros stay zero in training."""
     zero = torch.nonzero(codebook == 0).reshape(-1).tolist()
     return assignment.masked_fill(assignment == zero[0], -1) if zero else assignment.clone()
 
 
 def register_lookups(model: nn.Module, lookups: Mapping[str, Lookup]) -> None:
-    """Put look-ups in the place of a model's parameters; those tied to them follow.
+    """Replace a model's parameters by look-ups, with the parameters tied to them.
 
     Args:
         model: Changed in place.
-        lookups: By parameter name; names of one tied parameter may all be there, then the last one counts.
+        lookups: Look-ups by parameter name; if several names of a tied parameter are given, the last one counts.
 
     Raises:
         ValueError: A parameter of a recurrent layer.
@@ -103,22 +103,22 @@ def register_lookups(model: nn.Module, lookups: Mapping[str, Lookup]) -> None:
         lookup = of_parameter.get(id(parameter))
         owner, _, own_name = name.rpartition(".")
         module = model.get_submodule(owner)
-        if lookup is None or own_name not in module._parameters:  # done already, where a module has two names
+        if lookup is None or own_name not in module._parameters:  # already done, if a module has two names
             continue
         if isinstance(module, nn.RNNBase):
             raise ValueError(
-                f"parameters that are read by their names are required, but {name!r} is in a {type(module).__name__}, "
+                f"parameters must be read by name, but {name!r} is in a {type(module).__name__}, "
                 "which keeps a list of its own: leave it out of the selection, or use apply() for a dense copy."
             )
         register_parametrization(module, own_name, lookup, unsafe=True)
     for parameter in parameters.values():
         if id(parameter) in of_parameter:
-            # Tells the dtype, follows .to(), and is the weight again when the parametrization is removed.
+            # It gives the dtype, follows .to(), and becomes the weight again when the parametrization is removed.
             parameter.data = parameter.new_empty(0)
 
 
 def look_up(
     codebook: nn.Parameter, value: Float[Tensor, " k"], assignment: Int[Tensor, " n"], like: Shaped[Tensor, "..."]
 ) -> Lookup:
-    """A look-up in ``codebook``, which starts at ``value``, on the device and in the shape of a parameter."""
+    """Make a look-up in ``codebook`` that starts at ``value``, on the device and in the shape of a parameter."""
     return Lookup(codebook, movable(value, assignment).to(like.device), like.shape)

@@ -1,4 +1,4 @@
-"""Integers of a group of tensors that share a step or a code: paths of least J, found in turn with what levels cost."""
+"""Search of trellis paths for tensors that share steps or codes, alternating with their code lengths."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,29 +12,29 @@ from nbquant.coding.levels import rows_of_block
 from nbquant.coding.trellis import levels_of, states_of
 from nbquant.kernels import dispatch
 
-CLASSES = 3  # of a neighbour's level: 0, 1 and more
-MOST_LEVELS = 255  # with costs of their own
-PRIOR = 8.0  # members that the costs of all classes together count for in each
-TOLERANCE = 2e-4  # of J: what falls by less has settled …
-PATIENCE = 2  # … if it does so in so many turns, as J may rise for once
+CLASSES = 3  # of a neighbour's level: 0, 1 and larger
+MOST_LEVELS = 255  # levels with their own code length
+PRIOR = 8.0  # pseudo-count of the overall distribution in each context
+TOLERANCE = 2e-4  # relative fall of J below which a turn counts as converged …
+PATIENCE = 2  # … after this many such turns, as J may rise once
 MOST_TURNS = 12
-FEW, TURNS_OF_FEW = 1 << 13, 25  # weights, and turns where there are no more, which cost next to nothing
-FIRST_SHARE = 0.25  # of λ, at which levels count before it is known what they cost
-LARGEST = 1 << 30  # integers
-FIXED = 1e6  # λ: no path is so much cheaper that it moves a pruned weight
+FEW, TURNS_OF_FEW = 1 << 13, 25  # up to so many weights, more turns are affordable
+FIRST_SHARE = 0.25  # share of λ applied to levels before their code lengths are known
+LARGEST = 1 << 30  # largest integer
+FIXED = 1e6  # in units of λ: no path is cheap enough to move a pruned weight
 
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """One tensor as the trellis sees it.
+    """One tensor in the trellis search.
 
     Attributes:
         target: Weights w.
-        weight: What squared errors count, ½h.
-        group: Whose step it shares.
-        code: Whose costs it shares.
+        weight: Weights ½h of the squared errors.
+        group: Index of the group that shares its step.
+        code: Index of the code it uses.
         step: Step Δ.
-        integers: Integers m of the best path so far; None before there is one.
+        integers: Integers m of the best path so far; None at first.
     """
 
     target: Float[Tensor, "rows cols"]
@@ -46,7 +46,7 @@ class Matrix:
 
     @property
     def levels(self) -> tuple[Int[np.ndarray, "rows cols"], Int[np.ndarray, "rows cols"]]:
-        """Levels of the integers, and which of the quantizers was in force."""
+        """Levels of the integers, and the quantizer of each (0 or 1)."""
         assert self.integers is not None
         parts = [part.cpu().numpy() for part in self.integers.split(rows_of_block(self.target.shape[1]))]
         levels = [levels_of(part, *part.shape) for part in parts]
@@ -56,12 +56,12 @@ class Matrix:
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """Integers, steps, and what they cost.
+    """Trellis paths with their loss and bits.
 
     Attributes:
         matrices: The tensors with their integers.
         loss: Σ ½h (w − mΔ)².
-        bits: Ideal bits of the levels, given the quantizer in force and the classes of the neighbours.
+        bits: Ideal bits of the levels, given the quantizer in force and the classes of their neighbours.
     """
 
     matrices: tuple[Matrix, ...]
@@ -72,18 +72,18 @@ class Paths:
 def find_paths(
     matrices: Sequence[Matrix], lmbda: float, fixed_step: bool, ticks: Iterator[object], turns: int = MOST_TURNS
 ) -> Paths:
-    """Paths of least J = Σ ½h (w − mΔ)² + λ · bits, until J stops falling.
+    """Find paths of least J = Σ ½h (w − mΔ)² + λ · bits, iterating until J stops falling.
 
-    Begins with a share of what geometric levels cost, so that weights of hardly any sensitivity go to zero. In turn:
-    what levels cost, counted on the paths; the best paths at those costs; the best steps of those integers. The
-    neighbour to the left is that of the turn before, so that columns are independent.
+    Starts from a share of the code lengths of geometric levels, so that insensitive weights go to zero. Then
+    alternates: code lengths counted on the paths; best paths for these lengths; best steps for these integers. The
+    left neighbour is that of the previous turn, so that columns are independent.
 
     Args:
-        matrices: The tensors with the steps to begin with.
+        matrices: The tensors with their initial steps.
         lmbda: λ [loss/bit].
-        fixed_step: Whether the steps stay as they are.
+        fixed_step: Whether the steps stay fixed.
         ticks: Advanced before each tensor of each turn; may raise to cancel.
-        turns: Number of turns, at most.
+        turns: Largest number of turns.
 
     Raises:
         ValueError: A step too small for the weights.
@@ -136,7 +136,7 @@ def best_paths(
     lmbda: float,
     rows: int,
 ) -> Int32[Tensor, "rows cols"]:
-    """:func:`nbquant.kernels.dispatch.viterbi`, begun anew after so many rows, as blocks of a tensor are."""
+    """Run :func:`nbquant.kernels.dispatch.viterbi`, restarted after so many rows, as blocks of a tensor are."""
     starts = range(0, max(len(target), 1), rows)
     parts = [slice(start, start + rows) for start in starts]
     found = [
@@ -146,13 +146,13 @@ def best_paths(
 
 
 def left_classes(integers: Int32[Tensor, "rows cols"]) -> UInt8[Tensor, "rows cols"]:
-    """Class of the level to the left of each; level |k| has the integers 2 |k| and 2 |k| − 1."""
+    """Compute the class of the level to the left of each; level |k| has the integers 2 |k| and 2 |k| − 1."""
     classes = ((integers.abs() + 1) // 2).clamp(max=CLASSES - 1).to(torch.uint8)
     return torch.nn.functional.pad(classes, (1, 0))[:, :-1]
 
 
 def _stepped(matrices: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
-    """The same integers with the steps of least loss, rounded as they are stored."""
+    """The same integers with the steps of least loss, rounded as stored."""
     sums: dict[str, np.ndarray] = {}
     for m in matrices:
         assert m.integers is not None
@@ -170,7 +170,7 @@ def _loss(matrix: Matrix) -> float:
 
 
 def costs_of(matrices: Sequence[Matrix]) -> tuple[dict[str, Float[np.ndarray, "2 l p k"]], float]:
-    """Bits of levels for each code, and of all levels together.
+    """Compute the bits of levels for each code, and of all levels together.
 
     Counted for each quantizer, class to the left and class above.
     """
@@ -188,11 +188,11 @@ def costs_of(matrices: Sequence[Matrix]) -> tuple[dict[str, Float[np.ndarray, "2
 
 
 def first_bits(magnitude: float, step: float) -> Float[np.ndarray, "2 l p k"]:
-    """Bits of levels before there are any to count: those of a geometric distribution.
+    """Estimate the bits of levels before any are counted: those of a geometric distribution.
 
     Args:
         magnitude: Mean magnitude of the targets.
-        step: Δ.
+        step: Step Δ [weight].
     """
     mean, level = max(magnitude / (2 * step), 1e-3), np.arange(MOST_LEVELS + 1)
     bits = np.log2(1 + mean) + level * np.log2((1 + mean) / mean) + (level > 0)
@@ -200,15 +200,15 @@ def first_bits(magnitude: float, step: float) -> Float[np.ndarray, "2 l p k"]:
 
 
 def _first_bits_of(matrices: Sequence[Matrix]) -> Float[np.ndarray, "2 l p k"]:
-    """The same for tensors that share a code, whose steps may differ."""
+    """The same for tensors that share a code and may differ in step."""
     sums = [float(m.target.double().abs().sum() / m.step) for m in matrices]
     return first_bits(sum(sums) / max(sum(m.target.numel() for m in matrices), 1), 1.0)
 
 
 def bits_of(counts: Int[np.ndarray, "2 l p k"]) -> tuple[Float[np.ndarray, "2 l p k"], float]:
-    """Ideal bits of each level, sign included, from how often it occurs; and those of all of them together.
+    """Compute the ideal bits of each level, sign included, from its frequency; and of all levels together.
 
-    Few members of a context lean on those of all.
+    Rare contexts are smoothed by the overall distribution.
     """
     used = int(np.flatnonzero(counts.any(axis=(0, 1, 2))).max(initial=0))
     n = counts[..., : min(used + 1, MOST_LEVELS) + 1].astype(float)

@@ -1,4 +1,4 @@
-"""Quantize weights by any quantizer."""
+"""Quantization of a selection or a plain tensor by any quantizer."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +13,7 @@ from nbquant.quantization.selection import as_selection
 def quantize(
     quantizer: Quantizer, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
 ) -> Quantized:
-    """Quantize a selection, or a plain tensor with its sensitivity; without sensitivities h is 1.
+    """Quantize a selection, or a plain tensor with its sensitivity (without one, h = 1).
 
     Args:
         quantizer: A quantizer of any of :data:`nbquant.quantization.methods.METHODS`.

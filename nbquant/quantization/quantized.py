@@ -1,4 +1,4 @@
-"""The result of quantizing: codebooks, assignments, and every bit they cost."""
+"""Quantized selections: codebooks, assignments and the ledger of all their bits."""
 
 import math
 from collections.abc import Mapping
@@ -27,17 +27,17 @@ class Quantized:
     """A quantized selection.
 
     Attributes:
-        quantizer: What made it.
-        tensors: Parameter name to quantized tensor.
-        codebooks: Group name to codebook: one group "all", or one a layer.
-        ledger: Every stored bit of the selection by its part; sums to ``rate`` times the number of weights.
+        quantizer: The quantizer that made it.
+        tensors: Quantized tensors by parameter name.
+        codebooks: Codebooks by group: one group "all", or one per layer.
+        ledger: Every stored bit of the selection, by part; sums to ``rate`` times the number of weights.
         distortion: ½ · mean h (w − c)² [loss/weight] under the selection's sensitivity (h = 1 if it has none); NaN
-            after fine-tuning, which leaves the point that it predicts from.
-        source_bits: Bits of the selected weights before.
-        unselected_bits: Bits of the model's other parameters and buffers, stored as they are.
-        record: How the sensitivities came about; None if there were none.
-        finetuned: How the codebooks were fine-tuned, as names and plain values; empty if they were not.
-        shards: How ranks share it, of which each has its part of every tensor; None if all of it is here.
+            after fine-tuning, which invalidates the prediction.
+        source_bits: Bits of the selected weights before quantization.
+        unselected_bits: Bits of the model's other parameters and buffers, stored unchanged.
+        record: Origin of the sensitivities; None without sensitivities.
+        finetuned: Settings of the fine-tuning, as names and plain values; empty without it.
+        shards: Ranks that each hold a part of every tensor; None if all of it is here.
     """
 
     quantizer: Quantizer
@@ -59,23 +59,23 @@ class Quantized:
 
     @property
     def rate(self) -> float:
-        """R [bit/weight], side information included."""
+        """Rate R [bit/weight], side information included."""
         return self.ledger.total / len(self)
 
     @property
     def compression_ratio(self) -> float:
-        """Bits of the selected weights before, over all bits stored for them; infinite if every weight is zero."""
+        """Bits of the selected weights before quantization over all bits stored for them; infinite if all are zero."""
         return self.source_bits / self.ledger.total if self.ledger.total else math.inf
 
     @property
     def model_compression_ratio(self) -> float:
-        """The same for the whole model, of which the rest is stored as it is."""
+        """The same ratio for the whole model, whose other tensors are stored unchanged."""
         stored = self.ledger.total + self.unselected_bits
         return (self.source_bits + self.unselected_bits) / stored if stored else math.inf
 
     @property
     def predicted_loss_increase(self) -> float:
-        """N·D = ½ Σ h (w − c)² [loss]: what the diagonal of the Hessian predicts."""
+        """N·D = ½ Σ h (w − c)² [loss]: the prediction by the Hessian diagonal."""
         return self.distortion * len(self)
 
     @property
@@ -90,29 +90,29 @@ class Quantized:
 
     @property
     def codebook(self) -> Float[Tensor, " k"]:
-        """Reconstruction values, ascending; where every layer has its own, see ``codebooks``."""
+        """Reconstruction values, ascending; with a codebook per layer, see ``codebooks``."""
         return self._only().value
 
     @property
     def counts(self) -> Int64[Tensor, " k"]:
-        """Members of each cluster; where every layer has its own, see ``codebooks``."""
+        """Number of weights in each cluster; with a codebook per layer, see ``codebooks``."""
         return self._only().counts
 
     @property
     def codeword_length(self) -> Int64[Tensor, " k"] | Float[Tensor, " k"]:
-        """Codeword lengths [bit]; where every layer has its own, see ``codebooks``."""
+        """Codeword lengths [bit]; with a codebook per layer, see ``codebooks``."""
         return self._only().codeword_length
 
     def dequantize(self) -> dict[str, Float[Tensor, "..."]]:
-        """Parameter name to tensor of reconstruction values."""
+        """Look up the reconstruction values of all tensors, by parameter name."""
         return {name: tensor.dequantize() for name, tensor in self.tensors.items()}
 
     def group_of(self, name: str) -> str:
-        """Group whose codebook a tensor uses: the only one, or its layer's."""
+        """Find the group of a tensor: the only one, or its layer's."""
         return group_of(name, self.codebooks)
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """A copy of the model with the quantized weights; the original is untouched.
+        """Copy the model with the quantized weights; the original is unchanged.
 
         Raises:
             ValueError: The model lacks a quantized parameter, or has it in another shape.
@@ -124,12 +124,12 @@ class Quantized:
         return quantized
 
     def parametrize(self, model: nn.Module) -> nn.Module:
-        """A copy of the model that keeps codebook and indices in the place of the quantized weights.
+        """Copy the model with trainable codebooks and indices in place of the quantized weights.
 
-        Each weight is computed from ``parametrizations.weight[0].codebook``, one Parameter for all tensors of a group,
-        and ``.assignment``, a buffer; any optimizer trains it, and the gradient of a value is the sum of its members'
-        gradients. Pruned weights and codewords that are exactly zero stay zero. Tied parameters stay tied.
-        ``torch.nn.utils.parametrize.remove_parametrizations`` makes a dense parameter of one again, and
+        Each weight is computed from ``parametrizations.weight[0].codebook``, one Parameter shared by all tensors of a
+        group, and ``.assignment``, a buffer. Any optimizer can train it; the gradient of a value is the sum of its
+        members' gradients. Pruned weights and codewords that are exactly zero stay zero. Tied parameters stay tied.
+        ``torch.nn.utils.parametrize.remove_parametrizations`` makes it a dense parameter again, and
         ``torch.nn.utils.parametrize.cached`` computes each weight once where a model uses it several times.
 
         Raises:
@@ -153,7 +153,7 @@ class Quantized:
         return parametrized
 
     def parameters_of(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """Parameters of a model that the quantized tensors are for, by name.
+        """Find the parameters of a model for the quantized tensors, by name.
 
         Raises:
             ValueError: The model lacks one, or has it in another shape.
@@ -169,7 +169,7 @@ class Quantized:
         return parameters
 
     def named_in(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """Parameters of a model with the names of the quantized tensors, of whatever shape.
+        """Find the parameters of a model with the names of the quantized tensors, of any shape.
 
         Raises:
             ValueError: The model lacks one.
@@ -185,15 +185,15 @@ class Quantized:
         return {name: parameters[name] for name in self.tensors}
 
     def require_whole(self) -> None:
-        """Refuse what needs all of the assignment in one process.
+        """Refuse a quantization whose assignment is not all in this process.
 
         Raises:
             ValueError: Ranks hold shards of it.
         """
         if self.shards is not None:
             raise ValueError(
-                "a whole quantization is required, but ranks hold shards of this one: pass what "
-                "nbquant.gather_quantized(quantized, model) returns on all of them."
+                "a whole quantization is required, but ranks hold shards of this one: pass the result of "
+                "nbquant.gather_quantized(quantized, model) on all of them."
             )
 
     def with_values(
@@ -201,20 +201,20 @@ class Quantized:
         values: Mapping[str, Float[Tensor, " k"]],
         finetuned: Mapping[str, str | int | float | bool] | None = None,
     ) -> "Quantized":
-        """The same weights in the same clusters, with other reconstruction values.
+        """Replace the reconstruction values and keep the clusters.
 
-        Values are rounded to the codebook's dtype and a value that was exactly zero stays so. Where two become one
-        their clusters do, and where they change order they are numbered anew; code and ledger follow.
+        Values are rounded to the codebook's dtype, and a value that was exactly zero stays zero. Where two become
+        equal, their clusters are merged; where they change order, they are renumbered. Code and ledger are updated.
 
         Args:
             values: New values of each group, in the order of the old ones.
-            finetuned: How they came about, for the attribute of this name.
+            finetuned: The new attribute ``finetuned``.
 
         Returns:
             A new object; its distortion is NaN.
 
         Raises:
-            ValueError: Other groups, another number of values, or some that are not finite in the codebook's dtype.
+            ValueError: Other groups, another number of values, or values that are not finite in the codebook's dtype.
         """
         if values.keys() != self.codebooks.keys():
             raise ValueError(
@@ -233,7 +233,7 @@ class Quantized:
                 assignment = dispatch.gather(shifted.to(assignment.device), assignment).sub_(1)  # −1 gathers 0
             own = value.to(tensor.codebook.device, tensor.codebook.dtype)
             tensors[name] = QuantizedTensor(own, assignment, tensor.shape)
-        # Positions do not know the values.
+        # Positions do not depend on the values.
         positions = Ledger({part: bits for part, bits in self.ledger.items() if part.startswith("position_")})
         of_positions = (lambda: positions) if self.pruned else None
         tensors, ledger = coded(tensors, codebooks, self.quantizer.coding, of_positions)
@@ -268,7 +268,7 @@ class Quantized:
 def _changed(
     book: Codebook, value: Float[Tensor, " k"], group: str, coding: str
 ) -> tuple[Codebook, Int64[Tensor, " k"]]:
-    """The codebook with other values, and where each of the old ones is in it."""
+    """The codebook with other values, and the new index of each old one."""
     if value.shape != book.value.shape:
         raise ValueError(
             f"group {group!r} must have {len(book.value)} values, but has the shape {tuple(value.shape)}: "

@@ -1,4 +1,4 @@
-"""What a quantizer is: parameters at construction, data at the call."""
+"""Interfaces of quantizers, and checks of their arguments."""
 
 from typing import ClassVar, Protocol
 
@@ -21,10 +21,10 @@ class Quantizer(Protocol):
 
     Attributes:
         method: Name of the method, as in :func:`nbquant.fit`.
-        parameter: The one argument that sets the rate.
-        weighted: Whether each weight counts by its sensitivity; if not, by the mean sensitivity.
+        parameter: The argument that sets the rate.
+        weighted: Whether each weight counts by its sensitivity, or by the mean sensitivity.
         coding: Name of the code of the indices, see :mod:`nbquant.coding.codes`.
-        per_layer: A codebook for each layer, or one for the whole selection.
+        per_layer: One codebook per layer, or one for the whole selection.
     """
 
     method: ClassVar[str]
@@ -41,10 +41,10 @@ class Quantizer(Protocol):
 
 
 class ScalarQuantizer(Quantizer, Protocol):
-    """A quantizer that finds clusters on a histogram, and then refines them on the weights.
+    """A quantizer that finds clusters on a histogram and refines them on the weights.
 
     Attributes:
-        needs_rows: Whether cells depend on h, so that clusters are found on a histogram with rows of h.
+        needs_rows: Whether cells depend on h, which requires a histogram with rows of h.
     """
 
     needs_rows: ClassVar[bool]
@@ -54,19 +54,19 @@ class ScalarQuantizer(Quantizer, Protocol):
 
         Args:
             cells: The cells.
-            near: Clusters of the same method at a parameter close by, where a local search starts.
+            near: Clusters of the same method at a nearby parameter, where a local search starts.
         """
         ...
 
     def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
-        """Refine a codebook on the weights, and leave them assigned to it.
+        """Refine a codebook on the weights, and assign them to it.
 
         Args:
-            members: The weights, to be swept over at least once.
+            members: The weights; swept over at least once.
             start: Clusters found on the cells.
 
         Returns:
-            The means of the clusters of the last sweep (any value for an empty cluster), and their sums.
+            Means of the clusters of the last sweep (any value for an empty cluster), and their sums.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What clusters and positions cost in bits, in the ledger's parts."""
+"""Rate accounting: bits of clusters and positions, by part of the ledger."""
 
 import math
 from collections.abc import Sequence
@@ -17,23 +17,23 @@ from nbquant.kernels import dispatch
 
 
 def is_mostly_zero(zeros: int, weights: int) -> bool:
-    """Whether zeros are left out and stay exactly zero: where half of the weights or more are.
+    """Whether zeros are left out and stay exactly zero: if they are at least half of the weights.
 
-    With fewer zeros a codeword for zero costs less than positions, whose shortest codeword takes a bit for each of the
+    With fewer zeros, a codeword for zero costs less than positions, which take at least a bit for each of the
     other weights; then zeros are weights like any other.
     """
     return 2 * zeros >= weights
 
 
 def lengths_for(counts: Int64[np.ndarray, " k"], coding: str) -> Lengths:
-    """Codeword lengths ℓ [bit] for clusters with members; of an arithmetic code the ideal ones, −log₂(n / Σn)."""
+    """Compute codeword lengths ℓ [bit] of non-empty clusters; for an arithmetic code the ideal ones, −log₂(n / Σn)."""
     return codes.named(coding).lengths(counts)
 
 
 def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Lengths, coding: str, bits: int) -> Ledger:
-    """Payload Σ n ℓ, code table as it is written (of Huffman and arithmetic codes), codebook k·b.
+    """Count payload Σ n ℓ, code table as written (Huffman and arithmetic codes), and codebook k·b.
 
-    Arithmetic coding takes another payload, a little more by frequencies, less by context: known once it has run.
+    Arithmetic codes differ: slightly more with static frequencies, less with contexts; known only after encoding.
 
     Source: Choi et al. 2017 (arXiv:1612.01543), equations 4 and 9, where the code table is Σ ℓ.
     """
@@ -46,12 +46,12 @@ def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Lengths, coding: str, 
 
 
 def tensor_gaps(weight: Float[Tensor, "..."] | Int[Tensor, "..."]) -> GapHistogram:
-    """Gaps between the non-zero entries of a tensor, block by block as they are coded: see :func:`block_gaps`."""
+    """Count the gaps between the non-zero entries of a tensor, by coded block: see :func:`block_gaps`."""
     return reduce(add, block_gaps(weight))
 
 
 def block_gaps(weight: Float[Tensor, "..."] | Int[Tensor, "..."]) -> list[GapHistogram]:
-    """Gaps of each block, at least of one; none for a block without zeros, whose positions need no telling."""
+    """Count the gaps of each block (at least one); none for a block without zeros, whose positions are implied."""
     flat = weight.detach().reshape(-1)
     return [_gaps(flat[i : i + positions.BLOCK]) for i in range(0, max(len(flat), 1), positions.BLOCK)]
 
@@ -63,7 +63,7 @@ def _gaps(block: Float[Tensor, " n"] | Int[Tensor, " n"]) -> GapHistogram:
 
 
 def position_ledger(gaps: Sequence[GapHistogram]) -> Ledger:
-    """Positions of a pruned selection: every tensor its own stream, tables shared where that saves bits."""
+    """Count the bits of a pruned selection's positions: one stream per tensor, tables shared where that saves bits."""
     payload = table = 0
     for group in group_tables(gaps, progress=False):
         in_payload, in_table = position_bits(reduce(add, (gaps[i] for i in group)))
@@ -72,7 +72,7 @@ def position_ledger(gaps: Sequence[GapHistogram]) -> Ledger:
 
 
 def zeros_ledger(zeros: Sequence[int], weights: Sequence[int]) -> Ledger:
-    """What zeros of a pruned selection cost at order 0 where they are in the alphabet, before their coding has run.
+    """Estimate the bits of a pruned selection's zeros at order 0, as a symbol of the alphabet, before encoding.
 
     Args:
         zeros: Number of zeros in each tensor.

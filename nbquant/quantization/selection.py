@@ -1,4 +1,4 @@
-"""What is quantized: named tensors with their sensitivities."""
+"""Selections: the tensors to be quantized, with their sensitivities."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
@@ -16,13 +16,13 @@ from nbquant.quantization.workers import Workers
 
 @dataclass(frozen=True)
 class SensitivityRecord:
-    """How the sensitivities of a selection came about; goes with what is stored.
+    """Origin of the sensitivities of a selection; stored with the result.
 
     Attributes:
-        method: Name of the estimator; "given" or "file" where nobody told.
-        samples: Number of samples it saw; 0 if unknown or none.
-        damping: ε of h + ε·mean(h), as added to the sensitivities that were selected with.
-        offset: What was added to each h after that [loss/weight²].
+        method: Name of the estimator; "given" or "file" if unknown.
+        samples: Number of samples used; 0 if unknown or none.
+        damping: ε of h + ε·mean(h) already added to the sensitivities.
+        offset: Further addition to each h [loss/weight²].
     """
 
     method: str = "given"
@@ -36,13 +36,13 @@ _WHOLE_WEIGHTS = ("f8", "float8", "i8", "int8")  # types of which each entry is 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Weights that were meant too, but are quantized already, or of a type that cannot be quantized.
+    """Weights that were requested but left out: already quantized, or of a type that cannot be quantized.
 
     Attributes:
         tensors: Number of tensors.
-        weights: Number of their entries; of packed integers each is one weight or several.
+        weights: Number of their entries; an entry of packed integers is one weight or several.
         of: Number of entries of all weights of the model.
-        dtypes: Their types.
+        dtypes: Their dtypes.
     """
 
     tensors: int
@@ -52,7 +52,7 @@ class LeftOut:
 
     @property
     def share(self) -> float:
-        """Part of the model's weights, in [0, 1]; of packed integers at least that."""
+        """Share of the model's weights, in [0, 1]; for packed integers a lower bound."""
         return self.weights / self.of
 
     def __str__(self) -> str:
@@ -69,14 +69,14 @@ class Selection:
 
     Attributes:
         tensors: The chosen tensors, in the model's order; never empty.
-        unselected_bits: Bits of the model's other parameters and buffers, which are stored as they are.
+        unselected_bits: Bits of the model's other parameters and buffers, stored unchanged.
         unselected_count: Number of the model's other parameters (buffers are not weights and do not count).
-        record: How the sensitivities came about; None if there are none.
-        calibration: What knows the moments of layers, for error feedback; None if it was not given.
-        shards: How the ranks share it, of which each holds a part of every tensor; None if all of it is here. Numbers
-            of weights and of bits are those of all ranks.
-        workers: Who sweeps over it, if it is on disk; None is this process.
-        left_out: Weights among the others that were meant, but cannot be quantized; None if there are none.
+        record: Origin of the sensitivities; None without sensitivities.
+        calibration: Source of the layers' moments, for error feedback; None if not given.
+        shards: Ranks that each hold a part of every tensor; None if all of it is here. Numbers
+            of weights and bits are over all ranks.
+        workers: Workers that sweep over it, if it is on disk; None for this process.
+        left_out: Requested weights that cannot be quantized; None if there are none.
     """
 
     tensors: tuple[SelectedTensor, ...]
@@ -93,15 +93,15 @@ class Selection:
         return sum(map(self.count, self.tensors))
 
     def count(self, tensor: SelectedTensor) -> int:
-        """Number of weights of a tensor, over all ranks."""
+        """Count the weights of a tensor, over all ranks."""
         return tensor.weight.numel() if self.shards is None else self.shards.counts[tensor.name]
 
     def bits(self, tensor: SelectedTensor) -> int:
-        """Bits of the weights of a tensor as they are stored now."""
+        """Count the bits of a tensor's weights before quantization."""
         return 8 * tensor.weight.element_size() * self.count(tensor)
 
     def require_whole(self, what: str) -> None:
-        """Refuse what needs all weights at once.
+        """Refuse a selection of which this process does not hold all weights.
 
         Raises:
             ValueError: Ranks hold shards.
@@ -133,11 +133,11 @@ class Selection:
 
     @property
     def source_bits(self) -> int:
-        """N·b: bits of the weights as they are stored now."""
+        """N·b: bits of the weights before quantization."""
         return sum(map(self.bits, self.tensors))
 
     def by_layer(self) -> dict[str, "Selection"]:
-        """One selection a layer."""
+        """Split into one selection per layer."""
         return {
             layer: Selection(
                 tuple(t for t in self.tensors if t.layer == layer), shards=self.shards, workers=self.workers
@@ -146,7 +146,7 @@ class Selection:
         }
 
     def part(self, layers: Collection[str]) -> "Selection":
-        """Some of the layers, as they are; the others count as unselected. No weight is looked at.
+        """Restrict to some of the layers; the others count as unselected. No weight is read.
 
         Args:
             layers: Names of layers of this selection.
@@ -176,7 +176,7 @@ class Selection:
         )
 
     def damped(self, offset: float) -> "Selection":
-        """The same with ``offset`` [loss/weight²] added to every sensitivity, which makes copies of them in memory."""
+        """Add ``offset`` [loss/weight²] to every sensitivity, copying them in memory."""
         if offset == 0:
             return self
         tensors = (
@@ -188,7 +188,7 @@ class Selection:
 
 
 def as_selection(weight: object, sensitivity: object = None) -> Selection:
-    """A selection as it is, or one of a plain tensor with its sensitivity.
+    """Make a selection of a plain tensor with its sensitivity; a selection is returned unchanged.
 
     Raises:
         TypeError: Neither a selection nor a floating-point tensor; a sensitivity beside a selection.

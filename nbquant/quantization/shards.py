@@ -1,4 +1,4 @@
-"""A selection in parts: tensors of which every rank of a process group holds a shard."""
+"""Selections sharded over the ranks of a process group: sums over all ranks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Shards:
-    """How the ranks that hold the parts of a selection come to the same codebook: their sums add.
+    """Sums over the ranks that hold parts of a selection, so that all find the same codebook.
 
-    Whatever is decided from them is decided from the same numbers, added in the same order, so that all ranks do the
-    same; each method must be called by all of them.
+    All decisions follow from the same numbers, added in the same order, so that all ranks decide alike;
+    each method must be called by all ranks.
 
     Attributes:
-        gather: An array of every rank, all of one shape and dtype -> those of all, stacked in the order of ranks.
-        counts: Name of each tensor -> number of its weights, over all ranks.
-        elsewhere: Tensors whose values here are copies of what another rank counts.
+        gather: Array of each rank, of equal shape and dtype -> all arrays, stacked in the order of ranks.
+        counts: Tensor name -> number of weights, over all ranks.
+        elsewhere: Tensors whose values here are copies counted by another rank.
     """
 
     gather: Callable[[Array], Array]
@@ -30,20 +30,20 @@ class Shards:
     elsewhere: frozenset[str] = frozenset()
 
     def total(self, values: Array) -> Array:
-        """Sum over the ranks."""
+        """Sum an array over the ranks."""
         return self.gather(values).sum(axis=0)
 
     def any(self, value: bool) -> bool:
-        """Whether it holds on any rank."""
+        """Whether a flag is set on any rank."""
         return bool(self.gather(np.array(value, np.int64)).any())
 
     def merged(self, histogram: Histogram) -> Histogram:
-        """Sum of the histograms of all ranks."""
+        """Add up the histograms of all ranks."""
         grids = (self._bins(histogram.marginal), self._bins(histogram.joint))
         return Histogram(*grids)
 
     def merged_gaps(self, gaps: GapHistogram) -> GapHistogram:
-        """Gaps of all ranks: each shard is coded apart."""
+        """Add up the gaps of all ranks: each shard is coded separately."""
         parts = zip(self._rows(gaps.gaps), self._rows(gaps.counts), strict=True)
         return sum((GapHistogram(*part) for part in parts), GapHistogram(gaps.gaps[:0], gaps.counts[:0]))
 
@@ -51,7 +51,7 @@ class Shards:
         return Bins.merge(map(Bins, self._rows(bins.key), self._rows(bins.sums)))
 
     def _rows(self, rows: Array) -> list[Array]:
-        """Arrays of different lengths."""
+        """Gather arrays of different lengths."""
         lengths = self.gather(np.array(len(rows), np.int64))
         padded = np.zeros((int(lengths.max()), *rows.shape[1:]), rows.dtype)
         padded[: len(rows)] = rows

@@ -1,4 +1,4 @@
-"""One step for all layers, or one for each at the same slope dD/dR."""
+"""Step sizes of layers: one joint step, or one per layer at equal slope dD/dR."""
 
 import math
 from typing import Literal
@@ -13,7 +13,7 @@ STEPS: tuple[Steps, ...] = ("joint", "equal slope")
 
 
 def check_steps(steps: str, per_layer: bool) -> None:
-    """Refuse steps of an unknown kind, or steps a layer on one codebook."""
+    """Reject an unknown kind of steps, or steps per layer with a joint codebook."""
     if steps not in STEPS:
         raise ValueError(f"steps must be one of {', '.join(map(repr, STEPS))}, but got {steps!r}")
     if steps != "joint" and not per_layer:
@@ -21,7 +21,7 @@ def check_steps(steps: str, per_layer: bool) -> None:
 
 
 def mean_sensitivity(selection: Selection) -> float:
-    """h̄ [loss/weight²], of a selection without sensitivities 1."""
+    """Compute the mean sensitivity h̄ [loss/weight²]; 1 without sensitivities."""
     return sum(_mass(t) for t in selection) / len(selection)
 
 
@@ -31,11 +31,11 @@ def _mass(tensor: SelectedTensor) -> float:
 
 
 def step_of_layers(selection: Selection, step: float, steps: Steps) -> dict[str, float]:
-    """Step of each layer: the same, or ∝ h̄^(−½), which gives them the same slope dD/dR at high rate.
+    """Compute the step of each layer: the same, or ∝ h̄^(−½), for equal slope dD/dR at high rate.
 
     Args:
         selection: The layers.
-        step: Step of a layer with the selection's mean sensitivity.
+        step: Step for a layer with the selection's mean sensitivity.
         steps: "joint" or "equal slope".
 
     Source: Gersho 1979 (D ≈ hΔ²/24 at high rate); Choi et al. 2017 (arXiv:1612.01543), section 5.1.
@@ -44,5 +44,5 @@ def step_of_layers(selection: Selection, step: float, steps: Steps) -> dict[str,
         return dict.fromkeys(selection.layers, step)
     h = {layer: mean_sensitivity(members) for layer, members in selection.by_layer().items()}
     whole = mean_sensitivity(selection)
-    # A layer that costs no loss wherever its weights go has the step of the whole.
+    # A layer with zero sensitivity has the step of the whole.
     return {layer: step * math.sqrt(whole / mean) if mean > 0 else step for layer, mean in h.items()}

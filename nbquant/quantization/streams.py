@@ -1,4 +1,4 @@
-"""Bits of codes, exactly: from codeword lengths, or by encoding where nothing else tells."""
+"""Exact sizes of coded streams: from codeword lengths, or by encoding."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -17,18 +17,18 @@ from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import Codebook, QuantizedTensor, alphabet_of
 from nbquant.quantization.rate import code_ledger
 
-LATTICE_BITS = 64  # of a step
+LATTICE_BITS = 64  # bits of a stored step
 
 
 def group_of(name: str, codebooks: Mapping[str, Codebook]) -> str:
-    """Group whose codebook a tensor uses: the only one, or its layer's."""
+    """Find the group of a tensor: the only one, or its layer's."""
     return next(iter(codebooks)) if len(codebooks) == 1 else name.rpartition(".")[0]
 
 
 def book_ledger(book: Codebook, coding: str) -> Ledger:
-    """Payload by the lengths of codewords, code table, and codebook as it is stored.
+    """Count payload by codeword lengths, code table, and codebook as stored.
 
-    Of a lattice under the codes of version 2 of the file, that is the step, and a bit for each of its integers from
+    For a lattice under the codes of file version 2, the codebook is the step and a bit for each integer from
     the first to the last in use.
     """
     counts, lengths = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
@@ -39,7 +39,7 @@ def book_ledger(book: Codebook, coding: str) -> Ledger:
 
 
 def lattice_span(book: Codebook) -> int:
-    """Number of integers from the first to the last of a lattice's."""
+    """Count the integers from the first to the last of a lattice."""
     assert book.lattice is not None
     integer = book.lattice.integer
     return int(integer[-1] - integer[0]) + 1 if len(integer) else 0
@@ -52,14 +52,14 @@ def coded(
     positions: Callable[[], Ledger] | None,
     progress: Progress = False,
 ) -> tuple[dict[str, QuantizedTensor], Ledger]:
-    """Every bit of a quantized selection, by its part.
+    """Count every bit of a quantized selection, by part.
 
     Args:
         tensors: The quantized tensors.
-        codebooks: Of their groups.
-        coding: How indices are coded.
-        positions: What the positions of pruned weights cost, where a code needs them; None if nothing is pruned.
-        progress: See :data:`nbquant.progress.Progress`; counts tensors that are coded.
+        codebooks: Codebooks by group.
+        coding: Name of the code of the indices.
+        positions: Bits of the positions of pruned weights, where the code needs them; None if nothing is pruned.
+        progress: See :data:`nbquant.progress.Progress`; counts encoded tensors.
 
     Returns:
         The tensors with the sizes of their streams, and the ledger.
@@ -77,7 +77,7 @@ def coded(
 
 
 def with_sizes(tensor: QuantizedTensor, book: Codebook, code: Code, pruned: bool) -> QuantizedTensor:
-    """The tensor with the sizes of its streams, found by coding them.
+    """Encode a tensor to find the sizes of its streams.
 
     Raises:
         ValueError: As :func:`adaptive_streams`.
@@ -100,11 +100,11 @@ def _symbol_streams(tensor: QuantizedTensor, book: Codebook, kind: Code) -> Iter
 
 
 def adaptive_streams(tensor: QuantizedTensor, book: Codebook, code: Code, pruned: bool) -> Iterator[bytes]:
-    """The streams of a tensor's blocks under adaptive coding, in their order.
+    """Encode the blocks of a tensor by an adaptive code, in order.
 
     Args:
         tensor: Its indices.
-        book: Their codebook.
+        book: The codebook.
         code: The adaptive code.
         pruned: Whether zeros of the selection are left out.
 

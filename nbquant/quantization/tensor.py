@@ -1,4 +1,4 @@
-"""One selected parameter tensor with its sensitivities."""
+"""A selected parameter tensor with its sensitivities."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,14 @@ class SelectedTensor:
     """One parameter tensor of a selection.
 
     Attributes:
-        name: Parameter name, as in ``model.named_parameters()``; tied ones have one entry, under their first name.
-        layer: Name of the module that owns it; the unit of "per layer".
-        weight: The weights, in their own shape, dtype and device, detached; those of a checkpoint are read from disk
-            as they are looked at, and what is in them has not been checked.
-        sensitivity: Hessian diagonal h [loss/weight²] of the same shape and device; None if it was not given.
-        weight_source: Where the weights are on disk; None for those of a module.
-        sensitivity_source: The same of the sensitivities.
+        name: Parameter name, as in ``model.named_parameters()``; tied parameters have one entry, under their first
+            name.
+        layer: Name of the module that owns it, for codebooks per layer.
+        weight: The weights, in their own shape, dtype and device, detached; a checkpoint's are mapped from disk
+            and read, unchecked, when accessed.
+        sensitivity: Hessian diagonal h [loss/weight²] of the same shape and device; None if not given.
+        weight_source: Location of the weights on disk; None for a module's.
+        sensitivity_source: Location of the sensitivities on disk, likewise.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Entropy-coded trellis-coded quantization with a sensitivity for every weight."""
+"""Entropy-coded trellis-coded quantization, Hessian-weighted."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -27,27 +27,27 @@ from nbquant.quantization.validate import (
     require_valid_sensitivity,
 )
 
-SLOPE = 0.2  # λ over h̄Δ², about what is best from 0.5 to 4 bits a weight
+SLOPE = 0.2  # λ over h̄Δ², nearly optimal from 0.5 to 4 bits per weight
 
 
 @dataclass(frozen=True)
 class Trellis:
-    """Two grids in turn, by a trellis of 8 states, with the rate in the choice: 1 of the 1.53 dB between ECSQ and R(D).
+    """Trellis-coded quantization: two grids, 8 states, entropy-coded; gains 1 of the 1.53 dB between ECSQ and R(D).
 
-    Minimises J = ½ Σ h (w − mΔ)² + λ · bits over the integers m of a path down each column, what levels cost, and Δ, in
-    turn. Bits are those of levels given the quantizer in force and the levels above and to the left. Each level of one
-    grid has one on every second integer; see :mod:`nbquant.coding.trellis`.
+    Minimises J = ½ Σ h (w − mΔ)² + λ · bits over the integers m of a path down each column, the code lengths, and Δ,
+    alternately. Bits are those of levels given the quantizer in force and the levels above and to the left. The levels
+    of either grid lie on about every second integer; see :mod:`nbquant.coding.trellis`.
 
     Attributes:
-        lmbda: Lagrange multiplier λ [loss/bit]; larger gives fewer bits.
-        step: Δ [weight], kept as it is (for a layer with the selection's mean h, if slopes are equal); None finds it.
-        weighted: Weigh by sensitivity, or by its mean (λ keeps its unit).
-        coding: How levels are coded.
-        per_layer: A codebook for each layer, or one for the whole selection.
-        steps: "joint" is one step for all layers; "equal slope" one for each, all with the same dD/dR = −λ.
+        lmbda: Lagrange multiplier λ [loss/bit]; a larger λ gives fewer bits.
+        step: Step Δ [weight], fixed (at equal slopes, for a layer with the selection's mean h); None searches it.
+        weighted: Weight by sensitivity, or by its mean (λ keeps its unit).
+        coding: Name of the code of the levels.
+        per_layer: One codebook per layer, or one for the whole selection.
+        steps: "joint" is one step for all layers; "equal slope" one per layer, all with the same dD/dR = −λ.
 
     Raises:
-        ValueError: ``lmbda`` or ``step`` not above 0; steps a layer without codebooks a layer.
+        ValueError: ``lmbda`` or ``step`` not above 0; steps per layer without codebooks per layer.
 
     Source: Fischer and Wang 1992; Joshi, Crump and Fischer 1995 (entropy-coded trellis-coded quantization).
     """
@@ -76,11 +76,11 @@ class Trellis:
         return quantize_trellis(self, as_selection(weight, sensitivity), progress)
 
     def paths(self, selection: Selection, progress: Progress = False) -> Paths:
-        """The integers themselves, with the bits that an ideal code of their levels takes.
+        """Find the integers, and the bits of an ideal code for their levels.
 
         Args:
-            selection: Weights that are finite, with sensitivities that are so too, non-negative and positive somewhere.
-            progress: See :data:`nbquant.progress.Progress`; counts tensors of the most turns that there may be.
+            selection: Finite weights, with sensitivities that are finite, non-negative and positive somewhere.
+            progress: See :data:`nbquant.progress.Progress`; counts tensors, up to the largest number of turns.
 
         Raises:
             ValueError: A step too small for the weights.
@@ -88,12 +88,12 @@ class Trellis:
         """
         ticks = track(range(len(selection.tensors) * MOST_TURNS), "trellis", progress)
         paths = self.search(selection, is_pruned(selection), ticks)
-        for _ in ticks:  # turns that were not needed
+        for _ in ticks:  # count the turns that were not needed
             pass
         return paths
 
     def search(self, selection: Selection, pruned: bool, ticks: Iterator[object]) -> Paths:
-        """The same as part of something larger.
+        """Find the paths as part of a larger search.
 
         Args:
             selection: As for :meth:`paths`.
@@ -120,13 +120,13 @@ class Trellis:
 
 
 def quantize_trellis(quantizer: Trellis, selection: Selection, progress: Progress = False) -> Quantized:
-    """Quantize a selection; weights that were pruned stay exactly zero."""
+    """Quantize a selection; pruned weights stay exactly zero."""
     require_valid(selection)
     return quantized_paths(quantizer, selection, quantizer.paths(selection, progress))
 
 
 def require_valid(selection: Selection) -> None:
-    """Reject entries that are not finite, and sensitivities that cannot be.
+    """Reject weights that are not finite and invalid sensitivities.
 
     Raises:
         ValueError: Such entries; ranks that hold shards.
@@ -143,7 +143,7 @@ def require_valid(selection: Selection) -> None:
 def _squared_error(
     tensor: SelectedTensor, constant: float | None, fixed: float, step_of: Mapping[str, float]
 ) -> Float[Tensor, "rows cols"]:
-    """½h of each weight; of pruned ones so much that they stay where they are."""
+    """½h of each weight; for pruned ones large enough that they stay zero."""
     h = tensor.sensitivity
     if constant is not None:
         half = torch.full_like(tensor.weight, 0.5 * constant, dtype=torch.float32)

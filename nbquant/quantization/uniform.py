@@ -1,4 +1,4 @@
-"""Uniform quantization with reconstruction values at the means of their cells."""
+"""Uniform quantization with reconstruction values at the centroids of the cells."""
 
 import math
 from collections.abc import Mapping
@@ -23,26 +23,26 @@ from nbquant.quantization.rate import is_mostly_zero, lengths_for
 from nbquant.quantization.selection import Selection, as_selection
 from nbquant.quantization.steps import Steps, check_steps
 
-MOST_CELLS = 1 << 20  # the reach of the grid; occupied cells are far fewer
-OFFSETS = 16  # compared when the grid may lie anywhere
-HALVINGS = 1  # of their distance, around the best
+MOST_CELLS = 1 << 20  # cells from zero to the end of the grid; occupied ones are far fewer
+OFFSETS = 16  # offsets compared when the offset is free
+HALVINGS = 1  # refinements of their spacing, around the best
 STEPS_TABULATED = 64  # points on the curve
-FINEST_STEP = 2.0**-7  # of the root mean square of the weights
+FINEST_STEP = 2.0**-7  # in units of the weights' root mean square
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Equally spaced cells; with a variable-length code asymptotically the best scalar quantizer (Gish & Pierce 1968).
+    """Equally spaced cells; asymptotically the best scalar quantizer with a variable-length code (Gish & Pierce 1968).
 
     Attributes:
-        step: Width Δ of a cell [weight].
-        offset: Where the grid lies, in steps: 0 centres a cell on zero, 0.5 puts a boundary there; None finds what
-            costs least, one for all layers, see :meth:`placed`.
-        weighted: Reconstruction values Σhw/Σh of each cell's members, or their plain mean.
+        step: Cell width Δ [weight].
+        offset: Offset of the grid, in steps: 0 centres a cell on zero, 0.5 puts a boundary there; None searches the
+            cheapest, one for all layers, see :meth:`placed`.
+        weighted: Reconstruction values Σhw/Σh of each cell, or its plain mean.
         coding: "huffman" or "fixed" codeword lengths, or "context" for adaptive arithmetic coding.
-        per_layer: A codebook for each layer, or one for the whole selection.
-        steps: "joint" is one step for all layers; "equal slope" one for each, step · (mean / h̄)^½ with its mean h̄.
-        mean: Sensitivity of the layer that ``step`` is for [loss/weight²]; None is the mean of the selection.
+        per_layer: One codebook per layer, or one for the whole selection.
+        steps: "joint" is one step for all layers; "equal slope" one per layer, step · (mean / h̄)^½ with its mean h̄.
+        mean: Mean sensitivity that ``step`` refers to [loss/weight²]; None for the selection's mean.
 
     Raises:
         ValueError: ``step`` not above 0 or too small for the weights' range, ``offset`` outside [0, 1).
@@ -85,12 +85,12 @@ class Uniform:
         n, s0, s1, _ = np.diff(cells.prefix[edges], axis=0).T
         counts = np.diff(cells.prefix[:, 0])
         codebook = centres(s0, s1, np.add.reduceat(cells.position * counts, first) / n)
-        # Between cells with empty ones in between the boundary is drawn halfway.
+        # Across empty cells the boundary is drawn halfway.
         threshold = (0.5 * (index[first[:-1]] + index[first[1:]]) + self.offset) * step
         return Clusters.of_sums(codebook, np.diff(cells.true_prefix[edges], axis=0), threshold)
 
     def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
-        """One sweep: round to the grid, then the means of the cells."""
+        """Sweep once: round to the grid and compute the cell means."""
         assert self.offset is not None, "fit() and curves place the grid first"
         step = self.step
         if self.steps != "joint":
@@ -102,9 +102,9 @@ class Uniform:
         return means(sums, self.weighted, np.zeros(len(sums))), sums
 
     def placed(self, groups: Mapping[str, Cells]) -> "Uniform":
-        """The same with what it leaves open found on the cells of all groups: the offset, and the mean sensitivity.
+        """Choose the open arguments on the cells of all groups: the offset, and the mean sensitivity.
 
-        Of two grids near each other, for a bit more buys 6 dB less distortion: that of least payload + ½ log2 D.
+        At nearly equal distortion a bit is worth 6 dB: the offset minimises payload + ½ log2 D.
         """
         n, mass = np.sum([cells.true_prefix[-1, :2] for cells in groups.values()], axis=0)
         at = replace(self, mean=float(mass / n)) if self.steps != "joint" and self.mean is None else self
@@ -132,7 +132,7 @@ class Uniform:
         return quantize_uniform(self, as_selection(weight, sensitivity), progress)
 
     def _step(self, n: float, mass: float) -> float:
-        """Step of a layer of n weights; one that costs no loss wherever they go has the step of the whole."""
+        """Step of a layer of n weights; a layer with zero sensitivity has the step of the whole."""
         if self.steps == "joint" or not mass > 0:
             return self.step
         mean = mass / n if self.mean is None else self.mean
@@ -162,7 +162,7 @@ def _check_reach(step: float, largest: float) -> None:
 
 
 def quantize_uniform(quantizer: Uniform, selection: Selection, progress: Progress = False) -> Quantized:
-    """Place the grid on histograms where it is not placed yet, then quantize the weights."""
+    """Choose the offset on histograms if it is open, then quantize the weights."""
     if quantizer.offset is not None and (quantizer.steps == "joint" or quantizer.mean is not None):
         return quantize_clusters(quantizer, selection, progress)
     groups = groups_of(selection, quantizer.per_layer).items()
@@ -177,9 +177,9 @@ def quantize_uniform(quantizer: Uniform, selection: Selection, progress: Progres
 
 
 def place_uniform(quantizer: Uniform, groups: Groups, pruned: bool) -> Uniform:
-    """Place the grid; where zeros are left out as pruned, at the offset that costs least.
+    """Choose the cheapest offset of a pruned selection, whose zeros are left out.
 
-    A cell around zero would take the smallest weights of both signs.
+    A cell centred on zero would merge the smallest weights of both signs.
     """
     return (replace(quantizer, offset=None) if pruned else quantizer).placed(groups)
 
@@ -196,11 +196,11 @@ def uniform_curve(family: Family, groups: Groups, pruned: bool) -> Tabulated:
 
 
 def grid_boundaries(quantizer: Uniform, codebook: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k-1"] | None:
-    """Boundaries of the grid; None if it is not placed, if layers have their own, or if rounding moved values."""
+    """Compute the boundaries of the grid; None if its offset is open, if layers differ, or if rounding moved values."""
     if quantizer.offset is None or quantizer.steps != "joint":
         return None
     index = np.rint(codebook / quantizer.step - quantizer.offset)
-    # Values that were rounded to few bits may seem to lie in their neighbours' cells.
+    # Values rounded to few bits may seem to lie in neighbouring cells.
     halfway: Float[np.ndarray, " k-1"] = (0.5 * (index[:-1] + index[1:]) + quantizer.offset) * quantizer.step
     return halfway if (np.diff(index) > 0).all() else None
 

@@ -1,4 +1,4 @@
-"""What weights and sensitivities must be, whether they come from a model or as plain tensors."""
+"""Validation of weights and sensitivities, from models or plain tensors."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 QUANTIZABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
-_CHUNK = 1 << 20  # entries looked at together, so that no check takes memory in proportion to a tensor
+_CHUNK = 1 << 20  # entries checked at a time, so that checks take little memory
 
 
 def checked_weight(weight: object, name: str) -> Float[Tensor, "..."]:
-    """A plain tensor of weights, detached.
+    """Check a plain tensor of weights, and detach it.
 
     Raises:
         TypeError: Not a tensor, or of a dtype that cannot be quantized.
@@ -27,7 +27,7 @@ def checked_weight(weight: object, name: str) -> Float[Tensor, "..."]:
 
 
 def require_finite_weight(weight: Float[Tensor, "..."], name: str) -> None:
-    """Refuse weights that are not finite, counting them in one pass and little memory.
+    """Refuse weights that are not finite, counted in one pass and little memory.
 
     Raises:
         ValueError: NaN or infinite entries.
@@ -36,7 +36,7 @@ def require_finite_weight(weight: Float[Tensor, "..."], name: str) -> None:
 
 
 def require_valid_sensitivity(sensitivity: Float[Tensor, "..."], name: str) -> None:
-    """Refuse sensitivities that are not finite or negative, counting them in one pass and little memory.
+    """Refuse sensitivities that are not finite or negative, counted in one pass and little memory.
 
     Raises:
         ValueError: NaN, infinite or negative entries.
@@ -53,9 +53,9 @@ def require_valid_sensitivity(sensitivity: Float[Tensor, "..."], name: str) -> N
 
 
 def checked_sensitivity(sensitivity: object, weight: Float[Tensor, "..."], name: str) -> Float[Tensor, "..."]:
-    """The sensitivity of a tensor, detached, on the weight's device.
+    """Check the sensitivity of a tensor; returns it detached, on the weight's device.
 
-    Entries may all be zero: that is a matter of the whole selection, see :func:`require_positive_somewhere`.
+    Entries may all be zero: that is checked for the whole selection, see :func:`require_positive_somewhere`.
 
     Raises:
         TypeError: Not a floating-point tensor.
@@ -67,7 +67,7 @@ def checked_sensitivity(sensitivity: object, weight: Float[Tensor, "..."], name:
 
 
 def fitting_sensitivity(sensitivity: object, weight: Float[Tensor, "..."], name: str) -> Float[Tensor, "..."]:
-    """The same without looking at the entries.
+    """Check type and shape of a sensitivity without reading its entries; returns it detached, on the weight's device.
 
     Raises:
         TypeError: Not a floating-point tensor.
@@ -94,20 +94,20 @@ def require_positive_somewhere(sensitivities: Sequence[Float[Tensor, "..."]]) ->
 
 
 def all_zero(count: int) -> ValueError:
-    """What to tell of sensitivities that are zero throughout."""
+    """Format the error for sensitivities that are all zero."""
     return ValueError(
         f"sensitivity must be positive somewhere, but all {count} entries are zero: use more or other calibration "
-        "batches, or sensitivity=None to weigh all weights alike."
+        "batches, or sensitivity=None to weight all weights equally."
     )
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """The dtype without "torch."."""
+    """Name a dtype without "torch."."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def dtype_names() -> str:
-    """Those dtypes that can be quantized."""
+    """List the dtypes that can be quantized."""
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in QUANTIZABLE)
 
 
@@ -116,7 +116,7 @@ def _came(value: object) -> str:
 
 
 def _require_finite(values: Tensor, kind: str, name: str, advice: str) -> None:
-    # A minimum is NaN where an entry is, and costs no mask; -inf and inf are at the two ends.
+    # A minimum is NaN if an entry is, and needs no mask; -inf and inf are at the two ends.
     if all(bool(torch.stack(part.aminmax()).isfinite().all()) for part in _chunks(values)):
         return
     nans = sum(int(part.isnan().sum()) for part in _chunks(values))
@@ -132,6 +132,6 @@ def _least(values: Tensor) -> float:
 
 
 def _chunks(values: Tensor) -> Iterator[Tensor]:
-    """All entries, in the order in which they lie in memory, where flattening by rows would copy them."""
+    """All entries, in memory order where flattening by rows would copy them."""
     by_stride = sorted(range(values.dim()), key=values.stride, reverse=True)
     return (part for part in values.detach().permute(by_stride).reshape(-1).split(_CHUNK) if part.numel())

@@ -1,4 +1,4 @@
-"""A selection of files whose tensors are swept over by the workers of a Dask cluster, one task a file."""
+"""Sweeps over checkpoint files by the workers of a Dask cluster, one task per file."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from torch import Tensor
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.tensorfile import FileSlice, TensorFile
 
-FILES_OPEN = 64  # on a worker; what is mapped from them takes no memory that it does not give back
+FILES_OPEN = 64  # open files per worker; mapped pages can be reclaimed at any time
 
 Part = tuple["_Travelling", ...]
 OfPart = Callable[[Sequence[SelectedTensor]], Any]
-"""What is found of the tensors of a file; it travels to workers."""
+"""Result for the tensors of a file; it is sent between processes."""
 
 
 @dataclass(frozen=True)
 class _Travelling:
-    """A selected tensor without its values, which every worker reads from the file itself."""
+    """A selected tensor without its values, which each worker reads from the file itself."""
 
     name: str
     layer: str
@@ -31,10 +31,10 @@ class _Travelling:
 
 @dataclass(frozen=True, eq=False)
 class Workers:
-    """Who sweeps over tensors that are on disk.
+    """Dask workers that sweep over tensors on disk.
 
-    Weights do not travel: each task maps the file that its tensors are in, which all workers must find under the same
-    path. A task whose worker is killed is done again by another one, and so is what only that worker held.
+    Weights are not sent: each task maps the file of its tensors, which must be available to all workers under the same
+    path. A task whose worker is killed is repeated by another, and so are results held by that worker alone.
 
     Attributes:
         client: A ``dask.distributed.Client``.
@@ -43,19 +43,19 @@ class Workers:
     client: Any
 
     def map(self, function: OfPart, tensors: Sequence[SelectedTensor]) -> Iterator[Any]:
-        """What a function says of the tensors of each file, in their order."""
+        """Apply a function to the tensors of each file; yields results in the order of files."""
         yield from self._results(self.hold(function, tensors))
 
     def hold(self, function: OfPart, tensors: Sequence[SelectedTensor]) -> list[Any]:
-        """The same as futures: what it says stays with the workers."""
+        """Apply a function and keep its results on the workers; returns futures."""
         return [self.client.submit(_on_worker, function, part, pure=False) for part in _parts(tensors)]
 
     def pick(self, held: Sequence[Any], item: int) -> Iterator[Any]:
-        """One item of each of the tuples that workers hold, in the order of files."""
+        """Pick one item of each tuple held by workers, in the order of files."""
         yield from self._results([self.client.submit(itemgetter(item), one, pure=False) for one in held])
 
     def _results(self, futures: Sequence[Any]) -> Iterator[Any]:
-        """Results in the order of files, so that sums are the same every time; what ends this cancels the rest."""
+        """Results in the order of files, so that sums are reproducible; leaving the iteration cancels the rest."""
         try:
             for future in futures:
                 yield future.result()
@@ -64,10 +64,10 @@ class Workers:
 
 
 def _parts(tensors: Sequence[SelectedTensor]) -> list[Part]:
-    """Tensors by the file that they are in."""
+    """Tensors by file."""
     files: dict[Path, list[_Travelling]] = {}
     for t in tensors:
-        assert t.weight_source is not None, "select() refuses what is in memory"
+        assert t.weight_source is not None, "select() refuses tensors in memory"
         own = _Travelling(t.name, t.layer, t.weight_source, t.sensitivity_source)
         files.setdefault(t.weight_source.path, []).append(own)
     return [tuple(part) for part in files.values()]
@@ -83,19 +83,19 @@ def _on_worker(function: OfPart, part: Part) -> Any:
 
 
 def _mapped(source: FileSlice) -> tuple[Tensor, FileSlice]:
-    """The values, and where they are on this machine."""
+    """The values, and their location on this machine."""
     file = _opened(source.path, source.version)
     for name, stored in file.tensors.items():
         if _anywhere(stored.source) == _anywhere(source):
             return file.tensor(name), stored.source
     raise ValueError(
-        f"{str(source.path)!r} must be for the workers the file that was selected from, but is another one or was "
-        "changed: select again, from a folder that all of them share."
+        f"{str(source.path)!r} must be the selected file on all workers, but is another one there or was changed: "
+        "select again, from a folder that all of them share."
     )
 
 
 def _anywhere(source: FileSlice) -> tuple[int, ...]:
-    """What is alike on all machines that share a file: where in it, its size and when its content was changed."""
+    """Properties shared by all machines that see the same file: offset, size and modification time."""
     _device, _inode, size, content_changed, _entry_changed = source.version
     return source.offset, source.size, size, content_changed
 

@@ -1,4 +1,4 @@
-"""Square root of Adam's second moment: the sensitivity that training leaves behind."""
+"""Sensitivity from Adam's second moments, a by-product of training."""
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ _DECAY = 0.999
 
 
 def adam(problem: Problem) -> Estimate:
-    """√v, v the running mean of squared mini-batch gradients [loss/weight: a stand-in for h up to a factor].
+    """Compute √v, with v the running mean of squared mini-batch gradients [loss/weight: proportional to h at best].
 
-    From ``problem.optimizer`` if there is one: Adam and its kin (bias-corrected), RMSprop, Adagrad. Else gathered in
-    one pass over the batches with Adam's decay 0.999 and bias correction; no weight moves.
+    From ``problem.optimizer`` if there is one: Adam and its variants (bias-corrected), RMSprop, Adagrad. Otherwise
+    accumulated in one pass over the batches with Adam's decay 0.999 and bias correction; no weight changes.
 
     Raises:
         ValueError: The optimizer keeps no second moment of a chosen parameter.
@@ -55,7 +55,7 @@ def _from_optimizer(problem: Problem, optimizer: torch.optim.Optimizer) -> dict[
         else:
             missing.append(name)
             continue
-        # A factored second moment (Adafactor) has another shape, and is no Adam state.
+        # A factored second moment (Adafactor) has another shape and is not an Adam state.
         found[name] = v.detach().to(p.device, wide(p.dtype)).reshape(p.shape).sqrt()
     if missing:
         raise ValueError(

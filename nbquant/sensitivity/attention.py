@@ -1,4 +1,4 @@
-"""Self-attention with its projections as layers of their own, so that hooks see them."""
+"""Self-attention rewritten with separate projection layers, so that hooks see them."""
 
 import math
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from torch.nn import functional
 
 
 def input_projection(attention: nn.MultiheadAttention) -> nn.Linear | None:
-    """Make a linear layer of the packed input projection, with the parameters of the attention itself.
+    """Make a linear layer of the packed input projection, sharing the attention's parameters.
 
     Returns:
-        The layer; None of an attention that computes otherwise than :func:`separated` does.
+        The layer; None for an attention that computes differently from :func:`separated`.
     """
     plain = (
         attention.in_proj_weight is not None
@@ -37,7 +37,7 @@ def input_projection(attention: nn.MultiheadAttention) -> nn.Linear | None:
 
 @contextmanager
 def separated(attention: nn.MultiheadAttention, projection: nn.Linear) -> Iterator[None]:
-    """Let an attention call its projections as layers, wherever query, key and value are the same tensor."""
+    """Let an attention call its projections as layers, if query, key and value are the same tensor."""
     own = vars(attention).get("forward")
     attention.forward = partial(_attend, attention, projection)  # type: ignore[method-assign]
     try:
@@ -82,7 +82,7 @@ def _attend(
 
 
 def _mask(self: nn.MultiheadAttention, x: Tensor, attn_mask: Tensor | None, padding: Tensor | None) -> Tensor | None:
-    """What is added to the scores: −∞ where a word must not look."""
+    """Mask added to the scores: −∞ at masked positions."""
 
     def added(mask: Tensor) -> Tensor:
         if mask.dtype != torch.bool:

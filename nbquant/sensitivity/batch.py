@@ -1,4 +1,4 @@
-"""A batch, and what part of its inputs belongs to which sample."""
+"""A batch, and how its inputs are split by sample."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +9,15 @@ from torch import Tensor
 from nbquant.nested import map_tensors, tensors_in
 
 Axes = tuple[int | None, ...]
-"""Dimension that counts the samples, of each tensor of a nest in its order; None for what all samples share."""
+"""Sample dimension of each tensor of a nest, in order; None for tensors shared by all samples."""
 
 
 @dataclass(frozen=True)
 class Offsets:
-    """A tensor that tells where each sample begins in others: 0 first, never falling.
+    """An offsets tensor with the start of each sample in other tensors: 0 first, non-decreasing.
 
     Attributes:
-        with_end: Whether it tells where the last sample ends, too.
+        with_end: Whether it also holds the end of the last sample.
     """
 
     with_end: bool
@@ -25,32 +25,32 @@ class Offsets:
 
 @dataclass(frozen=True)
 class Ragged:
-    """A tensor whose samples follow each other along its first dimension, each with a length of its own.
+    """A tensor of concatenated samples of different lengths, along its first dimension.
 
     Attributes:
-        offsets: Number of the tensor that tells where they begin.
+        offsets: Index of the tensor with their offsets.
     """
 
     offsets: int
 
     def ends(self, offsets: Tensor, length: int, start: int, stop: int) -> tuple[int, int]:
-        """Where the samples ``start`` to ``stop`` begin and end."""
+        """Start and end of the samples ``start`` to ``stop``."""
         return int(offsets[start]), int(offsets[stop]) if stop < len(offsets) else length
 
 
 InputAxes = tuple[int | Offsets | Ragged | None, ...]
-"""The same of inputs, of which some may be ragged."""
+"""Sample dimension of each input tensor, some of which may be ragged."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples.
+    """A batch of samples.
 
     Attributes:
-        inputs: What the model is called with: a tensor, or a tuple, list or mapping of arguments.
-        target: What the loss compares the output with.
+        inputs: Inputs of the model: a tensor, or a tuple, list or mapping of arguments.
+        target: Target of the loss.
         size: Number of samples.
-        axes: Dimension of each input tensor that counts the samples; None where that is not known.
+        axes: Sample dimension of each input tensor; None if unknown.
     """
 
     inputs: Any
@@ -59,7 +59,7 @@ class Batch:
     axes: InputAxes | None = None
 
     def part(self, start: int, stop: int) -> "Batch":
-        """Cut out the inputs of samples ``start`` to ``stop``; the target stays whole."""
+        """Take the inputs of samples ``start`` to ``stop``; the target stays whole."""
         assert self.axes is not None
         return Batch(cut(self.inputs, self.axes, start, stop), self.target, min(stop, self.size) - start, self.axes)
 

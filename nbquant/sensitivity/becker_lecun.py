@@ -1,4 +1,4 @@
-"""The paper's back-propagated diagonal: second derivatives layer by layer, off-diagonal terms dropped on the way."""
+"""The paper's diagonal: second derivatives back-propagated layer by layer, without off-diagonal terms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from nbquant.sensitivity.layout import Layout, sized
 from nbquant.sensitivity.loss import wide
 from nbquant.sensitivity.problem import Estimate, Problem
 
-_ADVICE = 'it takes chains of layers only: use method="gauss_newton" or "gauss_newton_sampled".'
+_ADVICE = 'it supports chains of layers only: use method="gauss_newton" or "gauss_newton_sampled".'
 _LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-# Compared in lower case and without underscores: nn.ReLU, F.relu, torch.relu_ and Tensor.relu are one.
+# Compared in lower case and without underscores, so that nn.ReLU, F.relu, torch.relu_ and Tensor.relu are equal.
 _ELEMENTWISE = {
     *("relu", "relu6", "leakyrelu", "tanh", "sigmoid", "logsigmoid", "gelu", "silu", "elu", "celu", "selu", "softplus"),
     *("softsign", "hardtanh", "hardsigmoid", "hardswish", "mish", "sin", "cos", "exp", "square", "tanhshrink", "clamp"),
@@ -42,15 +42,15 @@ class _Step:
 
 
 def becker_lecun(problem: Problem) -> Estimate:
-    """Back-propagate s = diag ∂²ℓ/∂y² beside the gradient g, keeping the diagonal at every layer.
+    """Back-propagate s = diag ∂²ℓ/∂y² with the gradient g, keeping only the diagonal at every layer.
 
     A linear map y = Wx + b gives h_W = s x², h_b = s and s ← (W²)ᵀ s (summed over places where W is shared); an
-    activation z = f(a) gives s ← f′(a)² s + f″(a) g. Exact for one linear layer, approximate beyond: what is dropped is
+    activation z = f(a) gives s ← f′(a)² s + f″(a) g. Exact for one linear layer, approximate beyond: it drops
     the coupling of units that share an input.
 
     Raises:
-        ValueError: The network is no chain of linear, convolution, batch norm, activation, pooling and reshaping; the
-            first thing that is not supported is named.
+        ValueError: The network is not a chain of linear, convolution, batch norm, activation, pooling and reshaping;
+            names the first unsupported operation.
 
     Source: Becker & Le Cun, "Improving the convergence of back-propagation learning with second order methods", 1988.
     """
@@ -58,7 +58,7 @@ def becker_lecun(problem: Problem) -> Estimate:
     layout = Layout()
     names = {id(p): name for name, p in problem.parameters.items()}
     inner = getattr(problem.model, "_orig_mod", problem.model)  # of a compiled model
-    model = nn.Sequential(inner)  # so that a network which is one layer has its layer inside
+    model = nn.Sequential(inner)  # so that a network that is a single layer contains it
     graph = _trace(model)
     for batch in sized(problem, layout):
         steps, values = _run(graph, model, batch)
@@ -85,7 +85,7 @@ def becker_lecun(problem: Problem) -> Estimate:
 def _trace(model: nn.Sequential) -> fx.GraphModule:
     try:
         return fx.symbolic_trace(model)
-    except Exception as error:  # whatever the model's own code raises on a symbolic value
+    except Exception as error:  # raised by the model's own code on a symbolic value
         raise ValueError(
             f"becker_lecun must trace the order of the layers, but {type(model[0]).__name__} cannot be traced "
             f"({type(error).__name__}: {error}); {_ADVICE}"
@@ -199,13 +199,13 @@ def _parameters(step: _Step, x: Tensor, s: Tensor) -> list[tuple[nn.Parameter, T
 
 
 def _squared(layer: nn.Module, dtype: torch.dtype) -> tuple[dict[str, Tensor], list[str]]:
-    """The layer's weights squared: the layer itself, run on x² with them, back-propagates s."""
+    """A copy of the layer with squared weights: applied to x², its backward pass propagates s."""
     own = dict(layer.named_parameters(recurse=False))
     return {name: p.detach().to(dtype).square().requires_grad_() for name, p in own.items()}, list(own)
 
 
 def _backward(step: _Step, x: Tensor, y: Tensor, s: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """(s, g) at the input of a step from those at its output."""
+    """(s, g) at the input of a step, from those at its output."""
     leaf = x.detach().to(s.dtype).requires_grad_()
     s, g = s.reshape(y.shape), g.reshape(y.shape)
     if step.kind in ("linear", "norm"):
@@ -236,9 +236,9 @@ def _backward(step: _Step, x: Tensor, y: Tensor, s: Tensor, g: Tensor) -> tuple[
 
 
 def _entry(step: _Step, x: Tensor) -> float:
-    """The one value a = 1/count of an average's entries: (a²)ᵀ s = a · aᵀ s.
+    """The common entry a = 1/count of an average: (a²)ᵀ s = a · aᵀ s.
 
-    Windows are boxes, so it is enough to look along every side of the output.
+    Windows are boxes, so looking along every side of the output is enough.
     """
     probe = torch.zeros_like(x[:1]).requires_grad_()
     y = step.run(probe)

@@ -1,4 +1,4 @@
-"""What error feedback needs of a network: second moments of the layers' inputs, and sensitivities of their outputs."""
+"""Calibration for error feedback: second moments of layer inputs, and sensitivities of layer outputs."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ from nbquant.sensitivity.uses import Use, Watch
 from nbquant.sensitivity.way_back import WayBack
 from nbquant.sensitivity.weight_views import Weights, attention_chunks
 
-TOLD = 0.05  # share of the weights that are left out from which on a warning says so
+TOLD = 0.05  # share of weights left out above which a warning is issued
 
 
 def calibrate(
@@ -38,32 +38,32 @@ def calibrate(
     seed: int = 0,
     progress: Progress = True,
 ) -> ModelCalibration:
-    """Find what error feedback needs: second moments of the layers' inputs, and the loss's sensitivity to the outputs.
+    """Calibrate a network for error feedback: second moments of layer inputs, and sensitivities of layer outputs.
 
-    The curvature of the loss in a layer's weights is E[g gᵀ ⊗ x xᵀ] in the Gauss-Newton sense, with x the layer's input
-    and g random gradients of its output whose second moments are the loss's curvature there. It is taken as a product
-    of E[x xᵀ] and the diagonal s of E[g gᵀ], as if gradients of different places and outputs went together by chance
-    only.
+    In the Gauss-Newton sense, the curvature of the loss in a layer's weights is E[g gᵀ ⊗ x xᵀ], with x the layer's
+    input and g random gradients of its output whose second moments are the loss's curvature there. It is approximated
+    by the product of E[x xᵀ] and the diagonal s of E[g gᵀ], as if gradients of different places and outputs were
+    uncorrelated.
 
     Weights are found by the functions that use them: linear, bilinear, convolutions and transposed convolutions, matrix
     products (so transformers' ``Conv1D``), the projections of attention, recurrent layers and cells, which run step by
-    step here, stacks of matrices that are used one by one or all at once, as of experts, and tables of vectors, whose
-    curvature is a diagonal. A weight that any other function uses, as that of a recurrent layer on packed sequences, or
-    that takes no part in the gradient, is named in ``left_out``, and in a warning if such weights are more than 5 %; it
-    gets no error feedback. The model is left as it was found; some of the inputs are kept.
+    step here, stacks of matrices used one by one or all at once, such as experts, and embedding tables, whose
+    curvature is diagonal. A weight used by any other function, such as a recurrent layer's on packed sequences, or
+    without gradient, is named in ``left_out``, and in a warning if such weights exceed 5 %; it
+    gets no error feedback. The model is restored; some of the inputs are kept.
 
     Args:
         model: Any network.
-        batches: Pairs (inputs, target), as for :func:`nbquant.sensitivity`. A few samples for each input of a layer
+        batches: Pairs (inputs, target), as for :func:`nbquant.sensitivity`. A few samples per input of a layer
             are enough: places of a convolution count as samples. With fewer, moments are damped more; with less than
             one, ``few_places`` and the repr name the layer.
         loss: Loss of a batch from (output, target), the mean over its samples; cross-entropy if None.
-        draws: Random draws a sample.
-        seed: Of those draws.
+        draws: Number of random draws per sample.
+        seed: Seed of the draws.
         progress: See :data:`nbquant.progress.Progress`.
 
     Raises:
-        ValueError: A weight that a hook computes, no weight that error feedback is for, no batches, or a loss at fault.
+        ValueError: A weight computed by a hook, no weight supported by error feedback, no batches, or an invalid loss.
         nbquant.progress.Cancelled: By ``progress``.
 
     Source: Martens and Grosse 2015 (K-FAC); Grosse and Martens 2016 for convolutions.
@@ -93,7 +93,7 @@ def calibrate(
             for sign, block in found.draws(draws, generator):
                 seen.add_gradients(outputs, sign, [None if v is None else v[0] for v in block])
             seen.forget_run()
-            del outputs, found  # the graph, before there is another
+            del outputs, found  # free the graph before there is another
     return seen.calibration(kept, mass)
 
 
@@ -111,7 +111,7 @@ def _outputs_and_loss(problem: Problem, batch: Batch, seen: "_Seen") -> tuple[li
 
 
 def _length(batches: Iterable[Any]) -> int:
-    """Number of batches; a guess where it cannot be told."""
+    """Number of batches, or a guess if it is unknown."""
     try:
         return max(len(batches), 1)  # type: ignore[arg-type]
     except TypeError:
@@ -127,7 +127,7 @@ class _Kind(NamedTuple):
 
 
 class _Seen:
-    """What has been seen of each weight so far."""
+    """Statistics of the uses of each weight so far."""
 
     def __init__(self, model: nn.Module, matrices: Mapping[str, Tensor], batches: int) -> None:
         self._model, self._matrices, self._batches = model, matrices, batches
@@ -150,7 +150,7 @@ class _Seen:
         self._watched = Weights(weights, self._chunks)
 
     def run(self, problem: Problem, batch: Batch) -> Any:
-        """Run the network on a batch, and look at all inputs of weights."""
+        """Run the network on a batch, and record all inputs of weights."""
         self._met = []
         with Watch(self._watched, self._before, self._after):
             return problem.call(batch)
@@ -179,7 +179,7 @@ class _Seen:
             gram.add(use.seen, index, use.within, whole=use.within == slice(0, use.groups))
 
     def _after(self, use: Use, output: Tensor) -> None:
-        # The edge, not the tensor: an in-place activation would change what the tensor stands for.
+        # The edge, not the tensor: an in-place activation would change the tensor's meaning.
         if output.requires_grad:
             self._met.append((use, get_gradient_edge(output)))
 
@@ -239,7 +239,7 @@ class _Seen:
         )
 
     def _table(self, name: str, mass: float) -> tuple[Tensor, Tensor] | None:
-        """Share of each row in the look-ups, and squared gradients of each column."""
+        """Frequency of each row in the look-ups, and squared gradients of each column."""
         rows, squares = self._tables[name]
         if squares is None:
             return None
@@ -249,7 +249,7 @@ class _Seen:
         found = {}
         for name in self._matrices:
             if name in known or (len(self._matrices[name]) == 1 and name not in self._kinds):
-                continue  # a row alone is a vector, as a class token
+                continue  # a single row is a vector, such as a class token
             owner = type(self._model.get_submodule(name.rpartition(".")[0])).__name__
             if ".parametrizations." in name:
                 why = "behind a parametrization: torch.nn.utils.parametrize.remove_parametrizations makes it a weight"
@@ -264,14 +264,14 @@ class _Seen:
 
 
 def _stacks(model: nn.Module, matrices: Mapping[str, Tensor]) -> set[str]:
-    """Weights that may be stacks of matrices, as they have three axes and no layer of torch's owns them."""
+    """Weights that may be stacks of matrices: three axes, and owned by no layer of torch's."""
     layers = (nn.modules.conv._ConvNd, nn.Bilinear)
     owners = {id(p): m for m in model.modules() for p in m.parameters(recurse=False)}
     return {n for n, p in matrices.items() if p.ndim == 3 and not isinstance(owners.get(id(p)), layers)}
 
 
 def _shape(weight: Tensor, along: bool, stacked: bool) -> tuple[int, int, int]:
-    """Groups, rows and inputs, as far as the weight alone tells."""
+    """Groups, rows and inputs, as far as the weight alone determines them."""
     if stacked:
         groups, *matrix = weight.shape
         rows, d = matrix[::-1] if along else matrix
@@ -286,7 +286,7 @@ def _outputs(use: Use, weight: Tensor) -> int:
 
 
 def _biases(model: nn.Module, matrices: Mapping[str, Tensor]) -> dict[str, str]:
-    """Biases by the weight that they go with; not those that several modules share."""
+    """Biases by their weight, without those shared by several modules."""
     names = {id(p): name for name, p in model.named_parameters()}
     users: dict[int, int] = {}
     for module in model.modules():
@@ -304,7 +304,7 @@ def _biases(model: nn.Module, matrices: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _unchanged_by_parametrization(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights behind a parametrization that gives them as they are stored, under the name of what is stored."""
+    """Weights that a parametrization passes unchanged, by the name of the stored parameter."""
     found = {}
     for name, module in model.named_modules():
         for short in getattr(module, "parametrizations", {}) if parametrize.is_parametrized(module) else ():
@@ -316,7 +316,7 @@ def _unchanged_by_parametrization(model: nn.Module, parameters: Mapping[str, Ten
 
 
 def _with_table(moments: LayerMoments, rows: Tensor, columns: Tensor) -> LayerMoments:
-    """Moments of a matrix that is a table of vectors too: the product nearest to the sum of both curvatures.
+    """Moments of a matrix that is also an embedding table: the product nearest to the sum of both curvatures.
 
     It has the sum's traces over rows and over columns.
     """
@@ -324,7 +324,7 @@ def _with_table(moments: LayerMoments, rows: Tensor, columns: Tensor) -> LayerMo
     mass = float(s.sum())
     energy = float(moments.energy.double().sum())
     total = mass * energy + float(columns.sum())
-    whole = mass + 1.0  # the shares of the rows add up to 1
+    whole = mass + 1.0  # the frequencies of the rows add up to 1
     if not total:
         return moments
     made, first = [], 0

@@ -11,10 +11,10 @@ from nbquant.sensitivity.problem import Estimate, Problem
 
 
 def empirical_fisher(problem: Problem) -> Estimate:
-    """Mean over the samples of the squared gradient of a sample's loss.
+    """Compute the mean over samples of the squared gradient of each sample's loss.
 
-    Not the Hessian, nor an unbiased estimate of it: it vanishes where every sample is fitted. Kunstner et al.
-    (arXiv:1905.12558) say when it misleads.
+    It is neither the Hessian nor an unbiased estimate of it: it vanishes where every sample is fitted. See Kunstner et
+    al. (arXiv:1905.12558) on when it misleads.
     """
     sums = squared_gradient_sums(problem, _gradient, independent=False)
     factor = sums.samples / (sums.mass or 1.0) ** 2

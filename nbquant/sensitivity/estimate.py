@@ -1,4 +1,4 @@
-"""Estimate the Hessian diagonal, the loss's sensitivity to each weight."""
+"""The entry point of sensitivity estimation: checks its arguments and runs an estimator."""
 
 import math
 import warnings
@@ -31,36 +31,36 @@ def sensitivity(
     parameters: Iterable[str] | None = None,
     progress: Progress = True,
 ) -> Sensitivity:
-    """Estimate the sensitivity of every weight: the diagonal of the Hessian of the mean loss, or a stand-in for it.
+    """Estimate the sensitivity of every weight: the Hessian diagonal of the mean loss, or an approximation of it.
 
-    The model is evaluated in eval mode and left as it was found: modes, gradients, random state, hooks.
+    The model is evaluated in eval mode, and its modes, gradients, hooks and the random state are restored.
 
     Args:
         model: Any network.
-        batches: Pairs (inputs, target); inputs a tensor, a tuple or list of arguments, or a dict of named ones. Moved
-            to the model's device. However samples are put into batches, h is that of the mean over all of them: over
-            their labels that count, if the loss divides by these (ignored labels, class weights).
+        batches: Pairs (inputs, target); inputs are a tensor, a tuple or list of arguments, or a dict of named ones.
+            Moved to the model's device. Whatever the split into batches, h is that of the mean over all samples, or
+            over the labels that count if the loss divides by these (ignored labels, class weights).
         method: Name of an estimator, see :data:`nbquant.sensitivity.estimators.ESTIMATORS`; the default is the sampled
             Gauss-Newton diagonal.
         loss: Loss of a batch from (output, target), the mean over its samples; cross-entropy if None. It gets the
-            output as the model gave it: a tensor, tuple, dict or dataclass. Losses that end in one of torch's have
-            closed forms; others are differentiated twice, up to 2,048 outputs a sample.
+            model's unchanged output: a tensor, tuple, dict or dataclass. Losses that end in one of torch's have
+            closed forms; others are differentiated twice, up to 2,048 outputs per sample.
         damping: ε of h + ε·mean(h); see :meth:`Sensitivity.damped`.
-        draws: Random draws a sample ("gauss_newton_sampled") or a batch ("hutchinson"). Parameters without a formula
-            take squared gradients of groups of samples, 64 in all or as many as cost allows.
-        seed: Of those draws.
-        optimizer: Whose second moments to take, for "adam" only.
-        parameters: Names of the parameters; None takes all floating ones that require gradients.
+        draws: Random draws per sample ("gauss_newton_sampled") or per batch ("hutchinson"). Parameters without a
+            formula use squared gradients of groups of samples, 64 in total or as many as the cost allows.
+        seed: Seed of the draws.
+        optimizer: Optimizer whose second moments are used, for "adam" only.
+        parameters: Names of the parameters; None for all floating-point ones that require gradients.
         progress: See :data:`nbquant.progress.Progress`.
 
     Returns:
-        h [loss/weight²] by parameter name, non-negative. Parameters that the loss does not depend on have h = 0: they
+        h [loss/weight²] by parameter name, non-negative. Parameters on which the loss does not depend have h = 0: they
         are listed in ``inactive``, and a warning names them.
 
     Raises:
         TypeError: A loss or a model that does not return a tensor.
         ValueError: An unknown method or parameter, no batches, a loss that is not scalar, a loss or sensitivity that is
-            not finite, all sensitivities zero, or what the method at hand cannot treat.
+            not finite, all sensitivities zero, or a network that the method does not support.
         nbquant.progress.Cancelled: By ``progress``.
     """
     require("model", model, nn.Module, MODULE)
@@ -136,7 +136,7 @@ def _finish(raw: dict[str, Tensor], method: str, samples: int) -> Sensitivity:
     inactive = tuple(name for name, h in raw.items() if not h.any())
     if inactive:
         warnings.warn(
-            f"h is 0 throughout {', '.join(map(repr, inactive))}: the loss does not depend on them at these samples.",
+            f"h is zero for {', '.join(map(repr, inactive))}: the loss does not depend on them on these samples.",
             stacklevel=3,
         )
     return Sensitivity(tensors, method, samples, clamped, inactive=inactive)

@@ -1,4 +1,4 @@
-"""What an estimator of the Hessian diagonal is."""
+"""The record of an estimator of the Hessian diagonal."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from nbquant.sensitivity.problem import Estimate, Problem
 
 @dataclass(frozen=True)
 class Estimator:
-    """An estimator of sensitivities: all that other rooms ask of it.
+    """An estimator of sensitivities: everything the rest of the package needs to know about it.
 
-    A new estimator is one file, with its function and its record, and one line in
+    A new estimator is one file with its function and its record, and one line in
     :mod:`nbquant.sensitivity.estimators`.
 
     Attributes:
-        estimate: From a problem to sensitivities; its name is that of the estimator.
-        label: In menus.
-        description: One line.
-        takes_optimizer: Whether it can take an optimizer's second moments.
+        estimate: Function from a problem to sensitivities; its name is the estimator's.
+        label: Name in menus.
+        description: One-line description.
+        takes_optimizer: Whether it uses an optimizer's second moments.
     """
 
     estimate: Callable[[Problem], Estimate]
@@ -27,5 +27,5 @@ class Estimator:
 
     @property
     def name(self) -> str:
-        """As in :func:`nbquant.sensitivity`."""
+        """Name, as in :func:`nbquant.sensitivity`."""
         return self.estimate.__name__

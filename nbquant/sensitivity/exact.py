@@ -1,4 +1,4 @@
-"""Exact diagonal of the Hessian, one column per parameter: the oracle for small nets."""
+"""Exact Hessian diagonal, one backward pass per weight: the oracle for small networks."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ MAX_PARAMETERS = 20_000
 
 
 def exact(problem: Problem) -> Estimate:
-    """Diagonal of the Hessian of the mean loss, by differentiating every entry of the gradient.
+    """Compute the diagonal of the Hessian of the mean loss, by differentiating every entry of the gradient.
 
     Raises:
         ValueError: More than 20,000 parameters.

@@ -1,4 +1,4 @@
-"""Sensitivities as safetensors files, beside the checkpoint that they belong to."""
+"""Safetensors files of sensitivities."""
 
 import json
 import os
@@ -17,18 +17,18 @@ _FORMAT = "nbquant sensitivity 1"
 
 
 def save_sensitivity(sensitivity: Mapping[str, Float[Tensor, "..."]], path: str | os.PathLike[str]) -> None:
-    """Write sensitivities to a safetensors file, with how they came about.
+    """Write sensitivities with their record to a safetensors file.
 
-    On any failure a file of that name stays as it was, and nothing else stays behind.
+    If writing fails, an existing file stays unchanged and no other file is left behind.
 
     Args:
-        sensitivity: What :func:`nbquant.sensitivity` returned, or any mapping from parameter names to tensors.
+        sensitivity: Result of :func:`nbquant.sensitivity`, or any mapping from parameter names to tensors.
         path: The file, ending in ``.safetensors``, in a folder that exists.
 
     Raises:
         TypeError: Not a mapping to floating-point tensors.
         ValueError: No tensors, or another ending.
-        OSError: The folder is not there, is read-only or full.
+        OSError: A folder that does not exist, is read-only or full.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -45,16 +45,16 @@ def save_sensitivity(sensitivity: Mapping[str, Float[Tensor, "..."]], path: str 
 
 
 def load_sensitivity(path: str | os.PathLike[str]) -> Sensitivity:
-    """Read what :func:`save_sensitivity` wrote, or another safetensors file of sensitivities.
+    """Read sensitivities from a file of :func:`save_sensitivity`, or from any other safetensors file.
 
-    Nothing but the header is read: the tensors are read from disk as they are looked at.
+    Only the header is read: the tensors are read from disk when accessed.
 
     Args:
-        path: The file. One that does not say how it came about has the method "file".
+        path: The file. One without a record gets the method "file".
 
     Raises:
-        ValueError: A damaged file, tensors that are not floating-point, or metadata that make no sense.
-        OSError: It is not there or cannot be read.
+        ValueError: A damaged file, tensors that are not floating-point, or invalid metadata.
+        OSError: A file that does not exist or cannot be read.
     """
     require_path("path", path)
     path = Path(path)
@@ -92,9 +92,9 @@ def _metadata(sensitivity: Sensitivity) -> dict[str, str]:
 def _fields(metadata: Mapping[str, str]) -> dict[str, Any]:
     clamped, inactive = json.loads(metadata["clamped"]), json.loads(metadata["inactive"])
     if not isinstance(clamped, dict) or not all(type(n) is int for n in clamped.values()):
-        raise ValueError("'clamped' is no table of numbers")
+        raise ValueError("'clamped' is not a table of numbers")
     if not isinstance(inactive, list) or not all(isinstance(name, str) for name in inactive):
-        raise ValueError("'inactive' is no list of names")
+        raise ValueError("'inactive' is not a list of names")
     return {
         "method": metadata["method"],
         "samples": int(metadata["samples"]),

@@ -7,13 +7,13 @@ from nbquant.sensitivity.problem import Estimate, Problem
 
 
 def gauss_newton(problem: Problem) -> Estimate:
-    """Diagonal of mean_n J_nᵀ (∇²ℓ_n) J_n, with one backward pass for each column of a factor of ∇²ℓ_n.
+    """Compute the diagonal of mean_n J_nᵀ (∇²ℓ_n) J_n, with one backward pass per column of a factor of ∇²ℓ_n.
 
-    Equals the diagonal of the Hessian where the network is piecewise linear in each single weight: ReLU, max-pooling,
+    It equals the diagonal of the Hessian if the network is piecewise linear in each single weight: ReLU, max-pooling,
     batch norm in eval mode, no weight used twice in depth.
 
     Source: Schraudolph, "Fast curvature matrix-vector products", 2002; the layer formulas are those of Dangel et al.,
-    "BackPACK" (arXiv:1912.10985), worked out anew.
+    "BackPACK" (arXiv:1912.10985), derived independently.
     """
     return squared_gradient_sums(problem, OutputLoss.columns, independent=False).mean()
 

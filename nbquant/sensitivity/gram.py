@@ -1,4 +1,4 @@
-"""Second moments of inputs, summed as they come; block-diagonal where they are wide."""
+"""Running second moments of layer inputs, block-diagonal for wide inputs."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,22 +11,22 @@ from torch import Tensor
 from nbquant.quantization.moments import LayerMoments
 from nbquant.sensitivity.loss import wide
 
-PLACES = 1 << 15  # of all samples, that moments are taken of; more say hardly anything new …
-PLACES_OF_EACH = 32  # … beside so many for each input of a block
+PLACES = 1 << 15  # places used for moments, over all samples; more add hardly any information …
+PLACES_OF_EACH = 32  # … beyond this many per input of a block
 MOST_BYTES = 3 << 29  # of the blocks of all layers
-FACTOR_COST = 6_000  # multiplications a weight, at most, to factor the blocks of all layers
+FACTOR_COST = 6_000  # most multiplications per weight to factor the blocks of all layers
 LEAST_WIDTH = 128
-HELD_BACK = 10  # one place in so many
-MOST_HELD = 256  # places
+HELD_BACK = 10  # one place in so many is held back
+MOST_HELD = 256  # most places held back
 MOST_HELD_ENTRIES = 1 << 22
-CHUNK = 1 << 21  # entries of inputs that are gathered together
+CHUNK = 1 << 21  # entries of inputs gathered together
 
 
 def block_widths(shapes: Mapping[str, tuple[int, int, int]]) -> dict[str, int]:
-    """Largest width of the blocks of each layer: whole, unless that costs too much time or memory over all layers.
+    """Compute the largest block width of each layer: the full width, unless total time or memory exceed a limit.
 
-    Where it does, widths go with the square root of the number of rows, so that factoring takes about the same time a
-    weight in each layer.
+    Beyond it, widths are proportional to the square root of the number of rows, so that factoring takes about the same
+    time per weight in each layer.
 
     Args:
         shapes: Groups, rows of a group, and inputs of each layer.
@@ -49,7 +49,7 @@ class Gram:
     """Sums over places of x xᵀ in blocks, and of x.
 
     Attributes:
-        groups: Groups of rows with inputs of their own.
+        groups: Number of groups of rows, each with its own inputs.
         width: Largest width of a block.
     """
 
@@ -68,13 +68,13 @@ class Gram:
         within: slice,
         whole: bool,
     ) -> None:
-        """Add what was seen at some places, a few of them at a time.
+        """Add the inputs at some places, a few at a time.
 
         Args:
-            seen: From numbers of places to the inputs there.
-            index: The places.
-            within: Which groups saw them.
-            whole: Whether all groups did, so that some places may be held back.
+            seen: Function from indices of places to the inputs there.
+            index: Indices of the places.
+            within: Groups with inputs at these places.
+            whole: Whether these are all groups, so that some places may be held back.
         """
         x = seen(index[:1])
         d, dtype = x.shape[2], wide(x.dtype)
@@ -103,7 +103,7 @@ class Gram:
         self._places[within] += len(index)
 
     def moments(self, outputs: Float[Tensor, " rows"], bias: bool) -> LayerMoments:
-        """The means, with s of the outputs."""
+        """Compute the means, with s of the outputs."""
         assert self._sum is not None
         assert self._places is not None
         places, blocks = self._places.clamp(min=1)[:, None], self._blocks
@@ -111,7 +111,7 @@ class Gram:
         mean = (self._sum / places).float() if bias else None
         means = tuple(block / places[..., None] for block in blocks)
         reached = self._places > 0
-        if reached.any() and not reached.all():  # a group that saw nothing: white inputs of the others' mean energy
+        if reached.any() and not reached.all():  # a group without inputs: white inputs of the others' mean energy
             energy = torch.cat([block[reached].diagonal(dim1=1, dim2=2) for block in means], 1).mean()
             for block in means:
                 block[~reached] = energy * torch.eye(block.shape[1]).to(block)
@@ -120,7 +120,7 @@ class Gram:
 
 
 def some_places(count: int, most: int, device: torch.device) -> Int64[Tensor, " n"]:
-    """Numbers of all places, or of so many of them by chance; the same ones for the same count."""
+    """Draw indices of places at random, or take all if there are few; reproducible for the same count."""
     if count <= most:
         return torch.arange(count, device=device)
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].to(device)

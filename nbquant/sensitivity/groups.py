@@ -1,6 +1,6 @@
-"""How many samples share a squared gradient: as few as are needed, and as many as their cost asks for.
+"""Number of samples that share a squared gradient: a trade-off between variance and cost.
 
-The choice hangs on counts of operations only, never on a clock, so that a seed gives the same estimate every time.
+It depends on operation counts only, never on a clock, so that a seed always gives the same estimate.
 """
 
 import math
@@ -16,13 +16,13 @@ from nbquant.sensitivity.layout import floating
 from nbquant.sensitivity.problem import Problem
 from nbquant.sensitivity.taps import count_uses, graph_size
 
-SQUARES = 64  # that an estimate is the mean of, at least, if cost allows
-MORE = 0.4  # of the cost of a forward and backward pass, that groups may add
-_FLOPS = 4e10  # a second
-_NODE = 15e-6  # s for an operation, forward and back, however small
-_ENTRY = 1e-9  # s for an entry of a gradient that autograd forms
-_STEP = 3  # operations in a step of a fused recurrence
-_FORMULA = 8  # operations in a formula for a parameter
+SQUARES = 64  # least number of squares averaged, if cost allows
+MORE = 0.4  # additional cost allowed for groups, relative to a forward and backward pass
+_FLOPS = 4e10  # per second
+_NODE = 15e-6  # s per operation, forward and backward, however small
+_ENTRY = 1e-9  # s per entry of a gradient formed by autograd
+_STEP = 3  # operations per step of a fused recurrence
+_FORMULA = 8  # operations per formula of a parameter
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Cost:
     """Estimated cost of forward and backward passes.
 
     Attributes:
-        sample: Of each sample [s].
-        run: Of each run besides, however few samples there are [s].
+        sample: Cost per sample [s].
+        run: Additional cost per run, whatever its number of samples [s].
     """
 
     sample: float
@@ -42,26 +42,26 @@ def group_size(problem: Problem, batch: Batch, cost: Cost) -> int:
     """Choose the number of samples whose gradients are squared together.
 
     Args:
-        problem: Its number of batches tells how many squares there will be.
-        batch: What is to be divided.
-        cost: Of the model.
+        problem: The problem; its number of batches determines the number of squares.
+        batch: A batch to divide.
+        cost: Cost of the model.
     """
     try:
         batches = len(problem.batches)  # type: ignore[arg-type]
     except TypeError:
-        batches = 4  # a guess on the side of more squares
+        batches = 4  # a guess that errs towards more squares
     wanted = math.ceil(SQUARES / max(batches, 1))
     allowed = 1 + int(MORE * cost.sample * batch.size / cost.run)
     return max(1, math.ceil(batch.size / max(1, min(wanted, allowed, batch.size))))
 
 
 def cost_of(problem: Problem, batch: Batch, others: Sequence[str]) -> Cost:
-    """Estimate the cost of a model from a run of two samples.
+    """Estimate the cost of a model by running two samples.
 
     Args:
-        problem: The model.
-        batch: Has axes.
-        others: Parameters whose gradients autograd forms.
+        problem: The problem.
+        batch: A batch with known axes.
+        others: Parameters whose gradients are formed by autograd.
     """
     from torch.utils.flop_counter import FlopCounterMode  # a quarter of a second to import
 
@@ -79,7 +79,7 @@ def cost_of(problem: Problem, batch: Batch, others: Sequence[str]) -> Cost:
 
 @contextmanager
 def _recurrent_steps(model: nn.Module) -> Iterator[list[tuple[int, int]]]:
-    """Steps and operations of the fused recurrences, which neither graphs nor counters show."""
+    """Steps and operations of fused recurrences, which neither graphs nor counters show."""
     found: list[tuple[int, int]] = []
 
     def note(layer: nn.LSTM, args: tuple[Any, ...], output: Any) -> None:

@@ -1,4 +1,4 @@
-"""Diagonal of the true Hessian by random probes."""
+"""Hutchinson's estimator: the diagonal of the true Hessian by random probes."""
 
 import torch
 
@@ -10,7 +10,7 @@ from nbquant.sensitivity.second_order import loss_gradient, second_order
 
 
 def hutchinson(problem: Problem) -> Estimate:
-    """Mean over ``draws`` sign vectors v, fresh for every batch, of v * (H v).
+    """Average v * (H v) over ``draws`` random sign vectors v, fresh for every batch.
 
     Unbiased, but the variance of an entry is the sum of the squares of its row of H off the diagonal: single estimates
     are often negative.

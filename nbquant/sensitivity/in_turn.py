@@ -1,4 +1,4 @@
-"""A network whose layers are quantized in turn, each for what its inputs have become."""
+"""Calibrated networks whose layers are quantized in order, each with the inputs from the quantized layers before it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,16 +20,16 @@ from nbquant.sensitivity.recurrent import unrolled
 from nbquant.sensitivity.uses import Use, Watch
 from nbquant.sensitivity.weight_views import Weights, attention_chunks
 
-RUN_PLACES = 2000  # at which a weight is used in the run behind quantized layers, on average
+RUN_PLACES = 2000  # mean number of uses of a weight in the run behind quantized layers
 LEAST_SAMPLES = 4  # of that run
-MOST_TOLD = 4  # layers that are named one by one
-SHIFT_PLACES = 2048  # of that run, at which a layer compensates the shift of its inputs
-SHIFT_ENTRIES = 1 << 22  # of outputs there
+MOST_TOLD = 4  # layers named individually
+SHIFT_PLACES = 2048  # places of that run at which a layer compensates the shift of its inputs
+SHIFT_ENTRIES = 1 << 22  # most entries of outputs there
 
 
 @dataclass(frozen=True, eq=False)
 class _Before:
-    """What a weight met in the run before any layer was quantized, at some places."""
+    """Inputs and products of a weight before any layer was quantized, at some places."""
 
     places: Tensor
     products: Float[Tensor, "groups places rows"]
@@ -39,18 +39,18 @@ class _Before:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ModelCalibration:
-    """A network with what its layers see; see :class:`nbquant.quantization.moments.Calibration`.
+    """A network with the moments of its layers; see :class:`nbquant.quantization.moments.Calibration`.
 
     Attributes:
-        model: The network; it is read each time that layers are quantized in turn.
+        model: The network; it is read each time its layers are quantized in order.
         inputs: Some of the samples, on the model's device, for the run behind quantized layers.
         outputs: Mean squared gradients s of each layer's outputs [loss/output²], in the order of execution.
         parts: The weights of these layers.
         left_out: Weights without moments, by parameter name, with the reason; they get no error feedback.
-        left_out_share: Share of the network's weights that these are.
+        left_out_share: Their share of the network's weights.
         samples: Number of samples.
-        diagonals: Of tables of vectors, by parameter name: the curvature is the product of a factor for each row, its
-            share of the look-ups, and one for each column.
+        diagonals: For embedding tables, by parameter name: the curvature is the product of a factor per row, its
+            frequency in the look-ups, and one per column.
     """
 
     model: nn.Module
@@ -65,12 +65,12 @@ class ModelCalibration:
     _unquantized: Mapping[tuple[int, str], _Before] = field(default_factory=dict)
 
     def moments(self, layer: str, changed: Mapping[str, Float[Tensor, "..."]]) -> LayerMoments:
-        """Moments of a layer.
+        """Compute the moments of a layer.
 
         Args:
-            layer: One that ``outputs`` has.
-            changed: Parameter name to value: moments behind these, of ``inputs``. Without any, they are of all samples
-                and known already.
+            layer: A name in ``outputs``.
+            changed: Parameter name to value: moments with these values, from ``inputs``. If empty, the known moments of
+                all samples.
         """
         known = self._moments[layer]
         if not changed:
@@ -93,12 +93,12 @@ class ModelCalibration:
         return next(self.model.parameters()).device
 
     def in_turn(self, choose: Choice, changed: Mapping[str, Float[Tensor, "..."]]) -> None:
-        """Have each layer quantized in the order of execution, behind the layers that already are.
+        """Quantize the layers in the order of execution, each after the layers before it.
 
-        The network runs once. Where a layer is met for the first time, the run pauses until it is quantized.
+        The network runs once. At the first use of a layer the run pauses until it is quantized.
 
         Args:
-            choose: Quantizes a layer, given how its inputs have changed (None where that is not known), and returns
+            choose: Quantizes a layer, given the change of its inputs (None if unknown), and returns
                 the new values of its parameters.
             changed: Values of parameters that were quantized before all layers.
         """
@@ -135,7 +135,7 @@ class ModelCalibration:
     def few_places(self) -> dict[str, tuple[int, int]]:
         """Layers with fewer places than inputs, by name: numbers of places and of inputs.
 
-        Places are samples, words, pixels; of groups it is the one with the fewest. Inputs are those of a block of the
+        Places are samples, words, pixels; with groups, of the group with the fewest. Inputs are those of a block of the
         second moments. Such moments are damped more, so that error feedback gains less.
         """
         found = {}
@@ -157,19 +157,19 @@ class ModelCalibration:
 
 
 def told_places(few: Mapping[str, tuple[int, int]]) -> str:
-    """Name the layers with the fewest places for an input, and count the others."""
+    """Name the layers with the fewest places per input, and count the others."""
     worst = sorted(few, key=lambda key: few[key][0] / few[key][1])
     said = ", ".join(f"{key} ({few[key][0]:,} places for {few[key][1]:,} inputs)" for key in worst[:MOST_TOLD])
     return said + (f" and {len(few) - MOST_TOLD} more" if len(few) > MOST_TOLD else "")
 
 
 def some_inputs(kept: Sequence[Batch], samples: int, visits: float) -> tuple[Any, ...]:
-    """Inputs of a share of the samples: whole batches where that is enough of them, else the beginning of one.
+    """Choose inputs of a share of the samples: whole batches if there are enough, else the beginning of one.
 
     Args:
         kept: All batches.
         samples: Number of samples in them.
-        visits: Places at which a weight is used in a run over all of them, on average.
+        visits: Mean number of uses of a weight in a run over all of them.
     """
     share = min(1.0, RUN_PLACES / max(visits, 1e-9))
     wanted = max(share * samples, min(LEAST_SAMPLES, samples))
@@ -184,7 +184,7 @@ def some_inputs(kept: Sequence[Batch], samples: int, visits: float) -> tuple[Any
 def before_quantizing(
     model: nn.Module, parts: Mapping[str, Part], inputs: Sequence[Any]
 ) -> dict[tuple[int, str], _Before]:
-    """What rows of weights give at some places, for each of the runs; not of weights that a run meets twice."""
+    """Record products of weight rows at some places, for each of the runs; not for weights used twice in a run."""
     parameters = dict(model.named_parameters())
     keys = {part.weight: key for key, part in parts.items() if part.weight in parameters and not part.along}
     found: dict[tuple[int, str], _Before] = {}
@@ -216,7 +216,7 @@ def before_quantizing(
 
 
 def _products(use: Use, index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs at some places, and what rows of a weight give there."""
+    """Inputs at some places, and the products of a weight's rows with them."""
     x = use.seen(index)
     x = x.expand(use.groups, -1, -1).to(wide(x.dtype))
     rows = weight.detach().to(x.dtype).reshape(use.groups, -1, x.shape[2])
@@ -224,7 +224,7 @@ def _products(use: Use, index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shift_of(found: Sequence[tuple[Tensor, Tensor, _Before]]) -> Shift | None:
-    """The shift from inputs as they are now, what rows of weights give with them, and both as they were."""
+    """The shift of the inputs: current inputs, and the products of weight rows before and now."""
     if not found:
         return None
     inputs = torch.cat([x for x, _, _ in found], 1) if len(found) > 1 else found[0][0]
@@ -237,14 +237,14 @@ def _shift_of(found: Sequence[tuple[Tensor, Tensor, _Before]]) -> Shift | None:
 
 @contextmanager
 def _watchable(model: nn.Module) -> Iterator[None]:
-    """Make a network ready for runs in which the uses of its weights can be seen."""
+    """Prepare a network for runs in which the uses of its weights are seen."""
     with undisturbed(model, ()), unrolled(model):
         yield
 
 
 @contextmanager
 def _replaceable(parameters: Mapping[str, nn.Parameter]) -> Iterator[Any]:
-    """Give parameters other values for a while; they have their own memory again behind it."""
+    """Give parameters temporary values; their own memory is restored afterwards."""
     own: dict[str, Tensor] = {}
 
     def replace(values: Mapping[str, Tensor]) -> None:

@@ -1,8 +1,8 @@
-"""Squared per-sample gradients of one layer, from its input and the gradients of its output.
+"""Squared per-sample gradients of a layer, from its input and its output gradients.
 
-Every function takes a layer, its input x [B, ...], and gradients g [v, B, ...] with respect to its output, and gives
-Σ_v Σ_n (∂/∂θ of sample n)² for the parameters asked for. Where a weight acts at several places of a sample (the pixels
-of a convolution, the words of a sentence), the places are added before squaring.
+Every function takes a layer, its input x [B, ...], and gradients g [v, B, ...] with respect to its output, and returns
+Σ_v Σ_n (∂/∂θ of sample n)² for the requested parameters. Where a weight is used at several places of a sample (the
+pixels of a convolution, the words of a sentence), the places are added before squaring.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch.nn import functional
 from nbquant.sensitivity.loss import wide
 
 Squares = dict[str, Tensor]
-_CHUNK = 1 << 19  # entries of the largest temporary: small enough to stay near the processor
+_CHUNK = 1 << 19  # entries of the largest temporary: small enough to stay in the cache
 
 
 def squared_gradients(
@@ -29,7 +29,7 @@ def squared_gradients(
         layer: A layer for which :func:`is_supported` holds.
         inputs: Its arguments, the first of them x.
         g: Gradients with respect to its output.
-        names: Names of the layer's own parameters, as "weight".
+        names: Names of the layer's own parameters, such as "weight".
     """
     dtype = wide(g.dtype)
     x, *others = inputs
@@ -40,7 +40,7 @@ def squared_gradients(
 
 
 def is_supported(layer: nn.Module) -> bool:
-    """Whether there is a formula for this layer: that of its class, or of the one whose ``forward`` it inherits."""
+    """Whether there is a formula for this layer: its class's, or that of the class whose ``forward`` it inherits."""
     if _formula(layer) is None:
         return False
     if isinstance(layer, nn.modules.conv._ConvNd):
@@ -55,7 +55,7 @@ def is_supported(layer: nn.Module) -> bool:
 
 
 def samples_of(layer: nn.Module, inputs: Sequence[Any]) -> int | None:
-    """Number of samples that a layer sees, if each is a row of its input or has an offset; None where none is."""
+    """Count the samples of a layer, if each is a row of its input or has an offset; None otherwise."""
     x, *others = inputs
     if isinstance(layer, nn.EmbeddingBag) and x.ndim == 1:
         offsets = offsets_of(others)
@@ -64,12 +64,12 @@ def samples_of(layer: nn.Module, inputs: Sequence[Any]) -> int | None:
 
 
 def parameters_of(layer: nn.Module) -> tuple[str, ...]:
-    """Names of the parameters that the formula of a layer covers."""
+    """Names of the parameters covered by a layer's formula."""
     return ("weight", "bias") if _formula(layer) is not None else ()
 
 
 def _formula(layer: nn.Module) -> Callable[..., Squares] | None:
-    """The formula of the class that a layer takes its ``forward`` from."""
+    """The formula of the class from which a layer inherits its ``forward``."""
     if "forward" in vars(layer):
         return None
     own = type(layer).forward
@@ -79,7 +79,7 @@ def _formula(layer: nn.Module) -> Callable[..., Squares] | None:
                 kind, "_conv_forward", None
             )
             return _LAYERS[kind] if same else None
-    # transformers need not be installed
+    # transformers is optional
     if type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils":
         return _transposed_linear
     return None
@@ -129,7 +129,7 @@ def _transposed_convolution(
         total = torch.zeros(layer.weight.shape, dtype=g.dtype, device=g.device)
         for vector in g:
             seen = windows(layer, vector)
-            # An output padding adds places that no input meets.
+            # An output padding adds places without input.
             for d, n in enumerate(x.shape[2:]):
                 seen = seen.narrow(d + 3 + len(layer.kernel_size), 0, n)
             total += _outer(rows, seen).reshape(layer.weight.shape)
@@ -140,7 +140,7 @@ def _transposed_convolution(
 
 
 def _prelu(layer: nn.PReLU, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
-    """Slopes of channels (the second dimension), or one of all entries."""
+    """Slopes per channel (the second dimension), or one for all entries."""
     product = g * x.clamp(max=0)
     if layer.num_parameters == 1:
         return {"weight": product.flatten(2).sum(2).square().sum().reshape(1)}
@@ -149,7 +149,7 @@ def _prelu(layer: nn.PReLU, x: Tensor, g: Tensor, names: frozenset[str]) -> Squa
 
 
 def windows(layer: nn.modules.conv._ConvNd, x: Tensor) -> Float[Tensor, "batch groups inputs *k_and_places"]:
-    """What the kernel sees at every place, as a view: [B, groups, in/groups, *kernel, *places]."""
+    """Unfold the inputs seen by the kernel at every place, as a view: [B, groups, in/groups, *kernel, *places]."""
     dims = len(layer.kernel_size)
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         pads = [(int(p), int(p)) for p in layer.padding]
@@ -183,7 +183,7 @@ def windows(layer: nn.modules.conv._ConvNd, x: Tensor) -> Float[Tensor, "batch g
 
 
 def _outer(g: Float[Tensor, "v batch groups out places"], windows: Tensor) -> Float[Tensor, "groups out inputs"]:
-    """Σ_v Σ_n (Σ_place g · window)², a few samples at a time so that the unfolded input is never whole in memory."""
+    """Σ_v Σ_n (Σ_place g · window)², a few samples at a time, so that the unfolded input never exists as a whole."""
     vectors, batch, groups, outs, places = g.shape
     channels = windows.shape[2]
     each = math.prod(windows.shape[3:]) // places  # inputs of a channel
@@ -235,7 +235,7 @@ def _rms_norm(layer: nn.RMSNorm, x: Tensor, g: Tensor, names: frozenset[str]) ->
 
 
 def _embedding(layer: nn.Embedding, x: Tensor, g: Tensor, names: frozenset[str]) -> Squares:
-    """Words of a sample that are the same share a row: their gradients are added before squaring."""
+    """Equal words of a sample share a row: their gradients are added before squaring."""
     rows = layer.num_embeddings
     sample = torch.arange(len(x), device=x.device).reshape(-1, *([1] * (x.ndim - 1)))
     pairs, index = torch.unique(sample * rows + x, return_inverse=True)
@@ -250,7 +250,7 @@ def _embedding(layer: nn.Embedding, x: Tensor, g: Tensor, names: frozenset[str])
 
 
 def _embedding_bag(layer: nn.EmbeddingBag, x: Tensor, g: Tensor, names: frozenset[str], *others: Any) -> Squares:
-    """Bags as rows of ids, or one after the other with offsets; an id that comes again adds its weights first."""
+    """Bags as rows of ids, or concatenated with offsets; the weights of repeated ids are added first."""
     if x.ndim == 1:
         offsets = offsets_of(others)
         assert offsets is not None
@@ -276,7 +276,7 @@ def _embedding_bag(layer: nn.EmbeddingBag, x: Tensor, g: Tensor, names: frozense
 
 
 def offsets_of(others: Sequence[Any]) -> Tensor | None:
-    """The first tensor of integers among the arguments behind the ids of an ``EmbeddingBag``."""
+    """Find the offsets among the arguments of an ``EmbeddingBag``: the first integer tensor after the ids."""
     return next((t for t in others if isinstance(t, Tensor) and not t.is_floating_point()), None)
 
 

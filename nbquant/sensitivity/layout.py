@@ -1,4 +1,4 @@
-"""Which dimensions of a model's inputs and outputs count the samples: found by trial, never from a length alone."""
+"""Detection of the sample dimension of a model's inputs and outputs, by trial runs rather than from lengths."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,18 +15,18 @@ from nbquant.sensitivity.batch import Axes, Batch, InputAxes, Offsets, Ragged, c
 from nbquant.sensitivity.layers import offsets_of
 from nbquant.sensitivity.problem import Problem
 
-_TRIALS = 16  # ways of cutting that are tried, at the most
+_TRIALS = 16  # most ways of splitting that are tried
 
 
 @dataclass
 class Layout:
-    """How a model's batches are cut into samples.
+    """How a model's batches are split into samples.
 
     Attributes:
-        inputs: Dimension of each input tensor that counts the samples; None before a batch has told.
-        outputs: The same of each floating output tensor.
-        mixing: Largest change of an output by the other samples of its batch, over the largest output, where the
-            model ran on parts of a batch but gave other outputs; 0 where it did not.
+        inputs: Sample dimension of each input tensor; None before a batch was tried.
+        outputs: Sample dimension of each floating-point output tensor.
+        mixing: Largest change of an output by the other samples of its batch, relative to the largest output, if the
+            model ran on parts of a batch but gave other outputs; 0 if it did not.
     """
 
     inputs: InputAxes | None = None
@@ -34,14 +34,14 @@ class Layout:
     mixing: float = 0.0
 
     def of(self, problem: Problem, batch: Batch) -> Batch:
-        """The batch with its axes and its number of samples, if the model's outputs tell them.
+        """Add axes and number of samples to a batch, if the model's outputs determine them.
 
-        A batch of another make than the one that was tried is tried again.
+        A batch of another structure than the tried one is tried again.
         """
         if self.inputs is not None and (size := _size(batch, self.inputs)) is not None:
             return replace(batch, axes=self.inputs, size=size)
         if batch.size < 2 and all(t.shape[0] == 1 for t in tensors_in(batch.inputs) if t.ndim):
-            return batch  # one sample is no trial, and needs no cutting
+            return batch  # a single sample allows no trial and needs no splitting
         self.inputs = self.outputs = None
         self.mixing = 0.0
         self._try(problem, batch)
@@ -61,7 +61,7 @@ class Layout:
                     part = Batch(cut(batch.inputs, axes, start, start + few), batch.target, few)
                     try:
                         own = floating(problem.call(part))
-                    except Exception:  # whatever a model raises for inputs that do not fit each other
+                    except Exception:  # raised by models for inputs that do not fit each other
                         break
                     if (outputs := _axes_of(whole, own, size, few)) is None:
                         break
@@ -76,7 +76,7 @@ class Layout:
 
 
 def sized(problem: Problem, layout: Layout | None = None) -> Iterator[Batch]:
-    """The batches of a problem, with their axes and numbers of samples where the model tells them."""
+    """Iterate over a problem's batches, with axes and numbers of samples where the model determines them."""
     layout = Layout() if layout is None else layout
     for batch in problem:
         yield layout.of(problem, batch)
@@ -88,7 +88,7 @@ def floating(output: object) -> list[Tensor]:
 
 
 def _size(batch: Batch, axes: InputAxes) -> int | None:
-    """Number of samples by these axes; None if the batch does not have them."""
+    """Number of samples along these axes; None if the batch does not have them."""
     tensors = tensors_in(batch.inputs)
     if len(tensors) != len(axes):
         return None
@@ -107,7 +107,7 @@ def _size(batch: Batch, axes: InputAxes) -> int | None:
 
 
 def _offsets(tensors: list[Tensor], ragged: int, offsets: int) -> tuple[Offsets, ...]:
-    """What one tensor may tell of where samples begin in another."""
+    """Interpretations of a tensor as offsets of samples in another."""
     long, begin = tensors[ragged], tensors[offsets]
     if ragged == offsets or long.ndim != 1 or begin.ndim != 1 or begin.is_floating_point() or not len(begin):
         return ()
@@ -117,7 +117,7 @@ def _offsets(tensors: list[Tensor], ragged: int, offsets: int) -> tuple[Offsets,
 
 
 def _ragged(tensors: list[Tensor], bags: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[int, InputAxes]]:
-    """Ways to cut the inputs where one of them tells how long the samples of others are."""
+    """Ways to split the inputs if one of them holds the sample lengths of others."""
     numbers = {id(t): i for i, t in enumerate(tensors)}
     pairs = {(numbers.get(id(ids)), numbers.get(id(begin))) for ids, begin in bags}
     if len(pairs) > 1:
@@ -141,7 +141,7 @@ def _ragged(tensors: list[Tensor], bags: Sequence[tuple[Tensor, Tensor]]) -> Ite
 
 @contextmanager
 def _bags(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Ids and offsets of the bags that come one after the other."""
+    """Ids and offsets of concatenated bags."""
     found: list[tuple[Tensor, Tensor]] = []
 
     def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -160,9 +160,9 @@ def _bags(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
 
 def _hypotheses(batch: Batch, bags: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[int, InputAxes]]:
-    """Ways to cut the inputs, the likely ones first: all first dimensions of one length, fewer of them, second ones.
+    """Ways to split the inputs, likely ones first: all first dimensions of one length, fewer of them, second ones.
 
-    Of a network with bags only those that its calls tell: torch does not check that offsets are within the ids.
+    For a network with bags only those shown by its calls: torch does not check that offsets are within the ids.
     """
     tensors = tensors_in(batch.inputs)
     if bags:
@@ -184,7 +184,7 @@ def _hypotheses(batch: Batch, bags: Sequence[tuple[Tensor, Tensor]]) -> Iterator
 
 
 def _axes_of(whole: list[Tensor], part: list[Tensor], size: int, few: int) -> Axes | None:
-    """The dimension of each output that became shorter with the batch; None if they are not alike, or none did."""
+    """The dimension of each output that became shorter with the batch; None if they differ, or none did."""
     if len(whole) != len(part):
         return None
     axes: list[int | None] = []
@@ -199,7 +199,7 @@ def _axes_of(whole: list[Tensor], part: list[Tensor], size: int, few: int) -> Ax
 
 
 def _gap(whole: list[Tensor], part: list[Tensor], axes: Axes, start: int) -> float:
-    """Largest difference of the outputs of the same samples, over the largest of them."""
+    """Largest difference between outputs of the same samples, relative to the largest of them."""
     gap = 0.0
     for a, b, axis in zip(whole, part, axes, strict=True):
         if axis is None or not a.numel():

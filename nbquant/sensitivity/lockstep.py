@@ -1,30 +1,30 @@
-"""Runs of a network on several batches that wait for each other wherever a weight is used."""
+"""Lockstep runs of a network on several batches, which wait for each other wherever a weight is used."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 Stop = Callable[[str, Any], None]
-"""Called in a run where it should wait, with a key and what was found there."""
+"""Called in a run to pause it, with a key and the values found there."""
 
 
 class Runs:
-    """Functions of one argument each, run one at a time; each pauses where it says so."""
+    """Functions of one argument each, run one at a time; each pauses at its own calls."""
 
     def __init__(self, functions: Sequence[Callable[[Stop], None]]) -> None:
         """Prepare the runs; none has begun."""
         self._runs = [_Run(function) for function in functions]
 
     def pauses(self, order: Callable[[str], int]) -> Iterator[tuple[str, dict[int, Any]]]:
-        """Keys at which runs pause, the earliest first, with what each of the runs found there, by its number.
+        """Yield the keys at which runs pause, the earliest first, with each run's value there, by its index.
 
-        All runs that pause at a key are let go on once the caller comes back for the next key.
+        All runs paused at a key continue once the caller asks for the next key.
 
         Args:
             order: Position of a key.
 
         Raises:
-            Exception: Whatever a run raises.
+            Exception: Any exception of a run.
         """
         try:
             for run in self._runs:
@@ -41,7 +41,7 @@ class Runs:
 
 
 class _Ended(BaseException):
-    """The caller wants no more of a run."""
+    """The caller has abandoned the run."""
 
 
 class _Run:
@@ -54,7 +54,7 @@ class _Run:
         self._error: BaseException | None = None
 
     def go_on(self) -> None:
-        """Let the run go on until it pauses or ends."""
+        """Continue the run until it pauses or ends."""
         self.key = self.found = None
         if self._thread.ident is None:
             self._thread.start()
@@ -66,7 +66,7 @@ class _Run:
             raise error
 
     def end(self) -> None:
-        """End a run that may have paused."""
+        """End a run that may be paused."""
         self._ended = True
         if self._thread.is_alive():
             self._go.release()

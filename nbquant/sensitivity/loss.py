@@ -1,6 +1,6 @@
-"""Derivatives of the loss of a batch with respect to the network's outputs.
+"""Derivatives of a batch's loss with respect to the network's outputs.
 
-Nothing here guesses which targets belong to which sample: all derivatives are those of the loss of the whole batch.
+Nothing here assumes which targets belong to which sample: all derivatives are of the loss of the whole batch.
 Losses that end in one of torch's have closed forms (:mod:`nbquant.losses`); any other loss is differentiated twice.
 """
 
@@ -21,7 +21,7 @@ Block = tuple[float, list[Tensor | None]]
 """A sign and v vectors in output space, [v, *z.shape] for each output z (None: zeros): h += sign · Σ_v (Jᵀ vector)²."""
 
 MAX_COLUMNS = 20_000
-MAX_OUTPUTS = 2_048  # of a sample, for a loss without closed form: its K × K Hessian is formed
+MAX_OUTPUTS = 2_048  # per sample, for a loss without closed form: its K × K Hessian is formed
 _BLOCK = 1 << 24  # entries of one block of columns
 
 
@@ -30,9 +30,9 @@ class OutputLoss:
     """The loss L of a batch as a function of the network's outputs z.
 
     Attributes:
-        z: The outputs that it is differentiated by: leaves, in float32 or wider.
-        axes: Dimension of each output that counts the samples; None if samples cannot be told apart.
-        recorded: L, and the terms with closed forms that it consists of.
+        z: The outputs to differentiate by: leaves, in float32 or wider.
+        axes: Sample dimension of each output; None if samples cannot be distinguished.
+        recorded: L, and its terms with closed forms.
         samples: Number of samples.
     """
 
@@ -48,12 +48,12 @@ class OutputLoss:
 
     @cached_property
     def mass(self) -> float:
-        """Number that the batch counts by; see :meth:`nbquant.losses.Recorded.mass`."""
+        """Number of terms that the batch averages; see :meth:`nbquant.losses.Recorded.mass`."""
         return self.recorded.mass(self.samples)
 
     @cached_property
     def terms(self) -> tuple[tuple[Term, Tensor], ...]:
-        """Terms with closed forms, with ∂L/∂term; empty unless all of L's curvature is theirs."""
+        """Terms with closed forms, with ∂L/∂term; empty unless they hold all of L's curvature."""
         terms = self.recorded.terms
         if len(terms) == 1 and terms[0][0].value is self.value:
             return terms
@@ -82,7 +82,7 @@ class OutputLoss:
 
     @cached_property
     def is_elsewhere(self) -> bool:
-        """Whether L hangs on none of the outputs: then the model itself may have computed it."""
+        """Whether L depends on none of the outputs: then the model itself may have computed it."""
         if not isinstance(self.value, Tensor) or self.value.ndim:
             return False
         if not self.value.requires_grad or not self.z:
@@ -92,7 +92,7 @@ class OutputLoss:
 
     @cached_property
     def is_separable(self) -> bool:
-        """Whether L's curvature couples no outputs of different samples; True where samples are not told apart."""
+        """Whether L's curvature is block-diagonal over samples; True if samples are not distinguished."""
         if self.axes is None or self.samples < 2:
             return True
         if self.terms:
@@ -114,15 +114,15 @@ class OutputLoss:
         return self._flattened(found)
 
     def gradient(self) -> list[Float[Tensor, "..."]]:
-        """Compute ∂L/∂z, for each output."""
+        """Compute ∂L/∂z for each output."""
         return [slope.detach() for slope in self._slopes(self.value)]
 
     def draws(self, count: int, generator: torch.Generator) -> Iterator[Block]:
-        """Draw random vectors v with Σ sign · E[v vᵀ] = mass · ∇²L, those of different samples independent.
+        """Draw random vectors v with Σ sign · E[v vᵀ] = mass · ∇²L, independent between samples.
 
         Random signs r times a factor S of the Hessian. For a softmax diag(p) − p pᵀ = S Sᵀ with
         S = diag(√p)(I − √p √pᵀ), so v = √p ∘ r − p (√pᵀ r): as unbiased as p − y with a label y drawn from the
-        network's own prediction p, and far less noisy where predictions are sure, as no draw waits for a rare label.
+        network's own prediction p, and far less noisy for confident predictions, as no draw waits for a rare label.
         """
         if self.terms:
             for _ in range(count):
@@ -139,13 +139,13 @@ class OutputLoss:
                 yield sign, [v[None] for v in self._unflattened(vector)]
 
     def columns(self) -> Iterator[Block]:
-        """Columns of S with S Sᵀ = mass · ∇²L, one of every sample at a time; two sets where L is not convex in z.
+        """Compute columns of S with S Sᵀ = mass · ∇²L, one per sample at a time; two sets where L is not convex in z.
 
         For a softmax, diag(p) − p pᵀ = R Rᵀ with R = diag(√p)(I − √p √pᵀ). The Householder reflection Q that takes √p
         to an axis turns R into R Q, whose first column is zero: one backward pass fewer than there are classes.
 
         Raises:
-            ValueError: More columns than backward passes are reasonable.
+            ValueError: More columns than reasonable backward passes.
         """
         _check_columns(self.column_count)
         if self.terms:
@@ -167,7 +167,7 @@ class OutputLoss:
 
     @property
     def column_count(self) -> int:
-        """Number of backward passes that :meth:`columns` takes; of a loss without closed form, at the most."""
+        """Number of backward passes that :meth:`columns` takes; an upper bound for a loss without closed form."""
         if not self.terms:
             return self._entries
         counts = zip(self.terms, self._slots, strict=True)
@@ -176,7 +176,7 @@ class OutputLoss:
         )
 
     def diagonal(self) -> list[Float[Tensor, "..."]]:
-        """Compute mass · ∂²L/∂z², for each output."""
+        """Compute mass · ∂²L/∂z² for each output."""
         total = [torch.zeros_like(z) for z in self.z]
         if len(self.terms) == 1 and self._is_output(self.terms[0][0]):
             ((term, slope),) = self.terms
@@ -235,7 +235,7 @@ class OutputLoss:
 
     @cached_property
     def _slots(self) -> list[Int64[Tensor, "..."]]:
-        """For each term, the number of each place (or entry) within its sample; −1 for places that do not count."""
+        """For each term, the index of each place (or entry) within its sample; −1 for places that do not count."""
         return [ranks(self._sample_of(term), self._counting(term, slope)) for term, slope in self.terms]
 
     def _counting(self, term: Term, slope: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ class OutputLoss:
 
     @property
     def _entries(self) -> int:
-        """Entries of the outputs a sample, or of all of them where samples cannot be told apart."""
+        """Entries of the outputs per sample, or of all if samples cannot be distinguished."""
         return sum(z.numel() for z in self.z) // (self.samples if self.axes is not None else 1)
 
     @cached_property
@@ -278,7 +278,7 @@ class OutputLoss:
         """√mass times columns √|λ|·q of the positive, then of the negative eigenvalues of the Hessian's blocks."""
         if self._entries > MAX_OUTPUTS:
             raise ValueError(
-                f"a loss without closed form allows at most {MAX_OUTPUTS} outputs a sample here, but there are "
+                f"a loss without closed form allows at most {MAX_OUTPUTS} outputs per sample here, but there are "
                 f"{self._entries}: end it in torch's cross_entropy, mse_loss or binary_cross_entropy_with_logits, or "
                 'use method="empirical_fisher".'
             )
@@ -328,9 +328,9 @@ def output_loss(
 
     Args:
         loss: The loss.
-        output: The model's output, as it gave it.
-        outputs: The tensors of it to differentiate by.
-        axes: Dimension of each that counts the samples; None if they cannot be told apart.
+        output: The model's unchanged output.
+        outputs: Its tensors to differentiate by.
+        axes: Sample dimension of each; None if samples cannot be distinguished.
         target: Targets; floating ones take the dtype of the outputs.
         samples: Number of samples.
     """
@@ -344,14 +344,14 @@ def output_loss(
 
 
 def loss_inside(recorded: Recorded, samples: int) -> OutputLoss | None:
-    """A loss that the model computes itself, as a function of what torch's losses in it compare.
+    """Express a loss computed inside the model as a function of the inputs of torch's losses in it.
 
     Args:
         recorded: A run of the model and its loss, with their graph.
         samples: Number of samples.
 
     Returns:
-        The loss; None if torch's losses have no part in it.
+        The loss; None if it uses none of torch's losses.
     """
     if not recorded.terms:
         return None
@@ -359,7 +359,7 @@ def loss_inside(recorded: Recorded, samples: int) -> OutputLoss | None:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype sums are kept in: float32, or float64 for float64."""
+    """The dtype of sums: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -368,7 +368,7 @@ def _classes(term: Term) -> int:
 
 
 def _drawn(term: Term, scale: Tensor, generator: torch.Generator) -> Tensor | None:
-    """A random vector of what a term compares, whose second moments are its Hessian."""
+    """A random vector in a term's inputs whose second moments are its Hessian."""
     if not scale.any():
         return None
     if term.mass is None:

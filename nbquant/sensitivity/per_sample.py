@@ -1,10 +1,10 @@
-"""Sums over the samples of squared gradients, of any network.
+"""Sums of squared per-sample gradients for any network.
 
-Where a layer has a formula (:mod:`nbquant.sensitivity.layers`), hooks keep its input, and one backward pass through the
-activations gives the gradients at its output: no gradient of a weight is ever formed by autograd. Every other parameter
-(recurrent, tied, free ones) takes its gradient from autograd, for a group of samples at a time. If the vectors in
+For layers with a formula (:mod:`nbquant.sensitivity.layers`), hooks keep the input, and one backward pass through the
+activations gives the output gradients: autograd never forms a gradient of the weight. Every other parameter
+(recurrent, tied, free-standing) gets its gradient from autograd, for a group of samples at a time. If the vectors in
 output space are random, with mean zero and independent between samples, the squared gradient of a group is an unbiased
-estimate of the sum of those of its samples; if they are not, samples run one by one, each once more.
+estimate of the sum over its samples; if they are not, samples run one by one, each once more.
 """
 
 import time
@@ -27,9 +27,9 @@ from nbquant.sensitivity.squares import add_squares
 from nbquant.sensitivity.taps import Run, Tap, count_uses, find_taps, run
 
 Vectors = Callable[[OutputLoss], Iterable[Block]]
-"""From the loss of a batch to signed vectors in output space: the sum grows by sign · (Jᵀ vector)² of every sample."""
+"""Maps the loss of a batch to signed vectors in output space: the sum grows by sign · (Jᵀ vector)² of every sample."""
 
-LONG = 60.0  # s: an estimate that takes longer is announced
+LONG = 60.0  # s: longer estimates are announced by a warning
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Sums:
 
     Attributes:
         squares: Σ sign · (Jᵀ vector)² over samples, by parameter name.
-        mass: Σ of the numbers that batches count by.
+        mass: Number of terms averaged, over all batches.
         samples: Number of samples.
     """
 
@@ -53,7 +53,7 @@ class Sums:
 
 @dataclass
 class _State:
-    """What has been learnt of the model."""
+    """What is known about the model so far."""
 
     layout: Layout = field(default_factory=Layout)
     taps: list[Tap] | None = None
@@ -62,16 +62,16 @@ class _State:
 
 
 def squared_gradient_sums(problem: Problem, vectors: Vectors, *, independent: bool) -> Sums:
-    """Σ over all samples of Σ_v sign_v · (J_nᵀ v_n)², J_n the Jacobian of a sample's outputs.
+    """Sum over all samples Σ_v sign_v · (J_nᵀ v_n)², with J_n the Jacobian of a sample's outputs.
 
     Args:
         problem: Model, parameters, loss and samples.
-        vectors: What to go back with.
+        vectors: Vectors to propagate back.
         independent: Whether the vectors of different samples are independent with mean zero.
 
     Raises:
-        TypeError: A loss that gives no tensor.
-        ValueError: A loss at fault; or samples that influence each other, unless vectors are independent.
+        TypeError: A loss that does not return a tensor.
+        ValueError: An invalid loss; or samples that influence each other, unless vectors are independent.
     """
     sums, state = Sums(problem.zeros()), _State()
     for batch in problem:
@@ -87,7 +87,7 @@ def squared_gradient_sums(problem: Problem, vectors: Vectors, *, independent: bo
             size = _group_size(problem, batch, state, others)
         runs = [run(problem, part, taps) for part in _parts(batch, size)]
         usable = _usable(taps, runs)
-        if len(usable) < len(taps):  # called otherwise than on the trial
+        if len(usable) < len(taps):  # called differently than in the trial
             taps = [taps[i] for i in usable]
             others = _others(problem, taps)
             runs = [replace(r, sights=[r.sights[i] for i in usable]) for r in runs]
@@ -113,7 +113,7 @@ def _parts(batch: Batch, size: int) -> list[Batch]:
 
 
 def _usable(taps: Sequence[Tap], runs: Sequence[Run]) -> list[int]:
-    """Taps that saw in all runs what their formulas take, or nothing at all."""
+    """Taps whose runs all met the conditions of their formulas, or were not reached at all."""
     uses = [count_uses(r.outputs) for r in runs]
     return [
         i
@@ -154,7 +154,7 @@ def _add_batch(
     independent: bool,
 ) -> None:
     axes = state.layout.outputs if batch.axes is not None else None
-    # A loss among the outputs is no output.
+    # A loss among the outputs is not an output.
     kept = [i for i, z in enumerate(runs[0].outputs) if (z.ndim > 0 if axes is None else axes[i] is not None)]
     own_axes = tuple(axes[i] or 0 for i in kept) if axes is not None else None
     apart = bool(others) and not independent and axes is not None and batch.size > 1
@@ -214,10 +214,10 @@ def _joined(runs: Sequence[Run], axes: Sequence[int | None] | None) -> Any:
 
 
 def _inner_losses(problem: Problem, batch: Batch, taps: Sequence[Tap], size: int) -> list[tuple[OutputLoss, Run]]:
-    """Losses that the model itself computes, from labels among its inputs: a loss and a run for each part.
+    """Losses computed by the model itself, from labels among its inputs: a loss and a run per part.
 
     Raises:
-        ValueError: It computes one that has no closed form.
+        ValueError: It computes one without closed form.
     """
     found = []
     for part in _parts(batch, size):
@@ -243,7 +243,7 @@ def _inner_losses(problem: Problem, batch: Batch, taps: Sequence[Tap], size: int
 
 
 def _announce(problem: Problem, others: Sequence[str], loss: OutputLoss, seen: Run, batch: Batch) -> None:
-    """Warn before a loop over samples that will take long."""
+    """Warn before a long loop over samples."""
     try:
         batches = len(problem.batches)  # type: ignore[arg-type]
     except TypeError:

@@ -1,4 +1,4 @@
-"""Which sample each place of a loss belongs to: each word of a sentence, each pixel of a picture."""
+"""Assignment of a loss's places (words of a sentence, pixels of an image) to samples."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,9 @@ from nbquant.losses import Term
 def sample_of_places(
     term: Term, outputs: Sequence[Tensor], axes: tuple[int, ...], samples: int
 ) -> Int64[Tensor, "..."] | None:
-    """Sample of each place (or entry) of a term; None if they cannot be told apart.
+    """Find the sample of each place (or entry) of a term; None if samples cannot be distinguished.
 
-    Found by moving the outputs of sample n by t_n u, with u the same for all: places of sample n then move t_n
+    The outputs of sample n are moved by t_n u, with u the same for all: places of sample n then move t_n
     times as fast as they do under u.
     """
     for z, axis in zip(outputs, axes, strict=True):
@@ -41,7 +41,7 @@ def sample_of_places(
     known = a.abs() > 1e-6 * a.abs().amax()
     whole = ratio.round()
     if bool(((ratio - whole).abs() > 0.2)[known].any()):
-        return None  # places that hang on several samples
+        return None  # places that depend on several samples
     if term.mass is None:
         return whole.long() if bool(known.all()) else None
     known, ratio = known.movedim(term.dim, -1), whole.movedim(term.dim, -1)
@@ -52,7 +52,7 @@ def sample_of_places(
 
 
 def _moved(term: Term, outputs: Sequence[Tensor], tangents: Sequence[Tensor]) -> Tensor | None:
-    """Derivative of what a term compares, as the outputs move."""
+    """Derivative of a term's inputs as the outputs move."""
     dummy = torch.zeros_like(term.z, requires_grad=True)
     back = torch.autograd.grad(
         term.z, outputs, dummy, create_graph=True, retain_graph=True, allow_unused=True, materialize_grads=True
@@ -64,7 +64,7 @@ def _moved(term: Term, outputs: Sequence[Tensor], tangents: Sequence[Tensor]) ->
 
 
 def ranks(sample: Int64[Tensor, "..."] | None, counts: Tensor) -> Int64[Tensor, "..."]:
-    """Number of each place among those of its sample that count; without samples, among all."""
+    """Number each place among the counted ones of its sample; without samples, among all."""
     flat = counts.flatten()
     own = torch.zeros_like(flat, dtype=torch.long) if sample is None else sample.flatten()
     order = torch.where(flat, own, own.max() + 1 if len(own) else 0).argsort(stable=True)

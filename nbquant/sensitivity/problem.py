@@ -1,4 +1,4 @@
-"""What an estimator is given: a model, its parameters, a loss, and samples."""
+"""The input of an estimator: a model, its parameters, a loss, and samples."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,21 +18,21 @@ from nbquant.sensitivity.batch import Batch, first_tensor
 from nbquant.sensitivity.loss import OutputLoss, output_loss, wide
 
 Estimate = tuple[dict[str, Tensor], int]
-"""Sensitivities by parameter name, not yet clamped, and the number of samples they come from."""
+"""Sensitivities by parameter name, not yet clamped, and the number of samples used."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything an estimator may need.
+    """Inputs of an estimator.
 
     Attributes:
         model: The network, in eval mode.
         parameters: The chosen parameters by their first name.
         batches: Pairs (inputs, target).
         loss: Mean loss of a batch, from output and target.
-        draws: Number of random draws, for the estimators that draw.
-        seed: Of those draws.
-        optimizer: Whose second moments to take, for "adam".
+        draws: Number of random draws, for estimators that use them.
+        seed: Seed of the draws.
+        optimizer: Optimizer whose second moments are used, for "adam".
         progress: See :data:`nbquant.progress.Progress`.
     """
 
@@ -47,25 +47,25 @@ class Problem:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are (the first, if they are in several places)."""
+        """Device of the parameters (of the first one, if there are several)."""
         return next(iter(self.parameters.values())).device
 
     def generator(self) -> torch.Generator:
-        """A fresh source of random numbers; the global one is left alone."""
+        """Make a new random generator, independent of the global one."""
         return torch.Generator(self.device).manual_seed(self.seed)
 
     def zeros(self) -> dict[str, Tensor]:
-        """A sum for every parameter, in float32 or wider."""
+        """Make a zero sum for every parameter, in float32 or wider."""
         return {
             name: torch.zeros_like(p, dtype=wide(p.dtype), memory_format=torch.contiguous_format, requires_grad=False)
             for name, p in self.parameters.items()
         }
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches, on the model's device and in its floating dtype, checked.
+        """The batches, checked, on the model's device and in its floating dtype.
 
         Raises:
-            ValueError: No batches, or a batch that is no pair of inputs and target.
+            ValueError: No batches, or a batch that is not a pair of inputs and target.
         """
         dtypes = {p.dtype for p in self.model.parameters() if p.dtype.is_floating_point}
         dtype = dtypes.pop() if len(dtypes) == 1 else None
@@ -101,21 +101,21 @@ class Problem:
             raise ValueError("batches must hold at least one batch with a sample, but it is empty (or used up).")
 
     def call(self, batch: Batch) -> Any:
-        """The model's output for a batch."""
+        """Run the model on a batch."""
         return call(self.model, batch.inputs)
 
     def output_loss(
         self, output: Any, outputs: Sequence[Tensor], axes: tuple[int, ...] | None, batch: Batch
     ) -> OutputLoss:
-        """The loss of a batch as a function of some tensors of the model's output, unchecked; see :func:`output_loss`.
+        """Express the loss of a batch by some tensors of the model's output, unchecked; see :func:`output_loss`.
 
         Raises:
-            TypeError: No loss where the output is not a tensor.
+            TypeError: No loss while the output is not a tensor.
         """
         return output_loss(self._loss_of(output), output, outputs, axes, batch.target, batch.size)
 
     def mean_loss(self, output: Any, batch: Batch) -> tuple[Tensor, float]:
-        """The loss of a batch, and the number it counts by; see :meth:`nbquant.losses.Recorded.mass`.
+        """Compute the loss of a batch, and the number of terms it averages; see :meth:`nbquant.losses.Recorded.mass`.
 
         Raises:
             TypeError, ValueError: As :meth:`check`.
@@ -137,8 +137,8 @@ class Problem:
         """Refuse a loss that is not one finite number.
 
         Raises:
-            TypeError: The loss gave no tensor.
-            ValueError: The loss is not scalar, or not finite though labels count.
+            TypeError: The loss is not a tensor.
+            ValueError: The loss is not scalar, or not finite although labels count.
         """
         value = found.value
         if not isinstance(value, Tensor):
@@ -154,7 +154,7 @@ class Problem:
             )
 
     def check_mean(self, output: Any, batch: Batch) -> None:
-        """Refuse a loss that adds over the batch, where that can be seen.
+        """Refuse a loss that is a sum over the batch, where that can be detected.
 
         Raises:
             ValueError: The loss of the batch is the sum of the losses of its samples, not their mean.
@@ -169,7 +169,7 @@ class Problem:
             with torch.no_grad():
                 total = sum(float(self.loss(z[n : n + 1], target[n : n + 1])) for n in range(few))
                 together = float(self.loss(z, target))
-        except Exception:  # whatever a loss raises that takes whole batches only
+        except Exception:  # raised by a loss that accepts whole batches only
             return
         if abs(total) > 1e-12 and abs(together - total) < 1e-3 * abs(total):
             raise ValueError(
@@ -180,9 +180,9 @@ class Problem:
 
 @contextmanager
 def undisturbed(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Make ``model`` ready for derivatives with respect to ``parameters`` alone, and restore it whatever happens.
+    """Prepare ``model`` for derivatives with respect to ``parameters`` alone, and restore it in any case.
 
-    Eval mode, gradients on, random state kept, and no fused kernel that lacks a derivative.
+    Eval mode, gradients on, random state kept, and no fused kernel without a derivative.
     """
     grads = [(p, p.requires_grad) for p in model.parameters()]
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
@@ -192,9 +192,9 @@ def undisturbed(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterato
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices))
             stack.enter_context(torch.enable_grad())
-            if any(_is_compiled(module) for module in model.modules()):  # hooks are not for compiled code
+            if any(_is_compiled(module) for module in model.modules()):  # compiled code ignores hooks
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
-            if recurrent:  # the fused recurrences have no backward pass in eval mode, or no second one
+            if recurrent:  # fused recurrences have no backward pass in eval mode, or no second one
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             torch.backends.mha.set_fastpath_enabled(False)
             stack.enter_context(in_eval_mode(model))
@@ -210,5 +210,5 @@ def undisturbed(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterato
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    """Whether torch.compile() returned it, or its own compile() was called."""
+    """Whether it comes from torch.compile(), or its own compile() was called."""
     return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None

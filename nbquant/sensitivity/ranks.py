@@ -1,4 +1,4 @@
-"""Sensitivities of a model of which every rank has a copy and samples of its own (data parallel)."""
+"""Averaging of sensitivities over data-parallel ranks, each with a copy of the model and its own samples."""
 
 from dataclasses import replace
 
@@ -9,18 +9,18 @@ from nbquant.sensitivity.result import Sensitivity
 
 
 def average_sensitivity(own: Sensitivity) -> Sensitivity:
-    """Mean over the ranks of ``torch.distributed``, by their samples: that of all samples in one process.
+    """Average sensitivities over the ranks of ``torch.distributed``, weighted by samples: the result of one process.
 
-    Sensitivities of a mean loss are means over samples, so those of parts add. (Where a loss divides by labels, because
-    some are ignored or weighted by class, that holds for ranks with as many labels a sample.) Clamping does not: where
-    an estimator gave negative values, each rank has set its own to zero.
+    Sensitivities of a mean loss are means over samples, so they can be averaged. (If a loss divides by labels, because
+    some are ignored or weighted by class, that holds for ranks with equally many labels per sample.) Clamping cannot:
+    if an estimator gave negative values, each rank has set its own to zero.
 
     Args:
-        own: What :func:`nbquant.sensitivity` returned on this rank, for its samples; on all ranks by the same method,
+        own: Result of :func:`nbquant.sensitivity` on this rank's samples; on all ranks by the same method,
             with the same damping, for the same parameters.
 
     Returns:
-        The same on every rank.
+        The average, equal on every rank.
 
     Raises:
         RuntimeError: ``torch.distributed`` has not been initialized.

@@ -1,4 +1,4 @@
-"""Recurrent layers step by step, so that the uses of their weights can be seen."""
+"""Recurrent layers unrolled into steps, so that the uses of their weights are seen."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,15 +13,15 @@ LAYERS: tuple[type[nn.RNNBase], ...] = (nn.LSTM, nn.GRU, nn.RNN)
 CELLS: tuple[type[nn.RNNCellBase], ...] = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
 State = tuple[Tensor, ...]
-"""h of a step; of an LSTM h and c."""
+"""State h of a step; for an LSTM h and c."""
 
 
 @contextmanager
 def unrolled(model: nn.Module) -> Iterator[None]:
     """Replace the fused recurrences of a network by the calls of ``functional.linear`` that define them.
 
-    A layer whose ``forward`` is not torch's own, or whose weights are not parameters, stays as it is. So does a call
-    with a packed sequence. Every layer has its own ``forward`` back afterwards, whatever happens.
+    A layer whose ``forward`` is not torch's own, or whose weights are not parameters, is unchanged. So is a call
+    with a packed sequence. Every layer gets its own ``forward`` back in any case.
 
     Source: Hochreiter and Schmidhuber 1997 (LSTM), Cho et al. 2014 (GRU, with the reset after the product), Sak et al.
     2014 for projections; the equations are those of torch's documentation.
@@ -40,7 +40,7 @@ def unrolled(model: nn.Module) -> Iterator[None]:
 
 
 def _unrolled_forward(module: nn.Module) -> Any:
-    """The replacement for a module's forward; None if it computes otherwise than torch's recurrent layers do."""
+    """The replacement for a module's forward; None if it differs from torch's recurrent layers."""
     if "forward" in vars(module):
         return None
     for kinds, unroll in ((LAYERS, _run_layers), (CELLS, _run_cell)):

@@ -1,4 +1,4 @@
-"""What an estimator returns: one sensitivity per weight, and how it came about."""
+"""Sensitivities with their record: the result of an estimator."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,16 +13,16 @@ from nbquant.quantization.selection import SensitivityRecord
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Sensitivity(Mapping[str, Tensor]):
-    """Sensitivity h of every chosen parameter: a mapping from its name to a tensor of its shape.
+    """Sensitivity h of every chosen parameter: a mapping from names to tensors of the parameters' shapes.
 
     Attributes:
         tensors: Parameter name -> h [loss/weight²], non-negative, float32 or wider, on the parameter's device; tied
             parameters once, under their first name.
         method: Name of the estimator.
-        samples: Number of samples it saw; 0 where it saw none (second moments of a given optimizer).
+        samples: Number of samples used; 0 if none (second moments of a given optimizer).
         clamped: Parameter name -> number of its entries that were negative and set to 0; empty if none were.
         damping: ε of h + ε·mean(h), as already added to ``tensors``.
-        inactive: Parameters whose h was 0 throughout, before clamping: the loss does not depend on them.
+        inactive: Parameters with h = 0 everywhere, before clamping: the loss does not depend on them.
     """
 
     tensors: dict[str, Float[Tensor, "..."]]
@@ -48,7 +48,7 @@ class Sensitivity(Mapping[str, Tensor]):
 
     @property
     def record(self) -> SensitivityRecord:
-        """How they came about, for what is made with them."""
+        """Origin of the sensitivities, for the results made with them."""
         return SensitivityRecord(self.method, self.samples, self.damping)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A gradient that can be differentiated again."""
+"""Gradients that can be differentiated again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,19 +13,19 @@ from nbquant.sensitivity.problem import Problem
 
 @contextmanager
 def second_order() -> Iterator[None]:
-    """Attention by its definition: the fused kernels have no second derivative."""
+    """Compute attention by its definition: the fused kernels have no second derivative."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
 
 
 def loss_gradient(problem: Problem, batch: Batch, first: bool, create_graph: bool = True) -> tuple[list[Tensor], float]:
-    """Compute the gradient of a batch's mean loss for every chosen parameter, and the number the batch counts by.
+    """Compute the gradient of a batch's mean loss for every chosen parameter, and the number of terms it averages.
 
     Zeros where the loss does not depend on a parameter, or where no label of the batch counts.
 
     Args:
-        problem: Model, parameters, loss.
-        batch: The samples.
+        problem: The problem.
+        batch: The batch.
         first: Whether to check that the loss is a mean.
         create_graph: Whether the gradient is to be differentiated again.
     """

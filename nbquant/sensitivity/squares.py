@@ -1,4 +1,4 @@
-"""Square the gradients of runs: by the formulas of layers, and by autograd for all other parameters."""
+"""Squared gradients of runs: by the formulas of layers, and by autograd for all other parameters."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,7 +11,7 @@ from nbquant.sensitivity.problem import Problem
 from nbquant.sensitivity.taps import Run, Tap
 from nbquant.sensitivity.way_back import WayBack
 
-_CHUNK = 1 << 25  # entries of layers' inputs that are held for one pass over vectors
+_CHUNK = 1 << 25  # entries of layers' inputs held for one pass over vectors
 
 
 def add_squares(
@@ -25,21 +25,21 @@ def add_squares(
     axes: Sequence[int | None] | None,
     start: int = 0,
 ) -> None:
-    """Go back with every vector of the blocks; runs share the samples along the axes of their outputs.
+    """Propagate every vector of the blocks back; runs split the samples along the axes of their outputs.
 
-    Each gradient of a layer's output is squared as soon as autograd has it, and not kept until the others are known.
-    The last pass through a run frees its graph and what was seen of its layers, so that a run can be used once only.
+    Each output gradient of a layer is squared as soon as autograd has it, and not kept until the others are known.
+    The last pass through a run frees its graph and the inputs of its layers, so that a run can be used only once.
 
     Args:
         squares: Sums to add to.
-        problem: Whose parameters they are of.
+        problem: The problem with the parameters.
         taps: Layers with formulas.
-        others: Parameters without.
-        runs: Of consecutive samples.
+        others: Parameters without formulas.
+        runs: Runs of consecutive samples.
         attached: Outputs of each run.
-        blocks: Vectors of the outputs of a batch.
-        axes: Dimension of each output that counts the samples; None if one run has them all.
-        start: Number of the first sample.
+        blocks: Vectors in the outputs of a batch.
+        axes: Sample dimension of each output; None if one run has them all.
+        start: Index of the first sample.
     """
     parameters = [problem.parameters[name] for name in others]
     ways = [_Way(taps, r, parameters) for r in runs]
@@ -57,7 +57,7 @@ def add_squares(
 
 
 class _Way:
-    """The way back through one run, past its taps.
+    """Backward passes through one run, past its taps.
 
     Attributes:
         entries: Entries of the inputs of all layers.
@@ -78,14 +78,14 @@ class _Way:
         is_last: bool,
         keep: bool,
     ) -> list[Tensor | None]:
-        """Go back with one vector.
+        """Propagate one vector back.
 
         Args:
             squares: Sums to add to.
-            sign: Of the vector.
-            outputs: Those that it is of.
+            sign: Sign of the vector.
+            outputs: Outputs with a part of the vector.
             vectors: Its part in each.
-            is_last: Whether to square it together with those that came before it, or to wait for more.
+            is_last: Whether to square it together with the waiting ones, or to wait for more.
             keep: Whether others follow.
 
         Returns:
@@ -100,7 +100,7 @@ class _Way:
                     self._met[k][1].inputs = ()
 
         gradients = self._back.go(outputs, vectors, taken, keep)
-        if is_last:  # the last vector may not reach all that others have
+        if is_last:  # the last vector may not reach everything that others have
             for k in list(self._waiting):
                 self._square(squares, sign, k)
         return gradients
@@ -131,7 +131,7 @@ def _part(
     start: int,
     size: int,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Outputs of one run that a vector has entries for, and these."""
+    """Outputs of one run for which a vector has entries, and these entries."""
     starts, cotangents = [], []
     for k, (z, v) in enumerate(zip(outputs, vectors, strict=True)):
         if v is None or not z.requires_grad:

@@ -1,4 +1,4 @@
-"""Hooks that keep what a layer saw, so that its squared gradients follow from a formula."""
+"""Forward hooks (taps) that keep a layer's input and output edge, for its squared gradients by formula."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +20,11 @@ from nbquant.sensitivity.way_back import ordered
 
 @dataclass
 class Tap:
-    """A layer with a formula.
+    """A tap on a layer with a formula.
 
     Attributes:
         layer: The layer.
-        names: Of its own chosen parameters that the formula covers: short -> full.
+        names: Its own chosen parameters covered by the formula: short -> full name.
         attention: The attention whose input projection the layer is; None for a layer of the model.
     """
 
@@ -35,13 +35,13 @@ class Tap:
 
 @dataclass
 class Sight:
-    """What a tap saw in one forward pass.
+    """Record of a tap in one forward pass.
 
     Attributes:
-        calls: How often the layer was called.
+        calls: Number of calls of the layer.
         inputs: Its positional and named arguments, in order.
-        versions: Versions of these tensors then: a later change in place would make them useless.
-        edge: Place of its output in the graph; None if no gradient reaches it.
+        versions: Version counters of these tensors: a later in-place change would invalidate them.
+        edge: Graph edge of its output; None if no gradient reaches it.
     """
 
     calls: int = 0
@@ -51,7 +51,7 @@ class Sight:
 
     @property
     def output_edge(self) -> GradientEdge:
-        """The place of the output, where there is one."""
+        """The graph edge of the output, if there is one."""
         assert self.edge is not None
         return self.edge
 
@@ -71,10 +71,10 @@ class Run:
     """A forward pass.
 
     Attributes:
-        output: What the model returned.
-        outputs: The floating tensors in it, attached to the graph.
+        output: The model's output.
+        outputs: Its floating-point tensors, attached to the graph.
         size: Number of samples.
-        sights: What each tap saw.
+        sights: Record of each tap.
     """
 
     output: Any
@@ -84,7 +84,7 @@ class Run:
 
 
 def run(problem: Problem, batch: Batch, taps: Sequence[Tap]) -> Run:
-    """Run the model on a batch while taps look on."""
+    """Run the model on a batch with taps."""
     with _looking(taps) as sights:
         output = problem.call(batch)
     return Run(output, floating(output), batch.size, sights)
@@ -99,7 +99,7 @@ def _looking(taps: Sequence[Tap]) -> Iterator[list[Sight]]:
             sight.calls += 1
             sight.inputs = (*args, *kwargs.values())
             sight.versions = tuple(t._version for t in _tensors(sight.inputs))
-            # The edge, not the tensor: an in-place activation would change what the tensor stands for.
+            # The edge, not the tensor: an in-place activation would change the tensor's meaning.
             known = isinstance(output, Tensor) and output.requires_grad
             sight.edge = get_gradient_edge(output) if known else None
 
@@ -112,7 +112,7 @@ def _looking(taps: Sequence[Tap]) -> Iterator[list[Sight]]:
             if tap.attention is not None:
                 assert isinstance(tap.layer, nn.Linear)
                 stack.enter_context(separated(tap.attention, tap.layer))
-            # First of all hooks, to see what the layer itself gave.
+            # Before all other hooks, to see the layer's own output.
             handles.append(tap.layer.register_forward_hook(keep(sight), prepend=True, with_kwargs=True))
         yield sights
     finally:
@@ -153,7 +153,7 @@ def find_taps(problem: Problem, batch: Batch, layout: Layout) -> list[Tap]:
 
 
 def count_uses(outputs: Sequence[Tensor]) -> Counter[int]:
-    """Count how often each parameter enters the graph of some tensors."""
+    """Count the uses of each parameter in the graph of some tensors."""
     uses: Counter[int] = Counter()
     for node in ordered(outputs):
         for following, _ in node.next_functions:
@@ -168,9 +168,9 @@ def graph_size(outputs: Sequence[Tensor]) -> int:
 
 
 def _of_own_rows(seen: Run, chosen: list[int], axes: Axes) -> list[int]:
-    """Those layers where sample n of the outputs depends on row n of the layer's output alone.
+    """Layers for which sample n of the outputs depends only on row n of the layer's output.
 
-    A length of 2 may be chance (two words, first): the gradients of one sample's output have to be in its row only.
+    A length of 2 may be chance (two words, first): the gradients of one sample's output must be in its row only.
     """
     good = list(chosen)
     for sample in (0, 1):
@@ -182,7 +182,7 @@ def _of_own_rows(seen: Run, chosen: list[int], axes: Axes) -> list[int]:
                 continue
             probe = torch.zeros_like(z)
             own = probe.select(axis, sample)
-            # Unequal, as equal ones are what a softmax or a normalisation at the end does not see.
+            # Unequal, as a final softmax or normalisation would hide equal ones.
             own.copy_(torch.linspace(1, 2, own.numel(), device=z.device).cos().reshape(own.shape))
             outputs.append(z)
             probes.append(probe)

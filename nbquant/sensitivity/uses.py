@@ -1,4 +1,4 @@
-"""Where a network multiplies inputs by weights: every call of a function that does, whichever module makes it."""
+"""Detection of every call that multiplies inputs by a weight, whichever module makes it."""
 
 import math
 import re
@@ -27,13 +27,13 @@ class Use:
     Attributes:
         weight: Name of the weight.
         along: Whether the first axis of the weight is the input.
-        groups: Groups of outputs, each of which sees inputs of its own.
-        within: Those of the groups whose outputs this call gives.
+        groups: Number of groups of outputs, each with its own inputs.
+        within: The groups whose outputs this call computes.
         count: Number of places: samples, words, pixels.
-        seen: From numbers of places to what a row of weights is multiplied by there.
-        stacked: Whether the weight is a stack of matrices, one for each group.
-        squares: From gradients of the output to their sums of squares over places.
-        rows: Of a table of vectors: how often each is looked up. Then there are no second moments.
+        seen: Function from indices of places to the vectors multiplied by a weight row there.
+        stacked: Whether the weight is a stack of matrices, one per group.
+        squares: Function from output gradients to their sums of squares over places.
+        rows: For an embedding table: number of look-ups of each row. It has no second moments.
     """
 
     weight: str
@@ -48,7 +48,7 @@ class Use:
 
 
 class Watch(TorchFunctionMode):
-    """Tells of every use of some weights while it is entered."""
+    """Calls back on every use of some weights while it is entered."""
 
     def __init__(
         self, weights: Weights, before: Callable[[Use], None], after: Callable[[Use, Tensor], None] | None = None
@@ -56,9 +56,9 @@ class Watch(TorchFunctionMode):
         """Watch for weights.
 
         Args:
-            weights: Those to watch for.
+            weights: Weights to watch.
             before: Called before each use; may raise to end the run.
-            after: Called with the output of each.
+            after: Called with the output of each use.
         """
         super().__init__()
         self._weights, self._before, self._after = weights, before, after
@@ -90,7 +90,7 @@ _entered = 0
 
 @contextmanager
 def _linear_calls(watch: Watch) -> Iterator[None]:
-    """Tell ``watch`` of the linear calls within attention, which is one function to a mode."""
+    """Report to ``watch`` the linear calls within attention, which a mode sees as one function."""
     global _entered
     before, _inside.watch = getattr(_inside, "watch", None), watch
     with _lock:
@@ -116,7 +116,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _dense(weights: Weights, found: Found, x: Callable[[], Float[Tensor, "places d"]], count: int, along: bool) -> Use:
-    """A use in which every place gives all rows at once."""
+    """A use in which every place computes all rows at once."""
     name, first, rows, *_ = found
     groups = weights.rows(name) if found.picked else weights.chunks.get(name, 1)
     chunk = weights.rows(name) // groups
@@ -148,7 +148,7 @@ def _matmul(weights: Weights, input: Tensor, other: Tensor, **_: Any) -> Use | N
 
 
 def _stack(found: Found, input: Tensor) -> Use | None:
-    """All matrices of a stack at once, each with a batch [places, in] of its own, or all with the same."""
+    """All matrices of a stack at once, each with its own batch [places, in], or all with the same."""
     name, _, groups, transposed, _ = found
     if input.ndim not in (2, 3) or (input.ndim == 3 and len(input) not in (1, groups)):
         return None
@@ -164,7 +164,7 @@ def _stack(found: Found, input: Tensor) -> Use | None:
 
 
 def _einsum(weights: Weights, equation: Any, *operands: Any) -> Use | None:
-    """Batched matrix products by einsum, with the inputs first: as "ecd,edh->ech"."""
+    """Batched matrix products by einsum, with the inputs first, such as "ecd,edh->ech"."""
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = tuple(operands[0])
     if not isinstance(equation, str) or len(operands) != 2 or operands[1].ndim != 3:
@@ -236,7 +236,7 @@ def _transposed(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Use | None:
-    """A linear layer at each place of the input, whose outputs are added up where they overlap."""
+    """A linear layer at each place of the input, whose outputs are added where they overlap."""
     found = weights.find(weight)
     if found is None or found.transposed:
         return None
@@ -274,7 +274,7 @@ def _embedding(
         rows[padding_idx] = 0
 
     def none(index: Int64[Tensor, " n"]) -> Tensor:
-        raise AssertionError("a table has no second moments")
+        raise AssertionError("an embedding table has no second moments")
 
     def squares(g: Tensor) -> Tensor:
         return _flat(g).to(wide(g.dtype)).square().sum(0)
@@ -288,7 +288,7 @@ def _per_channel(g: Tensor, dims: int) -> Float[Tensor, " rows"]:
 
 
 def _geometry(weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
-    """What :func:`nbquant.sensitivity.layers.windows` asks of a convolution."""
+    """The geometry of a convolution, as required by :func:`nbquant.sensitivity.layers.windows`."""
     dims = weight.ndim - 2
 
     def each(value: Any) -> tuple[int, ...]:

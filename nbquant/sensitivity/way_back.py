@@ -1,4 +1,4 @@
-"""A backward pass that hands over gradients of inner tensors as it comes to them, rather than all at its end."""
+"""A backward pass that delivers gradients of inner tensors as soon as they are known, rather than at its end."""
 
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -9,23 +9,23 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 Taken = Callable[[int, Tensor], None]
-"""Called with the number of an edge and its gradient, which nothing else holds if the callee does not."""
+"""Called with the index of an edge and its gradient, which is freed unless the callee keeps it."""
 
 
 class WayBack:
-    """The way from outputs back to some edges of their graph."""
+    """A backward pass from outputs to some edges of their graph."""
 
     def __init__(self, outputs: Sequence[Tensor], edges: Sequence[GradientEdge], leaves: Sequence[Tensor] = ()) -> None:
-        """Find the way.
+        """Find the operations between them.
 
         Args:
-            outputs: Where it starts.
-            edges: Places in the graph whose gradients are wanted.
-            leaves: Parameters whose gradients are wanted too.
+            outputs: Outputs where it starts.
+            edges: Graph edges whose gradients are requested.
+            leaves: Parameters whose gradients are requested.
         """
         leads_on = _leading_to(outputs, {edge.node for edge in edges}, {id(p) for p in leaves})
         self._edges = edges
-        # Behind these is no other edge or leaf: autograd does not pass them, but ends there.
+        # No other edge or leaf comes after these: autograd ends there.
         self._last = [k for k, edge in enumerate(edges) if edge.node not in leads_on]
         self._passed = [k for k, edge in enumerate(edges) if edge.node in leads_on]
         self._ends: list[Any] = [*(edges[k] for k in self._last), *leaves]
@@ -36,10 +36,10 @@ class WayBack:
         """Compute Jᵀ vectors.
 
         Args:
-            outputs: Those that the vectors are of.
-            vectors: One for each.
-            taken: Gets the gradients of the edges that are reached.
-            keep_graph: Whether the way is to be gone again.
+            outputs: Outputs of the vectors.
+            vectors: One vector per output.
+            taken: Called with the gradients of the edges that are reached.
+            keep_graph: Whether another pass follows.
 
         Returns:
             Gradients of the leaves; None where they are not reached.
@@ -72,7 +72,7 @@ class WayBack:
 
 
 def ordered(outputs: Sequence[Tensor]) -> list[Any]:
-    """Every operation of a graph once, without the leaves, and before those that it hands gradients to."""
+    """Sort the operations of a graph topologically, without the leaves, from the outputs on."""
     found: list[Any] = []
     seen: set[Any] = set()
     stack: list[tuple[Any, bool]] = [(output.grad_fn, False) for output in outputs]
@@ -88,7 +88,7 @@ def ordered(outputs: Sequence[Tensor]) -> list[Any]:
 
 
 def _leading_to(outputs: Sequence[Tensor], nodes: Set[Any], leaves: Set[int]) -> set[Any]:
-    """Operations of a graph behind which one of the nodes, or a leaf, is met."""
+    """Operations of a graph that lead to one of the nodes, or to a leaf."""
     found: set[Any] = set()
     for node in reversed(ordered(outputs)):
         for following, _ in node.next_functions:

@@ -1,4 +1,4 @@
-"""Which parameter a tensor is, or is a part of, told by where it is in memory."""
+"""Identification of tensors as weights or views of weights, by their memory."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 class Found(NamedTuple):
-    """A parameter, or a view of one.
+    """A weight, or a view of one.
 
     Attributes:
         name: Name of the parameter.
-        first: The row that the view begins with.
+        first: First row of the view.
         rows: Number of its rows.
         transposed: Whether its last two axes are transposed.
-        picked: Whether it is one matrix of a stack; it begins with ``first`` and has one row less an axis.
+        picked: Whether it is one matrix of a stack; it begins with ``first`` and has one axis less.
     """
 
     name: str
@@ -25,14 +25,14 @@ class Found(NamedTuple):
 
 
 class Weights:
-    """The weights to look for, by where they are in memory, so that views of them are known too."""
+    """The weights to identify, by their memory, so that views of them are recognised, too."""
 
     def __init__(self, weights: Mapping[str, Tensor], chunks: Mapping[str, int]) -> None:
-        """Look for these.
+        """Index some weights.
 
         Args:
-            weights: By name.
-            chunks: In how many equal groups of rows a weight may be used, if not as a whole.
+            weights: Weights by name.
+            chunks: Number of equal groups of rows in which a weight may be used, if not as a whole.
         """
         self.chunks = chunks
         self._rows = {name: len(weight) for name, weight in weights.items()}
@@ -45,7 +45,7 @@ class Weights:
         return self._rows[name]
 
     def find(self, tensor: Any) -> Found | None:
-        """The weight that a tensor is, or is rows of."""
+        """Find the weight of which a tensor is all, or some rows."""
         if not isinstance(tensor, Tensor) or tensor.is_sparse:
             return None
         try:
@@ -79,7 +79,7 @@ def _same_layout(tensor: Tensor, weight: Tensor) -> tuple[bool, bool]:
 
 
 def attention_chunks(model: nn.Module) -> dict[str, int]:
-    """Weights that attention may use in parts: queries, keys and values."""
+    """Find the weights that attention may use in parts: queries, keys and values."""
     names = {id(p): name for name, p in model.named_parameters()}
     packed = (m.in_proj_weight for m in model.modules() if isinstance(m, nn.MultiheadAttention))
     return {names[id(p)]: 3 for p in packed if p is not None}

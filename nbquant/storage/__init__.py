@@ -1,1 +1,1 @@
-"""The compressed-model file: written, read, and every bit of it accounted for; ``FORMAT.md`` has its layout."""
+"""Storage of quantized models in .nbq files, with every bit accounted for; ``FORMAT.md`` defines the format."""

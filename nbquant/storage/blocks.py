@@ -1,6 +1,6 @@
-"""Blocks of a quantized tensor as streams: positions of the weights, then their indices.
+"""Coding of tensor blocks as two streams: positions of the weights, then their indices.
 
-Each block is on its own, so that a tensor of any size is written and read in bounded memory, several blocks at once.
+Blocks are independent, so that a tensor of any size is written and read in bounded memory, several blocks in parallel.
 """
 
 import struct
@@ -20,13 +20,13 @@ from nbquant.storage.layout import StoredBlock, StoredLattice, in_bytes
 def encode_block(
     assignment: Int[np.ndarray, " n"], block: StoredBlock, code: SymbolCode | None, gap_code: GapCode | None
 ) -> bytes:
-    """Both streams of a block.
+    """Encode both streams of a block.
 
     Args:
-        assignment: Indices into the codebook; −1 where a weight is pruned.
-        block: What the streams are to take.
-        code: The code of the indices; None if they take no bits.
-        gap_code: The code of the gaps; None if there are none to tell.
+        assignment: Indices into the codebook; −1 for pruned weights.
+        block: Sizes that the streams must have.
+        code: Code of the indices; None if they take no bits.
+        gap_code: Code of the gaps; None if there are none.
     """
     symbols, gaps = assignment, np.zeros(0, np.int16)
     if block.weights < block.entries:
@@ -51,19 +51,19 @@ def decode_block(
     pruned: int,
     out: Shaped[np.ndarray, " n"],
 ) -> None:
-    """Read a block.
+    """Decode a block.
 
     Args:
         data: Both streams.
-        block: What it is said to hold.
-        code: The code of the indices; None if they take no bits.
-        gap_code: The code of the gaps; None if there are none to tell.
-        values: What an index stands for; at least one if the block has weights.
-        pruned: What stands for a pruned weight.
-        out: Receives a value for each entry.
+        block: Its header entry.
+        code: Code of the indices; None if they take no bits.
+        gap_code: Code of the gaps; None if there are none.
+        values: Value of each index; at least one if the block has weights.
+        pruned: Value of a pruned weight.
+        out: Output: a value for each entry.
 
     Raises:
-        ValueError: Streams that are damaged or do not hold what they are said to.
+        ValueError: Streams that are damaged or contradict the header.
     """
     if block.weights < block.entries:
         out.fill(pruned)
@@ -86,7 +86,7 @@ def decode_block(
     if status == kernels.OUT_OF_RANGE:
         raise ValueError(f"positions must be 0 to {block.entries - 1}, but the stream leads beyond.")
     if status == kernels.OTHER_COUNT:
-        raise ValueError(f"{block.weights} positions are required, the last behind all fillers, but are not there.")
+        raise ValueError(f"{block.weights} positions are required, the last after all fillers, but are not there.")
 
 
 def decode_matrix(
@@ -99,20 +99,20 @@ def decode_matrix(
     pruned: int,
     out: Shaped[np.ndarray, " n"],
 ) -> None:
-    """Read a block that is coded adaptively.
+    """Decode a block of an adaptive code.
 
     Args:
         data: Its stream.
-        block: What it is said to hold.
+        block: Its header entry.
         alphabet: Integers of the indices.
         code: The adaptive code.
         shape: Rows and columns of the block.
-        values: What an index stands for.
-        pruned: What stands for a pruned weight.
-        out: Receives a value for each entry.
+        values: Value of each index.
+        pruned: Value of a pruned weight.
+        out: Output: a value for each entry.
 
     Raises:
-        ValueError: A stream that is damaged or does not hold what it is said to.
+        ValueError: A stream that is damaged or contradicts the header.
     """
     index = alphabet.decode(data, *shape, code)
     weights = int((index != PRUNED).sum())
@@ -122,11 +122,11 @@ def decode_matrix(
 
 
 def read_lattice(data: bytes, stored: StoredLattice, levels: int) -> Lattice:
-    """Step and integers of a codebook's values.
+    """Read step and integers of a lattice codebook.
 
     Args:
-        data: What is stored in the place of the values.
-        stored: What the header says of them.
+        data: Stored bytes.
+        stored: Its header entry.
         levels: Number of values.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Restore the tensors of a stored model to a safetensors file, piece by piece."""
+"""Decompression of .nbq files to safetensors, piece by piece."""
 
 import json
 import os
@@ -24,22 +24,22 @@ def decompress(
     max_bytes: int | None = None,
     progress: Progress = True,
 ) -> None:
-    """Write all tensors of a .nbq file to a safetensors file, with the names, shapes and types they had.
+    """Restore all tensors of a .nbq file to a safetensors file, with their original names, shapes and types.
 
-    Memory is bounded whatever their size. Tied names are written each with the entries of its own, as
-    ``load_state_dict`` asks for them. The metadata are those of the checkpoint that was quantized; under "nbquant" they
-    say how the file came about, and which names are tied.
+    Memory is bounded whatever their size. Each tied name is written with its own entries, as
+    ``load_state_dict`` requires. The metadata are those of the original checkpoint; under "nbquant" they
+    record the quantization, and which names are tied.
 
     Args:
         path: The .nbq file.
-        out: The safetensors file to write; on any failure one of that name stays as it was.
+        out: The safetensors file to write; if writing fails, an existing file stays unchanged.
         max_bytes: As for :func:`nbquant.load`.
         progress: See :data:`nbquant.progress.Progress`; counts pieces.
 
     Raises:
         CorruptFileError: As :func:`nbquant.load`, or content that does not decode.
         ValueError: ``out`` with another ending.
-        OSError: A file or folder that is not there, is read-only or full.
+        OSError: A file or folder that does not exist, is read-only or full.
         Cancelled: By ``progress``.
     """
     out = Path(out)

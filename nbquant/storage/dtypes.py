@@ -1,4 +1,4 @@
-"""Types of entries, spelled as safetensors does."""
+"""Data types of stored tensors, in safetensors' spelling."""
 
 import torch
 from torch import Tensor
@@ -11,23 +11,23 @@ _NAMES = {
 }  # fmt: skip
 
 DTYPES = {name: getattr(torch, torch_name) for name, torch_name in _NAMES.items()}
-"""What can be stored as it is; types of less than a byte cannot."""
+"""Types that can be stored unchanged; types below one byte cannot."""
 
 SPELLED = {dtype: name for name, dtype in DTYPES.items()}
 
 QUANTIZED = ("F16", "BF16", "F32", "F64")
-"""What codebooks and quantized tensors can be."""
+"""Types of codebooks and quantized tensors."""
 
 
 def entry_bytes(dtype: str) -> int:
-    """Bytes of an entry."""
+    """Size of an entry [byte]."""
     return DTYPES[dtype].itemsize
 
 
 def as_bytes(flat: Tensor) -> memoryview:
-    """The bytes of a flat tensor on the CPU, which are copied only if it is not contiguous."""
+    """View a flat CPU tensor as bytes, copied only if it is not contiguous."""
     if not flat.numel():
-        return memoryview(b"")  # strides of no entries may be anything
+        return memoryview(b"")  # strides without entries may be anything
     flat = flat.detach().resolve_conj().resolve_neg().contiguous()
     if flat.is_complex():
         flat = torch.view_as_real(flat)
@@ -35,7 +35,7 @@ def as_bytes(flat: Tensor) -> memoryview:
 
 
 def of_bytes(data: bytes | bytearray, dtype: str) -> Tensor:
-    """A flat tensor of its bytes, which it takes over."""
+    """Make a flat tensor of bytes, which it takes over."""
     if not data:
         return torch.empty(0, dtype=DTYPES[dtype])
     return torch.frombuffer(bytearray(data) if isinstance(data, bytes) else data, dtype=DTYPES[dtype])

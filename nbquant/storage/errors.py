@@ -1,14 +1,14 @@
-"""What is wrong with a file."""
+"""The error for damaged files."""
 
 MOST_SECTION, MOST_REASON = 120, 440  # characters: a file may hold names and values of any length
 
 
 class CorruptFileError(ValueError):
-    """A file is no complete and undamaged .nbq file, or of a version that is not known; nothing in it can be trusted.
+    """A file is not a complete and undamaged .nbq file of a known version; nothing in it can be trusted.
 
     Attributes:
-        section: Which part of the file, such as "header" or "tensor 'fc1.weight'".
-        reason: What was required, what came, and what to do.
+        section: Part of the file, such as "header" or "tensor 'fc1.weight'".
+        reason: What is required, what was found, and what to do.
     """
 
     def __init__(self, section: str, reason: str) -> None:
@@ -20,5 +20,5 @@ class CorruptFileError(ValueError):
 
 
 def _shortened(text: str, most: int) -> str:
-    """Without its middle where it is too long: what is wrong comes first, what to do last."""
+    """Cut the middle of long text: the beginning says what is wrong, the end what to do."""
     return text if len(text) <= most else f"{text[: most - 101]}…{text[-100:]}"

@@ -1,6 +1,6 @@
-"""The header: a layout as JSON, and back with everything in it checked.
+"""Serialization of the layout as JSON header, and its strict validation on reading.
 
-A table of rows is an object with a column a key. A column is a list, or one value that every row has.
+A table is an object with a key per column. A column is a list, or one value for all rows.
 """
 
 import json
@@ -32,20 +32,20 @@ from nbquant.tensorfile import parse_json
 
 MOST = 1 << 62
 MOST_AXES = 64
-RESERVED = "__metadata__"  # no name of a tensor in safetensors files
+RESERVED = "__metadata__"  # not allowed as a tensor name in safetensors files
 MOST_DEPTH = 16
 
 Table = dict[str, Any]
 
 
 def write_header(layout: Layout) -> bytes:
-    """The header of a layout.
+    """Serialize a layout.
 
     Raises:
         ValueError: A name or recipe that cannot be written.
     """
     if RESERVED in (*layout.entries, *layout.tied):
-        raise ValueError(f"a tensor must not be named {RESERVED!r}, as in safetensors files: name it otherwise.")
+        raise ValueError(f"a tensor must not be named {RESERVED!r}, as in safetensors files: rename it.")
     header: dict[str, Any] = {} if layout.coding == DEFAULT_CODING else {"coding": layout.coding}
     with_positions = layout.pruned and not layout.adaptive
     blocks = [block for entry in layout.quantized for block in entry.blocks]
@@ -94,23 +94,23 @@ def write_header(layout: Layout) -> bytes:
 
 
 def read_header(raw: bytes, file_size: int, most_restored: int, major: int = 1) -> Layout:
-    """The layout that a header tells of.
+    """Parse and validate a header.
 
     Args:
         raw: The header.
-        file_size: Bytes of the whole file.
-        most_restored: Bytes that its tensors may take.
+        file_size: Size of the whole file [byte].
+        most_restored: Limit on the bytes of all restored tensors.
         major: Major version of the file.
 
     Raises:
-        CorruptFileError: A header that is not as FORMAT.md says, or of a file of another size.
+        CorruptFileError: A header that violates FORMAT.md, or belongs to a file of another size.
     """
     try:
         header = parse_json(raw, "it")
         json.dumps(header, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise _damaged(f"JSON without NaN or broken characters is required, but {error}") from None
-    _require(_depth(header) <= MOST_DEPTH, f"at most {MOST_DEPTH} objects and lists may be in each other", header)
+    _require(_depth(header) <= MOST_DEPTH, f"at most {MOST_DEPTH} nested objects and lists are allowed", header)
     coding = header.get("coding", DEFAULT_CODING)
     known = codes.stored_names(major)
     _require(
@@ -171,7 +171,7 @@ def _require(holds: bool, required: str, came: object) -> None:
 
 
 def _depth(value: Any) -> int:
-    """How many objects and lists are in each other, found without as many calls."""
+    """Depth of nested objects and lists, computed without recursion."""
     depth, level = 0, [value]
     while level:
         nested = [v for v in level if isinstance(v, dict | list)]
@@ -187,7 +187,7 @@ def _table(header: Mapping[str, Any], name: str) -> Table:
 
 
 def _rows(table: Table, key: str) -> int:
-    """Number of rows: that of a column which is always a list."""
+    """Number of rows: that of a column that is always a list."""
     column = table.get(key, [])
     _require(isinstance(column, list), f"{key!r} must be a list", column)
     _require(bool(column) or not table, f"{key!r} must have a row", column)
@@ -195,7 +195,7 @@ def _rows(table: Table, key: str) -> int:
 
 
 def _values(table: Table, key: str, rows: int, check: Callable[[Any], bool], kind: str) -> list[Any]:
-    """A column with a value for each row."""
+    """A column with one value per row."""
     if not rows:
         return []
     _require(key in table, f"the column {key!r} must be there", sorted(table))
@@ -220,7 +220,7 @@ def _is_name(value: Any) -> bool:
 def _is_shape(value: Any) -> bool:
     if not isinstance(value, list) or len(value) > MOST_AXES or not all(map(_is_count, value)):
         return False
-    return prod(max(axis, 1) for axis in value) <= MOST  # zeros do not make up for what overflows
+    return prod(max(axis, 1) for axis in value) <= MOST  # zeros do not compensate an overflow
 
 
 def _names(table: Table, rows: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is where in a file, as FORMAT.md lays it down: made by the writer, and checked by the reader before use."""
+"""Layout of a .nbq file, as defined by FORMAT.md: all sections with their offsets and sizes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,22 +13,22 @@ from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import block_shapes
 from nbquant.storage.dtypes import entry_bytes
 
-DEFAULT_CODING = HUFFMAN.stored  # of files that name none
+DEFAULT_CODING = HUFFMAN.stored  # of files without this key
 MAGIC = b"\x89nbq\r\n\x1a\n"
 MINOR, MINOR_WITH_METADATA = 0, 1
 PREFIX = 16  # bytes: magic, major, minor, length of the header
-CHECKSUM = 4  # bytes behind the header and behind each section
+CHECKSUM = 4  # bytes after the header and after each section
 DIGEST = 16  # bytes at the end
 MOST_HEADER = 1 << 22  # bytes; enough for 10¹² weights, and parsed in a few hundred megabytes at the worst
 
 
 @dataclass(frozen=True)
 class StoredLattice:
-    """What is stored of values that are integers times a step: the step, and a bit for each integer of a range.
+    """Header entry of a lattice codebook: the step, and one bit for each integer of a range.
 
     Attributes:
         first: First integer.
-        span: Number of integers from it to the last.
+        span: Number of integers from the first to the last.
         dependent: Whether a tensor's integers are on paths through the trellis.
     """
 
@@ -38,20 +38,20 @@ class StoredLattice:
 
     @property
     def bits(self) -> int:
-        """Bits of the step and of those that say which integers are values."""
+        """Bits of the step and of the mask of integers in use."""
         return 64 + self.span
 
 
 @dataclass(frozen=True)
 class StoredCodebook:
-    """A codebook with its code table.
+    """Header entry of a codebook with its code table.
 
     Attributes:
         name: Group whose weights share it.
         dtype: Type of its values.
         levels: Number of values k.
-        bits: Length of the code table [bit]; None for a code that needs none: of fixed length, or adaptive.
-        lattice: What is stored in the place of the values; None if they are stored themselves.
+        bits: Length of the code table [bit]; None for codes without one: fixed-length or adaptive.
+        lattice: Lattice stored in place of the values; None if the values are stored.
     """
 
     name: str
@@ -62,12 +62,12 @@ class StoredCodebook:
 
     @property
     def values_bits(self) -> int:
-        """Bits of the values, or of what is stored in their place."""
+        """Bits of the stored values or lattice."""
         return self.lattice.bits if self.lattice else 8 * self.levels * entry_bytes(self.dtype)
 
     @property
     def values_size(self) -> int:
-        """The same in bytes."""
+        """Bytes of the stored values or lattice."""
         return in_bytes(self.values_bits)
 
     @property
@@ -76,16 +76,16 @@ class StoredCodebook:
         return self.values_size + in_bytes(self.bits or 0)
 
     def code(self, coding: str) -> Code:
-        """The code of its indices, in a file whose codes are named so."""
+        """Find the code of its indices, for the name of codes in the file."""
         return next(code for code in codes.stored_as(coding) if code.has_table == (self.bits is not None))
 
 
 @dataclass(frozen=True)
 class StoredTable:
-    """A code table of gaps.
+    """Header entry of a code table for gaps.
 
     Attributes:
-        span: Zeros that a filler stands for.
+        span: Number of zeros of a filler.
         bits: Length of the table [bit].
     """
 
@@ -95,14 +95,14 @@ class StoredTable:
 
 @dataclass(frozen=True)
 class StoredBlock:
-    """A block of entries.
+    """Header entry of a block.
 
     Attributes:
         entries: Number of entries.
-        weights: Number of those that are weights; the others are pruned.
-        payload: Bits of their indices.
-        positions: Bits of their gaps.
-        fillers: Number of fillers among these.
+        weights: Number of weights; the other entries are pruned.
+        payload: Bits of the indices.
+        positions: Bits of the gaps.
+        fillers: Number of fillers among the gaps.
     """
 
     entries: int
@@ -119,14 +119,14 @@ class StoredBlock:
 
 @dataclass(frozen=True)
 class QuantizedEntry:
-    """A quantized tensor.
+    """Header entry of a quantized tensor.
 
     Attributes:
         name: Its name.
         shape: Its shape.
         dtype: Type of its entries.
-        codebook: Which codebook it has.
-        table: Which table its gaps have; None if it has none.
+        codebook: Index of its codebook.
+        table: Index of the table of its gaps; None if it has none.
         blocks: Its blocks.
     """
 
@@ -145,7 +145,7 @@ class QuantizedEntry:
 
 @dataclass(frozen=True)
 class RawEntry:
-    """A tensor as it was; its section is its bytes."""
+    """Header entry of an unquantized tensor; its section holds its bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -159,10 +159,10 @@ class RawEntry:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the file with a checksum behind it.
+    """A part of the file followed by a checksum.
 
     Attributes:
-        label: What it is called in errors.
+        label: Name in error messages.
         offset: First byte.
         size: Number of bytes, without the checksum.
     """
@@ -173,24 +173,24 @@ class Section:
 
     @property
     def end(self) -> int:
-        """First byte behind the checksum."""
+        """First byte after the checksum."""
         return self.offset + self.size + CHECKSUM
 
 
 @dataclass(frozen=True)
 class Layout:
-    """All that the header says.
+    """The complete content of a header.
 
     Attributes:
         codebooks: The codebooks; their sections come first.
-        tables: The tables of gaps; they come next.
-        quantized: The quantized tensors, likewise.
-        raw: Tensors as they were; these come last.
-        tied: Name to the name of the tensor that it is another name of.
+        tables: The tables of gaps; next.
+        quantized: The quantized tensors; next.
+        raw: The unquantized tensors; last.
+        tied: Further names of tensors, each with the name of its tensor.
         pruned: Whether zeros are left out.
-        coding: How indices are coded; see :attr:`nbquant.coding.code.Code.stored`.
-        recipe: How the file came about.
-        metadata: What the checkpoint that it was made of says about itself.
+        coding: Name of the code of the indices; see :attr:`nbquant.coding.code.Code.stored`.
+        recipe: Record of the quantization.
+        metadata: Metadata of the original checkpoint.
         header_size: Bytes of the header.
     """
 
@@ -207,7 +207,7 @@ class Layout:
 
     @property
     def major(self) -> int:
-        """Major version: the one that has such codes."""
+        """Major version: the one that includes its codes."""
         return codes.stored_as(self.coding)[0].major
 
     @property
@@ -227,12 +227,12 @@ class Layout:
         return tuple(self._sections())
 
     def section(self, entry: QuantizedEntry | RawEntry) -> Section:
-        """Where a tensor is."""
+        """Find the section of a tensor."""
         return self.sections[len(self.codebooks) + len(self.tables) + self._place[entry.name]]
 
     @property
     def minor(self) -> int:
-        """Minor version: the least that has all keys of the header."""
+        """Minor version: the lowest with all keys of the header."""
         return MINOR_WITH_METADATA if self.metadata else MINOR
 
     @property
@@ -247,7 +247,7 @@ class Layout:
 
     @property
     def quantized_ledger(self) -> Ledger:
-        """What :attr:`nbquant.quantization.quantized.Quantized.ledger` says of these tensors."""
+        """Ledger of the quantized tensors, equal to :attr:`nbquant.quantization.quantized.Quantized.ledger`."""
         blocks = [block for entry in self.quantized for block in entry.blocks]
         parts = {
             "payload": sum(block.payload for block in blocks),
@@ -261,7 +261,7 @@ class Layout:
 
     @property
     def ledger(self) -> Ledger:
-        """Every bit of the file by its part."""
+        """Ledger of the whole file, by part."""
         quantized = self.quantized_ledger
         whole = 8 * sum(section.size for section in self.sections)
         raw = 8 * sum(entry.size for entry in self.raw)
@@ -288,12 +288,12 @@ class Layout:
 
 
 def in_bytes(bits: int) -> int:
-    """Bytes that so many bits fill."""
+    """Number of bytes needed for so many bits."""
     return -(-bits // 8)
 
 
 def block_entries(shape: Sequence[int], adaptive: bool) -> list[int]:
-    """Number of entries of each block of a tensor; blocks that are coded adaptively are of whole rows."""
+    """Number of entries of each block of a tensor; blocks of adaptive codes have whole rows."""
     if adaptive:
         return [rows * cols for rows, cols in block_shapes(shape)]
     entries = prod(shape)

@@ -1,4 +1,4 @@
-"""What a safetensors file says about itself, kept in a .nbq file and given back."""
+"""Checkpoint metadata, kept in .nbq files and restored on decompression."""
 
 import json
 import warnings
@@ -6,20 +6,20 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 MOST_METADATA = 1 << 20  # bytes as JSON, a quarter of the largest header
-OWN = "nbquant"  # under which decompressed files say how they came about
+OWN = "nbquant"  # key under which decompressed files record their quantization
 
 
 def merged_metadata(files: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """What all files of a checkpoint say, where none says otherwise.
+    """Merge the metadata of all files of a checkpoint, without contradictions.
 
-    What :func:`nbquant.decompress` wrote of an earlier quantization is left out. Of what takes more room than a .nbq
-    file has, the longest entries are left out.
+    A record of :func:`nbquant.decompress` from an earlier quantization is left out. If the total exceeds the limit of a
+    .nbq file, the longest entries are left out.
 
     Args:
         files: The metadata of each file.
 
     Warns:
-        UserWarning: Entries that are left out, as there are too many, or as the files differ in them.
+        UserWarning: Entries left out because of the limit, or because the files contradict each other.
     """
     found: dict[str, str] = {}
     left: set[str] = set()
@@ -34,19 +34,19 @@ def merged_metadata(files: Iterable[Mapping[str, str]]) -> dict[str, str]:
         named = ", ".join(repr(key[:40]) for key in sorted(left)[:3])
         warnings.warn(
             f"{len(left)} of {len(found)} metadata entries ({named}{', …' if len(left) > 3 else ''}) are left out: at "
-            f"most {MOST_METADATA:,} bytes are kept, of which the files of a checkpoint must say the same.",
+            f"most {MOST_METADATA:,} bytes are kept, and all files of a checkpoint must agree on them.",
             stacklevel=2,
         )
     return kept
 
 
 def metadata_size(metadata: Mapping[str, str]) -> int:
-    """Bytes that it takes in a header."""
+    """Size in a header [byte]."""
     return len(json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def is_metadata(value: Any) -> bool:
-    """Whether a value of a header is an object of texts that is not too large."""
+    """Whether a value of a header is an object of strings within the size limit."""
     if type(value) is not dict or not all(type(text) is str for text in value.values()):
         return False
     return metadata_size(value) <= MOST_METADATA

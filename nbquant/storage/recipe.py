@@ -1,4 +1,4 @@
-"""How a file came about: what made it and with which sensitivities, in plain values."""
+"""The recipe of a file: the record of its quantizer, sensitivities and fine-tuning, in plain values."""
 
 import math
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from nbquant.version import VERSION
 ADDED: dict[str, dict[str, Any]] = {
     "uniform": {"steps": "joint", "mean": None},
     "feedback": {"output_damping": 0.1},
-}  # by method, left out at these values, as earlier readers do not know them
+}  # by method; omitted at these values, as older readers do not know them
 
 
 def recipe_of(quantized: Quantized) -> dict[str, Any]:
-    """The recipe of a quantized selection; null stands for what is not a finite number."""
+    """Make the recipe of a quantized selection; null stands for numbers that are not finite."""
     quantizer = quantized.quantizer
     values: dict[str, Any] = asdict(quantizer) if is_dataclass(quantizer) and not isinstance(quantizer, type) else {}
     added = ADDED.get(quantizer.method, {})
@@ -37,10 +37,10 @@ def recipe_of(quantized: Quantized) -> dict[str, Any]:
 
 
 def quantizer_of(recipe: Mapping[str, Any]) -> Quantizer:
-    """The quantizer.
+    """Parse the quantizer.
 
     Raises:
-        CorruptFileError: It is not known here, or has other parameters.
+        CorruptFileError: An unknown method, or other parameters.
     """
     said = recipe.get("quantizer")
     if not isinstance(said, dict) or not isinstance(said.get("method"), str) or said["method"] not in methods.names():
@@ -55,10 +55,10 @@ def quantizer_of(recipe: Mapping[str, Any]) -> Quantizer:
 
 
 def record_of(recipe: Mapping[str, Any]) -> SensitivityRecord | None:
-    """How the sensitivities came about; None if there were none.
+    """Parse the record of the sensitivities; None if there were none.
 
     Raises:
-        CorruptFileError: It is said in another way.
+        CorruptFileError: Another structure.
     """
     said = recipe.get("sensitivity")
     if said is None:
@@ -75,10 +75,10 @@ def record_of(recipe: Mapping[str, Any]) -> SensitivityRecord | None:
 
 
 def finetuned_of(recipe: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
-    """How the codebooks were fine-tuned.
+    """Parse the record of the fine-tuning.
 
     Raises:
-        CorruptFileError: It is said in another way.
+        CorruptFileError: Another structure.
     """
     said = recipe.get("finetuned", {})
     if not isinstance(said, dict):
@@ -91,10 +91,10 @@ def finetuned_of(recipe: Mapping[str, Any]) -> dict[str, str | int | float | boo
 
 
 def distortion_of(recipe: Mapping[str, Any]) -> float:
-    """The distortion; NaN if it is not known.
+    """Parse the distortion; NaN if it is unknown.
 
     Raises:
-        CorruptFileError: It is no number.
+        CorruptFileError: Not a number.
     """
     value = _number(recipe.get("distortion"))
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
@@ -112,4 +112,4 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unknown(reason: str) -> CorruptFileError:
-    return CorruptFileError("recipe", reason + ": the tensors can be read all the same, by state_dict().")
+    return CorruptFileError("recipe", reason + ": the tensors can still be read by state_dict().")

@@ -1,6 +1,6 @@
-"""A file's sections: checked all at once when it is opened, and again one by one when they are read.
+"""Sections of a file: reading, and verification of their checksums at opening and at every read.
 
-Files are opened for each read and not mapped: one that is cut while it is in use gives an error, and no crash.
+Files are opened for each read and not mapped: truncating a file in use gives an error rather than a crash.
 """
 
 import os
@@ -17,11 +17,11 @@ from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.header import read_header
 from nbquant.storage.layout import CHECKSUM, DIGEST, MAGIC, MOST_HEADER, PREFIX, Layout, Section
 
-PIECE = 1 << 20  # bytes read at once
-EXPANSION = 4096  # bytes restored of a byte of the file, unless the caller allows more …
-FREE = 1 << 28  # … beside these
+PIECE = 1 << 20  # bytes read at a time
+EXPANSION = 4096  # restored bytes per byte of the file, unless the caller allows more …
+FREE = 1 << 28  # … in addition to these
 
-_AGAIN = "it was damaged or cut on its way, or changed since; get it again"
+_AGAIN = "it was damaged or cut in transfer, or changed since; get it again"
 _KINDS = {
     b"PK\x03\x04": "a zip archive, as torch.save writes",
     b"\x80": "a pickle, which may run code when it is read",
@@ -34,11 +34,11 @@ _KINDS = {
 
 
 def open_layout(path: Path, max_bytes: int | None) -> Layout:
-    """The layout of a file, after every checksum in it has been checked.
+    """Read the layout of a file after verifying all of its checksums.
 
     Raises:
-        CorruptFileError: Anything in the file that is not as it must be.
-        OSError: The file is not there or cannot be read.
+        CorruptFileError: Any damage in the file.
+        OSError: A file that does not exist or cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"a .nbq file is required, but there is no file {str(path)!r}.")
@@ -60,15 +60,17 @@ def open_layout(path: Path, max_bytes: int | None) -> Layout:
                 digest.update(reader.take(min(PIECE, section.size - begin)))
             digest.update(reader.end())
         if file.read(DIGEST + 1) != digest.digest():
-            raise CorruptFileError("end", f"the file must end in the digest of all before, but does not: {_AGAIN}.")
+            raise CorruptFileError(
+                "end", f"the file must end in the digest of everything before, but does not: {_AGAIN}."
+            )
     return layout
 
 
 class SectionReader:
-    """Takes a section's content in parts of given sizes, and its checksum at last.
+    """Reads a section in parts of given sizes, and verifies its checksum at the end.
 
     Args:
-        file: The file, where the section begins.
+        file: The file, at the beginning of the section.
         section: The section.
     """
 
@@ -76,10 +78,10 @@ class SectionReader:
         self._file, self._section, self._checksum = file, section, 0
 
     def take(self, size: int) -> bytes:
-        """The next bytes.
+        """Read the next bytes.
 
         Raises:
-            CorruptFileError: There are fewer.
+            CorruptFileError: There are fewer bytes.
         """
         data = self._file.read(size)
         if len(data) < size:
@@ -88,10 +90,10 @@ class SectionReader:
         return data
 
     def end(self) -> bytes:
-        """The checksum, after all has been taken.
+        """Verify the checksum, after everything has been read.
 
         Raises:
-            CorruptFileError: It is not that of what was taken.
+            CorruptFileError: The checksum does not match.
         """
         stored = self._file.read(CHECKSUM)
         if len(stored) < CHECKSUM or int.from_bytes(stored, "little") != self._checksum:
@@ -106,7 +108,7 @@ def reading(path: Path, section: Section) -> Iterator[SectionReader]:
     """Read one section of a file.
 
     Raises:
-        OSError: The file is not there any more.
+        OSError: The file does not exist any more.
     """
     with path.open("rb") as file:
         file.seek(section.offset)
@@ -115,7 +117,7 @@ def reading(path: Path, section: Section) -> Iterator[SectionReader]:
 
 @contextmanager
 def damage_of(label: str) -> Iterator[None]:
-    """What a decoder refuses is damage of that part of the file."""
+    """Turn errors of a decoder into errors of damage in that part of the file."""
     try:
         yield
     except CorruptFileError:
@@ -147,12 +149,12 @@ def _header_length(prefix: bytes, size: int) -> tuple[int, int]:
 
 
 def _kind(prefix: bytes) -> str:
-    """What a file of another kind is."""
+    """Describe a file of another kind."""
     if not prefix:
         return "is empty"
     if prefix[8:9] == b"{" and int.from_bytes(prefix[:8], "little") < 1 << 32:
         return "is a safetensors file, which nbquant.select and safetensors read"
     if prefix[:4] == MAGIC[:4] or prefix[1:4] == MAGIC[1:4]:
-        return "was damaged on its way, as by a transfer as text"
+        return "was damaged in transfer, as by a transfer as text"
     known = next((kind for start, kind in _KINDS.items() if prefix.startswith(start)), None)
     return f"is {known}" if known else "is of another kind"

@@ -1,4 +1,4 @@
-"""What a file holds beside the quantized tensors: all else of a module or of a checkpoint, as it is."""
+"""Unquantized tensors of a model or checkpoint, to be stored unchanged next to the quantized ones."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -14,17 +14,17 @@ from nbquant.storage.layout import RawEntry
 from nbquant.storage.metadata import merged_metadata
 from nbquant.tensorfile import FileSlice
 
-PIECE = 1 << 22  # bytes read at once
+PIECE = 1 << 22  # bytes read at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Rest:
-    """The other tensors.
+    """The unquantized tensors.
 
     Attributes:
-        content: Each with its bytes, in memory or on disk.
+        content: Header entry of each tensor, with its bytes in memory or on disk.
         tied: Further names of quantized and other tensors.
-        metadata: What a checkpoint says about itself.
+        metadata: Metadata of a checkpoint.
     """
 
     content: tuple[tuple[RawEntry, Tensor | FileSlice], ...] = ()
@@ -32,10 +32,10 @@ class Rest:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def pieces(self, index: int) -> Iterator[memoryview | bytes]:
-        """The bytes of one, piece by piece.
+        """Yield the bytes of one tensor, piece by piece.
 
         Raises:
-            ValueError: A file that was changed since it was opened.
+            ValueError: A file that was changed after opening.
         """
         entry, content = self.content[index]
         if isinstance(content, Tensor):
@@ -50,7 +50,7 @@ class Rest:
                 piece = file.read(min(left, PIECE))
                 if not piece or not content.is_current():
                     raise ValueError(
-                        f"{str(content.path)!r} must stay as it is while {entry.name!r} is read from it, but has been "
+                        f"{str(content.path)!r} must not change while {entry.name!r} is read from it, but was "
                         "changed: select from it again."
                     )
                 left -= len(piece)
@@ -58,14 +58,15 @@ class Rest:
 
 
 def rest_of(model: nn.Module | str | os.PathLike[str] | None, quantized: Quantized) -> Rest:
-    """All tensors that are not quantized.
+    """Collect all tensors that are not quantized.
 
     Args:
-        model: What was selected from: a module or the path of a checkpoint; None if there is nothing else.
+        model: The model or checkpoint path selected from; None if there is nothing else.
         quantized: The quantized selection, which must fit the model.
 
     Raises:
-        ValueError: A model that does not fit, or holds what cannot be stored; no model where there is more to store.
+        ValueError: A model that does not fit, or with values that cannot be stored; no model although there is more to
+            store.
         TypeError: A model of another kind.
     """
     if model is None:
@@ -92,7 +93,7 @@ def _of_module(model: nn.Module, quantized: Quantized) -> Rest:
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"a state of tensors is required, but {name!r} is a {type(value).__name__}: only tensors can be "
-                "stored; remove the module's get_extra_state, or save what it gives apart."
+                "stored; remove the module's get_extra_state, or save its result separately."
             )
     _require_fitting(quantized, {name: (tuple(v.shape), SPELLED.get(v.dtype)) for name, v in state.items()}, "model")
     first = {id(state[name]): name for name in quantized.tensors}

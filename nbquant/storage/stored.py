@@ -1,4 +1,4 @@
-"""Read a quantized model from a file."""
+"""Stored models: opening .nbq files and decoding their tensors on demand."""
 
 import copy
 import os
@@ -41,18 +41,18 @@ from nbquant.storage.sections import damage_of, open_layout, reading
 
 
 def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> "Stored":
-    """Open a file that :func:`nbquant.save` wrote.
+    """Open a file written by :func:`nbquant.save`.
 
-    All checksums are checked in one pass; nothing is decoded. The file must be there as long as it is read from.
+    All checksums are verified in one pass; nothing is decoded. The file must exist as long as it is read from.
 
     Args:
         path: The file.
-        max_bytes: Bytes that the restored tensors may take together; None allows 256 MiB and 4096 times the file's
-            size, which is more than networks need, but no harm to a computer.
+        max_bytes: Limit on the total bytes of the restored tensors; None allows 256 MiB plus 4096 times the file's
+            size, more than networks need but harmless.
 
     Raises:
-        CorruptFileError: Another kind of file, of another version, damaged or cut, or larger than allowed.
-        OSError: The file is not there or cannot be read.
+        CorruptFileError: Another kind of file, another version, a damaged or truncated file, or one above the limit.
+        OSError: A file that does not exist or cannot be read.
     """
     require_path("path", path)
     path = Path(path).absolute()
@@ -64,11 +64,11 @@ def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> "Stor
 class Stored:
     """A quantized model in a file.
 
-    What is read later is checked again: a file that was changed in the meantime gives a ``CorruptFileError``.
+    Reads verify the data again: a file that was changed in the meantime gives a ``CorruptFileError``.
 
     Attributes:
         path: The file.
-        size: Its size [bytes].
+        size: Its size [byte].
     """
 
     path: Path
@@ -78,36 +78,36 @@ class Stored:
 
     @property
     def ledger(self) -> Ledger:
-        """Every bit of the file by its part; sums to 8 times ``size``."""
+        """Every bit of the file, by part; sums to 8 times ``size``."""
         return self._layout.ledger
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """How the file came about: quantizer, sensitivity, distortion, version."""
+        """Record of the quantization: quantizer, sensitivity, distortion, version."""
         return copy.deepcopy(dict(self._layout.recipe))
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the checkpoint that the file was made of says about itself; empty if it says nothing."""
+        """Metadata of the original checkpoint; empty if it had none."""
         return dict(self._layout.metadata)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all tensors: quantized, as they were, and tied to one of these."""
+        """Names of all tensors: quantized, unquantized, and tied to one of these."""
         return (*self._layout.entries, *self._layout.tied)
 
     @property
     def source_bits(self) -> int:
-        """Bits of all tensors once they are restored, tied ones once."""
+        """Bits of all restored tensors, tied ones once."""
         return 8 * self._layout.restored
 
     @property
     def compression_ratio(self) -> float:
-        """Bits of all tensors over those of the file."""
+        """Bits of all restored tensors over those of the file."""
         return self._layout.restored / self.size
 
     def entry(self, name: str) -> QuantizedEntry | RawEntry:
-        """What the header says of a tensor; of a tied name, that of the tensor it is tied to.
+        """Look up the header entry of a tensor; for a tied name, of the tensor it is tied to.
 
         Raises:
             ValueError: No tensor of that name.
@@ -122,15 +122,15 @@ class Stored:
         return found
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor; nothing but it and its codes is read.
+        """Decode one tensor; only it and its codes are read.
 
         Raises:
             ValueError: No tensor of that name.
-            CorruptFileError: The content does not decode, or was changed since the file was opened.
+            CorruptFileError: Content that does not decode, or was changed after opening.
         """
         entry = self.entry(name)
         if isinstance(entry, RawEntry):
-            whole, begin = torch.empty(entry.size, dtype=torch.uint8), 0  # as bytes: a bool may be more than 0 and 1
+            whole, begin = torch.empty(entry.size, dtype=torch.uint8), 0  # as bytes: a bool may be other than 0 and 1
             for piece in self._chunks(entry):
                 part = piece.view(torch.uint8)
                 whole[begin : begin + len(part)] = part
@@ -142,9 +142,9 @@ class Stored:
         return torch.from_numpy(out).view(dtype).reshape(entry.shape)
 
     def chunks(self, name: str) -> Iterator[Tensor]:
-        """One tensor piece by piece, flattened, at most 2²² entries each, so that memory is bounded.
+        """Decode one tensor in flattened pieces of at most 2²² entries, in bounded memory.
 
-        That the section's checksum is right is known after the last piece.
+        The section's checksum is verified after the last piece.
 
         Raises:
             ValueError, CorruptFileError: As :meth:`tensor`.
@@ -152,7 +152,7 @@ class Stored:
         return self._chunks(self.entry(name))
 
     def state_dict(self, progress: Progress = True) -> dict[str, Tensor]:
-        """All tensors by name; tied names share one.
+        """Decode all tensors by name; tied names share one.
 
         Raises:
             CorruptFileError: As :meth:`tensor`.
@@ -162,7 +162,7 @@ class Stored:
         return state | {name: state[target] for name, target in self._layout.tied.items()}
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """A copy of the model with all its tensors from the file; the original is untouched.
+        """Copy the model with all its tensors from the file; the original is unchanged.
 
         Raises:
             ValueError: A model with other names, shapes or types.
@@ -184,10 +184,10 @@ class Stored:
         return restored
 
     def quantized(self) -> Quantized:
-        """The quantized selection, to be fine-tuned, parametrized, or saved again to the same bytes.
+        """Restore the quantized selection, to be fine-tuned, parametrized, or saved again to the same bytes.
 
         Raises:
-            CorruptFileError: As :meth:`tensor`, or a recipe that is not known.
+            CorruptFileError: As :meth:`tensor`, or an unknown recipe.
         """
         layout = self._layout
         if not layout.quantized:
@@ -227,9 +227,9 @@ class Stored:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a name: where it belongs, how it is stored, and what that takes.
+        """Tabulate all names: layer, kind of storage, and size.
 
-        ``nonzero`` counts weights that were not pruned. ``bytes``, ``bit/weight`` and ``ratio`` leave out what tensors
+        ``nonzero`` counts unpruned weights. ``bytes``, ``bit/weight`` and ``ratio`` leave out what tensors
         share: codebooks, tables and header.
         """
         rows = []
@@ -287,7 +287,7 @@ class Stored:
         pruned: int,
         out: Shaped[np.ndarray, " n"] | None,
     ) -> Iterator[Shaped[np.ndarray, " b"]]:
-        """The blocks of a tensor, in their places in ``out`` if there is one."""
+        """The blocks of a tensor, decoded into their places in ``out`` if it is given."""
         book = self._book(entry.codebook)
         section = self._layout.section(entry)
         adaptive = self._layout.adaptive
@@ -313,7 +313,7 @@ class Stored:
                     begin += block.entries
                 reader.end()
 
-        # A generator left to the collector would close its file at any time, in any thread.
+        # A generator left to the garbage collector would close its file at any time, in any thread.
         with damage_of(section.label), closing(items()) as tasks:
             yield from dispatch.in_order(decoded, tasks)
 
@@ -353,7 +353,7 @@ class Stored:
             return GapCode(HuffmanCode.from_lengths(decode_lengths(data, table.span + 1, table.bits)))
 
     def _require_groups(self, code: Code) -> None:
-        """Require what a quantized selection cannot say to be as its names and its quantizer say."""
+        """Check the names and codes on which a quantized selection relies."""
         books = self._layout.codebooks
         if code.stored != self._layout.coding or any(book.code(self._layout.coding) is not code for book in books):
             raise CorruptFileError(
@@ -390,7 +390,7 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class _Book:
-    """A codebook, its code, None where its indices take no bits, and what lies behind its values."""
+    """A codebook, its code (None if its indices take no bits), and its lattice."""
 
     value: Tensor
     code: SymbolCode | None
@@ -403,7 +403,7 @@ class _Book:
     def lengths(self) -> Tensor:
         """Codeword lengths [bit]."""
         levels = len(self.value)
-        lengths = getattr(self.code, "lengths", np.zeros(levels, np.int64))  # none take no bits
+        lengths = getattr(self.code, "lengths", np.zeros(levels, np.int64))  # without a code, no bits
         return torch.from_numpy(lengths[:levels].copy())
 
 

@@ -1,4 +1,4 @@
-"""Write a quantized model to a file."""
+"""Writing quantized models to .nbq files."""
 
 import os
 import struct
@@ -67,32 +67,32 @@ def save(
 ) -> Ledger:
     """Write a quantized model to a file from which all its tensors can be restored bit for bit.
 
-    The same input gives the same bytes. The file takes the place of one of that name only when it is complete; if
-    anything fails, that one stays as it was.
+    The same input gives the same bytes. An existing file is replaced only when the new one is complete; if
+    anything fails, it stays unchanged.
 
     Args:
         quantized: The quantized selection.
         path: The file, ending in .nbq, in a folder that exists.
-        model: What was selected from, a module or the path of a checkpoint: gives the parameters and buffers that are
-            not quantized, as they are, further names of tied parameters, and the metadata of a checkpoint. None if the
-            selection is all there is.
+        model: The module or checkpoint path selected from: provides the parameters and buffers that are
+            not quantized, further names of tied parameters, and the metadata of a checkpoint. None if the
+            selection is complete.
         progress: See :data:`nbquant.progress.Progress`; counts blocks and tensors that are not quantized.
 
     Returns:
-        Every bit of the file by its part: those of ``quantized.ledger``, "unquantized", "header" (names, shapes,
+        Every bit of the file, by part: those of ``quantized.ledger``, "unquantized", "header" (names, shapes,
         recipe, metadata), "container" (magic, version, checksums) and "padding" (bits that fill bytes). Sums to 8
         times its size.
 
     Raises:
-        ValueError: Another ending, a model that does not fit, no model where there is more to store, a codebook that
+        ValueError: Another ending, a model that does not fit, no model although there is more to store, a codebook that
             is not finite.
-        TypeError: Arguments of other types than these.
-        OSError: The folder is not there, is read-only or full.
+        TypeError: Arguments of other types.
+        OSError: A folder that does not exist, is read-only or full.
         Cancelled: By ``progress``.
     """
     if not isinstance(quantized, Quantized):
         raise TypeError(
-            f"what nbquant.fit returned is required, but a {type(quantized).__name__} came: save(quantized, path, …)."
+            f"the result of nbquant.fit is required, but a {type(quantized).__name__} came: save(quantized, path, …)."
         )
     require_path("path", path)
     path = Path(path)
@@ -111,11 +111,11 @@ def save(
 
 
 def file_ledger(quantized: Quantized, model: nn.Module | str | os.PathLike[str] | None = None) -> Ledger:
-    """What :func:`save` would return, without writing anything.
+    """Compute the result of :func:`save` without writing a file.
 
     Raises:
         ValueError, TypeError: As :func:`save`.
-        OSError: A checkpoint that is not there or cannot be read.
+        OSError: A checkpoint that does not exist or cannot be read.
     """
     return _plan(quantized, rest_of(model, quantized))[0].ledger
 
@@ -138,7 +138,7 @@ def _plan(quantized: Quantized, rest: Rest) -> tuple[Layout, _Codes, bytes]:
     if len(header) > MOST_HEADER:
         raise ValueError(
             f"names, shapes, recipe and metadata must take at most {MOST_HEADER:,} bytes, but take {len(header):,}: "
-            "save parts of the model apart."
+            "save parts of the model separately."
         )
     return replace(layout, header_size=len(header)), made, header
 
@@ -147,7 +147,7 @@ _Planned = tuple[tuple[StoredCodebook, ...], tuple[StoredTable, ...], tuple[Quan
 
 
 def _adaptive(quantized: Quantized, groups: Mapping[str, str], kind: Code) -> _Planned:
-    """Sizes of streams that coding found."""
+    """Sizes of adaptively coded streams, found by coding."""
     pruned, order = quantized.pruned, {group: i for i, group in enumerate(quantized.codebooks)}
     books = []
     for group, book in quantized.codebooks.items():
@@ -171,7 +171,7 @@ def _adaptive(quantized: Quantized, groups: Mapping[str, str], kind: Code) -> _P
 
 
 def _with_codes(quantized: Quantized, groups: Mapping[str, str], kind: Code) -> _Planned:
-    """Codes, tables, and what they make of each block."""
+    """Codes and tables, with the resulting sizes of each block."""
     pruned = quantized.pruned
     of_group = {group: _code(book, kind) for group, book in quantized.codebooks.items()}
     books = []
@@ -219,10 +219,10 @@ def _planned(
     levels: int,
     size: int | None,
 ) -> StoredBlock:
-    """What a block will take, of which the bytes of the indices may be known."""
+    """Sizes of a block's streams; the bytes of the indices may be known already."""
     assignment = _indices(tensor, place)
     weights = assignment[assignment >= 0] if assignment.min() < 0 else assignment  # no copy of dense blocks
-    counts = symbol_counts(weights, max(levels, 1))  # refuses what is outside the codebook
+    counts = symbol_counts(weights, max(levels, 1))  # rejects indices outside the codebook
     if size is not None:
         payload = 8 * size
     elif code is not None:
@@ -238,7 +238,7 @@ def _planned(
 
 
 def _group(quantized: Quantized, name: str) -> str:
-    """The group whose codebook a tensor has, which must be there."""
+    """The group of a tensor's codebook, which must exist."""
     group = quantized.group_of(name)
     if group not in quantized.codebooks:
         raise ValueError(
@@ -288,7 +288,7 @@ def _indices(tensor: QuantizedTensor, place: slice) -> Int[np.ndarray, " n"]:
 
 
 def _gaps(tensor: QuantizedTensor) -> list[GapHistogram]:
-    # Pruned is −1, and gaps are those between what is not 0.
+    # Pruned weights are −1, and gaps lie between non-zero entries.
     return block_gaps(tensor.assignment.reshape(-1) + 1)
 
 
@@ -357,7 +357,7 @@ def _streams(tensor: QuantizedTensor, entry: QuantizedEntry, layout: Layout, mad
 
 
 def _lattice(lattice: Lattice) -> bytes:
-    """The step, and a bit for each integer from the first to the last that says whether it is a value's."""
+    """The step, and a bit for each integer from the first to the last: whether it is in use."""
     integer = lattice.integer.cpu().numpy()
     used = np.zeros(integer[-1] - integer[0] + 1 if len(integer) else 0, bool)
     used[integer - integer[0] if len(integer) else []] = True

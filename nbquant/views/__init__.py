@@ -1,1 +1,1 @@
-"""What the user sees: ``x_data(values)`` gives numbers, ``plot_x(data)`` a figure."""
+"""Figures: ``x_data(values)`` computes the numbers, ``plot_x`` or ``draw_x`` the figure."""

@@ -1,4 +1,4 @@
-"""Accuracy against the average codeword length, as in the paper's figures: still pictures."""
+"""Figure of accuracy against average codeword length, as in the paper."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from nbquant.coding import codes
 from nbquant.views.notebook_figure import NotebookFigure
 from nbquant.views.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, method_style
 
-DEPTH = 12.0  # points of accuracy below the original that are shown
+DEPTH = 12.0  # points of accuracy shown below the original
 
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "star": "*", "triangle-up": "^", "hexagon": "h"}
@@ -24,7 +24,7 @@ class AccuracyCurve:
     """One line in a panel.
 
     Attributes:
-        label: Its name in the legend.
+        label: Name in the legend.
         colour: Hex colour.
         line: Matplotlib's line style.
         marker: Matplotlib's marker.
@@ -55,13 +55,13 @@ class AccuracyPanel:
 
 @dataclass(frozen=True)
 class AccuracyData:
-    """Numbers behind the figure.
+    """Numbers behind the accuracy figure.
 
     Attributes:
-        panels: Fixed-length before Huffman, before ahead of after fine-tuning; those without points are left out.
+        panels: Fixed-length before Huffman, before and then after fine-tuning; empty panels are left out.
         original: Accuracy before quantization [%].
-        accuracy_range: What is shown [%].
-        left_out: Number of points below that.
+        accuracy_range: Range shown [%].
+        left_out: Number of points below the range.
     """
 
     panels: tuple[AccuracyPanel, ...]
@@ -74,10 +74,10 @@ def accuracy_data(rows: pd.DataFrame, original: float, depth: float = DEPTH) -> 
     """Sort points into panels and curves.
 
     Args:
-        rows: From :func:`nbquant.analysis.accuracy.accuracy_by_method`, a curve a method; or from
-            ``accuracy_by_sensitivity``, a curve a sensitivity.
+        rows: From :func:`nbquant.analysis.accuracy.accuracy_by_method`, one curve per method; or from
+            ``accuracy_by_sensitivity``, one curve per sensitivity.
         original: Accuracy before quantization, in [0, 1].
-        depth: How far below it to show [points].
+        depth: Range shown below it [points].
 
     Raises:
         ValueError: No rows, a depth that is not positive, or an original accuracy outside [0, 1].
@@ -85,7 +85,7 @@ def accuracy_data(rows: pd.DataFrame, original: float, depth: float = DEPTH) -> 
     if not len(rows):
         raise ValueError("at least one point is required, but there is none.")
     if not (0 <= original <= 1 and depth > 0):
-        raise ValueError(f"original must be in [0, 1] and depth positive, but {original} and {depth} were given.")
+        raise ValueError(f"original must be in [0, 1] and depth positive, but got {original} and {depth}.")
     by = ["sensitivity"] if "sensitivity" in rows else ["method", "weighted"]
     orders = {tuple(key): i for i, key in enumerate(rows[by].drop_duplicates().itertuples(index=False))}
     panels = []

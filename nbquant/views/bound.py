@@ -1,4 +1,4 @@
-"""The bound, and what is known beside it, as lines for the rate-distortion figure."""
+"""Rate-distortion bounds as lines in the rate-distortion figure."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ from nbquant.analysis.statistics import Statistics
 from nbquant.views import theme
 from nbquant.views.palette import ORANGE, PURPLE, SKY
 
-_LEAST_RATE = 0.05  # bit/weight: ratios beyond are off every picture
+_LEAST_RATE = 0.05  # bit/weight: lower rates lie outside every figure
 _LINES = (
     ("lower", "bound, certified", PURPLE, "dot", 1.5),
     ("rate", "bound R(D), reached", PURPLE, "solid", 2.5),
@@ -23,16 +23,16 @@ _LINES = (
 
 @dataclass(frozen=True)
 class BoundData:
-    """Numbers behind the lines, by falling distortion; rates are bare, without tables or codebook.
+    """Numbers behind the bounds, by falling distortion; rates exclude tables and codebook.
 
     Attributes:
         distortion: D [loss/weight].
         predicted_loss: N·D [loss].
-        lower: Certified: no code has less [bit/weight].
-        rate: R(D) as reached [bit/weight].
-        scalar: R(D) and what entropy-coded scalar quantization needs above it at high rates [bit/weight].
-        shannon: The weighted Shannon lower bound; 0 where it says nothing [bit/weight].
-        source_bits: Bits of a weight as it is stored now.
+        lower: Certified: no code has a lower rate [bit/weight].
+        rate: R(D) as achieved [bit/weight].
+        scalar: R(D) plus the excess of entropy-coded scalar quantization at high rates [bit/weight].
+        shannon: The weighted Shannon lower bound; 0 where it is vacuous [bit/weight].
+        source_bits: Bits per weight before quantization.
     """
 
     distortion: Float[ndarray, " p"]
@@ -45,18 +45,18 @@ class BoundData:
 
 
 def bound_data(bound: Bound, statistics: Statistics) -> BoundData:
-    """Put the lines beside each other.
+    """Compute all bounds at the same distortions.
 
     Args:
         bound: From :func:`nbquant.analysis.bounds.rate_distortion_bound`.
-        statistics: What it was computed of.
+        statistics: Statistics it was computed from.
     """
     order = np.argsort(-bound.distortion)
     distortion = bound.distortion[order]
     return BoundData(
         distortion=distortion,
         predicted_loss=bound.predicted_loss[order],
-        lower=np.maximum.accumulate(bound.lower[order]),  # what less distortion takes too
+        lower=np.maximum.accumulate(bound.lower[order]),  # a bound at less distortion also holds at more
         rate=bound.rate[order],
         scalar=bound.rate[order] + ENTROPY_CODED_SCALAR_GAP,
         shannon=shannon_lower_bound(statistics, distortion),
@@ -71,13 +71,13 @@ def bound_traces(
     legend: str = "legend",
     brief: bool = False,
 ) -> list[theme.Trace]:
-    """Lines to be drawn under the curves of the methods: predicted loss over compression ratio, or over rate.
+    """Make the lines drawn under the curves of the methods: predicted loss over compression ratio, or over rate.
 
     Args:
-        data: What :func:`bound_data` gives.
-        over: What the x axis has.
-        legend: Which of the figure's legends names them.
-        brief: Only what is certified and what is reached, under one name.
+        data: From :func:`bound_data`.
+        over: Quantity of the x axis.
+        legend: The figure's legend that names them.
+        brief: Draw only the certified and the achieved bound, under one name.
     """
     lines = [_line(data, key, name, colour, dash, width, over, legend) for key, name, colour, dash, width in _LINES]
     if not brief:

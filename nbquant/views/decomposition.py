@@ -1,4 +1,4 @@
-"""What second-order predictions of the loss are worth: each against what was measured, over rates and methods."""
+"""Figure of second-order loss predictions against measured loss changes, over rates and methods."""
 
 from dataclasses import dataclass
 
@@ -21,16 +21,16 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class DecompositionData:
-    """Numbers behind the figure, an entry a quantization.
+    """Numbers behind the decomposition figure, one entry per quantization.
 
     Attributes:
-        label: What was quantized, and how.
+        label: Label of the quantization.
         compression_ratio: Source bits over all stored bits.
         terms: gᵀδ, ½Σhδ², ½δᵀHδ and ½δᵀGδ by name [loss].
-        predicted: By name of the prediction [loss].
-        measured: Loss after less loss before [loss].
-        off: Where each prediction is off by more than twofold.
-        limits: Least and greatest loss to show, on both axes.
+        predicted: Prediction by name [loss].
+        measured: Loss after minus loss before [loss].
+        off: Whether each prediction is off by more than twofold.
+        limits: Least and greatest loss shown, on both axes.
         not_shown: Markers that logarithmic axes cannot show, or that lie below the limits.
     """
 
@@ -45,7 +45,7 @@ class DecompositionData:
 
 
 def decomposition_data(rows: pd.DataFrame) -> DecompositionData:
-    """Put predictions beside what was measured, and find the range that shows them.
+    """Gather predictions and measurements, and find the range to show.
 
     Args:
         rows: From :func:`nbquant.analysis.decomposition.decompose`.
@@ -54,7 +54,7 @@ def decomposition_data(rows: pd.DataFrame) -> DecompositionData:
         ValueError: No rows.
     """
     if not len(rows):
-        raise ValueError("at least one row is required, but there is none: pass what decompose() returned.")
+        raise ValueError("at least one row is required, but there is none: pass the result of decompose().")
     terms = {n: rows[n].to_numpy(float) for n in ("gradient", "diagonal", "quadratic", "gauss_newton")}
     measured = rows["measured"].to_numpy(float)
     predicted = {
@@ -79,13 +79,13 @@ def decomposition_data(rows: pd.DataFrame) -> DecompositionData:
 
 
 def draw_decomposition(data: DecompositionData) -> theme.Figure:
-    """Draw measured against predicted loss, both logarithmic: hollow is off by more than twofold.
+    """Draw measured against predicted loss on logarithmic axes; hollow markers are off by more than twofold.
 
     Args:
-        data: What :func:`decomposition_data` gives.
+        data: From :func:`decomposition_data`.
 
     Returns:
-        The figure as plotly's JSON has it, unvalidated.
+        The figure as plotly's JSON, unvalidated.
     """
     low, high = np.log10(data.limits)
     margin = max(0.06 * (high - low), 0.15)
@@ -105,7 +105,7 @@ def draw_decomposition(data: DecompositionData) -> theme.Figure:
         traces,
         xaxis=theme.axis("predicted loss increase", automargin=False, **settings),
         yaxis=theme.axis("measured loss increase", automargin=False, **settings),
-        # Below: predictions are off in any direction, so that there is no free corner.
+        # Below the plot: predictions are off in any direction, so that no corner is free.
         legend={
             "bgcolor": "rgba(0,0,0,0)",
             "orientation": "h",

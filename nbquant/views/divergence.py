@@ -1,4 +1,4 @@
-"""How far predictions move from the original's as files shrink, method by method."""
+"""Figure of the KL divergence from the original's predictions against file size, by method."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ _ROW = 20  # of the legend [px]
 
 @dataclass(frozen=True)
 class DivergenceCurve:
-    """What one method does to the predictions.
+    """Divergence of one method.
 
     Attributes:
-        label: Its name, with the options in which it differs from others of the same method.
+        label: Name, with the options in which it differs from others of the same method.
         colour: Hex colour.
         symbol: Marker.
         size: Bytes, or compression ratios, ascending.
@@ -43,12 +43,12 @@ class DivergenceCurve:
 
 @dataclass(frozen=True)
 class DivergenceData:
-    """Numbers behind the figure.
+    """Numbers behind the divergence figure.
 
     Attributes:
-        curves: One for each method, in the order of the rows.
-        over: What the horizontal axis shows, "bytes" or "compression_ratio".
-        limits: Least and greatest divergence to show [nat].
+        curves: One per method, in the order of the rows.
+        over: Quantity of the x axis, "bytes" or "compression_ratio".
+        limits: Least and greatest divergence shown [nat].
         not_shown: Number of rows without a positive finite mean divergence: a ratio out of reach, or equal predictions.
     """
 
@@ -59,11 +59,11 @@ class DivergenceData:
 
 
 def divergence_data(rows: pd.DataFrame) -> DivergenceData:
-    """Sort rows into one curve for each method.
+    """Sort rows into one curve per method.
 
     Args:
         rows: Columns "method", "kl_mean" [nat/label], "kl_99" [nat], and "bytes" or else "compression_ratio", such as
-            :func:`nbquant.sweep` gives where ``evaluate`` compares with a reference. Of one model.
+            :func:`nbquant.sweep` returns if ``evaluate`` compares with a reference. Of one model.
 
     Raises:
         ValueError: No rows, a missing column, rows of several models, or an unknown method.
@@ -76,12 +76,12 @@ def divergence_data(rows: pd.DataFrame) -> DivergenceData:
             "is missing: sweep with evaluate=lambda m: nbquant.evaluate(m, batches, reference=original)."
         )
     if not len(rows):
-        raise ValueError("at least one row is required, but there is none: pass what nbquant.sweep returned.")
+        raise ValueError("at least one row is required, but there is none: pass the result of nbquant.sweep.")
     models = list(dict.fromkeys(rows["model"])) if "model" in rows else []
     if len(models) > 1:
         raise ValueError(
-            f"rows must be of one model, but are of {len(models)} ({', '.join(map(str, models[:3]))}): draw each by "
-            f'itself, rows[rows["model"] == {models[0]!r}].'
+            f"rows must be of one model, but are of {len(models)} ({', '.join(map(str, models[:3]))}): draw each "
+            f'separately, rows[rows["model"] == {models[0]!r}].'
         )
     curves, missing_rows = [], 0
     by = ["method", *(n for n in methods.option_names() if n in rows)]
@@ -104,7 +104,7 @@ def divergence_data(rows: pd.DataFrame) -> DivergenceData:
 
 
 def _labels(keys: Sequence[tuple[Hashable, ...]], by: Sequence[str]) -> list[str]:
-    """A name for each group: its method's, and the options in which groups of that method differ."""
+    """Name each group: its method, and the options in which groups of that method differ."""
     found = []
     for key in keys:
         named: dict[str, Any] = dict(zip(by, key, strict=True))
@@ -119,13 +119,13 @@ def _labels(keys: Sequence[tuple[Hashable, ...]], by: Sequence[str]) -> list[str
 
 
 def draw_divergence(data: DivergenceData) -> theme.Figure:
-    """Draw divergence, logarithmic, over size: solid is the mean, dashed the 99th percentile.
+    """Draw divergence over size, on a logarithmic axis: solid is the mean, dashed the 99th percentile.
 
     Args:
-        data: What :func:`divergence_data` gives.
+        data: From :func:`divergence_data`.
 
     Returns:
-        The figure as plotly's JSON has it, unvalidated.
+        The figure as plotly's JSON, unvalidated.
     """
     low, high = np.log10(data.limits)
     margin = max(0.06 * (high - low), 0.1)
@@ -144,7 +144,7 @@ def draw_divergence(data: DivergenceData) -> theme.Figure:
             exponentformat="power",
             **({"dtick": 1} if high - low > 1.5 else {"dtick": "D2"}),
         ),
-        # Below: curves fill the plot from corner to corner.
+        # Below the plot: curves fill it from corner to corner.
         legend={
             "bgcolor": "rgba(0,0,0,0)",
             "xanchor": "left",

@@ -1,4 +1,4 @@
-"""How the loss goes while codebook values are fine-tuned."""
+"""Figure of the loss during fine-tuning of codebook values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from nbquant.pipeline.finetune import Epoch
 from nbquant.views import theme
 from nbquant.views.palette import BLUE, VERMILION
 
-_MOST_POINTS = 800  # a line is no wider than so many pixels
+_MOST_POINTS = 800  # no more points than pixels
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,16 @@ class FinetuningData:
     """Numbers behind the loss curve.
 
     Attributes:
-        step: Middle of the steps that a point of the line stands for, the first step being 1.
+        step: Middle of the steps averaged in each point of the line, counted from 1.
         train_loss: Mean loss of their batches [loss/sample].
-        steps_per_point: How many steps that are, at most.
-        epoch: Number of each epoch with validation; 0 is before the first.
-        epoch_step: Steps done by its end.
-        validation_loss: Mean loss on the validation batches then [loss/sample].
-        validation_accuracy: Accuracy on them then, in [0, 1]; NaN if the network does not classify.
+        steps_per_point: Largest number of steps per point.
+        epoch: Index of each epoch with validation; 0 is before the first.
+        epoch_step: Number of steps by its end.
+        validation_loss: Mean loss on the validation batches at that time [loss/sample].
+        validation_accuracy: Accuracy on them, in [0, 1]; NaN if the network does not classify.
         kept: Epoch whose values were kept.
-        validation: What the validation batches are called.
-        label: What was fine-tuned.
+        validation: Name of the validation batches.
+        label: Label of the fine-tuned network.
     """
 
     step: Float[ndarray, " p"]
@@ -52,22 +52,22 @@ def finetuning_data(
     validation: str = "validation",
     label: str = "",
 ) -> FinetuningData:
-    """Gather the losses of a fine-tuning; of very many steps, means of several in a row.
+    """Gather the losses of a fine-tuning; with very many steps, as means of several in a row.
 
     Args:
-        step_loss: Loss of each step's batch, as :class:`nbquant.pipeline.finetune.FineTuned` has it.
-        history: One record an epoch, the first of before; epochs have equally many steps.
+        step_loss: Loss of each step's batch, from :class:`nbquant.pipeline.finetune.FineTuned`.
+        history: One record per epoch, with epoch 0 first; epochs have equally many steps.
         kept: Epoch whose values were kept.
-        validation: What the validation batches are called.
-        label: What was fine-tuned, for the title.
+        validation: Name of the validation batches.
+        label: Label of the fine-tuned network, for the title.
 
     Raises:
         ValueError: No step, or a history without an epoch.
     """
     if len(step_loss) == 0 or len(history) < 2:
         raise ValueError(
-            f"at least one step and one epoch are required, but {len(step_loss)} steps and {len(history)} records "
-            "came: pass step_loss and history of what nbquant.finetune returned."
+            f"at least one step and one epoch are required, but got {len(step_loss)} steps and {len(history)} records: "
+            "pass step_loss and history of a result of nbquant.finetune."
         )
     loss = np.asarray(step_loss, np.float64)
     group = -(-len(loss) // _MOST_POINTS)
@@ -89,7 +89,7 @@ def finetuning_data(
 
 
 def finetuning_table(data: FinetuningData) -> pd.DataFrame:
-    """One row a validation, then one a point of the training line."""
+    """Tabulate the validations, then the points of the training line."""
     seen, trained = len(data.epoch), len(data.step)
     return pd.DataFrame(
         {
@@ -104,13 +104,13 @@ def finetuning_table(data: FinetuningData) -> pd.DataFrame:
 
 
 def draw_finetuning(data: FinetuningData) -> theme.Figure:
-    """Draw the loss of the training batches as a line, that of the validation batches as dots.
+    """Draw the loss of the training batches as a line, and of the validation batches as dots.
 
     Args:
-        data: What :func:`finetuning_data` gives.
+        data: From :func:`finetuning_data`.
 
     Returns:
-        The figure as plotly's JSON has it, unvalidated: what the explorer sends.
+        The figure as plotly's JSON, unvalidated, as the explorer sends it.
     """
     several = data.steps_per_point > 1
     line = f"training batches, mean of {data.steps_per_point} steps" if several else "training batches"

@@ -1,4 +1,4 @@
-"""How a tensor of any shape lies in a map: which index counts down, and which across."""
+"""Layout of a tensor of any shape as a two-dimensional map."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows and columns of a tensor, and what is in each place.
+    """Rows and columns of a tensor's map, and the entries in each place.
 
-    A matrix has an entry a place; a convolution a kernel, output channels down and input channels across; a vector, or
-    the kernels of a convolution with one input channel, run on in rows of equal length.
+    A matrix has one entry per place; a convolution one kernel, output channels down and input channels across; a
+    vector, or the kernels of a convolution with one input channel, continues in rows of equal length.
 
     Attributes:
-        rows: Places down.
-        columns: Places across.
+        rows: Number of places down.
+        columns: Number of places across.
         kernel: Rows and columns of the entries in a place; (1, 1) for matrices and vectors.
-        row_title: What counts down; empty if there is but one row.
-        column_title: What counts across.
-        wrapped: Where one index runs on from row to row, how many make a row; else 0.
+        row_title: Name of the row index; empty if there is only one row.
+        column_title: Name of the column index.
+        wrapped: If one index continues from row to row, the length of a row; else 0.
     """
 
     rows: int
@@ -33,21 +33,21 @@ class Grid:
     wrapped: int
 
     def view(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "rows columns inside"]:
-        """The tensor by its places, without a copy where its memory allows."""
+        """View the tensor by places, without a copy if its memory layout allows."""
         return tensor.reshape(self.rows, self.columns, prod(self.kernel))
 
     def image(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "height width"]:
-        """The tensor with every entry where the map shows it."""
+        """Arrange the entries as the map shows them."""
         height, width = self.kernel
         places = tensor.reshape(self.rows, self.columns, height, width)
         return places.permute(0, 2, 1, 3).reshape(self.rows * height, self.columns * width)
 
 
 def grid_of(shape: Sequence[int]) -> Grid:
-    """Lay out a tensor of a shape.
+    """Choose the layout for a shape.
 
     Args:
-        shape: Shape of a parameter, with at least one entry; a 3-D kernel is a stack of its slices.
+        shape: Shape of a parameter, with at least one entry; a 3-D kernel becomes a stack of its slices.
 
     Raises:
         ValueError: A shape without entries.

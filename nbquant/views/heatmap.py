@@ -1,4 +1,4 @@
-"""Maps of one tensor: its Hessian diagonal, its error, and what the error costs."""
+"""Heat map of one tensor: Hessian diagonal, quantization error, or predicted loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ from nbquant.views.grid import Grid, grid_of
 Pooling = Literal["max", "mean"]
 Quantity = Literal["sensitivity", "error", "weighted_error"]
 
-_DECADES = 8.0  # colours span at most this many: one stray 1e-30 would turn all the rest yellow
-_MOST_READ = 1 << 24  # weights; of a larger tensor, which may be on disk, each cell shows a few neighbours
-_ZERO_COLOUR = "#9a9a9a"  # no colour of viridis is grey
+_DECADES = 8.0  # largest range of colours: one stray 1e-30 would turn all the rest yellow
+_MOST_READ = 1 << 24  # weights; for a larger tensor, possibly on disk, each cell samples a few neighbours
+_ZERO_COLOUR = "#9a9a9a"  # viridis has no grey
 _MUTED = {"color": theme.MUTED}
 _CALLED: dict[str, tuple[str, str, str]] = {  # title, symbol, unit
     "sensitivity": ("Hessian diagonal", "h", "loss/weight²"),
@@ -34,25 +34,25 @@ _CALLED: dict[str, tuple[str, str, str]] = {  # title, symbol, unit
 
 @dataclass(frozen=True)
 class HeatmapData:
-    """Numbers behind a map.
+    """Numbers behind a heat map.
 
     Attributes:
-        quantity: What is shown: "sensitivity" h, "error" |w − c| or "weighted_error" ½h(w − c)².
+        quantity: Quantity shown: "sensitivity" h, "error" |w − c| or "weighted_error" ½h(w − c)².
         unit: Its unit.
         log_value: log₁₀ of the pooled values; NaN where they are zero.
-        low: log₁₀ of the least value that has a colour of its own; what lies below shares it.
+        low: log₁₀ of the least value with its own colour; values below share it.
         high: log₁₀ of the greatest value.
         row_start: Index at the upper edge of the first row, in units of ``row_title``.
-        row_step: Indices a row covers: above 1 where rows were pooled, below 1 for the rows of one kernel.
+        row_step: Indices per row: above 1 where rows were pooled, below 1 for the rows of one kernel.
         column_start: Likewise for columns.
         column_step: Likewise for columns.
-        row_title: What counts down.
-        column_title: What counts across.
-        wrapped: Where one index runs on from row to row, how many make a row; else 0.
-        zero_share: Share of the weights looked at whose value is exactly zero.
-        pooling: What a cell shows of the weights in it: "max" or "mean".
-        weights_per_cell: How many weights a cell covers; 1 if nothing was pooled.
-        weights_read: How many of them were looked at: all, but for very large tensors.
+        row_title: Name of the row index.
+        column_title: Name of the column index.
+        wrapped: If one index continues from row to row, the length of a row; else 0.
+        zero_share: Share of exact zeros among the weights read.
+        pooling: Pooling of the weights in a cell: "max" or "mean".
+        weights_per_cell: Number of weights per cell; 1 without pooling.
+        weights_read: Number of weights read per cell: all, except for very large tensors.
         name: Name of the layer or parameter.
         shape: Shape of the tensor.
     """
@@ -78,18 +78,18 @@ class HeatmapData:
 
     @property
     def symbol(self) -> str:
-        """What is shown, in letters: "h", "|w − c|", "½h(w − c)²", or "½(w − c)²" if every h is 1."""
+        """Symbol of the quantity: "h", "|w − c|", "½h(w − c)²", or "½(w − c)²" if every h is 1."""
         symbol = _CALLED[self.quantity][1]
         return symbol.replace("h", "") if self.unit == "weight²" else symbol
 
     @property
     def called(self) -> str:
-        """The symbol, and how it is pooled."""
+        """The symbol and the pooling."""
         return {"max": "greatest ", "mean": "mean "}[self.pooling] * (self.weights_per_cell > 1) + self.symbol
 
     @property
     def title(self) -> str:
-        """What is shown, in words, and of what."""
+        """The quantity in words, and the tensor."""
         words = "Squared error" if self.unit == "weight²" else _CALLED[self.quantity][0]
         shape = "×".join(map(str, self.shape)) or "scalar"
         return f"{words} – {self.name} {shape}" if self.name else f"{words} – {shape}"
@@ -104,21 +104,21 @@ def heatmap_data(
     max_rows: int = 250,
     max_columns: int = 400,
 ) -> HeatmapData:
-    """Lay out values of a parameter as an image, and pool it until it is small enough to send.
+    """Lay out the values of a parameter as an image, and pool it until it is small enough to send.
 
-    Matrices stay as they are; convolution filters become a grid of kernels, output channels down and input channels
+    Matrices are unchanged; convolution filters become a grid of kernels, output channels down and input channels
     across, in which a kernel shrinks to one cell if the whole grid would be too large; a vector, or the kernels of
-    a convolution with one input channel, run on in rows of equal length. Of a tensor of more than 2²⁴ weights, which
-    may be on disk, only some neighbouring weights of each cell are read.
+    a convolution with one input channel, continues in rows of equal length. For a tensor of more than 2²⁴ weights,
+    which may be on disk, only some neighbouring weights of each cell are read.
 
     Args:
-        values: Hessian diagonal h [loss/weight²] of one parameter, or what ``quantity`` says, of any shape; not
+        values: Hessian diagonal h [loss/weight²] of one parameter, or the ``quantity``, of any shape; not
             negative.
         name: Name of the layer or parameter.
-        pooling: What a cell shows of the weights in it.
-        quantity: What the values are.
-        max_rows: Most rows sent.
-        max_columns: Most columns sent.
+        pooling: Pooling of the weights in a cell.
+        quantity: Quantity of the values.
+        max_rows: Largest number of rows.
+        max_columns: Largest number of columns.
 
     Returns:
         The numbers to draw.
@@ -127,7 +127,7 @@ def heatmap_data(
         ValueError: Empty values, negative or non-finite entries, an unknown pooling or quantity.
     """
     if quantity not in get_args(Quantity):
-        raise ValueError(f"quantity must be one of {get_args(Quantity)}, but {quantity!r} was given.")
+        raise ValueError(f"quantity must be one of {get_args(Quantity)}, but got {quantity!r}.")
     return _data(
         values.shape,
         lambda part: part(values.detach()),
@@ -150,20 +150,20 @@ def error_data(
     max_rows: int = 250,
     max_columns: int = 400,
 ) -> HeatmapData:
-    """Lay out the error of a quantized parameter as :func:`heatmap_data` lays out its h, place by place.
+    """Lay out the error of a quantized parameter as :func:`heatmap_data` lays out its h.
 
     Args:
-        weight: The weights w before.
-        tensor: What they were quantized to, c for each.
-        sensitivity: Hessian diagonal h [loss/weight²]; None is 1, and ½(w − c)² is then in weight².
+        weight: The original weights w.
+        tensor: The quantized tensor, with values c.
+        sensitivity: Hessian diagonal h [loss/weight²]; None for 1, and ½(w − c)² is then in weight².
         name: Name of the layer or parameter.
-        pooling: What a cell shows of the weights in it.
-        weighted: ½h(w − c)² [loss] rather than |w − c| [weight].
-        max_rows: Most rows sent.
-        max_columns: Most columns sent.
+        pooling: Pooling of the weights in a cell.
+        weighted: Show ½h(w − c)² [loss] rather than |w − c| [weight].
+        max_rows: Largest number of rows.
+        max_columns: Largest number of columns.
 
     Raises:
-        ValueError: Shapes that differ, or what :func:`heatmap_data` refuses.
+        ValueError: Different shapes, or as :func:`heatmap_data`.
     """
     shapes = {tuple(weight.shape), tuple(tensor.shape)} | (set() if sensitivity is None else {tuple(sensitivity.shape)})
     if len(shapes) > 1:
@@ -199,9 +199,9 @@ def _data(
     quantity: Quantity,
     unit: str,
 ) -> HeatmapData:
-    """Pool what ``read`` gives when it is told which part of a tensor to look at."""
+    """Pool the values that ``read`` returns for parts of a tensor."""
     if pooling not in ("max", "mean"):
-        raise ValueError(f'pooling must be "max" or "mean", but {pooling!r} was given.')
+        raise ValueError(f'pooling must be "max" or "mean", but got {pooling!r}.')
     grid = grid_of(shape)
     if shape.numel() > _MOST_READ:
         step = _steps((grid.rows, grid.columns), most)
@@ -246,7 +246,7 @@ def _data(
 
 
 def _require_valid(values: Tensor, quantity: Quantity) -> float:
-    """The greatest of the entries; refuses those that are negative or not finite."""
+    """The greatest entry; refuses entries that are negative or not finite."""
     least, greatest = (float(x) for x in torch.aminmax(values))
     if not (least >= 0 and np.isfinite(greatest)):
         bad = int((~((values >= 0) & torch.isfinite(values))).sum())
@@ -258,7 +258,7 @@ def _require_valid(values: Tensor, quantity: Quantity) -> float:
 
 
 def _steps(size: tuple[int, int] | torch.Size, most: tuple[int, int]) -> tuple[int, int]:
-    """How many rows and columns become one."""
+    """Numbers of rows and columns pooled into one."""
     return -(-size[0] // most[0]), -(-size[1] // most[1])
 
 
@@ -271,7 +271,7 @@ def _sample(tensor: Tensor, grid: Grid, step: tuple[int, int], some: int) -> Flo
 
 
 def _pool(image: Tensor, block: tuple[int, int], pooling: Pooling) -> Tensor:
-    """Pool blocks; those that stick out at the edges cover what is there."""
+    """Pool blocks; blocks that extend beyond the edges cover what is there."""
     if block == (1, 1):
         return image
     pool = max_pool2d if pooling == "max" else avg_pool2d
@@ -279,7 +279,7 @@ def _pool(image: Tensor, block: tuple[int, int], pooling: Pooling) -> Tensor:
 
 
 def heatmap_table(data: HeatmapData) -> pd.DataFrame:
-    """One row a cell as it is drawn: its first row and column, within a kernel too, and its value; zeros are 0."""
+    """Tabulate the cells: first row and column, also within a kernel, and value; zeros are 0."""
     rows, columns = data.log_value.shape
     row, column = (i.reshape(-1) for i in np.indices((rows, columns)))
     # Steps are whole numbers, or one over the size of a kernel.
@@ -301,10 +301,10 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
     """Draw the map; zeros are grey.
 
     Args:
-        data: What :func:`heatmap_data` or :func:`error_data` gives.
+        data: From :func:`heatmap_data` or :func:`error_data`.
 
     Returns:
-        The figure as plotly's JSON has it, unvalidated: what the explorer sends.
+        The figure as plotly's JSON, unvalidated, as the explorer sends it.
     """
     z = data.log_value
     rows, columns = z.shape
@@ -364,7 +364,7 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
     notes = []
     if data.weights_per_cell > 1:
         some = f"{data.weights_read:,} of the " if data.weights_read < data.weights_per_cell else ""
-        notes.append(f"{data.pooling} of {some}{data.weights_per_cell:,} weights a cell")
+        notes.append(f"{data.pooling} of {some}{data.weights_per_cell:,} weights per cell")
     if data.zero_share > 0:
         share = f"{data.zero_share:.1%}" if data.zero_share >= 0.0005 else "under 0.1%"
         notes.append(f"{share} of {data.symbol} is zero" + (" (grey)" if zero.any() else ""))
@@ -378,7 +378,7 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
         title = "position in row"
     return theme.figure(
         data.title,
-        " · ".join(notes) or "one weight a cell",
+        " · ".join(notes) or "one weight per cell",
         traces,
         xaxis=theme.axis(title, range=[data.column_start, right], maxallowed=right, **whole),
         yaxis=theme.axis(range=[bottom, data.row_start], maxallowed=bottom, **(whole | down)),
@@ -387,14 +387,14 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
 
 
 def draw_equal_sensitivities(name: str) -> theme.Figure:
-    """Draw in place of the heat map that there are no sensitivities.
+    """Draw a note in place of the heat map that there are no sensitivities.
 
     Args:
         name: Name of the layer or parameter.
     """
     hidden = {"visible": False, "range": [0, 1]}
     text = {
-        "text": "no sensitivities: every weight counts alike<br>explore(…, sensitivity=…) takes some",
+        "text": "no sensitivities: all weights count equally<br>pass some by explore(…, sensitivity=…)",
         "showarrow": False,
         "x": 0.5,
         "y": 0.5,

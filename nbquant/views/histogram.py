@@ -1,4 +1,4 @@
-"""Weight histogram with the clusters' centres and cells."""
+"""Weight histogram with cluster centres, cells and codeword lengths."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,9 @@ from numpy import ndarray
 from nbquant.views import theme
 from nbquant.views.palette import BLUE, SKY, VERMILION
 
-_QUANTILE = 0.0005  # on either side; a few far weights would squeeze all others into one bar
-_WIDEN = 0.5  # centres may widen the range by this many times its width, on either side
-_MOST_LINES = 64  # beyond, boundaries would be closer than a few pixels: tints alone show the cells
+_QUANTILE = 0.0005  # on either side; a few outliers would squeeze all other weights into one bar
+_WIDEN = 0.5  # most that centres may widen the range by on either side, relative to its width
+_MOST_LINES = 64  # with more, boundaries would be closer than a few pixels: tints alone show the cells
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,20 @@ class HistogramData:
     """Numbers behind the weight histogram.
 
     Attributes:
-        bar_edge: Edges of the bars [weight], ascending; regular ones, and every cell boundary in range.
+        bar_edge: Edges of the bars [weight], ascending; regular ones, and all cell boundaries in range.
         bar_height: Weights per ``bar_width``, so that bars cut by a boundary keep their height.
-        bar_cell: Cell that each bar lies in; all 0 if there are no boundaries.
+        bar_cell: Cell of each bar; all 0 if there are no boundaries.
         bar_width: Width of a regular bar [weight].
         codebook: Centres [weight].
-        counts: Weights a centre stands for.
+        counts: Number of weights of each centre.
         codeword_length: Codeword length of each centre [bit].
         thresholds: Boundaries between cells in range [weight]; None if cells are not intervals.
-        thresholds_exact: False where boundaries hold for a weight of mean sensitivity only.
-        total: Number of weights, pruned zeros not counted.
-        outside: How many of them lie outside the bars.
-        centres_outside: How many centres do.
-        pruned_zeros: Weights that are zero, and are neither quantized nor drawn.
-        label: What the weights are, for instance the layers' names.
+        thresholds_exact: False if boundaries hold for a weight of mean sensitivity only.
+        total: Number of weights, without pruned zeros.
+        outside: Number of weights outside the bars.
+        centres_outside: Number of centres outside the bars.
+        pruned_zeros: Number of pruned zeros, neither quantized nor drawn.
+        label: Label of the weights, for instance the layers' names.
     """
 
     bar_edge: Float[ndarray, " m+1"]
@@ -54,7 +54,7 @@ class HistogramData:
 
     @property
     def share(self) -> Float[ndarray, " k"]:
-        """Share of each centre in all quantized weights."""
+        """Share of each centre among all quantized weights."""
         return self.counts / max(1, self.counts.sum())
 
 
@@ -71,27 +71,27 @@ def histogram_data(
     bars: int = 160,
     label: str = "",
 ) -> HistogramData:
-    """Re-bin a fine histogram of weights to bars, over the range that holds nearly all of them.
+    """Re-bin a fine histogram of weights to bars, over the range of nearly all of them.
 
-    A bin's weights count as spread evenly over the bin, else bars that catch two bins beside bars that catch three
-    would show a comb that is not in the weights. A bin reaches half-way to its neighbours, but never further than
-    2⁻⁸ of its own position, the reach of a bfloat16: so bins left out for being empty do not blur those that stay.
+    Weights count as spread evenly over their bin; otherwise bars with two bins next to bars with three
+    would show a false comb. A bin extends half-way to its neighbours, but never further than
+    2⁻⁸ of its own position, the resolution of bfloat16: so omitted empty bins do not blur the others.
 
     Args:
         bin_weight: Position of each bin [weight], ascending.
         bin_count: Number of weights in each bin.
-        codebook: Centres [weight]; none for bars alone, over which a front end draws the centres.
-        counts: Weights a centre stands for.
+        codebook: Centres [weight]; empty for bars alone, over which a front end draws the centres.
+        counts: Number of weights of each centre.
         codeword_length: Codeword length of each centre [bit].
-        thresholds: Boundaries between neighbouring cells [weight], ascending; None if cells are not intervals, as with
-            a sensitivity of each weight's own in ECSQ.
+        thresholds: Boundaries between neighbouring cells [weight], ascending; None if cells are not intervals, as in
+            ECSQ with individual sensitivities.
         thresholds_exact: False if ``thresholds`` hold for a weight of mean sensitivity only.
         pruned_zeros: Number of weights that are zero and not quantized; not in ``bin_count``.
         bars: Number of regular bars.
-        label: What the weights are, for instance the layers' names.
+        label: Label of the weights, for instance the layers' names.
 
     Returns:
-        The numbers to draw. The range covers the 0.05 % to 99.95 % quantile and is widened up to twofold for centres.
+        The numbers to draw. The range is from the 0.05 % to the 99.95 % quantile, widened up to twofold for centres.
 
     Raises:
         ValueError: No weights, bins or thresholds out of order, or arrays whose lengths do not fit together.
@@ -113,8 +113,8 @@ def histogram_data(
         )
     if not len(centre) == len(count) == len(length):
         raise ValueError(
-            f"codebook, counts and codeword_length must have one entry a centre, but have {len(centre)}, {len(count)} "
-            f"and {len(length)}."
+            f"codebook, counts and codeword_length must have one entry per centre, but have {len(centre)}, "
+            f"{len(count)} and {len(length)}."
         )
     for name, values in {"bin_count": weight_count, "codebook": centre, "codeword_length": length}.items():
         if not np.isfinite(values).all():
@@ -124,7 +124,7 @@ def histogram_data(
     if boundary is not None and (len(boundary) != max(0, len(centre) - 1) or not (np.diff(boundary) >= 0).all()):
         raise ValueError(
             f"thresholds must be the {max(0, len(centre) - 1)} ascending boundaries between {len(centre)} cells, but "
-            f"{len(boundary)} came: pass None if cells are not intervals."
+            f"got {len(boundary)}: pass None if cells are not intervals."
         )
 
     knot, below = _cumulative(position, weight_count)
@@ -183,7 +183,7 @@ def _robust_range(knot: ndarray, below: ndarray, centre: ndarray) -> tuple[float
 
 
 def histogram_table(data: HistogramData) -> pd.DataFrame:
-    """One row a bar, and, where cells are intervals, the centre that its weights go to."""
+    """Tabulate the bars, and, if cells are intervals, the centre of each."""
     table = pd.DataFrame(
         {
             "from [weight]": data.bar_edge[:-1],
@@ -199,16 +199,16 @@ def histogram_table(data: HistogramData) -> pd.DataFrame:
 
 
 def draw_histogram(data: HistogramData, *, log_count: bool = False) -> theme.Figure:
-    """Draw the weight histogram: bars tinted by cell, and a stem as high as each centre's codeword is long.
+    """Draw the weight histogram: bars tinted by cell, and a stem at each centre as high as its codeword length.
 
-    Without centres there are the bars, as one trace, and their two axes; the margins are the same.
+    Without centres it has only the bars, as one trace, and both axes; the margins are the same.
 
     Args:
-        data: What :func:`histogram_data` gives.
+        data: From :func:`histogram_data`.
         log_count: Whether the count axis is logarithmic.
 
     Returns:
-        The figure as plotly's JSON has it, unvalidated: what the explorer sends.
+        The figure as plotly's JSON, unvalidated, as the explorer sends it.
     """
     edge, height = data.bar_edge, data.bar_height
     top = float(height.max())
@@ -238,7 +238,7 @@ def draw_histogram(data: HistogramData, *, log_count: bool = False) -> theme.Fig
         "Weights and clusters" + (f" – {data.label}" if data.label else ""),
         _subtitle(data),
         traces,
-        # Fixed margins: plotly lays a figure out anew after it has measured labels, at twice the time.
+        # Fixed margins: plotly lays a figure out anew after measuring labels, in twice the time.
         margin={"l": 64, "r": 64, "t": 56, "b": 44, "autoexpand": False},
         xaxis=theme.axis("weight", automargin=False, range=[float(edge[0]), float(edge[-1])], showgrid=False),
         yaxis=theme.axis(

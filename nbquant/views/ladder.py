@@ -1,4 +1,4 @@
-"""The ledger ladder: stairs from the bound to the file, a step a reason."""
+"""Figure of the ladder from the rate-distortion bound to the file: one bar per step, with its reason."""
 
 from dataclasses import dataclass
 
@@ -10,22 +10,22 @@ from numpy import ndarray
 from nbquant.views import theme
 from nbquant.views.palette import GREEN, LEDGER_COLOURS, ORANGE, OTHER_PART, PURPLE, SKY
 
-_WIDTH = 0.62  # of a bar, where steps are 1 apart
-_ROOM = 1.17  # to the right of the longest bar, for its number
+_WIDTH = 0.62  # of a bar; steps are 1 apart
+_ROOM = 1.17  # space to the right of the longest bar, for its number
 _COLOURS = {"bound": PURPLE, "scalar": ORANGE, "quantizer": GREEN} | LEDGER_COLOURS | {"codebook": SKY}
 
 
 @dataclass(frozen=True)
 class LadderData:
-    """Numbers behind the figure, a step each, from the bound to the file.
+    """Numbers behind the ladder figure, by step from the bound to the file.
 
     Attributes:
-        step: Name.
+        step: Name of the step.
         part: Part of the ledger, or "bound", "scalar", "quantizer".
         start: Rate before it [bit/weight].
-        change: What it adds; below zero where a code gains [bit/weight].
-        reason: Why.
-        total: Rate at the top [bit/weight].
+        change: Change of the rate; negative where a code gains [bit/weight].
+        reason: Reason of the change.
+        total: Final rate [bit/weight].
     """
 
     step: tuple[str, ...]
@@ -37,7 +37,7 @@ class LadderData:
 
 
 def ladder_data(steps: pd.DataFrame) -> LadderData:
-    """Lay the steps end to end.
+    """Stack the steps end to end.
 
     Args:
         steps: From :func:`nbquant.analysis.ladder.ladder`.
@@ -46,7 +46,7 @@ def ladder_data(steps: pd.DataFrame) -> LadderData:
         ValueError: No steps.
     """
     if not len(steps):
-        raise ValueError("at least one step is required, but there is none: pass what ladder() returned.")
+        raise ValueError("at least one step is required, but there is none: pass the result of ladder().")
     change = steps["change"].to_numpy(float)
     top = np.cumsum(change)
     return LadderData(
@@ -55,13 +55,13 @@ def ladder_data(steps: pd.DataFrame) -> LadderData:
 
 
 def draw_ladder(data: LadderData) -> theme.Figure:
-    """Draw a bar a step, each from where the one above it ends; its number beside it.
+    """Draw a bar per step, each from the end of the one above it, with its number next to it.
 
     Args:
-        data: What :func:`ladder_data` gives.
+        data: From :func:`ladder_data`.
 
     Returns:
-        The figure as plotly's JSON has it, unvalidated.
+        The figure as plotly's JSON, unvalidated.
     """
     count = len(data.step)
     place = np.arange(count + 1.0)
@@ -69,7 +69,7 @@ def draw_ladder(data: LadderData) -> theme.Figure:
     end = start + change
     # The space keeps plotly's numbers off the bars.
     number = [" " + (f"{c:.4f}" if i in (0, count) else f"{c:+.4f}".replace("-", "−")) for i, c in enumerate(change)]
-    reason = [*data.reason, "all that is stored"]
+    reason = [*data.reason, "everything stored"]
     name = [*data.step, "total"]
     edge_x, edge_y = _edges(end, place)
     longest = float(np.maximum(start, end).max())
@@ -82,7 +82,7 @@ def draw_ladder(data: LadderData) -> theme.Figure:
             "line": {"color": theme.MUTED, "width": 1.5},
             "hoverinfo": "skip",
             "showlegend": False,
-            "name": "where a step ends",
+            "name": "end of a step",
         },
         {
             "type": "bar",
@@ -113,7 +113,7 @@ def draw_ladder(data: LadderData) -> theme.Figure:
         },
     ]
     return theme.figure(
-        "From the bound to what is stored",
+        "From the bound to the stored bits",
         _subtitle(data),
         traces,
         xaxis=theme.axis("rate [bit/weight]", range=[0, _ROOM * longest]),

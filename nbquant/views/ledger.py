@@ -1,4 +1,4 @@
-"""Where the bits of a file are: one bar, a part a piece."""
+"""Figure of a file's bits by part: one bar per ledger."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from nbquant.coding.ledger import Ledger
 from nbquant.views.notebook_figure import NotebookFigure
 from nbquant.views.palette import LEDGER_COLOURS, OTHER_PART
 
-_NARROW = 0.06  # of the longest bar: what is narrower has its number in the legend only
+_NARROW = 0.06  # of the longest bar: narrower parts have their number in the legend only
 _COLUMNS = 5  # of the legend
 
 
@@ -18,8 +18,8 @@ class LedgerBar:
     """One bar.
 
     Attributes:
-        label: What it is called.
-        parts: Pairs of a part's name and its bytes, without those of zero.
+        label: Label of the bar.
+        parts: Pairs of a part's name and its bytes, without empty parts.
     """
 
     label: str
@@ -27,32 +27,32 @@ class LedgerBar:
 
     @property
     def total(self) -> float:
-        """Bytes in all."""
+        """Total bytes."""
         return sum(size for _, size in self.parts)
 
 
 @dataclass(frozen=True)
 class LedgerData:
-    """Numbers behind the figure.
+    """Numbers behind the ledger figure.
 
     Attributes:
-        bars: From top to bottom.
+        bars: Bars from top to bottom.
     """
 
     bars: tuple[LedgerBar, ...]
 
 
 def ledger_data(ledgers: dict[str, Ledger]) -> LedgerData:
-    """Parts of one or several ledgers in bytes.
+    """Convert one or several ledgers to bytes by part.
 
     Args:
         ledgers: Label -> ledger.
 
     Raises:
-        ValueError: None came, or one without bits.
+        ValueError: No ledger, or an empty one.
     """
     if not ledgers or not all(ledger.total for ledger in ledgers.values()):
-        raise ValueError(f"ledgers that hold bits are required, but {len(ledgers)} came, or one is empty.")
+        raise ValueError(f"ledgers with bits are required, but got {len(ledgers)}, or one is empty.")
     return LedgerData(
         tuple(
             LedgerBar(label, tuple((name, bits / 8) for name, bits in ledger.items() if bits))
@@ -69,12 +69,12 @@ def plot_ledger(data: LedgerData) -> Figure:
 
 
 def legend_rows(data: LedgerData) -> int:
-    """Rows of the legend below the bars."""
+    """Count the rows of the legend below the bars."""
     return -(-len({name for bar in data.bars for name, _ in bar.parts}) // _COLUMNS)
 
 
 def draw_ledger(figure: FigureBase, data: LedgerData) -> None:
-    """Draw the bars in a figure, or a part of one, that is empty and has a constrained layout."""
+    """Draw the bars in an empty figure, or part of one, with a constrained layout."""
     ax = figure.subplots()
     longest = max(bar.total for bar in data.bars)
     handles: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""One colour, line and name a quantization method, and a colour a part of a file, the same in every figure.
+"""Palette: one colour, dash and label per quantization method, and one colour per part of a file, in all figures.
 
-Colours are Okabe and Ito's (2008), which readers with any common colour vision tell apart; the weighting shows in the
-dash as well, so that no figure rests on colour alone.
+The colours are Okabe and Ito's (2008), distinguishable with any common colour vision; the weighting also shows in the
+dash, so that no figure relies on colour alone.
 """
 
 from dataclasses import dataclass
@@ -26,17 +26,17 @@ LEDGER_COLOURS = {
     "container": "#8C8C8C",
     "padding": "#BFBFBF",
 }
-"""Colour of each part of a ledger; parts of other names are ``OTHER_PART``."""
+"""Colour of each part of a ledger; other parts have ``OTHER_PART``."""
 
 OTHER_PART = "#808080"
 
 
 @dataclass(frozen=True)
 class MethodStyle:
-    """How a method is drawn.
+    """Style of a method.
 
     Attributes:
-        label: Its name in legends and read-outs.
+        label: Name in legends and read-outs.
         colour: Hex colour of its curve.
         dash: "solid" if it uses the Hessian, "dash" if it does not.
         symbol: Marker of its single points.
@@ -53,7 +53,7 @@ _SYMBOLS = ("circle", "square", "diamond", "cross", "star", "triangle-up", "hexa
 
 
 def method_style(method: str, weighted: bool) -> MethodStyle:
-    """Look up how a method is drawn: colour and symbol follow its place in the list of methods.
+    """Look up the style of a method: colour and symbol follow its place in the list of methods.
 
     Args:
         method: Name of a method.

@@ -1,4 +1,4 @@
-"""Predicted against measured increase of the loss."""
+"""Figure of predicted against measured loss increases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from numpy import ndarray
 from nbquant.views import theme
 from nbquant.views.palette import BLUE, VERMILION
 
-_DECADES = 6.0  # below the greatest; a point further off would squeeze all others into a corner
+_DECADES = 6.0  # largest range; a more distant point would squeeze all others into a corner
 _KINDS = (("diagonal", "½Σhδ²", "circle", BLUE), ("quadratic", "gᵀδ + ½δᵀHδ", "diamond-open", VERMILION))
 
 
 @dataclass(frozen=True)
 class PredictedPoint:
-    """What was predicted of one quantization, and what was measured, all on the same batches [loss].
+    """Prediction and measurement of one quantization, on the same batches [loss].
 
     Attributes:
-        label: What was quantized, and how.
+        label: Label of the quantization.
         compression_ratio: Source bits over all stored bits.
         gradient: gᵀδ.
-        diagonal: ½Σhδ², what the explorer minimizes.
-        quadratic: ½δᵀHδ with the whole Hessian.
-        measured: Loss after less loss before.
+        diagonal: ½Σhδ², the explorer's objective.
+        quadratic: ½δᵀHδ with the full Hessian.
+        measured: Loss after minus loss before.
     """
 
     label: str
@@ -39,15 +39,15 @@ class PredictedPoint:
 
 @dataclass(frozen=True)
 class PredictionData:
-    """Numbers behind the figure.
+    """Numbers behind the prediction figure.
 
     Attributes:
-        points: All of them.
+        points: All points.
         diagonal: ½Σhδ² of each [loss].
         quadratic: gᵀδ + ½δᵀHδ of each [loss].
-        measured: Loss after less loss before [loss].
-        limits: Least and greatest loss to show, on both axes.
-        not_shown: How many of the markers, two a point, logarithmic axes cannot show, or lie below the limits.
+        measured: Loss after minus loss before [loss].
+        limits: Least and greatest loss shown, on both axes.
+        not_shown: Number of markers (two per point) that logarithmic axes cannot show, or below the limits.
     """
 
     points: tuple[PredictedPoint, ...]
@@ -59,10 +59,10 @@ class PredictionData:
 
 
 def prediction_data(points: Sequence[PredictedPoint]) -> PredictionData:
-    """Find the range that shows the points.
+    """Find the range to show.
 
     Args:
-        points: One a quantization that was measured; may be empty.
+        points: One per measured quantization; may be empty.
     """
     diagonal = np.array([p.diagonal for p in points], np.float64)
     quadratic = np.array([p.gradient + p.quadratic for p in points], np.float64)
@@ -82,7 +82,7 @@ def prediction_data(points: Sequence[PredictedPoint]) -> PredictionData:
 
 
 def prediction_table(data: PredictionData) -> pd.DataFrame:
-    """One row a point, those that the figure cannot show too."""
+    """Tabulate the points, including those that the figure cannot show."""
     return pd.DataFrame(
         {
             "what": [p.label for p in data.points],
@@ -97,16 +97,16 @@ def prediction_table(data: PredictionData) -> pd.DataFrame:
 
 
 def draw_prediction(data: PredictionData) -> theme.Figure:
-    """Draw measured against predicted increase of the loss, both logarithmic, and the line where they agree.
+    """Draw measured against predicted loss increase on logarithmic axes, with the line where they agree.
 
     Args:
-        data: What :func:`prediction_data` gives.
+        data: From :func:`prediction_data`.
 
     Returns:
-        The figure as plotly's JSON has it, unvalidated: what the explorer sends.
+        The figure as plotly's JSON, unvalidated, as the explorer sends it.
     """
     low, high = np.log10(data.limits)
-    margin = max(0.06 * (high - low), (1 - (high - low)) / 2, 0.1)  # a decade is shown at least
+    margin = max(0.06 * (high - low), (1 - (high - low)) / 2, 0.1)  # at least a decade is shown
     low, high = float(low - margin), float(high + margin)
     traces: list[theme.Trace] = [
         {
@@ -156,7 +156,7 @@ def draw_prediction(data: PredictionData) -> theme.Figure:
 
 
 def _ticks(low: float, high: float) -> dict[str, Any]:
-    """Ticks at decades, of few decades at 1, 2 and 5 of each as well; all with their value."""
+    """Ticks at decades, and for few decades at 1, 2 and 5 of each; all with their value."""
     if high - low > 2.5:
         return {"exponentformat": "power", "dtick": 1 if high - low < 6 else 2}
     ticks = [s * 10.0**d for d in range(int(np.floor(low)), int(np.ceil(high)) + 1) for s in (1, 2, 5)]

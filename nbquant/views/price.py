@@ -1,4 +1,4 @@
-"""The price of a wrong sensitivity: bits lost at equal true distortion, and how well the ranks agree."""
+"""Figure of the bits lost to an inexact sensitivity, at equal true distortion, with rank correlations."""
 
 from dataclasses import dataclass
 
@@ -23,13 +23,13 @@ _DASHES = ("solid", "dash", "dot")
 
 @dataclass(frozen=True)
 class PriceCurve:
-    """One estimate.
+    """Curve of one estimate.
 
     Attributes:
-        label: Its name.
+        label: Name of the estimate.
         distortion: D under the exact h, ascending [loss/weight].
         bits_lost: Rate above that of the exact h at the same D [bit/weight].
-        rank_correlation: Spearman's, with the exact h; NaN where all h are one.
+        rank_correlation: Spearman's, with the exact h; NaN if all h are equal.
         mean_lost: Mean over log D [bit/weight].
     """
 
@@ -42,12 +42,12 @@ class PriceCurve:
 
 @dataclass(frozen=True)
 class PriceData:
-    """Numbers behind the figure.
+    """Numbers behind the figure of bits lost.
 
     Attributes:
-        curves: By mean loss, the cheapest estimate first; the exact h, which loses nothing, is none of them.
-        summary: One row an estimate, the exact h among them.
-        not_shown: Number of points beyond the ends of the curve of the exact h.
+        curves: By mean loss, the best estimate first; without the exact h, which loses nothing.
+        summary: One row per estimate, including the exact h.
+        not_shown: Number of points outside the range of the exact h's curve.
     """
 
     curves: tuple[PriceCurve, ...]
@@ -56,7 +56,7 @@ class PriceData:
 
 
 def price_data(price: Price) -> PriceData:
-    """Sort the estimates by what they lose.
+    """Sort the estimates by bits lost.
 
     Args:
         price: From :func:`nbquant.analysis.price.price`.
@@ -82,13 +82,13 @@ def price_data(price: Price) -> PriceData:
 
 
 def draw_price(data: PriceData) -> theme.Figure:
-    """Draw bits lost over true distortion, which falls to the right as rates rise; ranks in the legend.
+    """Draw bits lost over true distortion, which falls to the right as rates rise; rank correlations in the legend.
 
     Args:
-        data: What :func:`price_data` gives.
+        data: From :func:`price_data`.
 
     Returns:
-        The figure as plotly's JSON has it, unvalidated.
+        The figure as plotly's JSON, unvalidated.
     """
     distortions = np.concatenate([c.distortion for c in data.curves] or [np.array([1e-3, 1.0])])
     distortions = distortions if len(distortions) else np.array([1e-3, 1.0])
@@ -136,7 +136,7 @@ def draw_price(data: PriceData) -> theme.Figure:
             **step,
         ),
         yaxis=theme.axis("bits lost [bit/weight]", automargin=False),
-        # Below: wherever it lay inside it would cover a curve.
+        # Below the plot: inside it would always cover a curve.
         legend={
             "bgcolor": "rgba(0,0,0,0)",
             "xanchor": "left",

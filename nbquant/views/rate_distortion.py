@@ -1,4 +1,4 @@
-"""Rate-distortion curves of the quantization methods, with the point that is chosen."""
+"""Figure of the methods' rate-distortion curves, with chosen, pinned and measured points."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +14,8 @@ from nbquant.views import theme
 from nbquant.views.palette import method_style
 from nbquant.views.single_points import ChosenPoint, MeasuredPoint, PinnedPoint, draw_chosen, draw_points
 
-_DECADES = 7.0  # of predicted loss; what lies further below the greatest is nil beside it
-_MOST_POINTS = 400  # a curve is no wider than so many pixels
+_DECADES = 7.0  # largest range of predicted loss; smaller losses are negligible
+_MOST_POINTS = 400  # no more points than pixels
 _COLUMNS = [
     "point",
     "method",
@@ -30,7 +30,7 @@ _COLUMNS = [
 _ROW = 20  # of a legend [px]
 _LEGEND = {
     "bgcolor": "rgba(0,0,0,0)",
-    "font": {"size": 11},  # the longest label just fits where two figures are side by side
+    "font": {"size": 11},  # the longest label just fits with two figures side by side
     "xanchor": "left",
     "y": 0,
     "yref": "container",
@@ -40,7 +40,7 @@ _LEGEND = {
 
 @dataclass(frozen=True)
 class Curve:
-    """What one method reaches.
+    """Rate-distortion curve of one method.
 
     Attributes:
         method: Name of the method.
@@ -48,8 +48,8 @@ class Curve:
         rate: R, side information included [bit/weight].
         compression_ratio: Source bits over all stored bits.
         predicted_loss: N·D, the loss increase that the diagonal predicts [loss].
-        parameter: What was varied to get the points.
-        parameter_name: Its name: "levels", "step", "lmbda".
+        parameter: Parameter values of the points.
+        parameter_name: Name of the parameter: "levels", "step", "lmbda".
     """
 
     method: str
@@ -62,7 +62,7 @@ class Curve:
 
     @staticmethod
     def of_points(points: Sequence[OperatingPoint]) -> "Curve":
-        """The curve through a method's points, at least one."""
+        """Make the curve through a method's points, at least one."""
         quantizer = points[0].quantizer
         return Curve(
             method=quantizer.method,
@@ -80,13 +80,13 @@ class RateDistortionData:
     """Numbers behind the rate-distortion figure.
 
     Attributes:
-        curves: The curves, points by rising compression ratio, without those a logarithmic axis cannot show.
-        chosen: The point in use, if any.
-        target_ratio: The compression ratio asked for, if any.
+        curves: The curves, with points by rising compression ratio, without those a logarithmic axis cannot show.
+        chosen: The current point, if any.
+        target_ratio: The requested compression ratio, if any.
         pins: Points kept for comparison.
-        measured: Points that were evaluated.
-        ratio_range: Least and greatest compression ratio to show.
-        loss_range: Least and greatest predicted loss to show [loss].
+        measured: Evaluated points.
+        ratio_range: Least and greatest compression ratio shown.
+        loss_range: Least and greatest predicted loss shown [loss].
         left_out: Number of points without a positive finite ratio and loss.
     """
 
@@ -108,14 +108,14 @@ def rate_distortion_data(
     pins: Sequence[PinnedPoint] = (),
     measured: Sequence[MeasuredPoint] = (),
 ) -> RateDistortionData:
-    """Sort and thin curves, and find the range that shows them.
+    """Sort and thin curves, and find the range to show.
 
     Args:
-        curves: One for each method; a curve may be empty.
-        chosen: The point in use.
-        target_ratio: The compression ratio asked for.
+        curves: One per method; a curve may be empty.
+        chosen: The current point.
+        target_ratio: The requested compression ratio.
         pins: Points kept for comparison.
-        measured: Points that were evaluated.
+        measured: Evaluated points.
 
     Returns:
         The numbers to draw.
@@ -124,7 +124,7 @@ def rate_distortion_data(
         ValueError: An unknown method, a curve whose arrays differ in length, or a target ratio that is not positive.
     """
     if target_ratio is not None and not (target_ratio > 0 and np.isfinite(target_ratio)):
-        raise ValueError(f"target_ratio must be positive and finite, but {target_ratio} was given.")
+        raise ValueError(f"target_ratio must be positive and finite, but got {target_ratio}.")
     cleaned, left_out = [], 0
     for curve in curves:
         method_style(curve.method, curve.weighted)
@@ -162,19 +162,19 @@ def _worth_showing(curve: Curve) -> Float[ndarray, " p"]:
 
 
 def _positive(values: Iterable[float]) -> Float[ndarray, " n"]:
-    """Those that a logarithmic axis can show."""
+    """Mask of the values that a logarithmic axis can show."""
     array = np.fromiter(values, np.float64)
     return array[np.isfinite(array) & (array > 0)]
 
 
 def _clean(curve: Curve) -> tuple[Curve, int]:
-    """The curve with the points that can be drawn, by rising ratio, and how many cannot be."""
+    """The curve with the points that can be drawn, by rising ratio, and the number of others."""
     columns = [curve.rate, curve.compression_ratio, curve.predicted_loss, curve.parameter]
     rate, ratio, loss, parameter = (np.asarray(c, dtype=np.float64).reshape(-1) for c in columns)
     if not len(rate) == len(ratio) == len(loss) == len(parameter):
         raise ValueError(
-            f"a curve needs one rate, compression ratio, predicted loss and parameter a point, but {curve.method} has "
-            f"{len(rate)}, {len(ratio)}, {len(loss)} and {len(parameter)}."
+            f"a curve needs one rate, compression ratio, predicted loss and parameter per point, but {curve.method} "
+            f"has {len(rate)}, {len(ratio)}, {len(loss)} and {len(parameter)}."
         )
     shown = np.flatnonzero(np.isfinite(rate + ratio + loss) & (ratio > 0) & (loss > 0))
     missing = len(rate) - len(shown)
@@ -188,7 +188,7 @@ def _clean(curve: Curve) -> tuple[Curve, int]:
 
 
 def rate_distortion_table(data: RateDistortionData) -> pd.DataFrame:
-    """One row a point: the chosen one, the pins, those that were measured, then the curves, as they are drawn."""
+    """Tabulate the points as drawn: the chosen one, pins, measured points, then the curves."""
     single: list[tuple[str, ChosenPoint | PinnedPoint | MeasuredPoint]] = []
     single += [("chosen", data.chosen)] if data.chosen is not None else []
     single += [(f"pinned: {p.label}", p) for p in data.pins]
@@ -224,14 +224,14 @@ def rate_distortion_table(data: RateDistortionData) -> pd.DataFrame:
 
 
 def draw_rate_distortion(data: RateDistortionData, beside: Sequence[theme.Trace] = ()) -> theme.Figure:
-    """Draw predicted loss against compression ratio, both logarithmic.
+    """Draw predicted loss against compression ratio, on logarithmic axes.
 
     Args:
-        data: What :func:`rate_distortion_data` gives.
-        beside: Further lines, such as :func:`nbquant.views.bound.bound_traces` gives; they come last.
+        data: From :func:`rate_distortion_data`.
+        beside: Further lines, such as from :func:`nbquant.views.bound.bound_traces`; they come last.
 
     Returns:
-        The figure as plotly's JSON has it, unvalidated: what the explorer sends.
+        The figure as plotly's JSON, unvalidated, as the explorer sends it.
     """
     low, high = _widened(data.loss_range, 0.08)
     left, right = _widened(data.ratio_range, 0.03)
@@ -286,9 +286,9 @@ def draw_rate_distortion(data: RateDistortionData, beside: Sequence[theme.Trace]
             **({"dtick": 1 if high - low < 6 else 2} if high - low > 1.5 else {"dtick": "D2"}),
         ),
         annotations=annotations,
-        # Below the axis, so that they never cover a curve; two columns, of which the plain methods' is narrow. Left to
-        # itself plotly would make room for them beside the plot as well, until nothing of the plot is left;
-        # and from legends that stand in the container's coordinates the title of the y axis flees to the middle.
+        # Below the axis, so that they never cover a curve; two columns, of which the plain methods' is narrow. By
+        # default plotly would also make room for them beside the plot, until nothing of it is left;
+        # and with legends in the container's coordinates the title of the y axis moves to the middle.
         legend=_LEGEND | {"x": -0.1},
         legend2=_LEGEND | {"x": 0.2},
         margin={"l": 64, "r": 12, "t": 52, "b": 50 + _ROW * max(rows, 3), "autoexpand": False},
@@ -315,7 +315,7 @@ def _line(curve: Curve) -> theme.Trace:
 
 
 def _widened(limits: tuple[float, float], by: float) -> tuple[float, float]:
-    """The log₁₀ of limits, apart by half a decade at least, with a margin of a fraction of their distance."""
+    """The log₁₀ of limits, at least half a decade apart, with a margin relative to their distance."""
     low, high = np.log10(limits[0]), np.log10(limits[1])
     short = max(0.0, 0.5 - (high - low)) / 2
     low, high = low - short, high + short

@@ -1,4 +1,4 @@
-"""A box in the map of a tensor, and the weights in it."""
+"""Rectangular regions in the map of a tensor, and the weights in them."""
 
 import math
 import re
@@ -15,7 +15,7 @@ _RANGE = re.compile(r"\s*(\d*)\s*(:?)\s*(\d*)\s*")
 
 @dataclass(frozen=True)
 class Region:
-    """Whole places of a tensor's :class:`~nbquant.views.grid.Grid`; those of a convolution are kernels.
+    """A rectangle of places in a tensor's :class:`~nbquant.views.grid.Grid`; those of a convolution are kernels.
 
     Attributes:
         shape: Shape of the tensor.
@@ -29,7 +29,7 @@ class Region:
 
     @staticmethod
     def of(shape: Sequence[int], x: tuple[float, float], y: tuple[float, float]) -> "Region":
-        """The places that a box touches.
+        """Make the region of the places that a box touches.
 
         Args:
             shape: Shape of the tensor.
@@ -37,19 +37,19 @@ class Region:
             y: Likewise up and down.
 
         Raises:
-            ValueError: A box that is not finite or lies beside the map.
+            ValueError: A box that is not finite or lies outside the map.
         """
         grid = grid_of(shape)
         return Region(tuple(shape), _touched(y, grid.rows, "rows"), _touched(x, grid.columns, "columns"))
 
     @staticmethod
     def parse(text: str, shape: Sequence[int]) -> "Region":
-        """Read what :attr:`text` writes: rows, comma, columns, as Python's slices or single numbers.
+        """Parse :attr:`text`: rows, comma, columns, as Python's slices or single numbers.
 
-        Where the map has but one row, its columns are enough.
+        If the map has only one row, its columns are enough.
 
         Raises:
-            ValueError: Anything else, or what lies beside the map.
+            ValueError: Other text, or a region outside the map.
         """
         grid = grid_of(shape)
         parts = text.split(",")
@@ -69,7 +69,7 @@ class Region:
 
     @property
     def label(self) -> str:
-        """What it covers in words, such as "rows 0–9, columns 5–20"; the whole is "all of it"."""
+        """Description in words, such as "rows 0–9, columns 5–20"; the whole is "all of it"."""
         grid = grid_of(self.shape)
         if self.rows == (0, grid.rows) and self.columns == (0, grid.columns):
             return "all of it"
@@ -85,10 +85,10 @@ class Region:
         return f"{_counted(self.rows, down)}, {_counted(self.columns, across)}"
 
     def weights(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, " n"]:
-        """The entries in it; of a tensor on disk no others are read.
+        """Read the entries in the region; of a tensor on disk no others are read.
 
         Args:
-            tensor: Of the shape that the region is for: weights, sensitivities, or indices.
+            tensor: A tensor of the region's shape: weights, sensitivities, or indices.
 
         Raises:
             ValueError: Another shape.

@@ -1,4 +1,4 @@
-"""Single operating points in the rate-distortion figure: chosen, pinned and measured ones, with labels."""
+"""Chosen, pinned and measured operating points in the rate-distortion figure, with labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import numpy as np
 from nbquant.views import theme
 from nbquant.views.palette import MethodStyle, method_style
 
-_LONGEST = 22  # letters of a label; the whole of it shows on hover
-_LETTER, _LINE = 0.014, 0.075  # size of a letter, of a plot as small as it gets
-_MARKER = (0.012, 0.03)  # half of a marker's size, of such a plot
+_LONGEST = 22  # letters of a label; hovering shows all of it
+_LETTER, _LINE = 0.014, 0.075  # size of a letter, relative to the smallest plot
+_MARKER = (0.012, 0.03)  # half of a marker's size, likewise
 # Loss rises with the ratio, so curves leave these corners free, the first ones most.
 _PLACES = {
     "bottom right": (1, -1),
@@ -29,7 +29,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class ChosenPoint:
-    """The operating point in use.
+    """The current operating point.
 
     Attributes:
         method: Name of the method.
@@ -48,7 +48,7 @@ class ChosenPoint:
 
 @dataclass(frozen=True)
 class PinnedPoint:
-    """A point kept for comparison; attributes as in :class:`ChosenPoint`, and what it is called."""
+    """A point kept for comparison; attributes as in :class:`ChosenPoint`, and its label."""
 
     label: str
     method: str
@@ -60,11 +60,11 @@ class PinnedPoint:
 
 @dataclass(frozen=True)
 class MeasuredPoint:
-    """A point that was evaluated; attributes as in :class:`ChosenPoint`, and what came of it.
+    """An evaluated point; attributes as in :class:`ChosenPoint`, and the results.
 
     Attributes:
-        accuracy: Accuracy then, in [0, 1]; None if the network does not classify.
-        loss: By how much the loss rose, or, if negative, fell [loss].
+        accuracy: Measured accuracy, in [0, 1]; None if the network does not classify.
+        loss: Measured loss increase, negative for a decrease [loss].
     """
 
     method: str
@@ -83,17 +83,17 @@ def draw_points(
     y_range: tuple[float, float],
     chosen: ChosenPoint | None = None,
 ) -> list[theme.Trace]:
-    """Draw pins as hollow symbols of their method, and measured losses as crosses over or under what was predicted.
+    """Draw pins as hollow symbols of their method, and measured losses as crosses over or under the predicted ones.
 
-    A measured loss that did not rise, which a logarithmic axis cannot show, is a triangle at the lower edge, as is a
-    pin without loss.
+    A measured loss that did not increase, which a logarithmic axis cannot show, is a triangle at the lower edge, as is
+    a pin without loss.
 
     Args:
         pins: Points kept for comparison.
-        measured: Points that were evaluated.
-        x_range: log₁₀ of the compression ratios that are shown.
-        y_range: log₁₀ of the losses that are shown.
-        chosen: The point in use, which labels leave free.
+        measured: Evaluated points.
+        x_range: log₁₀ of the compression ratios shown.
+        y_range: log₁₀ of the losses shown.
+        chosen: The current point, which labels avoid.
     """
     bottom = 10 ** y_range[0]
     pins = [p for p in pins if np.isfinite(p.compression_ratio)]
@@ -137,7 +137,7 @@ def draw_points(
 
 
 def draw_chosen(chosen: ChosenPoint) -> theme.Trace:
-    """Draw the point in use, larger than all others."""
+    """Draw the current point, larger than all others."""
     drawn = style(chosen)
     return {
         "type": "scatter",
@@ -159,14 +159,14 @@ def draw_chosen(chosen: ChosenPoint) -> theme.Trace:
 
 
 def place_labels(x: Sequence[float], y: Sequence[float], labels: Sequence[str]) -> list[str]:
-    """Find a side of each point for its label, so that labels hide each other and other points as little as may be.
+    """Choose a side of each point for its label, with as little overlap of labels and points as possible.
 
-    Points are taken in turn, each given the best place that is left.
+    Points are processed in order, each with the best free place.
 
     Args:
         x: Positions, as fractions of the plot's width.
-        y: The same of its height.
-        labels: What stands there; may be empty.
+        y: Positions, as fractions of the plot's height.
+        labels: Labels; may be empty.
 
     Returns:
         Plotly's ``textposition`` of each.
@@ -186,7 +186,7 @@ def place_labels(x: Sequence[float], y: Sequence[float], labels: Sequence[str]) 
 
 
 def style(point: ChosenPoint | PinnedPoint | MeasuredPoint) -> MethodStyle:
-    """How a point's method is drawn."""
+    """Look up the style of a point's method."""
     return method_style(point.method, point.weighted)
 
 
@@ -212,7 +212,7 @@ def _marks(
 
 
 def _connectors(measured: Sequence[MeasuredPoint], shown: Sequence[float], bottom: float) -> theme.Trace:
-    """Lines from what was predicted to what was measured."""
+    """Lines from predicted to measured losses."""
     x = [v for m in measured for v in (m.compression_ratio, m.compression_ratio, np.nan)]
     y = [v for m, at in zip(measured, shown, strict=True) for v in (max(bottom, m.predicted_loss), at, np.nan)]
     return {

@@ -1,4 +1,4 @@
-"""Still pictures of the figures, drawn by matplotlib: what a page without JavaScript and a saved PNG or SVG show."""
+"""Static versions of the plotly figures in matplotlib, for saved files and pages without JavaScript."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -15,25 +15,25 @@ from nbquant.views.still_axes import PALE, lay_out_axes, on_white, plain, set_fr
 from nbquant.views.still_traces import draw_annotation, draw_trace
 
 WIDTH = 7.0  # of a single figure [in]
-PICTURE_WIDTH = 9.0  # of several in one [in]
+PICTURE_WIDTH = 9.0  # of several figures in one [in]
 _HEIGHT = 0.53  # of a figure, over its width
 _ROW, _LEDGER, _BAR, _LEGEND_ROW, _LEGEND, _CAPTION_LINE = 2.25, 0.55, 0.3, 0.2, 0.9, 0.19  # heights [in]
 _TITLE, _SUBTITLE, _CAPTION = 10, 8.5, 9.5  # [pt]
-_HINTED = 1.05  # letters on whole pixels are wider by that at most
+_HINTED = 1.05  # largest widening of letters by hinting to whole pixels
 
 
 def still(figure: theme.Figure, *, width: float = WIDTH, height: float | None = None) -> Figure:
     """Draw a figure of this package in matplotlib, dark on white.
 
-    It knows what the figures here are made of: bars, lines, markers, labels and maps on linear and logarithmic axes.
+    It supports the elements of these figures: bars, lines, markers, labels and maps on linear and logarithmic axes.
 
     Args:
-        figure: What one of the ``draw_…`` functions gives.
-        width: [in].
-        height: [in]; None is about half the width.
+        figure: Result of one of the ``draw_…`` functions.
+        width: Width [in].
+        height: Height [in]; None is about half the width.
 
     Returns:
-        The figure, not shown and of no pyplot session.
+        The figure, not shown and outside pyplot.
 
     Raises:
         ValueError: A trace of another type.
@@ -45,21 +45,21 @@ def still(figure: theme.Figure, *, width: float = WIDTH, height: float | None = 
 
 
 def picture(figures: Sequence[theme.Figure], caption: str, ledger: LedgerData | None = None) -> Figure:
-    """Draw several figures in one: the first as wide as the page, the others two to a row, and the ledger below.
+    """Draw several figures in one: the first as wide as the page, the others two per row, and the ledger below.
 
     Args:
-        figures: What the ``draw_…`` functions give.
+        figures: Results of the ``draw_…`` functions.
         caption: Text above them.
         ledger: Bars of a file's parts; None leaves them out.
 
     Returns:
-        The figure, 9 in wide, not shown and of no pyplot session.
+        The figure, 9 in wide, not shown and outside pyplot.
 
     Raises:
-        ValueError: Nothing to draw, or a trace that :func:`still` does not know.
+        ValueError: Nothing to draw, or a trace that :func:`still` does not support.
     """
     if not figures and ledger is None:
-        raise ValueError("a figure or a ledger is required, but neither came.")
+        raise ValueError("a figure or a ledger is required, but got neither.")
     rows = [figures[:1], *(figures[i : i + 2] for i in range(1, len(figures), 2))] if figures else []
     with LOCK:
         lines = _wrapped(caption, PICTURE_WIDTH - 0.3, _CAPTION)
@@ -122,7 +122,7 @@ def _add_legend(target: FigureBase, axes: Mapping[str, Axes], figure: theme.Figu
     for one in axes.values():
         for handle, name in zip(*one.get_legend_handles_labels(), strict=True):
             drawn.setdefault(name, handle)
-    # Traces of one of plotly's legends are together, a column for each where all are of one length.
+    # Traces of one of plotly's legends are together, in a column each if all are of one length.
     names = [plain(t.get("name", "")) for t in sorted(shown, key=lambda t: str(t.get("legend", "legend")))]
     handles = {name: drawn[name] for name in names if name in drawn}
     if not handles:
@@ -150,7 +150,7 @@ def _has_legend_below(figure: theme.Figure) -> bool:
 
 
 def _wrapped(text: str, width: float, size: float) -> str:
-    """The text in lines no longer than a width [in], but for words that are longer themselves."""
+    """Wrap text to a width [in]; only longer single words exceed it."""
     font = FontProperties(size=size)
     measure = TextToPath()
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""Axes of plotly's layout in matplotlib."""
+"""Conversion of plotly axes and layouts to matplotlib."""
 
 import html
 import re
@@ -25,24 +25,24 @@ _TICKS, _LABEL = 8, 8.5  # [pt]
 
 
 def on_white(colour: Any) -> Any:
-    """The colour that a role has on white; others as they are."""
+    """The colour of a role on a white background; other colours are unchanged."""
     return _ON_WHITE.get(colour, colour) if isinstance(colour, str) else colour
 
 
 def plain(text: str) -> str:
-    """Text without plotly's tags, a line break for each of its own."""
+    """Strip plotly's tags from text, with line breaks kept."""
     return html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<br\s*/?>", "\n", text)))
 
 
 def lay_out_axes(target: FigureBase, layout: Mapping[str, Any]) -> dict[str, Axes]:
-    """Make the axes of a layout.
+    """Make the axes of a plotly layout.
 
     Args:
         target: Figure without axes.
-        layout: Plotly's layout: ``xaxis``, ``yaxis``, and further y axes that share the first's place.
+        layout: Plotly's layout: ``xaxis``, ``yaxis``, and further y axes that share the first one's place.
 
     Returns:
-        What traces call their y axis ("y", "y2") -> axes.
+        Name of each y axis in traces ("y", "y2") -> axes.
     """
     main = target.subplots()
     axes = {"y": main}
@@ -61,7 +61,7 @@ def lay_out_axes(target: FigureBase, layout: Mapping[str, Any]) -> dict[str, Axe
 
 
 def set_free_ends(axes: Mapping[str, Axes], layout: Mapping[str, Any]) -> None:
-    """Let axes without a range that shall begin at zero do so, once all that is drawn is known."""
+    """Let axes without a fixed range start at zero if required, once everything is drawn."""
     if layout.get("xaxis", {}).get("rangemode") == "tozero":
         axes["y"].set_xlim(left=0)
     for name, one in axes.items():

@@ -1,4 +1,4 @@
-"""Traces of plotly in matplotlib."""
+"""Conversion of plotly traces and annotations to matplotlib."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from nbquant.views import theme
 from nbquant.views.still_axes import on_white, plain
 
-_POINTS = 0.75  # a pixel is so many points
+_POINTS = 0.75  # points per pixel
 _DASH = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _MARKER = {"circle": "o", "square": "s", "diamond": "D", "x": "X", "triangle-down": "v", "cross": "P", "star": "*"}
 _SIDE = {"left": ("right", -1), "center": ("center", 0), "right": ("left", 1)}
@@ -25,12 +25,12 @@ def draw_trace(target: FigureBase, axes: Axes, trace: Mapping[str, Any], order: 
 
     Args:
         target: The figure, for a map's colour bar.
-        axes: Where.
-        trace: As plotly's JSON has it.
-        order: Its place among the figure's traces.
+        axes: The axes to draw on.
+        trace: The trace as plotly's JSON.
+        order: Index among the figure's traces.
 
     Raises:
-        ValueError: A type of trace that none of this package's figures has.
+        ValueError: A type of trace not used by this package.
     """
     drawn = {"bar": _bars, "scatter": _scatter}.get(trace["type"])
     if drawn is not None:
@@ -38,11 +38,11 @@ def draw_trace(target: FigureBase, axes: Axes, trace: Mapping[str, Any], order: 
     elif trace["type"] == "heatmap":
         _map(target, axes, trace)
     else:
-        raise ValueError(f"traces must be bar, scatter or heatmap, but {trace['type']!r} came.")
+        raise ValueError(f"traces must be bar, scatter or heatmap, but got {trace['type']!r}.")
 
 
 def draw_annotation(axes: Axes, annotation: Mapping[str, Any]) -> None:
-    """Write a note where plotly's layout has it: on a logarithmic axis places are exponents there."""
+    """Draw an annotation at its place in plotly's layout, which uses exponents on a logarithmic axis."""
     place = []
     for letter in "xy":
         value = annotation[letter]
@@ -146,7 +146,7 @@ def _markers(
 
 
 def _each(value: Any, x: np.ndarray) -> list[Any]:
-    """One setting for each point."""
+    """Repeat a single setting for each point."""
     return list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value] * len(x)
 
 

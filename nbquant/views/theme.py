@@ -1,12 +1,12 @@
-"""What all figures look like: transparent, and in neutral colours that a front end replaces by those of its theme.
+"""Common look of all figures: transparent background, and neutral colours that a front end replaces by its theme's.
 
 No template is registered and no default changed: a figure carries its look in its own layout.
 """
 
 from typing import Any
 
-# Readable on white and on black where nothing replaces them (a still picture). Each stands for a role, by which
-# ``widgets/front/figure_panel.js`` finds and replaces it, so a figure uses them for nothing else.
+# Readable on white and on black if nothing replaces them (as in a still picture). Each stands for a role, by which
+# ``widgets/front/figure_panel.js`` finds and replaces it, so a figure must not use them for anything else.
 FOREGROUND = "#777879"
 MUTED = "#868788"
 GRID = "rgba(127, 128, 129, 0.25)"
@@ -20,11 +20,11 @@ TITLE_SIZE = 13
 
 
 def axis(title: str, **settings: Any) -> dict[str, Any]:
-    """Lay out an axis.
+    """Make the layout of an axis.
 
     Args:
-        title: What it shows, with its unit.
-        **settings: Settings of plotly's axis beyond, or instead of, the common ones.
+        title: Quantity with its unit.
+        **settings: Plotly axis settings that extend or override the common ones.
     """
     common = {
         "title": {"text": title, "standoff": 6, "font": {"size": FONT_SIZE}},
@@ -43,9 +43,9 @@ def axis(title: str, **settings: Any) -> dict[str, Any]:
 
 Trace = dict[str, Any]
 Figure = dict[str, Any]
-"""A figure as plotly's JSON has it, ``data`` and ``layout``, with arrays in place of lists.
+"""A figure as plotly's JSON, with ``data`` and ``layout``, and arrays in place of lists.
 
-It has not been through plotly's validation, which takes longer than all else that a slider's tick does;
+It is not validated by plotly, which takes longer than everything else in a slider's tick;
 ``go.Figure(figure)`` validates it.
 """
 
@@ -57,13 +57,13 @@ def figure(title: str, subtitle: str, traces: list[Trace], **layout: Any) -> Fig
         title: One short line.
         subtitle: A second, smaller line; may be empty.
         traces: Plotly traces, the last one on top.
-        **layout: Settings of plotly's layout beyond, or instead of, the common ones.
+        **layout: Plotly layout settings that extend or override the common ones.
 
     Returns:
         The figure, unvalidated.
     """
     common = {
-        "template": {},  # else plotly copies its default template, 7 kB, into every figure
+        "template": {},  # otherwise plotly copies its default template, 7 kB, into every figure
         "title": {
             # plotly's own title.subtitle doubles the padding between the two
             "text": f"<b>{title}</b>" + f"<br><span style='font-size:{FONT_SIZE}px'>{subtitle}</span>" * bool(subtitle),

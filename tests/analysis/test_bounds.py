@@ -205,7 +205,7 @@ def test_curve_by_default_falls_and_progress_cancels():
     [
         ({"lmbdas": [1.0], "distortions": [1.0]}, "leave one out"),
         ({"lmbdas": [-1.0]}, r"lmbdas must be positive, but the least is -1"),
-        ({"distortions": [7.0]}, r"below 0\.5, which no bits at all give, but got 7"),
+        ({"distortions": [7.0]}, r"below 0\.5, which needs no bits at all, but got 7"),
         ({"side": "decoder"}, r'"encoder" or "both", but got \'decoder\''),
         ({"gap": 0.0}, "gap must be positive"),
     ],

@@ -350,7 +350,7 @@ def test_a_cache_that_cannot_be_written_is_told_once(model, folder, monkeypatch,
         read_only(folder)
     else:
         full(folder, monkeypatch)
-    with pytest.warns(RuntimeWarning, match="histograms cannot be kept in .*so they are computed anew") as told:
+    with pytest.warns(RuntimeWarning, match="histograms cannot be cached in .*so they are recomputed") as told:
         first = model.statistics()
     assert len(told) == 1
     assert same(model.statistics(), first)

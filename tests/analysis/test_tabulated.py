@@ -217,9 +217,9 @@ def test_a_ratio_of_the_file_counts_all_that_is_in_it(tmp_path):
         assert quantized.compression_ratio > reached
     with pytest.raises(ValueError, match=r"ratio 30 of the file the selection needs more: ratio .* out of reach"):
         nq.fit(selection, "uniform", ratio=30, file_of=model, progress=False)
-    with pytest.raises(ValueError, match="header and what is not quantized alone take"):
+    with pytest.raises(ValueError, match="header and unquantized tensors alone take"):
         nq.fit(nq.select(model, layers=["fc"]), "uniform", ratio=3, file_of=model, progress=False)
-    with pytest.raises(ValueError, match="goes with the target ratio, but rate came"):
+    with pytest.raises(ValueError, match="requires the target ratio, but got rate"):
         nq.fit(selection, "uniform", rate=3, file_of=model, progress=False)
 
 

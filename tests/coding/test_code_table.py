@@ -98,7 +98,7 @@ def test_every_flip_gives_another_table_or_is_refused():
         (b"\xc0", 2, 3, "damaged"),
         (b"\x00", 1, 8, "damaged"),
         (b"\x08", 0, 5, "no code lengths"),
-        (bytes([0b1_001_0000]), 1, 4, "must be 1 bits, as the table starts"),
+        (bytes([0b1_001_0000]), 1, 4, "must be 1 bits, the first entry of the table"),
         (bytes([0b1_01_00000]), 1, 3, "damaged"),
     ],
 )

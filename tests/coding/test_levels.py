@@ -95,7 +95,7 @@ def test_levels_of_no_value_are_refused():
     data = Alphabet(np.array([-2, 0, 3]), False).encode(np.array([0, 1, 2, 2]), 2, 2)
     with pytest.raises(ValueError, match="must be those of -2 to 2"):
         Alphabet(np.array([-2, 0, 2]), False).decode(data, 2, 2)
-    with pytest.raises(ValueError, match="some are of none"):
+    with pytest.raises(ValueError, match="but some are not"):
         Alphabet(np.array([-2, -1, 3]), False).decode(data, 2, 2)
     with pytest.raises(ValueError, match="must be those of 0 to -1"):
         Alphabet(np.zeros(0, np.int64), False).decode(data, 2, 2)
@@ -106,7 +106,7 @@ def test_alphabets_that_cannot_be():
         Alphabet(np.array([1, 1]), False)
     with pytest.raises(ValueError, match=r"span less than 16,777,216, but go from 0 to 16,777,216"):
         Alphabet(np.array([0, MOST_SPAN]), False)
-    with pytest.raises(ValueError, match="pruned weights alone"):
+    with pytest.raises(ValueError, match="pruned weights only"):
         Alphabet(np.array([0, 1]), True)
 
 
@@ -117,5 +117,5 @@ def test_pruned_weights_may_be_far_from_all_values(first):
     index = np.array([0, PRUNED, 1, PRUNED, 0, 1])
     assert np.array_equal(alphabet.decode(alphabet.encode(index, 3, 2), 3, 2), index)
     data = Alphabet(np.array([first + 1]), True).encode(np.array([0, PRUNED]), 2, 1)
-    with pytest.raises(ValueError, match="some are of none"):
+    with pytest.raises(ValueError, match="but some are not"):
         alphabet.decode(data, 2, 1)

@@ -75,5 +75,5 @@ def test_integers_off_the_trellis_are_refused(column):
 
 @pytest.mark.parametrize("convert", [levels_of, integers_of, states_of])
 def test_another_number_of_entries_is_refused(convert):
-    with pytest.raises(ValueError, match="must be 2 rows of 3 columns, so 6, but 5 came"):
+    with pytest.raises(ValueError, match="must be 2 rows of 3 columns, so 6, but got 5"):
         convert(np.zeros(5, int), 2, 3)

@@ -23,7 +23,7 @@ def test_batches_are_views_and_indexed():
     batches = Batches(torch.arange(10), torch.arange(10), 4)
     assert batches[-1][0].tolist() == [8, 9]
     assert batches[1][0].data_ptr() == batches.inputs[4:].data_ptr()
-    with pytest.raises(IndexError, match="there are 3 batches, but number 3"):
+    with pytest.raises(IndexError, match="index must be below the number of batches, 3, but is 3"):
         batches[3]
 
 

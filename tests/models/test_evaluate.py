@@ -124,7 +124,7 @@ def test_dtype_follows_the_model(dtype):
 
 @pytest.mark.parametrize("batches", [[], iter(()), [(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))]])
 def test_nothing_to_evaluate_on(batches):
-    with pytest.raises(ValueError, match="at least one batch of one sample is required, but none came"):
+    with pytest.raises(ValueError, match="at least one batch of one sample is required, but got none"):
         evaluate(nn.Identity(), batches, progress=False)
 
 
@@ -137,7 +137,7 @@ def test_nothing_to_evaluate_on(batches):
     ],
 )
 def test_loss_that_is_not_one_number(loss, came):
-    with pytest.raises(ValueError, match=f"loss must return one number a batch, but returned {came}: reduce it"):
+    with pytest.raises(ValueError, match=f"loss must return one number per batch, but returned {came}: reduce it"):
         evaluate(nn.Identity(), [(torch.eye(3), torch.arange(3))], loss=loss, progress=False)
 
 

@@ -32,7 +32,7 @@ def test_round_trip(tmp_path_factory, sizes, packed, data):
 BROKEN = {
     "another magic": (idx(2, 3, magic=b"\x00\x00\x0d\x02"), "must begin with 00 00 08 02 .* begins with 00 00 0d 02"),
     "empty": (b"", "begins with nothing"),
-    "cut in the head": (idx(2, 3)[:9], "ends inside its head, after 9 bytes"),
+    "cut in the head": (idx(2, 3)[:9], "ends inside its header, after 9 bytes"),
     "another width": (idx(2, 4), "must hold n×3 bytes .* declares 2×4"),
     "no samples": (idx(0, 3), "declares 0×3"),
     "cut in the content": (idx(2, 3)[:-1], "declares 6 bytes after its head, but holds only 5"),

@@ -92,9 +92,7 @@ def test_unknown_name_gets_the_nearest(asked, advice):
 
 
 def test_nothing_asked_for():
-    with pytest.raises(
-        ValueError, match=r"at least one layer is required, but layers=\(\) came: pass None for all, or"
-    ):
+    with pytest.raises(ValueError, match=r"at least one layer is required, but got layers=\(\): pass None for all, or"):
         resolve(ResNet8(), [])
 
 

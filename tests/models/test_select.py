@@ -225,7 +225,7 @@ def test_several_devices(monkeypatch):
     model = LeNet5()
     monkeypatch.setattr("nbquant.models.select._require_values", lambda model: None)  # lets the meta device stand in
     model.fc2.to("meta")
-    with pytest.raises(ValueError, match="must be on one device, but are on cpu, meta: select them apart"):
+    with pytest.raises(ValueError, match="must be on one device, but are on cpu, meta: select them separately"):
         select(model)
 
 
@@ -260,13 +260,13 @@ def test_checkpoint_is_selected_as_its_model_is(tmp_path):
     [
         ("fc9", ValueError, r"must be in the checkpoint, .* the name 'fc9': did you mean 'fc'"),
         ("bn1.running_mean", ValueError, "must be in the checkpoint"),
-        ([], ValueError, r"at least one layer is required, but layers=\(\) came"),
+        ([], ValueError, r"at least one layer is required, but got layers=\(\)"),
         (
             nn.Linear(1, 1),
             TypeError,
-            r"of a checkpoint must be names or globs, but a Linear came: pass its name",
+            r"of a checkpoint must be names or globs, but got a Linear: pass its name",
         ),
-        (["fc", nn.ReLU()], TypeError, "but a ReLU came"),
+        (["fc", nn.ReLU()], TypeError, "but got a ReLU"),
         (3, TypeError, "layers must be names"),
     ],
 )

@@ -78,7 +78,7 @@ def test_same_seed_same_network_and_no_other_random_number_is_disturbed(few):
 
 
 def test_what_cannot_be_trained_is_refused(few):
-    with pytest.raises(ValueError, match=r"a network is required, one of 'lenet5-fashion', .* but 'lenet' came"):
+    with pytest.raises(ValueError, match=r"a network is required, one of 'lenet5-fashion', .* but got 'lenet'"):
         train.train("lenet", few)
     with pytest.raises(ValueError, match="epochs must be at least 1, but is 0: leave it out for 8"):
         train.train("resnet8-fashion", few, epochs=0)

@@ -63,12 +63,12 @@ def test_a_method_is_asked_for_by_name_by_class_or_as_a_quantizer(selection, met
 
 
 def test_a_quantizer_has_its_target_and_options_already(selection):
-    with pytest.raises(ValueError, match="target and options already, but ratio, coding came beside it"):
+    with pytest.raises(ValueError, match="its target and options, but got ratio, coding as well"):
         nq.fit(selection, nq.ECSQ(1e-6), ratio=15, coding="fixed")
 
 
 def test_an_unknown_option_is_named_with_the_nearest(selection):
-    with pytest.raises(TypeError, match=r"options of ecsq are .*, but 'codng' came: did you mean 'coding'"):
+    with pytest.raises(TypeError, match=r"options of ecsq are .*, but got 'codng': did you mean 'coding'"):
         nq.fit(selection, "ecsq", ratio=15, codng="fixed")
     with pytest.raises(ValueError, match="per_layer of feedback is always True"):
         nq.fit(selection, "feedback", ratio=15, per_layer=False)

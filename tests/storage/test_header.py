@@ -132,7 +132,7 @@ HEADERS = {
     "names that are no text": (put(["quantized", "name"], [3]), "must be names"),
     "no rows": (put(["raw"], {"name": [], "shape": [], "dtype": "U8"}), "must have a row"),
     "a recipe that is a list": (put(["recipe"], [1]), "recipe must be an object"),
-    "deep": (put(["recipe", "x"], json.loads("[" * 300 + "]" * 300)), "in each other"),
+    "deep": (put(["recipe", "x"], json.loads("[" * 300 + "]" * 300)), "nested objects"),
     "NaN": (put(["recipe", "distortion"], float("nan")), "JSON without NaN"),
     "half a character": (put(["raw", "name"], ["\ud800"]), "broken characters"),
 }  # fmt: skip
@@ -173,7 +173,7 @@ CONTENTS = {
     "not finite": (content(0, np.array([1, np.nan], "<f4").tobytes() + encode_lengths([1, 1])), "codebook", "finite"),
     "table": (content(1, bytes([0b000000_00])), "position table 0", "code lengths of 0 to 32 bits"),
     "padding": (content(2, GAPS.encode([1, 0, 2, 1]) + bytes([0b011_10000])), "tensor 'w'", "must be zero"),
-    "last is a filler": (content(2, GAPS.encode([1, 0, 1, 2]) + bytes([0b011_00000])), "tensor 'w'", "behind all fill"),
+    "last is a filler": (content(2, GAPS.encode([1, 0, 1, 2]) + bytes([0b011_00000])), "tensor 'w'", "after all fill"),
     "two fillers": (content(2, bytes([0b11_11_11_0_0, 0b011_00000])), "tensor 'w'", "end at bit|not there|beyond"),
 }
 

@@ -108,7 +108,7 @@ def test_a_full_disk(path):
     )
     assert ran.returncode == 7, ran.stderr
     assert "could not be written" in ran.stdout
-    assert "the file of that name is as it was" in ran.stdout
+    assert "the existing file is unchanged" in ran.stdout
     untouched(path)
 
 
@@ -151,7 +151,7 @@ def test_a_folder_that_may_not_be_written_to(path, monkeypatch):
 
     quantized = quantize(network())
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(OSError, match=r"Read-only file system.*is as it was"):
+    with pytest.raises(OSError, match=r"Read-only file system.*is unchanged"):
         nq.save(quantized, path, network(), progress=False)
     monkeypatch.undo()
     untouched(path)
@@ -261,5 +261,5 @@ def test_a_checkpoint_that_changed_since(path, tmp_path):
 
     rest = rest_of(source, quantized)
     save_file({"w.weight": torch.randn(5, 4), "other": torch.zeros(90)}, source)
-    with pytest.raises(ValueError, match="must stay as it is while 'other' is read"):
+    with pytest.raises(ValueError, match="must not change while 'other' is read"):
         list(rest.pieces(0))

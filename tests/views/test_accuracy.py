@@ -79,7 +79,7 @@ def test_far_below_the_original_nothing_is_shown_but_counted(accuracy, low, left
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="at least one point"):
         accuracy_data(rows(), 0.92)
-    with pytest.raises(ValueError, match=r"original must be in \[0, 1\] .* but 92"):
+    with pytest.raises(ValueError, match=r"original must be in \[0, 1\] .* but got 92"):
         accuracy_data(FOUR, 92)
 
 

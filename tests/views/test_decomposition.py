@@ -38,7 +38,7 @@ def test_hollow_markers_are_those_that_are_off():
     assert len(traces["gᵀδ + ½δᵀGδ (off)"].x) == 0
     assert traces["gᵀδ + ½δᵀHδ (off)"].customdata[0][0] == "coarse"
     symbols = {traces[n].marker.symbol for n in ("½Σhδ²", "gᵀδ + ½δᵀGδ", "gᵀδ + ½δᵀHδ")}
-    assert len(symbols) == 3, "no figure rests on colour alone"
+    assert len(symbols) == 3, "no figure relies on colour alone"
 
 
 def test_lines_are_where_predictions_are_right_and_off_twofold():

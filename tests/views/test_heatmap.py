@@ -138,7 +138,7 @@ def test_bad_sensitivities_are_refused(h, message):
 
 
 def test_unknown_pooling_is_refused():
-    with pytest.raises(ValueError, match='"max" or "mean", but \'median\''):
+    with pytest.raises(ValueError, match='"max" or "mean", but got \'median\''):
         heatmap_data(torch.ones(2, 2), pooling="median")
 
 
@@ -187,7 +187,7 @@ def test_of_a_large_tensor_only_what_is_drawn_is_read(monkeypatch, shape, poolin
     assert (data.row_step, data.column_step) == step
     assert data.weights_read == kept.shape[2] < data.weights_per_cell
     text = go.Figure(draw_heatmap(data)).layout.title.text
-    assert f"{pooling} of {data.weights_read:,} of the {data.weights_per_cell:,} weights a cell" in text
+    assert f"{pooling} of {data.weights_read:,} of the {data.weights_per_cell:,} weights per cell" in text
 
 
 def test_sampled_cells_are_where_their_weights_are(monkeypatch):
@@ -271,7 +271,7 @@ def test_other_shapes_and_quantities_are_refused():
 def test_without_sensitivities_that_is_said():
     figure = go.Figure(draw_equal_sensitivities("fc.weight"))
     assert "fc.weight" in figure.layout.title.text
-    assert "counts alike" in figure.layout.annotations[0].text
+    assert "count equally" in figure.layout.annotations[0].text
 
 
 @pytest.mark.parametrize("shape", [(7, 11), (4, 3, 2, 5), (20, 1, 5, 5), (60,), (101,)])

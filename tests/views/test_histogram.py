@@ -176,7 +176,7 @@ def test_without_centres_there_are_bars_alone(log_count):
     assert "2,001 weights · 7 pruned" in figure.layout.title.text
     assert "yaxis2" not in figure.layout
     assert figure.layout.margin == go.Figure(draw_histogram(example())).layout.margin
-    with pytest.raises(ValueError, match="the 0 ascending boundaries between 0 cells, but 1"):
+    with pytest.raises(ValueError, match="the 0 ascending boundaries between 0 cells, but got 1"):
         histogram_data(position, np.ones(2001), [], [], [], thresholds=[0.0])
 
 

@@ -31,5 +31,5 @@ def test_same_part_has_the_same_colour_in_each_bar():
 
 @pytest.mark.parametrize("ledgers", [{}, {"a": FILE, "b": Ledger(payload=0)}])
 def test_nothing_is_refused(ledgers):
-    with pytest.raises(ValueError, match="ledgers that hold bits are required"):
+    with pytest.raises(ValueError, match="ledgers with bits are required"):
         ledger_data(ledgers)

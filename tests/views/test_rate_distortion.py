@@ -62,7 +62,7 @@ def test_bad_input_is_refused():
         rate_distortion_data([curve(method="lloyd")])
     with pytest.raises(ValueError, match="kmeans has 3, 3, 2 and 3"):
         rate_distortion_data([curve(loss=(0.1, 0.2))])
-    with pytest.raises(ValueError, match="target_ratio must be positive and finite, but 0"):
+    with pytest.raises(ValueError, match="target_ratio must be positive and finite, but got 0"):
         rate_distortion_data([curve()], target_ratio=0)
 
 

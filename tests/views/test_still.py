@@ -184,7 +184,7 @@ def test_wrapped_lines_fit(size):
 
 
 def test_unknown_traces_are_refused():
-    with pytest.raises(ValueError, match="bar, scatter or heatmap, but 'pie' came"):
+    with pytest.raises(ValueError, match="bar, scatter or heatmap, but got 'pie'"):
         still(theme.figure("a", "", [{"type": "pie"}]))
 
 
@@ -200,7 +200,7 @@ def test_picture_has_all_figures_a_caption_and_the_ledger():
     box = whole.get_tightbbox()
     assert box.x0 >= -0.01
     assert box.x1 <= 9.01
-    with pytest.raises(ValueError, match="neither came"):
+    with pytest.raises(ValueError, match="but got neither"):
         picture([], "")
 
 

@@ -1,7 +1,7 @@
-"""Hot loops of order-0 arithmetic coding: the table of frequencies as bits, and streams through 64-bit states.
+"""Kernels of static arithmetic coding: frequency tables as bits, and streams through 64-bit states.
 
-Integers throughout. Streams may hold anything: nothing is read outside them. That frequencies sum to 2^``PRECISION`` is
-up to :mod:`nbquant.coding.arithmetic`.
+All in integers. Streams may contain anything: nothing is read outside them. That frequencies sum to 2^``PRECISION`` is
+ensured by :mod:`nbquant.coding.arithmetic`.
 """
 
 import numpy as np
@@ -10,16 +10,16 @@ from jaxtyping import Int64, Integer, UInt8, UInt32
 from nbquant.kernels.compiled import compiled
 
 PRECISION = 24  # bits of a probability
-LOWEST = 1 << 31  # states are this to 2^63 − 1
-LARGEST = 1 << 16  # of a root in the table
-LONGEST = 40  # bits of a root in the table, at most
+LOWEST = 1 << 31  # states are from this to 2^63 − 1
+LARGEST = 1 << 16  # largest root in the table
+LONGEST = 40  # most bits of a root in the table
 
 OK, TRUNCATED = 0, 1
 
 
 @compiled()
 def write_roots(roots: Int64[np.ndarray, " k"], bits: UInt8[np.ndarray, " b"]) -> int:
-    """Write each root's change as an Exp-Golomb code whose order follows recent changes; how many bits that took.
+    """Write each root's change as an Exp-Golomb code whose order adapts to recent changes; returns the bits used.
 
     An empty ``bits`` only counts.
     """
@@ -48,7 +48,7 @@ def write_roots(roots: Int64[np.ndarray, " k"], bits: UInt8[np.ndarray, " b"]) -
 
 @compiled()
 def read_roots(bits: UInt8[np.ndarray, " b"], roots: Int64[np.ndarray, " k"]) -> int:
-    """Read roots; the bits up to the end of the last one, −1 if they end before or one is not 0 to ``LARGEST``."""
+    """Read roots; returns the bits used, −1 if the table ends early or a root exceeds ``LARGEST``."""
     at, last, mean = 0, 0, 16
     for j in range(len(roots)):
         order = 0
@@ -84,7 +84,7 @@ def write_symbols(
     states: Int64[np.ndarray, " lanes"],
     words: UInt32[np.ndarray, " w"],
 ) -> int:
-    """Write from the last symbol to the first and from the end of ``words``; where they begin, −1 at a bad symbol."""
+    """Encode backwards from the last symbol and the end of ``words``; returns the start, −1 at an invalid symbol."""
     at, lanes = len(words), len(states)
     for i in range(len(symbols) - 1, -1, -1):
         symbol = np.int64(symbols[i])
@@ -111,7 +111,7 @@ def read_symbols(
     shift: int,
     symbols: Integer[np.ndarray, " n"],
 ) -> tuple[int, int, int]:
-    """Read symbols; a status, how many there were and the words taken. ``coarse`` bounds the search of a symbol."""
+    """Decode symbols; returns status, number of symbols and words read. ``coarse`` bounds the search of a symbol."""
     at, lanes = 0, len(states)
     for i in range(len(symbols)):
         x = states[i & (lanes - 1)]

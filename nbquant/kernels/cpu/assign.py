@@ -1,11 +1,11 @@
-"""Assignment of every weight to a codeword, the sums of the clusters in the same loop, and the way back.
+"""Assignment of weights to codewords with the sums of the clusters, and reconstruction from indices.
 
-No weight is compared with every codeword. A table on the float's leading bits says which codewords may be the best in
-a bin: mostly one, and few where a boundary cuts the bin, which are then compared. Its entries are worked out when the
+No weight is compared with every codeword. A table on the float's leading bits gives the candidates of
+a bin: mostly one, or few where a boundary cuts the bin, which are then compared. Entries are computed when the
 first weight falls into them; two threads that do so at once write the same number.
 
-An entry is one more than: a position in the list of codewords that win anywhere, and above it how many more positions
-come after that one. Where none do, the codeword's index stands for its position. Zero has not been worked out yet.
+An entry is one more than: a position in the list of codewords that win anywhere, with the number of further
+positions above it. If there are none, the codeword's index replaces its position. Zero is not yet computed.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ Kernel = Callable[[Array, Array, Array, Array, Array, Array], None]
 
 SPAN_SHIFT = 21
 MOST_LEVELS = 1 << SPAN_SHIFT
-MANY = (1 << 9) - 1  # more candidates than an entry can say
+MANY = (1 << 9) - 1  # more candidates than an entry can hold
 FEW = 8  # candidates that are compared one by one
 
-BIN_SHIFT = 14  # bits dropped where one h stands for all: 512 bins an octave, of which boundaries cut few
+BIN_SHIFT = 14  # bits dropped where one h stands for all: 512 bins per octave, few of them cut by boundaries
 ZERO_BINS = (0, 1 << (31 - BIN_SHIFT))  # of either sign
 CELL_SHIFT = 16  # the same in cells
 OCTAVE = 128
@@ -34,22 +34,22 @@ WIDTH = OCTAVES * OCTAVE  # bins of one sign
 ROW_CELLS = 2 * (WIDTH + 1)
 ROW_SHIFT = 22
 ROWS = 512  # half-octaves of h
-HUGE_ROW = 509  # from here on float32 cannot tell where a row ends
+HUGE_ROW = 509  # from here on, the end of a row is not finite in float32
 SKIPPED = ROWS * ROW_CELLS  # the cell of weights that are left out
 INSENSITIVE = SKIPPED + 1  # the cell of h = 0
 CELLS = INSENSITIVE + 1
 
 FEW_LEVELS = 128  # codewords; their boundaries are far apart
-BLOCK = 1 << 12  # weights taken through each step together
+BLOCK = 1 << 12  # weights processed together in each step
 
 
 @cache
 def bin_edges(shift: int) -> Array:
-    """Least and largest float32 of each bin, and a step further each: a float64 may round to them."""
+    """Compute the least and largest float32 of each bin, and a step further each: a float64 may round to them."""
     first = np.arange(1 << (32 - shift), dtype=np.uint32) << shift
     low, high = first.view(np.float32), (first | ((1 << shift) - 1)).view(np.float32)
     below, above = np.minimum(low, high), np.maximum(low, high)
-    with np.errstate(over="ignore", invalid="ignore"):  # beside the largest float32 lies infinity
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity follows the largest float32
         edges = np.stack([np.nextafter(below, np.float32(-np.inf)), np.nextafter(above, np.float32(np.inf))], axis=1)
     return edges.astype(np.float64)
 
@@ -88,7 +88,7 @@ def _cheapest(w: float, half_h: float, codebook: Array, price: Array, kept: Arra
 def _cheapest_outwards(
     w: float, half_h: float, codebook: Array, price: Array, least_price: float, kept: Array, low: int, high: int
 ) -> int:
-    """From the nearest codeword outwards, until distance alone costs more than the best."""
+    """Search from the nearest codeword outwards, until distance alone costs more than the best."""
     left, right = low, high + 1
     while left < right:
         half = (left + right) >> 1
@@ -113,7 +113,7 @@ def _cheapest_outwards(
 
 @compiled()
 def _entry_of_bin(index: int, kept: Array, threshold: Array, edge: Array, table: Array) -> int:
-    """Entry of a bin, worked out if there is none yet."""
+    """Entry of a bin, computed if necessary."""
     entry = int(table[index])
     if entry == 0:
         last = len(kept) - 1
@@ -165,23 +165,23 @@ def assign_by_bin(
     out: Array,
     sums: Array,
 ) -> None:
-    """See :func:`nbquant.kernels.reference.assign`, where one h stands for all in the choice.
+    """See :func:`nbquant.kernels.reference.assign`, with one h for all choices.
 
     Args:
         weight: Weights w.
         bits: Their float32 bit patterns.
-        sensitivity: Sensitivities h of the sums.
-        half_h: ½h of the choice.
+        sensitivity: Sensitivities h for the sums.
+        half_h: ½h for the choice.
         codebook: Codewords c, ascending.
-        price: What choosing each costs.
-        kept: Those on the lower envelope.
+        price: Rate cost of each codeword [loss].
+        kept: Codewords on the lower envelope.
         threshold: Boundaries between them.
         edge: From :func:`bin_edges`.
-        table: Entries of the bins, zero where there is none yet. A codeword k is none: for zeros to be skipped.
+        table: Entries of the bins, zero where not yet computed. Entry k means none: for skipped zeros.
         skip_zeros: As in the reference.
-        all_sums: Whether to sum up all weights, or only those in bins with several candidates.
-        out: Receives the assignment.
-        sums: The clusters' sums are added to it, and in a last row those of zeros that are skipped.
+        all_sums: Whether to sum all weights, or only those in bins with several candidates.
+        out: Output: the assignment.
+        sums: Incremented by the clusters' sums, and in a last row by those of skipped zeros.
     """
     k = len(codebook)
     n = len(weight)
@@ -233,7 +233,7 @@ def _write(code: Array, k: int, out: Array) -> None:
 
 @compiled()
 def _add_up(weight: Array, sensitivity: Array, code: Array, out: Array, sums: Array) -> None:
-    """Write the assignment of a block, and add its sums; the last of them are of zeros that are skipped."""
+    """Write the assignment of a block, and add its sums; the last row is for skipped zeros."""
     _write(code, len(sums) - 1, out)
     for i in range(len(weight)):
         _add(sums[np.uint64(code[i])], np.float64(weight[i]), np.float64(sensitivity[i]))
@@ -261,7 +261,7 @@ def _row_edge(row: int) -> float:
 def _beats(
     i: int, j: int, w_low: float, w_high: float, u_low: float, u_high: float, codebook: Array, price: Array
 ) -> bool:
-    """Whether codeword i costs less than j at all four corners, and so in all of the cell.
+    """Whether codeword i costs less than j at all four corners of a cell, and so in all of it.
 
     Over h, the difference of their costs is bilinear in w and u = 1/h.
     """
@@ -284,10 +284,10 @@ def _settle(
     threshold: Array,
     edge: Array,
 ) -> int:
-    """Entry of a cell.
+    """Compute the entry of a cell.
 
-    Two candidates are those that win at the cell's edges of w at its largest h. Positions further out are candidates
-    as long as neither of the two beats them in all of the cell.
+    The first candidates are the winners at the cell's edges of w at its largest h. Positions further out are candidates
+    unless one of the two beats them in all of the cell.
     """
     last = len(kept) - 1
     if row == 0 or row >= HUGE_ROW:
@@ -302,12 +302,12 @@ def _settle(
         w_low, w_high = min(edge[inner, 0], edge[outer, 0]), max(edge[inner, 1], edge[outer, 1])
         if bin_ == WIDTH >> coarse:
             w_low, w_high = (-np.inf, w_high) if negative else (w_low, np.inf)
-    # A little wider than the row, so that no weight lies on an edge, where costs may be equal.
+    # Slightly wider than the row, so that no weight lies on an edge, where costs may be equal.
     u_low, u_high = (1 - 1e-6) / _row_edge(row + 1), (1 + 1e-6) / _row_edge(row)
     low = _position(threshold, w_low, 0, last)
     high = _position(threshold, w_high, low, last)
     a, b = kept[low], kept[high]
-    # What distance must make up for at most; further codewords are further still.
+    # The most that distance has to compensate; further codewords are further still.
     reach_a, reach_b = 2 * u_high * (price[a] - least_price), 2 * u_high * (price[b] - least_price)
     for d in range(low - 1, -1, -1):
         j = kept[d]
@@ -392,17 +392,17 @@ def assign_by_cell(
         sensitivity: Sensitivities h.
         sensitivity_bits: Their float32 bit patterns.
         codebook: Codewords c, ascending.
-        price: λ ℓ_j.
-        row_kept: Room for the codewords that win in each row of h.
-        row_threshold: Room for the thresholds between them.
-        row_levels: How many they are; zero where they are not known yet.
+        price: Rate cost λ ℓ_j of each codeword [loss].
+        row_kept: Workspace for the codewords that win in each row of h.
+        row_threshold: Workspace for the thresholds between them.
+        row_levels: Their number; zero where not yet computed.
         edge: From :func:`bin_edges`.
-        table: Entries of the cells, zero where there is none yet.
+        table: Entries of the cells, zero where not yet computed.
         first: Upper half-word of the centre bin, without its last ``coarse`` bits.
-        coarse: How often 128 bins an octave are halved.
+        coarse: Number of times 128 bins per octave are halved.
         skip_zeros: As in the reference.
-        out: Receives the assignment.
-        sums: The clusters' sums are added to it, and in a last row those of zeros that are skipped.
+        out: Output: the assignment.
+        sums: Incremented by the clusters' sums, and in a last row by those of skipped zeros.
     """
     k = len(codebook)
     n = len(weight)
@@ -451,7 +451,7 @@ def assign_grid(
     out: Array,
     sums: Array,
 ) -> None:
-    """See :func:`nbquant.kernels.reference.assign_grid`; ``sums`` are added to."""
+    """See :func:`nbquant.kernels.reference.assign_grid`; ``sums`` is incremented."""
     k = len(sums) - 1
     n = len(weight)
     code = np.empty(BLOCK, np.int32)
@@ -460,22 +460,22 @@ def assign_grid(
         w = weight[start : start + size]
         for i in range(size):
             index = np.rint(np.float64(w[i]) / step - offset) - first
-            # A weight that is not on the grid, or not a number, must not be counted beside the sums.
+            # A weight that is off the grid or NaN must not be counted outside the sums.
             code[i] = np.int32(index) if 0 <= index < k and not (skip_zeros and w[i] == 0) else np.int32(k)
         _add_up(w, sensitivity[start : start + size], code, out[start : start + size], sums)
 
 
 @compiled()
 def gather(values: Array, assignment: Array, out: Array) -> None:
-    """out[i] = values[assignment[i] + 1]: the first is what −1 stands for."""
+    """Look up out[i] = values[assignment[i] + 1]; the first value is for −1."""
     for i in range(len(assignment)):
         out[i] = values[np.uint64(np.int64(assignment[i]) + 1)]
 
 
 def by_bin(codebook: Array, price: Array, half_h: float, skip_zeros: bool, whole: Array | None = None) -> Kernel:
-    """:func:`assign_by_bin` with tables of its own: a function of (w, bits, h, bits of h, out, sums).
+    """Make a kernel (w, bits, h, bits of h, out, sums) of :func:`assign_by_bin` with its own tables.
 
-    With a table from :func:`whole_bins` only the other weights are summed up.
+    With a table from :func:`whole_bins`, only the other weights are summed.
     """
     kept, threshold = _boundaries(codebook, price, half_h)
     table = _empty_table(len(codebook), skip_zeros) if whole is None else whole
@@ -505,17 +505,17 @@ def _empty_table(levels: int, skip_zeros: bool) -> Array:
 
 
 def whole_bins(codebook: Array, skip_zeros: bool, key: Array, bins: Array) -> tuple[Array, Array]:
-    """What a histogram knows of the clusters of the nearest codeword: most of its bins lie wholly within one.
+    """Take the nearest codeword's cluster sums from a histogram, as far as its bins lie wholly within a cluster.
 
     Args:
         codebook: Codewords c, ascending.
         skip_zeros: As in the reference.
-        key: Keys of bins of w, see :func:`nbquant.kernels.reference.weight_key`; no wider than those of the table.
-        bins: Their n, Σh, Σhw, Σhw².
+        key: Keys of bins of w, see :func:`nbquant.kernels.reference.weight_key`; no wider than the table's.
+        bins: n, Σh, Σhw, Σhw² of the bins.
 
     Returns:
         The table for :func:`by_bin`, and n, Σw, Σh, Σhw, Σhw² of the weights in bins that lie wholly within a cluster;
-        Σw is that of bins whose weights have like h.
+        Σw holds for bins with constant h.
     """
     kept, threshold = _boundaries(codebook, np.zeros(len(codebook)), 1.0)
     table = _empty_table(len(codebook), skip_zeros)
@@ -526,7 +526,7 @@ def whole_bins(codebook: Array, skip_zeros: bool, key: Array, bins: Array) -> tu
     code, at_zero = code[: len(key)], code[len(key) :]
     beside_zero = np.isin(index, ZERO_BINS)
     if skip_zeros or at_zero[0] != at_zero[1]:
-        # Zero of one sign is in the one bin, of the other in the other, and both have one key: look at each weight.
+        # Zeros of either sign have different bins but one key: look at each weight.
         code = np.where(beside_zero, -1, code)
         if not skip_zeros:
             table[list(ZERO_BINS)] = 1 + (min(len(kept) - 1, MANY) << SPAN_SHIFT)
@@ -548,7 +548,7 @@ def _codes_of_bins(index: Array, codebook: Array, kept: Array, threshold: Array,
 
 
 def by_cell(codebook: Array, price: Array, skip_zeros: bool) -> Kernel:
-    """:func:`assign_by_cell` likewise."""
+    """Make a kernel of :func:`assign_by_cell` likewise."""
     row_kept, row_threshold = np.empty((ROWS, len(codebook)), np.int32), np.empty((ROWS, len(codebook)))
     row_levels, table = np.zeros(ROWS, np.int32), np.zeros(CELLS, np.int32)
     largest = np.abs(codebook).max().astype(np.float32).view(np.uint32) >> 16
@@ -565,7 +565,7 @@ def by_cell(codebook: Array, price: Array, skip_zeros: bool) -> Kernel:
 
 
 def by_grid(step: float, offset: float, first: int, cells: int, skip_zeros: bool) -> Kernel:
-    """:func:`assign_grid` likewise."""
+    """Make a kernel of :func:`assign_grid` likewise."""
 
     def kernel(w: Array, _: Array, h: Array, __: Array, out: Array, sums: Array) -> None:
         assign_grid(w, h, step, offset, first, skip_zeros, out, sums)

@@ -1,4 +1,4 @@
-"""The certificate of Blahut and Arimoto's iteration: how far above one its ceiling comes anywhere on the real line."""
+"""Kernels of the Blahut-Arimoto bound: the partition function, and an upper bound of the dual constraint."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ FAR = 90.0  # a·u² beyond which a kernel counts as zero: e^(−45)
 
 @compiled(inline=True)
 def _growth(x: float) -> float:
-    """(e^x − 1 − x)/x², or more: Σ x^k/(k+2)! ≤ ½ Σ (x/3)^k."""
+    """Upper bound of (e^x − 1 − x)/x²: Σ x^k/(k+2)! ≤ ½ Σ (x/3)^k."""
     if x < 1:
         return 0.5 / (1 - x / 3)
     return (np.exp(x) - 1 - x) / (x * x)
@@ -19,7 +19,7 @@ def _growth(x: float) -> float:
 
 @compiled()
 def partition_moment(precision: Array, position: Array, node: Array, share: Array) -> tuple[Array, Array]:
-    """Z of each symbol, Σ_c q(c) exp(−½a(w − c)²), and Σ_c q(c) (w − c)² exp(−½a(w − c)²).
+    """Compute Z of each symbol, Σ_c q(c) exp(−½a(w − c)²), and Σ_c q(c) (w − c)² exp(−½a(w − c)²).
 
     Args:
         precision: a of each symbol, t·h.
@@ -54,34 +54,34 @@ def ceiling(
     drift: Array,
     reach: Array,
 ) -> Array:
-    """Upper bounds, over all c of each interval, of what the dual's constraint holds to one.
+    """Bound the dual constraint from above, over all c of each interval.
 
     F(c) = Σ_b Σ_i μ_bi E_bi[exp(−½a_bi((W_bi − c)² + 2(w − W_bi)(W_bi − c)))], i = 0, 1 the two ends of h of a cell b.
 
-    With u = W − c and e = exp(−½au²) the parts are
+    With u = W − c and e = exp(−½au²) its parts are
 
     * f = Σ μ P e, smooth in c. On an interval of length g it is at most max of its ends + g²/8 · max(−f''), and −f''
       at most that at its ends + g²/8 · max f'''', where each kernel's f'''' is at most 4a² exp(−¼au²) for the least
       u of the interval. Kernels narrower than the intervals count with their largest value there.
-    * second order: exp(x) ≤ 1 + x + x²ψ(x_max) for x = −au(w − W), with ψ rising; taken at its largest on the interval.
-    * first order: what is unknown is how far the members at one end lie to one side, ±y at one end and ∓y at the other:
+    * second order: exp(x) ≤ 1 + x + x²ψ(x_max) for x = −au(w − W), with ψ increasing; at its largest on the interval.
+    * first order: unknown is how far the members at one end lie to one side, ±y at one end and ∓y at the other:
       |y| t |μ0 e0 u0 − μ1 e1 u1|, at most its value at the ends + g²/8 · Σ_i μ_i 2.1 √a exp(−¼au²).
 
-    A kernel further away than au² = FAR counts everywhere with what it is at most there.
+    A kernel further away than au² = FAR counts everywhere with its largest value there.
 
     Args:
-        node: Ends of the intervals, ascending. Beyond them all kernels fall.
+        node: Ends of the intervals, ascending. Beyond them all kernels decrease.
         mu: μ of each cell's two ends.
-        precision: a = t·h of them.
+        precision: a = t·h of the two ends.
         weight: P, share of the weights.
         position: W.
-        between: P·E(w − W)² of those parts that are known.
-        within: Of each cell, t·Σ h(w − W)² of those that are not, over both ends.
-        drift: t·|y| of each cell, at most.
+        between: P·E(w − W)² of each end, the known part.
+        within: t·Σ h(w − W)² of each cell over both ends, the unknown part.
+        drift: Largest t·|y| of each cell.
         reach: Largest |w − W|.
 
     Returns:
-        One bound an interval.
+        One bound per interval.
     """
     m = len(node)
     f, curve = np.zeros(m), np.zeros(m)

@@ -1,6 +1,6 @@
-"""Loops between the indices of a block of weights and the symbols that are written for it.
+"""Kernels between the indices of a block of weights and its coded symbols (gaps, fillers and values).
 
-What they are given may be damaged and is checked here, by status; :mod:`nbquant.storage.blocks` words the errors.
+Inputs may be damaged and are checked here, by status; :mod:`nbquant.storage.blocks` makes the error messages.
 """
 
 import numpy as np
@@ -14,16 +14,16 @@ OK, OUT_OF_RANGE, OTHER_COUNT = 0, 1, 2
 
 @compiled()
 def split(assignment: Array, span: int, gaps: Array, symbols: Array) -> bool:
-    """Take a pruned block apart, into gaps with their fillers and the indices of what is not pruned.
+    """Split a pruned block into gaps with their fillers and the indices of the other weights.
 
     Args:
         assignment: Indices; below 0 where a weight is pruned.
-        span: Zeros that a filler, which is written as ``span``, stands for; 0 if gaps are not asked for.
-        gaps: Receives symbols of gaps.
-        symbols: Receives indices.
+        span: Number of zeros of a filler, which is written as ``span``; 0 if gaps are not requested.
+        gaps: Output: symbols of gaps.
+        symbols: Output: indices.
 
     Returns:
-        Whether they filled ``gaps`` and ``symbols`` exactly.
+        Whether ``gaps`` and ``symbols`` were filled exactly.
     """
     g, s, run = 0, 0, 0
     for i in range(len(assignment)):
@@ -52,14 +52,14 @@ def split(assignment: Array, span: int, gaps: Array, symbols: Array) -> bool:
 
 @compiled()
 def place(gaps: Array, span: int, symbols: Array, values: Array, out: Array) -> int:
-    """Put values where gaps lead to; the inverse of :func:`split`.
+    """Put values at the positions given by gaps; the inverse of :func:`split`.
 
     Args:
         gaps: Symbols of gaps, ``span`` for a filler.
-        span: Zeros that a filler stands for.
+        span: Number of zeros of a filler.
         symbols: Index of each weight, all below ``len(values)``.
-        values: What an index stands for.
-        out: Receives the values; holds what stands for a pruned weight.
+        values: Value of each index.
+        out: Output: the values; holds the value of pruned weights on entry.
 
     Returns:
         Status.
@@ -87,6 +87,6 @@ def place(gaps: Array, span: int, symbols: Array, values: Array, out: Array) -> 
 
 @compiled()
 def look_up(symbols: Array, values: Array, out: Array) -> None:
-    """The value of each index, all of them below ``len(values)``."""
+    """Look up the value of each index, all of them below ``len(values)``."""
     for i in range(len(symbols)):
         out[i] = values[symbols[i]]

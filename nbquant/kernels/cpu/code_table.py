@@ -1,9 +1,9 @@
-"""Loops of the code table: which of the likely next lengths each codeword length is.
+"""Kernels of the code table: codeword lengths to ranks among the likely next lengths, and back.
 
-How unlikely a length is thought to be after those before it is its rank:
+The rank of a length orders all lengths by their likelihood after the previous ones:
 
-- 0 the length before, 1 one more in the direction of the last change, 2 one in the other, 3 two more in the first, …;
-- a symbol without a codeword takes ``UNUSED`` and what is behind makes room, or 0 where the symbol before has none
+- 0 the same length, 1 one more in the direction of the last change, 2 one in the other, 3 two more in the first, …;
+- a symbol without a codeword has rank ``UNUSED`` and shifts the later ranks, or 0 if the previous symbol has none
   either.
 """
 
@@ -18,7 +18,7 @@ LONGEST = 32
 
 @compiled()
 def ranks(lengths: Int64[np.ndarray, " k"], first: int) -> Int64[np.ndarray, " k"]:
-    """Rank of each length [bit]; ``first`` is taken for the length before the first one."""
+    """Compute the rank of each length [bit]; ``first`` is the length before the first one."""
     found = np.empty(len(lengths), np.int64)
     last, direction, place = first, -1, UNUSED
     for i in range(len(lengths)):
@@ -38,10 +38,10 @@ def ranks(lengths: Int64[np.ndarray, " k"], first: int) -> Int64[np.ndarray, " k
 
 @compiled()
 def read_ranks(bits: UInt8[np.ndarray, " b"], start: int, first: int, lengths: Int64[np.ndarray, " k"]) -> int:
-    """Read ranks written as so many 0 and a 1, and what lengths [bit] they stand for.
+    """Read ranks, each as so many zeros and a one, and convert them to lengths [bit].
 
     Returns:
-        The number of bits up to the end of the last one; -1 if they end before or a length is not 1 to ``LONGEST``.
+        The number of bits read; -1 if the stream ends early or a length is not 1 to ``LONGEST``.
     """
     at = start
     last, direction, place = first, -1, UNUSED

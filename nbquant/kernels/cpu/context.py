@@ -1,6 +1,6 @@
-"""Adaptive binary arithmetic coding of a matrix of levels, compiled: one walk that writes, or reads, and learns.
+"""Kernel of the context code: one pass over a matrix of levels that encodes or decodes, and adapts.
 
-Integers throughout, so that a file reads the same everywhere. All that is predicted is the probability of a one.
+All in integers, so that a file reads the same everywhere. Predictions are probabilities of a one.
 """
 
 import decimal
@@ -11,31 +11,31 @@ from jaxtyping import Int64, UInt8
 
 from nbquant.kernels.compiled import compiled
 
-UNARY = 15  # decisions "is it larger than 0, 1, 2 …" of a level; what is beyond is an Exp-Golomb code
-MIXED = 7  # predictions of each of them
+UNARY = 15  # decisions "is it larger than 0, 1, 2 …" of a level; the rest is an Exp-Golomb code
+MIXED = 7  # predictions of each decision
 NEAR = 16  # classes of a weighted sum of neighbours
 CLOSE = 27  # classes of three neighbours
-MEANS = 16  # classes of how large levels of a row or column were of late
-FRACTION = 10  # bits behind the point of such means
-CAP = 31  # levels count as no larger in them
-ROW_PACE, COLUMN_PACE = 4, 5  # means of about 2⁴ and 2⁵ levels
-LIMIT = 250  # times that a prediction was tried, from which on it changes no slower
-PRECISION = 16  # bits of a probability that is coded with
-ODDS = 2047  # largest logarithm of odds, in 256ths
-RATE = 14  # of learning, of the weights of predictions
+MEANS = 16  # classes of the recent mean magnitude in a row or column
+FRACTION = 10  # fractional bits of such means
+CAP = 31  # largest magnitude that counts in them
+ROW_PACE, COLUMN_PACE = 4, 5  # means over about 2⁴ and 2⁵ levels
+LIMIT = 250  # largest age of a prediction, from which on its rate is constant
+PRECISION = 16  # bits of a coding probability
+ODDS = 2047  # largest log-odds, in 256ths
+RATE = 14  # learning rate of the mixing weights
 LONGEST = 40  # bits of an Exp-Golomb code
 WORD = 48  # bits of the interval's ends
-LOW, HIGH, CODE, AT = 0, 1, 2, 3  # of the coder
+LOW, HIGH, CODE, AT = 0, 1, 2, 3  # state of the coder
 
 Tables = tuple[Int64[np.ndarray, " 4096"], Int64[np.ndarray, " 4095"], Int64[np.ndarray, " 256"]]
 
 
 @functools.cache
 def tables() -> Tables:
-    """Logarithm of odds by probability, probability by logarithm of odds, and how fast a prediction changes by its age.
+    """Compute the tables: log-odds by probability, probability by log-odds, and adaptation rate by age.
 
-    Logarithms are ln(p/(1 − p)) in 256ths, as the inverse of the rounded logistic function. In decimal arithmetic,
-    which rounds alike everywhere, as the mathematical libraries of machines do not.
+    Log-odds are ln(p/(1 − p)) in 256ths, as the inverse of the rounded logistic function. In decimal arithmetic,
+    which rounds the same everywhere, unlike the mathematical libraries of different machines.
     """
     with decimal.localcontext(decimal.Context(prec=30)):
         powers = [(decimal.Decimal(-d) / 256).exp() for d in range(-ODDS, ODDS + 1)]
@@ -47,7 +47,7 @@ def tables() -> Tables:
 
 @compiled()
 def _code(y, p, decoding, coder, data):  # type: ignore[no-untyped-def]
-    """Write the bit y that is 1 with probability p, or read it."""
+    """Encode or decode a bit y that is 1 with probability p."""
     low, high = coder[LOW], coder[HIGH]
     middle = low + ((high - low) >> PRECISION) * p
     if decoding:
@@ -74,7 +74,7 @@ def _code(y, p, decoding, coder, data):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _learn(slot, i, y, pace):  # type: ignore[no-untyped-def]
-    """Move a prediction, 22 bits with an age of 10, toward what came."""
+    """Move a prediction (22 bits, and an age of 10) toward the observed bit."""
     known = np.int64(slot[i])
     p, age = known >> 10, known & 1023
     p += ((((y << 22) - y) - p) * pace[age]) >> 16
@@ -85,7 +85,7 @@ def _learn(slot, i, y, pace):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _mixed(y, decoding, coder, data, slot, at, odds, weight, row, stretch, squash, pace):  # type: ignore[no-untyped-def]
-    """Write the bit y, or read it, by all predictions together; each learns, and how far to trust it."""
+    """Encode or decode a bit by all predictions mixed; predictions and mixing weights adapt."""
     dot = 0
     for i in range(MIXED):
         odds[i] = stretch[np.int64(slot[at[i]]) >> 20]
@@ -102,7 +102,7 @@ def _mixed(y, decoding, coder, data, slot, at, odds, weight, row, stretch, squas
 
 @compiled()
 def _single(y, decoding, coder, data, slot, i, pace):  # type: ignore[no-untyped-def]
-    """Write the bit y, or read it, by one prediction."""
+    """Encode or decode a bit by one prediction."""
     p = min(max(np.int64(slot[i]) >> 16, 32), 65504)
     y = _code(y, p, decoding, coder, data)
     _learn(slot, i, y, pace)
@@ -132,10 +132,10 @@ def walk(
     squash: Int64[np.ndarray, " 4095"],
     pace: Int64[np.ndarray, " 256"],
 ) -> int:
-    """Write levels column by column, or read them.
+    """Encode or decode levels, column by column.
 
     Returns:
-        Bytes of the stream, also where ``data`` has no room for them; −1 for one that is not as it would be written.
+        Bytes of the stream, even if ``data`` has no room for them; −1 for an invalid stream.
     """
     rows, cols = level.shape
     span = 8 * UNARY
@@ -221,7 +221,7 @@ def walk(
             a2, a1, above, d1 = a1, seen, k, l1
             if dependent:
                 state = int(transition[state, k & 1])
-    # The fewest bytes of which any continuation is inside the interval: behind them a reader takes zeros.
+    # The fewest bytes such that any continuation is inside the interval: a reader appends zeros.
     for n in range(WORD // 8 + 1):
         rest = (1 << (WORD - 8 * n)) - 1
         end = (coder[LOW] + rest) & ~rest

@@ -1,4 +1,4 @@
-"""Entropy-constrained scalar quantization on the cells of a joint histogram, and on intervals of sorted bins."""
+"""Kernels of ECSQ: Lloyd-like iteration on the cells of a joint histogram, and optimal intervals of sorted bins."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from nbquant.kernels.cpu.envelope import envelope
 
 Array = np.ndarray
 
-LEAST_H = 1e-300  # of which the inverse is finite
+LEAST_H = 1e-300  # whose inverse is finite
 
 
 @compiled(inline=True)
 def _first_above(position: Array, value: float, low: int, high: int, guess: int) -> int:
-    """First index of ``low`` … ``high`` whose position is above ``value``: galloping from a guess, then by halves."""
+    """First index of ``low`` … ``high`` whose position is above ``value``: galloping from a guess, then bisection."""
     if low < high:
         guess = min(max(guess, low), high - 1)
         step = 1
@@ -53,12 +53,12 @@ def _sums(
     price: Array,
     bound: Array,
 ) -> Array:
-    """Sums of the cells that each codeword wins; ``bound`` is where its cells ended the last time, and is updated."""
+    """Sums of the cells won by each codeword; ``bound`` holds the last ends of its cells, and is updated."""
     k = len(codebook)
     sums = np.zeros((k, 4), np.float64)
     kept, threshold = np.arange(k, dtype=np.int32), np.empty(k, np.float64)
     depth = k
-    # As h falls prices weigh more: a codeword that wins nowhere at one h wins nowhere at a smaller one.
+    # As h falls, prices weigh more: a codeword that wins nowhere at one h wins nowhere at a smaller one.
     for r in range(len(row_sensitivity) - 1, -1, -1):
         i, end = row_start[r], row_start[r + 1]
         h = row_sensitivity[r]
@@ -85,7 +85,7 @@ def _sums(
 def ecsq_sums(
     row_start: Array, row_sensitivity: Array, position: Array, prefix: Array, codebook: Array, price: Array
 ) -> Array:
-    """Sums of the cells that each codeword wins.
+    """Sum the cells won by each codeword.
 
     Args:
         row_start: First cell of each row, and the number of cells.
@@ -93,10 +93,10 @@ def ecsq_sums(
         position: Mean w of each cell, ascending within a row.
         prefix: Running sums of four quantities before each cell and after the last.
         codebook: Codewords, ascending.
-        price: What each costs, λℓ [loss].
+        price: Rate cost λℓ of each codeword [loss].
 
     Returns:
-        One row of four sums a codeword; a cell goes to the codeword of least ½h(w − c)² + price, ties to the lowest.
+        One row of four sums per codeword; a cell goes to the codeword of least ½h(w − c)² + price, ties to the lowest.
     """
     bound = np.zeros((len(row_sensitivity), len(codebook)), np.int32)
     return _sums(row_start, row_sensitivity, position, prefix, codebook, price, bound)
@@ -104,13 +104,13 @@ def ecsq_sums(
 
 @compiled()
 def _update(sums: Array, codebook: Array, n: float, lmbda: float) -> tuple[Array, Array, Array, float, bool]:
-    """Clusters that are not empty, their centres and ideal lengths, J per weight, and whether the centres ascend."""
+    """Non-empty clusters, their centres and ideal lengths, J per weight, and whether the centres ascend."""
     alive = np.flatnonzero(sums[:, 0] > 0)
     centre, length = np.empty(len(alive)), np.empty(len(alive))
     cost, ascending = 0.0, True
     for j in range(len(alive)):
         count, s0, s1, s2 = sums[alive[j], 0], sums[alive[j], 1], sums[alive[j], 2], sums[alive[j], 3]
-        # A cluster that costs no loss wherever its centre lies keeps the centre it has.
+        # A cluster of zero sensitivity keeps its centre.
         c = s1 / s0 if s0 > 0 else codebook[alive[j]]
         centre[j] = c
         length[j] = -np.log2(count / n)
@@ -131,19 +131,19 @@ def ecsq_iterate(
     tolerance: float,
     most: int,
 ) -> tuple[Array, Array, Array]:
-    """Lloyd-like iteration of ECSQ on the cells of a joint histogram, with momentum where that lowers J.
+    """Iterate ECSQ (Lloyd-like) on the cells of a joint histogram, with momentum where that lowers J.
 
-    Each assignment is taken by codewords and lengths that are carried on the way they came; when J rises the step is
-    taken again without. Momentum takes fewer steps, and often ends lower than the plain iteration, never higher than
-    where it started.
+    Each assignment uses codewords and lengths extrapolated along the last step; if J rises, the step is
+    repeated without momentum. Momentum takes fewer steps and often ends lower than the plain iteration, never higher
+    than the start.
 
     Args:
         row_start: First cell of each row, and the number of cells.
         row_sensitivity: Mean h of each row, ascending.
         position: Mean w of each cell, ascending within a row.
         prefix: Running sums of n, Σh, Σhw, Σhw² before each cell and after the last.
-        codebook: Where to start, ascending.
-        codeword_length: ℓ to start with [bit].
+        codebook: Initial codewords, ascending.
+        codeword_length: Initial ℓ [bit].
         lmbda: λ [loss/bit].
         tolerance: Stops when a plain step lowers J by less than this share.
         most: Largest number of assignments.
@@ -166,7 +166,7 @@ def ecsq_iterate(
         sums = _sums(row_start, row_sensitivity, position, prefix, tried_codebook, price, bound)
         alive, new_codebook, new_length, cost, ascending = _update(sums, codebook, n, lmbda)
         if done > 0 and cost > history[done - 1]:
-            if pace == 0:  # by rounding
+            if pace == 0:  # due to rounding
                 break
             tried_codebook, tried_length, pace = codebook, codeword_length, 0
             continue
@@ -183,7 +183,7 @@ def ecsq_iterate(
         tried_codebook, tried_length = codebook, codeword_length
         if slow and pace == 0:
             break
-        if slow or done == 1:  # where it starts says nothing of the way
+        if slow or done == 1:  # the first step has no direction
             pace = 0
             continue
         pace += 1
@@ -198,7 +198,7 @@ def ecsq_iterate(
 
 @compiled()
 def ecsq_intervals(prefix: Array, lmbda: float) -> tuple[Array, float]:
-    """The partition of sorted bins into intervals of least J: a shortest path from the first edge to the last.
+    """Partition sorted bins into intervals of least J: a shortest path from the first edge to the last.
 
     An interval of n of the N weights costs ½(Σhw² − (Σhw)²/Σh) + λ r(n), with r(n) = n log2(N/n). With G(i) the
     least cost of the bins before i, any path to j whose last interval begins at or before i costs at least

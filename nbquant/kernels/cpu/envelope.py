@@ -1,4 +1,4 @@
-"""The codewords that are cheapest somewhere, for one h."""
+"""Lower envelope of codeword costs for one h: the codewords that win somewhere, and the thresholds between them."""
 
 import numpy as np
 
@@ -12,19 +12,19 @@ def envelope(u: float, codebook: Array, price: Array, kept: Array, levels: int, 
     """Narrow ``kept[:levels]`` to the lower envelope of ½(w − c_j)² + u·price_j.
 
     For one u = 1/h these parabolas differ by straight lines, so every codeword wins on one interval of w or nowhere.
-    None that wins at some h is lost at a larger one: it wins where (c, ½c² + u·price) is on the lower convex hull,
-    which it is at u = 0 and until some u.
+    A codeword that wins at some h also wins at any larger one: it wins where (c, ½c² + u·price) is on the lower convex
+    hull, which holds at u = 0 and up to some u.
 
     Args:
         u: 1/h.
         codebook: Codewords c, ascending.
-        price: What each costs, λℓ [loss].
-        kept: Candidates, ascending; those that win somewhere are left.
+        price: Rate cost λℓ of each codeword [loss].
+        kept: Candidates, ascending; reduced to those that win somewhere.
         levels: Number of candidates.
-        threshold: Receives the boundaries between neighbours that are left.
+        threshold: Output: boundaries between remaining neighbours.
 
     Returns:
-        Number of those left.
+        Number of remaining codewords.
     """
     depth = 0
     for candidate in range(levels):

@@ -1,4 +1,4 @@
-"""Error feedback, compiled: columns of a layer on trellis paths, each made for the errors of the others."""
+"""Kernels of error feedback: columns of a layer quantized on trellis paths, compensating each other's errors."""
 
 import numpy as np
 from jaxtyping import Float, Int32, Int64, UInt8

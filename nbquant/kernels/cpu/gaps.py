@@ -1,4 +1,4 @@
-"""Gaps between the non-zero weights."""
+"""Kernel that counts the gaps between non-zero weights."""
 
 import numpy as np
 
@@ -9,16 +9,16 @@ Array = np.ndarray
 
 @compiled()
 def count_gaps(weight: Array, run: int, counts: Array, long: Array) -> tuple[int, int]:
-    """Count the zeros in front of each weight that is not zero.
+    """Count the zeros before each non-zero weight.
 
     Args:
         weight: A part of a tensor.
-        run: Zeros at the end of the part before.
-        counts: How often each gap below its length was found; added to.
-        long: Takes the gaps that are not, of which there can be 1 + len(weight) // len(counts).
+        run: Zeros at the end of the previous part.
+        counts: Incremented: number of gaps of each length below its size.
+        long: Output: longer gaps, at most 1 + len(weight) // len(counts).
 
     Returns:
-        Zeros at the end, and the number of gaps written to ``long``.
+        Number of zeros at the end, and number of gaps written to ``long``.
     """
     found = 0
     for i in range(len(weight)):

@@ -1,7 +1,7 @@
-"""Histograms of weights, and their sum.
+"""Kernels that fill and add histograms of weights.
 
-A table is indexed by the upper bits of a float32 as they are, which needs no branch: the sign of a weight is a coin
-toss that no branch predictor wins. What is occupied is sorted out at the end.
+Tables are indexed by the upper bits of a float32 without branches: the sign of a weight is a coin
+toss that no branch predictor wins. Occupied bins are sorted at the end.
 """
 
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ from nbquant.kernels.reference import LEAST_MASS, ROW_KEYS, ROW_SHIFT, ROWS, ZER
 Array = np.ndarray
 Block = tuple[Array, Array]
 
-BLOCK = 1 << 16  # weights that stay in the cache between the passes over them
-FIRST_ROWS = 64  # rows of h that a table has room for; it grows
+BLOCK = 1 << 16  # weights that stay in the cache between passes
+FIRST_ROWS = 64  # initial rows of h in a table; it grows
 NONE = np.uint32(0xFFFFFFFF)
 _ROW_SHIFT = np.uint32(ROW_SHIFT)
 _ONE = np.uint32(1)
@@ -69,17 +69,17 @@ def histogram(
     """See the two histograms of :mod:`nbquant.kernels.reference`.
 
     Args:
-        blocks: Weights and their sensitivities, float32 or float64, best of ``BLOCK`` weights each.
+        blocks: Weights and their sensitivities, float32 or float64, ideally of ``BLOCK`` weights each.
         marginal_shift: Bits dropped for the bins of w, at least 8.
-        joint_shift: The same for those of the grid; None leaves the grid out.
+        joint_shift: Bits dropped for the bins of the joint grid; None leaves it out.
 
     Returns:
-        Keys and sums of the bins, keys and sums of the cells of the grid.
+        Keys and sums of the bins, keys and sums of the cells of the joint grid.
     """
     fine_zero = 1 << (32 - marginal_shift)
     fine = np.zeros((fine_zero + 1, 4))
     coarse_zero = 0 if joint_shift is None else 1 << (32 - joint_shift)
-    # Large, but the system hands out only those pages that are written to.
+    # Large, but the system only allocates the pages that are written to.
     coarse = np.zeros((0 if joint_shift is None else FIRST_ROWS, coarse_zero + 1, 4))
     slot = np.full(ROWS, NONE, np.uint32)
     least, largest = _unsigned(NONE), _unsigned(0)
@@ -102,12 +102,12 @@ def histogram(
 
 
 def _unsigned(value: Any) -> Any:
-    """So that a shift of unsigned bits stays unsigned."""
+    """Cast so that shifts of unsigned bits stay unsigned."""
     return np.uint32(value)
 
 
 def _room_for(rows: Array, slot: Array, sums: Array) -> Array:
-    """Give every row of h that occurs a slot in the table, and the table room for it."""
+    """Give every occurring row of h a slot in the table, and grow it if necessary."""
     seen = np.zeros(ROWS, np.bool_)
     _mark_rows(rows, seen)
     seen[0] |= seen[ROWS // 2]
@@ -123,7 +123,7 @@ def _room_for(rows: Array, slot: Array, sums: Array) -> Array:
 
 @compiled()
 def _occupied(sums: Array, shift: int, least: int, largest: int) -> tuple[Array, Array]:
-    """Keys and sums of the bins in use, ascending: the negative bit patterns backwards, zero, the positive ones."""
+    """Keys and sums of the occupied bins, ascending: the negative bit patterns backwards, zero, the positive ones."""
     half = (len(sums) - 1) >> 1
     first, last = min(least >> shift, half - 1), largest >> shift
     count = 0
@@ -153,7 +153,7 @@ def _float32_bits(values: Array) -> Array:
 
 @compiled()
 def merge(key_a: Array, sums_a: Array, key_b: Array, sums_b: Array) -> tuple[Array, Array]:
-    """Sum of two histograms: the union of their ascending keys, each with its sums."""
+    """Add two histograms: the union of their ascending keys, with sums."""
     most = len(key_a) + len(key_b)
     key, sums = np.empty(most, np.int64), np.empty((most, sums_a.shape[1]))
     i = j = m = 0
@@ -174,7 +174,7 @@ def merge(key_a: Array, sums_a: Array, key_b: Array, sums_b: Array) -> tuple[Arr
 
 @compiled()
 def add_at(sums: Array, place: Array, terms: Array) -> None:
-    """Add rows to the rows of ``sums`` at these places."""
+    """Add rows to the rows of ``sums`` with these indices."""
     for i in range(len(place)):
         row = sums[place[i]]
         for c in range(sums.shape[1]):

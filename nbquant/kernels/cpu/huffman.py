@@ -1,7 +1,7 @@
-"""Hot loops of Huffman coding: codeword lengths, and a bit stream written and read through 64-bit words.
+"""Kernels of Huffman coding: codeword lengths, and bit streams through 64-bit words.
 
-Symbols and streams may hold anything and are checked here, by status; that codes are complete and arrays large enough
-is up to :mod:`nbquant.coding.huffman`, which also words the errors. A stream runs from the highest bit of a word down.
+Symbols and streams may contain anything and are checked here, by status; complete codes and sufficient arrays are
+ensured by :mod:`nbquant.coding.huffman`, which also makes the error messages. A stream starts at a word's highest bit.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ NEGATIVE_COUNT, ALL_ZERO, TOO_LARGE, TOO_MANY = 1, 2, 3, 4
 
 @compiled()
 def count_symbols(symbols: Integer[np.ndarray, " n"], counts: Int64[np.ndarray, "4 k"]) -> bool:
-    """Add to four histograms in turn, so that equal neighbours do not wait for each other; False if one is outside."""
+    """Count symbols in four interleaved histograms, as equal neighbours would stall; False if one is out of range."""
     k = np.uint64(counts.shape[1])
     n = np.uint64(len(symbols))
     i = np.uint64(0)
@@ -44,7 +44,7 @@ def count_symbols(symbols: Integer[np.ndarray, " n"], counts: Int64[np.ndarray, 
 
 @compiled()
 def code_lengths(counts: Integer[np.ndarray, " k"], limit: int) -> tuple[Int64[np.ndarray, " k"], int]:
-    """Lengths of an optimal prefix code of codewords no longer than ``limit`` bits.
+    """Compute the lengths of an optimal prefix code with codewords of at most ``limit`` bits.
 
     Two queues, one of leaves and one of merged nodes, both in ascending order (van Leeuwen 1976); on a tie the leaf
     goes first, which among all optimal codes has the least maximum and the least sum of lengths (Schwartz 1964). Of
@@ -57,7 +57,7 @@ def code_lengths(counts: Integer[np.ndarray, " k"], limit: int) -> tuple[Int64[n
 
     Returns:
         Lengths [bit], 0 for a zero count and 1 for the only used symbol; and a status, other than ``OK`` where the
-        counts have no such code.
+        counts do not allow such a code.
     """
     k = len(counts)
     lengths = np.zeros(k, np.int64)
@@ -166,7 +166,7 @@ def _package_merge(leaf: Int64[np.ndarray, " k"], limit: int) -> Int64[np.ndarra
 
 @compiled()
 def canonical_codewords(lengths: Int[np.ndarray, " k"]) -> UInt64[np.ndarray, " k"]:
-    """Codewords in the low bits, counted up through (length, symbol); 0 where the length is 0."""
+    """Compute the canonical codewords, in the low bits, in the order of (length, symbol); 0 where the length is 0."""
     per_length = np.zeros(WORD + 1, np.int64)
     for length in lengths:
         if length > 0:
@@ -192,19 +192,19 @@ def encode_words(
     longest: int,
     words: UInt64[np.ndarray, " w"],
 ) -> np.int64:
-    """Write codewords one after the other into 64-bit words, the last one padded with zeros.
+    """Concatenate codewords into 64-bit words, the last one padded with zeros.
 
-    Groups of four codewords are joined off the critical path, so that the accumulator is touched once a group.
+    Groups of four codewords are joined off the critical path, so that the accumulator is updated once per group.
 
     Args:
-        symbols: What to encode.
+        symbols: Symbols to encode.
         codewords: Codewords; padded to a power of two, so that one comparison bounds a whole group.
         lengths: Their lengths [bit], padded likewise; ``NO_CODEWORD`` where there is none.
         longest: The longest length [bit], at most 32.
-        words: Receives the stream; room for ``len(symbols) * longest`` bits.
+        words: Output: the stream; at least ``len(symbols) * longest`` bits.
 
     Returns:
-        Bits written; -1 if a symbol has no codeword.
+        Number of bits written; -1 if a symbol has no codeword.
     """
     n = np.uint64(len(symbols))
     k = np.uint64(len(lengths))
@@ -261,17 +261,17 @@ def encode_words(
 def decode_table(
     codewords: UInt64[np.ndarray, " k"], lengths: Int64[np.ndarray, " k"], bits: int, width: int
 ) -> UInt64[np.ndarray, " t"]:
-    """What the next ``bits`` bits of a stream decode to, as far as they hold whole codewords.
+    """Compute the decoding table: symbols of the next ``bits`` bits of a stream, as far as they hold whole codewords.
 
     Args:
         codewords: Canonical codewords.
         lengths: Their lengths [bit].
         bits: Index width of the table [bit], at most 16.
-        width: Room for a symbol in an entry [bit]: 8, 16 or 32 for at most 7, 3 or 1 symbols.
+        width: Bits of a symbol in an entry [bit]: 8, 16 or 32 for at most 7, 3 or 1 symbols.
 
     Returns:
-        Entries of, from the top: 3 bits for the number of symbols (0: the first codeword is longer than ``bits``, or
-        none), 5 bits for the bits they take, and the symbols, the first lowest.
+        Entries from the top: 3 bits for the number of symbols (0: the first codeword is longer than ``bits``, or
+        invalid), 5 bits for the bits they take, and the symbols, the first lowest.
     """
     size = 1 << bits
     first = np.zeros(size, np.int64)  # symbol + 1
@@ -299,7 +299,7 @@ def decode_table(
 
 @compiled()
 def _window(words: UInt64[np.ndarray, " w"], position: np.uint64) -> np.uint64:
-    """64 bits from ``position`` on; the word after the one that holds it must exist."""
+    """64 bits from ``position`` on; the following word must exist."""
     shift = position & np.uint64(63)
     at = position >> np.uint64(6)
     return (words[at] << shift) | ((words[at + ONE] >> ONE) >> (np.uint64(63) - shift))
@@ -331,17 +331,17 @@ def decode_words(
     ordered: Int64[np.ndarray, " used"],
     out: Integer[np.ndarray, " n"],
 ) -> tuple[int, np.int64, np.int64]:
-    """Read ``len(out)`` symbols.
+    """Decode ``len(out)`` symbols.
 
     Args:
-        words: The stream, with at least two words of zeros behind it.
-        stream_bits: Its length [bit], before that padding.
+        words: The stream, followed by at least two words of zeros.
+        stream_bits: Length of the stream [bit], without that padding.
         table: From :func:`decode_table`.
-        width: Likewise.
+        width: As in :func:`decode_table`.
         start: First codeword of each length.
         rank: Number of codewords shorter than each length.
         ordered: Symbols in canonical order.
-        out: Receives the symbols.
+        out: Output: the symbols.
 
     Returns:
         Status, number of symbols read, and bits read.
@@ -355,7 +355,7 @@ def decode_words(
     stream = np.uint64(stream_bits)
     position = np.uint64(0)
     o = np.uint64(0)
-    room = np.uint64(8 * look_ups)  # a store may run over by what the next one overwrites
+    room = np.uint64(8 * look_ups)  # a store may overrun into the place of the next one
     while o + room <= n and position + np.uint64(WORD) <= stream:
         window = _window(words, position)
         escaped = False
@@ -365,7 +365,7 @@ def decode_words(
             if number == 0:
                 escaped = True
                 break
-            if width == 8:  # eight plain stores that the compiler makes one
+            if width == 8:  # eight plain stores that the compiler merges
                 out[o] = entry & np.uint64(255)
                 out[o + np.uint64(1)] = (entry >> np.uint64(8)) & np.uint64(255)
                 out[o + np.uint64(2)] = (entry >> np.uint64(16)) & np.uint64(255)

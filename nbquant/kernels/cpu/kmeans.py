@@ -1,4 +1,4 @@
-"""Optimal one-dimensional k-means by dynamic programming."""
+"""Kernels of optimal one-dimensional k-means: dynamic programming, and Lloyd iterations on bins."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def _interval_cost(prefix: Array, i: int, j: int) -> float:
 
 @compiled()
 def _extend(prefix: Array, best: Array, k: int, new: Array, start: Array) -> None:
-    """Best cost of the bins 0 … j−1 with one more cluster than ``best``, which has k, and where the last one starts.
+    """Best cost of the bins 0 … j−1 with one more cluster than ``best``, which has k, and the start of the last one.
 
     Divide and conquer: the best start never moves left as j grows, so this costs m log m, not m².
     """
@@ -64,8 +64,8 @@ def kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array]:
 
 @compiled()
 def _put_last_at_zero(prefix: Array, free: Array, k: int, new: Array, start: Array, is_zero: Array) -> None:
-    """Make the last of k + 1 clusters, none of those before it at zero, the one at zero where that costs less."""
-    # The cost of a cluster at zero is a difference, so that its best start is the least of what is left of it.
+    """Turn the last of k + 1 clusters into the one at zero where that costs less, given none before it is at zero."""
+    # The cost of a cluster at zero is a difference of prefix sums, so its best start minimises the part before it.
     least, where = np.inf, 0
     for j in range(k + 1, len(prefix)):
         if free[j - 1] - prefix[j - 1, 2] < least:
@@ -99,7 +99,7 @@ def pinned_kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array, Array
 
 @compiled()
 def lloyd(position: Array, prefix: Array, edges: Array, pinned: int, most: int) -> Array:
-    """Move the edges of clusters to where neighbouring centres are equally far, again and again.
+    """Move the edges between clusters to the midpoints of neighbouring centres until they are stable.
 
     Args:
         position: Mean w of each bin, ascending.
@@ -109,7 +109,7 @@ def lloyd(position: Array, prefix: Array, edges: Array, pinned: int, most: int) 
         most: Largest number of rounds.
 
     Returns:
-        Edges at which it came to rest; no cluster is empty.
+        Final edges; no cluster is empty.
     """
     k = len(edges) - 1
     centre = np.empty(k)
@@ -131,7 +131,7 @@ def lloyd(position: Array, prefix: Array, edges: Array, pinned: int, most: int) 
 
 @compiled()
 def edges_of(start: Array, levels: int) -> Array:
-    """Edges of so many clusters, by the first bins of the last cluster that a table holds."""
+    """Trace the edges of ``levels`` clusters from a table of the last clusters' first bins."""
     edges = np.empty(levels + 1, np.int64)
     edges[levels] = start.shape[1] - 1
     for c in range(levels, 0, -1):

@@ -1,4 +1,4 @@
-"""What the members of each cluster are and lose."""
+"""Kernel that sums count, sensitivity and loss of each cluster."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def add_losses(weight: Array, sensitivity: Array, codebook: Array, assignment: A
         sensitivity: Sensitivities h.
         codebook: Reconstruction values c in float64, and a last one of 0 for weights assigned −1.
         assignment: Index of each weight's codeword.
-        sums: Are added to.
+        sums: Incremented.
     """
     last = len(codebook) - 1
     for i in range(len(weight)):

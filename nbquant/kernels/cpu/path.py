@@ -1,4 +1,4 @@
-"""A path through the trellis of 8 states, one weight at a time: costs of its nodes, and the way back."""
+"""Kernels of a Viterbi path through the trellis of 8 states, one weight at a time."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ STATES, CLASSES, BRANCHES = 8, 3, 4
 """Branches of a node: level 0, level 1, and the best level from 2 on of each parity."""
 
 EVEN: Int64[np.ndarray, " 8"] = np.array([0, 7, 1, 6, 2, 5, 3, 4])
-"""The state that leads to each by an even level."""
+"""The state that leads to each state by an even level."""
 
 ODD: Int64[np.ndarray, " 8"] = np.array([2, 5, 3, 4, 0, 7, 1, 6])
-"""The state that leads to each by an odd level."""
+"""The state that leads to each state by an odd level."""
 
 
 @compiled()
@@ -30,19 +30,19 @@ def advance(
     came: UInt8[np.ndarray, " 24"],
     rest: Int32[np.ndarray, "2 3 2"],
 ) -> None:
-    """Take one weight: costs of all nodes after it, where each was come from, and the levels from 2 on.
+    """Advance by one weight: costs of all nodes after it, their predecessors, and the levels from 2 on.
 
     Args:
         x: Magnitude of the target [steps].
         u: Cost of a squared error of one step.
         price: λ times the bits of each level, by quantizer and class of the level above.
-        lowest: The least of them.
-        cost: Costs of the nodes so far, by class of the level above and state; infinity where no path is.
-        grown: Receives the costs after this weight.
-        best: Room for the costs of branches.
-        merged: Room for the best class above of each state and branch, and its cost.
-        came: Receives the node and branch that led to each node, as 4 · node + branch.
-        rest: Receives the level of the two last branches.
+        lowest: Least price.
+        cost: Costs of the nodes so far, by class of the level above and state; infinite where there is no path.
+        grown: Output: the costs after this weight.
+        best: Workspace for the costs of branches.
+        merged: Workspace for the best class above of each state and branch, and its cost.
+        came: Output: the node and branch that led to each node, as 4 · node + branch.
+        rest: Output: the level of the two last branches.
     """
     most = price.shape[2] - 1
     for q in range(2):
@@ -98,7 +98,7 @@ def retrace(
     target: Float[np.ndarray, " rows"],
     out: Int32[np.ndarray, " rows"],
 ) -> None:
-    """Integers of the path that ends in a node, with the signs of the targets."""
+    """Trace the integers of the path that ends in a node, with the signs of the targets."""
     for r in range(len(out) - 1, -1, -1):
         code: Any = np.int64(came[r, node])
         node, b = code >> 2, code & 3
@@ -119,17 +119,17 @@ def best_path(
     came: UInt8[np.ndarray, "rows 24"],
     rest: Int32[np.ndarray, "rows 2 3 2"],
 ) -> None:
-    """Integers of least cost down one column, whose targets are in steps.
+    """Find the integers of least cost down one column, with targets in steps.
 
     Args:
         target: Targets [steps].
         weight: Costs of a squared error of one step.
         price: λ times the bits, by quantizer, class of the neighbour, class of the level above, and level.
-        lowest: The least over the levels.
-        neighbour_class: Class of what is to the left.
-        out: Receives the integers.
-        came: Room for at least as many rows.
-        rest: The same.
+        lowest: Least price over the levels.
+        neighbour_class: Class of the level to the left.
+        out: Output: the integers.
+        came: Workspace for at least as many rows.
+        rest: Likewise.
     """
     cost, grown = np.full((CLASSES, STATES), np.inf), np.empty((CLASSES, STATES))
     best, merged = np.empty((2, CLASSES, BRANCHES)), np.empty((2 * BRANCHES, STATES))
@@ -150,7 +150,7 @@ def best_paths(
     neighbour_class: UInt8[np.ndarray, "cols rows"],
     out: Int32[np.ndarray, "cols rows"],
 ) -> None:
-    """See :func:`nbquant.kernels.reference.viterbi` , of 8 states; a column is a row here, ``price`` λ · bits."""
+    """See :func:`nbquant.kernels.reference.viterbi`, of 8 states; a column is a row here, ``price`` is λ · bits."""
     cols, rows = target.shape
     lowest = least_prices(price)
     x, u = np.empty(rows), np.empty(rows)
@@ -163,7 +163,7 @@ def best_paths(
 
 @compiled()
 def least_prices(price: Float[np.ndarray, "2 neighbours 3 levels"]) -> Float[np.ndarray, "2 neighbours 3"]:
-    """The least price over the levels."""
+    """Compute the least price over the levels."""
     lowest = np.empty(price.shape[:3])
     for q in range(price.shape[0]):
         for a in range(price.shape[1]):

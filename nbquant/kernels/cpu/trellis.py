@@ -1,4 +1,4 @@
-"""The trellis, compiled: integers to the levels that are coded and back, and the best path down a column."""
+"""Kernels of the trellis: conversion between integers and levels, and the Viterbi search down each column."""
 
 import numpy as np
 from jaxtyping import Float, Int32, Int64, UInt8
@@ -13,9 +13,9 @@ def levels(
     state: UInt8[np.ndarray, " cols"],
     out: Int64[np.ndarray, "rows cols"],
 ) -> int:
-    """Levels k of the integers m; returns how many of them no path has, which are rounded towards zero.
+    """Compute the levels k of the integers m; returns the number of integers on no path, rounded towards zero.
 
-    Rows outside and columns within, in the order of memory: a row of states is small.
+    The outer loop is over rows, in memory order: a row of states is small.
     """
     wrong = 0
     for i in range(integers.shape[0]):
@@ -39,7 +39,7 @@ def integers(
     state: UInt8[np.ndarray, " cols"],
     out: Int64[np.ndarray, "rows cols"],
 ) -> None:
-    """Integers m of the levels k."""
+    """Compute the integers m of the levels k."""
     for i in range(level.shape[0]):
         for j in range(level.shape[1]):
             k, s = level[i, j], state[j]
@@ -54,7 +54,7 @@ def states(
     state: UInt8[np.ndarray, " cols"],
     out: UInt8[np.ndarray, "rows cols"],
 ) -> None:
-    """State before each of the levels k."""
+    """Compute the state before each of the levels k."""
     for i in range(level.shape[0]):
         for j in range(level.shape[1]):
             out[i, j] = state[j]
@@ -73,9 +73,9 @@ def viterbi(
 ) -> None:
     """See :func:`nbquant.kernels.reference.viterbi`; a column is a row here, and ``price`` is λ times the bits.
 
-    From a node (a state and a class of the level above) a path goes on by one of few branches: a level of a class of
-    its own, or the best of the rest with each parity. What a branch costs depends on the quantizer and the class of
-    the node alone, so that it is found once for all states that share them.
+    From a node (a state and a class of the level above) a path continues by one of few branches: a level with a class
+    of its own, or the best of the other levels with each parity. The cost of a branch depends only on the quantizer and
+    the class of the node, so that it is computed once for all states that share them.
     """
     cols, rows = target.shape
     states, quantizers, previous, most = len(transition), price.shape[0], price.shape[2], price.shape[3] - 1

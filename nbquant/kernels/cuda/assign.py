@@ -1,4 +1,4 @@
-"""Exact assignment and the sums of its clusters, in one pass, in Triton."""
+"""Triton kernels that assign weights to codewords and sum the clusters, in one pass."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,15 +24,15 @@ from nbquant.kernels.cuda.choice import (
 from nbquant.kernels.cuda.sample import exponents
 from nbquant.kernels.reference import CHUNK, ROW_SHIFT
 
-BLOCK = 512  # weights a program handles at once
-MATRIX_BLOCK = 128  # the same beside matrix products: of more, registers spill
-SLAB = 1 << 30  # weights of one launch: offsets within it fit 32 bits
-PROGRAMS = 8  # of each multiprocessor
-FEW_LEVELS = 16  # up to so many codewords trying all is faster than a table of candidates
-FEW_WEIGHTS = 1 << 18  # up to so many weights the table is not worth its making
-MATRIX_LEVELS = 64  # up to so many codewords sums are made by matrix products, beyond by atomic updates
-COPIES_BELOW = 1 << 15  # clusters; fewer are summed in several copies, so that fewer updates wait for each other
-LISTED_PART, LISTED_LEAST = 16, 256  # room in the list of weights that the table does not decide
+BLOCK = 512  # weights per program
+MATRIX_BLOCK = 128  # the same with matrix products: with more, registers spill
+SLAB = 1 << 30  # weights per launch: offsets within it fit 32 bits
+PROGRAMS = 8  # per multiprocessor
+FEW_LEVELS = 16  # codewords up to which trying all is faster than a table of candidates
+FEW_WEIGHTS = 1 << 18  # weights up to which the table does not pay
+MATRIX_LEVELS = 64  # codewords up to which sums use matrix products, beyond atomic updates
+COPIES_BELOW = 1 << 15  # clusters below which sums are kept in several copies, so that fewer updates collide
+LISTED_PART, LISTED_LEAST = 16, 256  # size of the list of weights that the table does not decide
 WIDTH = 8  # columns of the sums: n, w, h, hw, hw², and three that fill the row
 
 
@@ -114,7 +114,7 @@ def _columns(one, w, h, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class _Choice:
-    """How codewords are found, and what the kernel reads for it."""
+    """The way codewords are found, with its inputs to the kernel."""
 
     kind: str
     levels: int
@@ -135,7 +135,7 @@ def assign(
 ) -> Float[np.ndarray, "k 5"]:
     """See :func:`nbquant.kernels.reference.assign`; ``out`` receives the assignment, the sums are returned.
 
-    Thresholds are exact; costs are float32, so that codewords whose costs differ by 10⁻⁶ count as equal.
+    Thresholds are exact; costs are float32, so that codewords whose costs differ by a relative 10⁻⁶ count as equal.
     """
     codebook, length = np.asarray(codebook, np.float64), np.asarray(codeword_length, np.float64)
     device = weight.device
@@ -187,7 +187,7 @@ def _run(
     skip_zeros: bool,
     scale: Float[np.ndarray, " m"],
 ) -> Float[np.ndarray, "k 5"]:
-    """Assign slab by slab; where float32 does not hold the sums of a slab, once more with atomic updates."""
+    """Assign slab by slab; a slab whose sums exceed float32 is repeated with atomic updates."""
     assert weight.shape == out.shape, f"{tuple(out.shape)} indices for {tuple(weight.shape)} weights"
     total = np.zeros((choice.levels, 5))
     for start in range(0, len(weight), SLAB):

@@ -1,8 +1,8 @@
-"""How a weight finds its codeword, in Triton: by thresholds, by all costs, or by the few costs that a table leaves.
+"""Triton kernels that choose codewords: by thresholds, by all costs, or among the candidates from a table.
 
 Where every weight has the same h, codewords win intervals of w. Where h varies, the cost difference of two codewords
-is bilinear in (h, w): one that is not cheaper than another at any corner of a cell of the (h, w) plane is not cheaper
-within. So a cell's candidates are those cheaper than its middle's best at some corner.
+is bilinear in (h, w): a codeword that is not cheaper than another at any corner of a cell of the (h, w) plane is not
+cheaper within. So a cell's candidates are those cheaper at some corner than the best at its centre.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from torch import Tensor
 from nbquant.kernels.cuda.sample import MANTISSA_BITS, exponents
 from nbquant.kernels.reference import ROW_SHIFT
 
-BIN_SHIFT = 16  # bits of w dropped for the columns of the table: 128 an octave
-OCTAVES = 14  # that columns span below twice the largest codeword; smaller weights share the middle column
+BIN_SHIFT = 16  # bits of w dropped for the columns of the table: 128 per octave
+OCTAVES = 14  # octaves of the columns, below twice the largest codeword; smaller weights share the middle column
 MANY_ROWS = 256
-COLUMNS = 128  # of one program
+COLUMNS = 128  # per program
 
 
 @triton.jit
 def search(w, edges, codes, DEPTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Codeword of the interval that each weight is in: its edges below, of 2^DEPTH − 1 ascending ones."""
+    """Find the codeword whose interval contains each weight, among 2^DEPTH − 1 ascending edges."""
     at = tl.zeros_like(w).to(tl.int32)
     for i in tl.static_range(DEPTH):
         half = 1 << (DEPTH - 1 - i)
@@ -35,7 +35,7 @@ def search(w, edges, codes, DEPTH: tl.constexpr):  # type: ignore[no-untyped-def
 
 @triton.jit
 def cheapest(w, h, values, prices, levels):  # type: ignore[no-untyped-def]
-    """Codeword of least cost, all of them tried."""
+    """Find the codeword of least cost by trying all."""
     index = tl.zeros_like(w).to(tl.int32)
     best = tl.full(w.shape, float("inf"), tl.float32)
     for j in range(levels):
@@ -50,7 +50,7 @@ def cheapest(w, h, values, prices, levels):  # type: ignore[no-untyped-def]
 def candidates_of(  # type: ignore[no-untyped-def]
     w, h, candidates, first_bin, bins, first_row, rows, BIN_SHIFT: tl.constexpr, ROW_SHIFT: tl.constexpr
 ):
-    """The four candidates of each weight's cell, 16 bits each; −1 where there are more, or outside the table."""
+    """Look up the four candidates of each weight's cell, 16 bits each; −1 if there are more, or outside the table."""
     bits = w.to(tl.int32, bitcast=True)
     column = tl.maximum(((bits & 0x7FFFFFFF) >> BIN_SHIFT) - first_bin + 1, 0)
     row = tl.maximum((h.to(tl.int32, bitcast=True) >> ROW_SHIFT) - first_row + 1, 0)
@@ -60,7 +60,7 @@ def candidates_of(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def cheapest_of(w, h, candidates, values, prices):  # type: ignore[no-untyped-def]
-    """Codeword of least cost among four candidates."""
+    """Find the codeword of least cost among four candidates."""
     known = candidates >= 0
     index = (candidates & 0xFFFF).to(tl.int32)
     best = tl.full(w.shape, float("inf"), tl.float32)
@@ -100,7 +100,7 @@ def candidates_kernel(  # type: ignore[no-untyped-def]
     for j in range(levels):
         c, p = tl.load(values + j), tl.load(prices + j)
         b0, b1 = (w0 - c) * (w0 - c), (w1 - c) * (w1 - c)
-        # Costs are rounded: what is dearer by no more than that stays.
+        # Costs are rounded: codewords within that tolerance stay.
         slack = 1.000001
         stays = 0.5 * h0 * b0 + p < (0.5 * h0 * a0 + price) * slack
         stays |= 0.5 * h0 * b1 + p < (0.5 * h0 * a1 + price) * slack
@@ -115,7 +115,7 @@ def candidates_kernel(  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of the cells of a table over rows of h and bins of w; the first row is that of all smaller h."""
+    """Candidates of the cells of a table over rows of h and bins of w; the first row is for all smaller h."""
 
     packed: Int64[Tensor, " cells"]
     first_bin: int
@@ -127,12 +127,12 @@ class Candidates:
 def table_of_candidates(
     sensitivity: Float[Tensor, " n"], values: Float[Tensor, " k"], prices: Float[Tensor, " k"]
 ) -> Candidates:
-    """Candidates for weights of about the codewords' size.
+    """Make the table of candidates for weights in the range of the codewords.
 
     Args:
-        sensitivity: Sensitivities h, whose range is taken from a sample.
+        sensitivity: Sensitivities h, whose range is estimated from a sample.
         values: Codewords c, float32.
-        prices: λℓ of each, float32.
+        prices: λℓ of each codeword, float32.
     """
     top = max(OCTAVES, min(253, exponents(values)[1] + 1))
     bins = OCTAVES << (MANTISSA_BITS - BIN_SHIFT)
@@ -153,11 +153,11 @@ def table_of_candidates(
 def intervals(
     codebook: Float[np.ndarray, " k"], price: Float[np.ndarray, " k"], mass: float
 ) -> tuple[Float[np.ndarray, " edges"], Int32[np.ndarray, " codes"], int]:
-    """Which codeword wins where, when all weights have the same h: the lower envelope of parabolas.
+    """Find the interval won by each codeword if all weights have the same h: the lower envelope of parabolas.
 
     Args:
         codebook: Reconstruction values c, ascending.
-        price: λℓ of each; zeros give the nearest codeword.
+        price: λℓ of each codeword; zeros give the nearest codeword.
         mass: h, positive where prices differ.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Reconstruction from codebook and assignment, in Triton."""
+"""Triton kernel that reconstructs weights from codebook and assignment."""
 
 import torch
 import triton
@@ -6,8 +6,8 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BLOCK = 2048  # weights of one program
-SLAB = 1 << 30  # weights of one launch: offsets within it fit 32 bits
+BLOCK = 2048  # weights per program
+SLAB = 1 << 30  # weights per launch: offsets within it fit 32 bits
 
 
 @triton.jit

@@ -1,9 +1,9 @@
-"""The mergeable histogram, in Triton: one pass, and one 32-byte atomic update a weight.
+"""Triton kernel that fills the histogram in one pass, with one 32-byte atomic update per weight.
 
-Triton has no scatter into shared memory, so that every weight is added to a table that lives in the L2 cache. To need
-one update and not two, the table's cells are (row of h × fine bin of w); bins and the cells of the coarser grid are
-sums of these. The table spans the octaves that a sample of the weights is in, and some more; what lies outside, and
-what is negative or not finite in h, is listed and left to the reference.
+Triton has no scatter into shared memory, so every weight is added to a table in the L2 cache. To need
+only one update, the table's cells are (row of h × fine bin of w); bins and the cells of the coarser grid are
+sums of these. The table spans the octaves of a sample of the weights, and a margin; weights outside, and
+invalid h, are listed and left to the reference.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from nbquant.kernels import reference
 from nbquant.kernels.cuda.sample import MANTISSA_BITS, exponents
 from nbquant.kernels.reference import LEAST_MASS, ROW_KEYS, ROW_SHIFT, ZERO_KEY
 
-BLOCK = 512  # weights of one program
-SLAB = 1 << 28  # weights of one launch
-MANY_CELLS = 1 << 23  # of 32 bytes each; beyond this the reference has to do
-COPIES_BELOW = 1 << 16  # cells; a smaller table is kept several times, so that fewer updates wait for each other
-LISTED_PART, LISTED_LEAST = 64, 256  # room in the list of what lies outside: a part of the weights, and some more
+BLOCK = 512  # weights per program
+SLAB = 1 << 28  # weights per launch
+MANY_CELLS = 1 << 23  # of 32 bytes each; beyond this the reference is used
+COPIES_BELOW = 1 << 16  # cells below which the table is kept in several copies, so that fewer updates collide
+LISTED_PART, LISTED_LEAST = 64, 256  # size of the list of outside weights: a share of the weights, and a minimum
 
 Histograms = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -50,12 +50,12 @@ def histogram_kernel(  # type: ignore[no-untyped-def]
         h = tl.load(sensitivity + at, mask=inside, other=0).to(tl.float32)
         mass = h.to(tl.float64) + LEAST_MASS
         if JOINT:
-            # Row 0, of h = 0, is far from the others: it is the first row of the table wherever these are.
+            # Row 0, for h = 0, is far from the others: it is the first row of the table wherever these are.
             row = h.to(tl.int32, bitcast=True) >> ROW_SHIFT
             none = (row == 0) | (h == 0)
             row = tl.where(none, 0, row - first_row + 1)
             fits &= none | ((row > 0) & (row < rows))
-    # Zeros are the one value that very many weights share: so many copies of their cells that none is waited for.
+    # Zeros are the one value shared by very many weights: their cells have enough copies to avoid collisions.
     cell = ((program % copies) * rows + row) * 2 * bins + tl.where(bits < 0, bins, 0) + bin_
     cell = tl.where(zero, 2 * copies * rows * bins + (program % zero_copies) * rows + row, cell)
     wide = w.to(tl.float64)
@@ -81,13 +81,13 @@ def histogram(
 
     Args:
         weight: Weights w, on a CUDA device; float64 is left to the reference.
-        sensitivity: Sensitivities h; None is h = 1.
+        sensitivity: Sensitivities h; None for h = 1.
         marginal_shift: Bits dropped for the bins of w.
-        joint_shift: The same for those of the joint grid; None leaves the grid out, and so does no sensitivity.
+        joint_shift: Bits dropped for the bins of the joint grid; None leaves it out, and so does no sensitivity.
 
     Returns:
         Keys and sums of the bins, keys and sums of the cells of the grid; numpy arrays. The order of the additions
-        differs from run to run, and the sums by a float64's rounding.
+        differs from run to run, which changes the sums by float64 rounding.
     """
     joint_shift = None if sensitivity is None else joint_shift
     double = weight.dtype == torch.float64 or (sensitivity is not None and sensitivity.dtype == torch.float64)
@@ -111,7 +111,7 @@ def histogram(
 
 @dataclass(frozen=True)
 class _Window:
-    """What the table spans: some octaves of the magnitude of w, cut into bins; the row of h = 0, and some more rows."""
+    """Range of the table: some octaves of |w|, cut into bins; the row of h = 0, and some more rows."""
 
     shift: int
     first_bin: int
@@ -136,7 +136,7 @@ class _Window:
 def _window(
     weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"] | None, shift: int, joint: bool
 ) -> _Window | None:
-    """Range of a sample, and a margin; None if the table would be too large."""
+    """Range of a sample with a margin; None if the table would be too large."""
     lowest, highest = exponents(weight)
     low, high = max(0, lowest - 4), min(254, highest + 2)
     first_row, last_row = 1, 0
@@ -144,7 +144,7 @@ def _window(
         lowest, highest = exponents(sensitivity)
         octave = 1 << (MANTISSA_BITS - ROW_SHIFT)
         first_row, last_row = octave * max(1, lowest - 2), octave * min(255, highest + 3) - 1
-    # Of bins wider than an octave the first may begin below it.
+    # With bins wider than an octave, the first may begin below it.
     first_bin = (low << MANTISSA_BITS) >> shift
     bins = (((high + 1) << MANTISSA_BITS) - 1 >> shift) + 1 - first_bin
     window = _Window(shift, first_bin, bins, first_row, last_row - first_row + 2, joint)
@@ -181,7 +181,7 @@ def _fill(
 def _occupied(
     table: Float[Tensor, "rows 2*bins 4"], zeros: Float[Tensor, "rows 1 4"], window: _Window, shift: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending keys and sums of the cells in use, of bins of ``shift`` dropped bits."""
+    """Ascending keys and sums of the occupied cells, for bins of ``shift`` dropped bits."""
     rows, device = len(table), table.device
     magnitude = (torch.arange(window.bins, device=device) + window.first_bin << window.shift) >> shift
     coarse = magnitude - magnitude[0]

@@ -1,4 +1,4 @@
-"""The octaves that values are in, by a sample of them: what the tables of the kernels span."""
+"""Range of exponents in a sample of values, which sets the range of the kernels' tables."""
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ MANTISSA_BITS = 23
 
 
 def exponents(values: Float[Tensor, " n"]) -> tuple[int, int]:
-    """Least and largest biased exponent in a sample of the values, without zeros and what is not finite."""
+    """Find the least and largest biased exponent in a sample of the values, without zeros and non-finite ones."""
     bits = values[:: max(1, len(values) // SAMPLE)].float().view(torch.int32) & 0x7FFFFFFF
     exponent = bits >> MANTISSA_BITS
     unusual = (bits == 0) | (exponent == 255)

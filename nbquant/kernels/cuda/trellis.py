@@ -1,7 +1,7 @@
-"""The best path down each column, in Triton: a program has a block of columns, the costs of all nodes in registers.
+"""Triton kernels of the Viterbi search down each column: a block of columns per program, node costs in registers.
 
-As in the compiled kernel a path leaves a node by one of few branches, whose costs depend on the quantizer and the class
-of the level above alone.
+As in the compiled kernel, a path leaves a node by one of few branches, whose costs depend only on the quantizer and the
+class of the level above.
 """
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nbquant.kernels.reference import TRANSITION
 
-BLOCK = 32  # columns of one program
-SLAB = 1 << 28  # steps of nodes remembered at once, five bytes each
+BLOCK = 32  # columns per program
+SLAB = 1 << 28  # steps of nodes stored at once, five bytes each
 
 
 @triton.jit
@@ -23,7 +23,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     neighbours, levels, LAST_EDGE: tl.constexpr, BLOCK: tl.constexpr, NODES: tl.constexpr, BRANCHES: tl.constexpr,
     PREVIOUS: tl.constexpr, PER: tl.constexpr, PARITIES: tl.constexpr,
 ):  # fmt: skip
-    """Costs of all nodes row by row; where each was come from, and by which level."""
+    """Compute the costs of all nodes row by row, with their predecessors and levels."""
     REST: tl.constexpr = PREVIOUS - 1
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < slab
@@ -33,7 +33,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     p = branch // PER % PREVIOUS
     b = branch % PER
     rest = (b >= REST)[None, :]
-    # Padding has quantizers that there are none of, and no edge from them.
+    # Padding has quantizers that do not exist, and no edge from them.
     q = tl.minimum(q, PARITIES - 1)
     cost = tl.where((n == 0)[None, :] & inside[:, None], 0.0, float("inf"))
     here = first + at.to(tl.int64)  # offsets may need more than 32 bits
@@ -86,7 +86,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
             grown = tl.where(better, total, grown)
             came_from = tl.where(better, whence, came_from)
             by = tl.where(better, tl.gather(level, way, 1), by)
-        # Float32 sums of long columns would lose what tells paths apart.
+        # Float32 sums of long columns would lose the differences between paths.
         cost = grown - tl.where(inside, tl.min(grown, axis=1), 0.0)[:, None]
         place = kept[:, None] * NODES + n[None, :]
         tl.store(came + place, came_from.to(tl.uint8), mask=inside[:, None])
@@ -101,7 +101,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     target, came, chosen, node, out, first, slab, cols, rows, STATES_BY_CLASS: tl.constexpr, BLOCK: tl.constexpr,
     NODES: tl.constexpr, PARITIES: tl.constexpr,
 ):  # fmt: skip
-    """Integers of the paths, from their ends."""
+    """Trace the integers of the paths from their ends."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < slab
     ends = tl.load(node + at, mask=inside, other=0)
@@ -122,7 +122,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
 
 
 def edges(states: int, previous: int) -> tuple[Int32[np.ndarray, "edges nodes"], Int32[np.ndarray, "edges nodes"]]:
-    """Node that each edge into a node comes from (−1 for none), and its branch among those of all quantizers."""
+    """Find the predecessor of each edge into a node (−1 for none), and its branch among those of all quantizers."""
     transition = TRANSITION if states > 1 else np.zeros((1, 2), np.uint8)
     rest, parities = previous - 1, 2 if states > 1 else 1
     into: list[list[tuple[int, int]]] = [[] for _ in range(states * previous)]
