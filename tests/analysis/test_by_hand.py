@@ -129,5 +129,5 @@ def test_what_cannot_be_moved_is_refused():
         moved(point, STATISTICS[1.0], "all", levels, 0.0)
     with pytest.raises(ValueError, match="group must be one of 'all', but is 'fc1'"):
         moved(point, STATISTICS[1.0], "fc1", 0, 0.0)
-    with pytest.raises(ValueError, match="must be finite, but is put at nan"):
+    with pytest.raises(ValueError, match="must be finite, but got nan"):
         moved(point, STATISTICS[1.0], "all", 0, float("nan"))
