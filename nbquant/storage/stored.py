@@ -275,7 +275,7 @@ class Stored:
                 yield torch.from_numpy(block).view(dtype)
             return
         with reading(self.path, self._layout.section(entry)) as reader:
-            step = positions.BLOCK * entry_bytes(entry.dtype)
+            step = positions.BLOCK_ENTRIES * entry_bytes(entry.dtype)
             for begin in range(0, entry.size, step):
                 yield of_bytes(reader.take(min(step, entry.size - begin)), entry.dtype)
             reader.end()

@@ -46,7 +46,7 @@ from nbquant.storage.layout import (
     block_entries,
 )
 from nbquant.storage.recipe import recipe_of
-from nbquant.storage.source import Rest, rest_of
+from nbquant.storage.source import UnquantizedTensors, unquantized_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +99,13 @@ def save(
     if path.suffix != ".nbq":
         raise ValueError(f"the name of the file must end in .nbq, but {path.name!r} came: add the ending.")
     quantized.require_whole()
-    rest = rest_of(model, quantized)
-    layout, made, header = _plan(quantized, rest)
+    unquantized = unquantized_of(model, quantized)
+    layout, made, header = _plan(quantized, unquantized)
     steps = sum(len(entry.blocks) for entry in layout.quantized) + len(layout.raw)
     ticks = track(range(steps), "save", progress)
     next(ticks, None)
     with replacing(path) as partial, partial.open("xb") as file:
-        _write(file, header, quantized, layout, made, rest, ticks)
+        _write(file, header, quantized, layout, made, unquantized, ticks)
         assert file.tell() == layout.size, f"{file.tell()} bytes of {layout.size}"
     return layout.ledger
 
@@ -117,10 +117,10 @@ def file_ledger(quantized: Quantized, model: nn.Module | str | os.PathLike[str] 
         ValueError, TypeError: As :func:`save`.
         OSError: A checkpoint that does not exist or cannot be read.
     """
-    return _plan(quantized, rest_of(model, quantized))[0].ledger
+    return _plan(quantized, unquantized_of(model, quantized))[0].ledger
 
 
-def _plan(quantized: Quantized, rest: Rest) -> tuple[Layout, _Codes, bytes]:
+def _plan(quantized: Quantized, unquantized: UnquantizedTensors) -> tuple[Layout, _Codes, bytes]:
     """All sizes and the header, before anything is written."""
     groups = {name: _group(quantized, name) for name in quantized.tensors}
     for name, tensor in quantized.tensors.items():
@@ -132,8 +132,10 @@ def _plan(quantized: Quantized, rest: Rest) -> tuple[Layout, _Codes, bytes]:
     pruned = quantized.pruned
     if not pruned and any(b.weights < b.entries for e in entries for b in e.blocks):
         raise ValueError("weights of this selection are pruned, but its ledger has no positions: make it with fit().")
-    raw = tuple(entry for entry, _ in rest.content)
-    layout = Layout(books, tables, entries, raw, rest.tied, pruned, kind.stored, recipe_of(quantized), rest.metadata)
+    raw = tuple(entry for entry, _ in unquantized.content)
+    layout = Layout(
+        books, tables, entries, raw, unquantized.tied, pruned, kind.stored, recipe_of(quantized), unquantized.metadata
+    )
     header = write_header(layout)
     if len(header) > MOST_HEADER:
         raise ValueError(
@@ -319,7 +321,7 @@ def _write(
     quantized: Quantized,
     layout: Layout,
     made: _Codes,
-    rest: Rest,
+    unquantized: UnquantizedTensors,
     ticks: Iterator[object],
 ) -> None:
     out = _Checked(file)
@@ -341,7 +343,7 @@ def _write(
             streams = _streams(tensor, entry, layout, made)
         out.section(_ticking(streams, ticks))
     for i in range(len(layout.raw)):
-        out.section(rest.pieces(i))
+        out.section(unquantized.pieces(i))
         next(ticks, None)
     out.end()
 

@@ -152,7 +152,7 @@ def test_large_tensors_are_taken_in_blocks_and_cancelled_between_them(monkeypatc
     selection = SELECTIONS["pruned"]
     quantized = nq.ECSQ(1e-4).fit(selection)
     whole = breakdown(quantized, selection)
-    monkeypatch.setattr(module, "BLOCK", 100)
+    monkeypatch.setattr(module, "SWEEP_BLOCK", 100)
     told = []
     parts = breakdown(quantized, selection, lambda done, total: told.append((done, total)))
     blocks = sum(-(-t.weight.numel() // 100) for t in selection)
