@@ -35,7 +35,8 @@ from nbquant.views import theme
 from nbquant.views.bound import bound_data, bound_traces
 from nbquant.views.decomposition import decomposition_data, draw_decomposition
 from nbquant.views.divergence import divergence_data, draw_divergence
-from nbquant.views.heatmap import draw_heatmap, error_data, heatmap_data
+from nbquant.views.heatmap import error_data, heatmap_data
+from nbquant.views.heatmap_drawing import draw_heatmap
 from nbquant.views.histogram import draw_histogram, histogram_data
 from nbquant.views.ladder import draw_ladder, ladder_data
 from nbquant.views.ledger import ledger_data, plot_ledger

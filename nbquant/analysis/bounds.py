@@ -1,4 +1,7 @@
-"""Lower bounds on the rate at a weighted distortion: the rate-distortion function R(D) and the Shannon lower bound."""
+"""Lower bounds on the rate at a weighted distortion: the rate-distortion function R(D) and the Shannon lower bound.
+
+One module, as the certificate evaluates the iteration on the same cells and grids.
+"""
 
 import math
 from collections.abc import Sequence

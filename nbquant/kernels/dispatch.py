@@ -1,6 +1,7 @@
 """Dispatch of kernels by device: numba on the CPU, Triton on CUDA, plain torch elsewhere.
 
 Plain torch, chunk by chunk, also replaces Triton if it is missing, with one warning.
+One module, as every kernel has one entry here and nowhere else.
 """
 
 import os

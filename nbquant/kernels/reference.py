@@ -1,6 +1,7 @@
 """Reference kernels in plain torch, the definition of every hot loop: slow, readable, on any device.
 
 The fast kernels have the same names and signatures and must agree with these.
+One module, so that all definitions are read in one place.
 """
 
 import numpy as np

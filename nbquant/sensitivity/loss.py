@@ -2,6 +2,7 @@
 
 Nothing here assumes which targets belong to which sample: all derivatives are of the loss of the whole batch.
 Losses that end in one of torch's have closed forms (:mod:`nbquant.losses`); any other loss is differentiated twice.
+One module, as draws, columns, gradient and diagonal of a loss are four views of one factor of its Hessian.
 """
 
 import math

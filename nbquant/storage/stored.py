@@ -17,25 +17,25 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from nbquant.coding import codes, positions
-from nbquant.coding.code import Code, SymbolCode, ideal_lengths
-from nbquant.coding.code_table import decode_lengths
-from nbquant.coding.huffman import HuffmanCode, symbol_counts
+from nbquant.coding.code import Code, ideal_lengths
+from nbquant.coding.huffman import symbol_counts
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import block_shapes
-from nbquant.coding.positions import GapCode
 from nbquant.duplicate import duplicate
 from nbquant.kernels import dispatch
 from nbquant.listed import listed
 from nbquant.models.layers import owner
 from nbquant.progress import Progress, track
-from nbquant.quantization.codebook import PRUNED, Codebook, Lattice, QuantizedTensor, alphabet_of
+from nbquant.quantization.codebook import PRUNED, Codebook, QuantizedTensor, alphabet_of
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.quantized import Quantized
 from nbquant.required import require_path
-from nbquant.storage.blocks import decode_block, decode_matrix, read_lattice
+from nbquant.storage.blocks import decode_block, decode_matrix
+from nbquant.storage.books import Book, read_book, read_gap_code
 from nbquant.storage.dtypes import DTYPES, as_bytes, entry_bytes, of_bytes
 from nbquant.storage.errors import CorruptFileError
-from nbquant.storage.layout import Layout, QuantizedEntry, RawEntry, StoredBlock, in_bytes
+from nbquant.storage.frame import frame_of
+from nbquant.storage.layout import Layout, QuantizedEntry, RawEntry, StoredBlock
 from nbquant.storage.recipe import distortion_of, finetuned_of, quantizer_of, record_of
 from nbquant.storage.sections import damage_of, open_layout, reading
 
@@ -74,7 +74,7 @@ class Stored:
     path: Path
     size: int
     _layout: Layout
-    _read: dict[int, "_Book"] = field(default_factory=dict)
+    _read: dict[int, Book] = field(default_factory=dict)
 
     @property
     def ledger(self) -> Ledger:
@@ -169,7 +169,7 @@ class Stored:
             CorruptFileError: As :meth:`tensor`.
         """
         present = model.state_dict(keep_vars=True)
-        self._require_fitting(present)
+        _require_fitting(self, present)
         state = self.state_dict(progress=False)
         first: dict[int, str] = {}
         for name, value in present.items():
@@ -227,45 +227,14 @@ class Stored:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """Tabulate all names: layer, kind of storage, and size.
-
-        ``nonzero`` counts unpruned weights. ``bytes``, ``bit/weight`` and ``ratio`` leave out what tensors
-        share: codebooks, tables and header.
-        """
-        rows = []
-        for name in self.names:
-            entry = self.entry(name)
-            weights, size = prod(entry.shape), entry.size
-            nonzero, levels, how = weights, None, "as it was"
-            if isinstance(entry, QuantizedEntry):
-                nonzero = sum(block.weights for block in entry.blocks)
-                levels, how = self._layout.codebooks[entry.codebook].levels, "quantized"
-            if name != entry.name:
-                size, how = 0, f"tied to {entry.name}"
-            rows.append(
-                {
-                    "name": name,
-                    "layer": owner(name),
-                    "shape": "×".join(map(str, entry.shape)),
-                    "dtype": entry.dtype,
-                    "stored": how,
-                    "weights": weights,
-                    "nonzero": nonzero,
-                    "levels": levels,
-                    "bytes": size,
-                    "bit/weight": 8 * size / weights if weights else None,
-                    "ratio": weights * entry_bytes(entry.dtype) / size if size else None,
-                }
-            )
-        floats = {"bit/weight": "float64", "ratio": "float64", "levels": "Int64"}
-        columns = ["name", "layer", "shape", "dtype", "stored", "weights", "nonzero", "levels", "bytes", *floats]
-        return pd.DataFrame(rows, columns=list(dict.fromkeys(columns))).astype(floats)
+        """One row per name: where it belongs, how it is stored, and how many bytes it takes; see :func:`frame_of`."""
+        return frame_of(self._layout, {name: self.entry(name) for name in self.names})
 
     def __repr__(self) -> str:
         layout = self._layout
         return (
             f"Stored({self.path.name!r}, {self.size:,} bytes, {len(layout.quantized)} tensors quantized, "
-            f"{len(layout.raw)} as they were, {len(layout.tied)} tied, {self.compression_ratio:.4g}×)"
+            f"{len(layout.raw)} unquantized, {len(layout.tied)} tied, {self.compression_ratio:.4g}×)"
         )
 
     def _chunks(self, entry: QuantizedEntry | RawEntry) -> Iterator[Tensor]:
@@ -291,7 +260,7 @@ class Stored:
         book = self._book(entry.codebook)
         section = self._layout.section(entry)
         adaptive = self._layout.adaptive
-        gap_code = None if adaptive else self._gap_code(entry.table)
+        gap_code = None if adaptive else read_gap_code(self.path, self._layout, entry.table)
         matrices = block_shapes(entry.shape) if adaptive else []
         with damage_of(section.label):
             alphabet = alphabet_of(book.value, book.lattice, self._layout.pruned) if adaptive else None
@@ -317,40 +286,10 @@ class Stored:
         with damage_of(section.label), closing(items()) as tasks:
             yield from dispatch.in_order(decoded, tasks)
 
-    def _book(self, index: int) -> "_Book":
+    def _book(self, index: int) -> Book:
         if index not in self._read:
-            stored, section = self._layout.codebooks[index], self._layout.sections[index]
-            with reading(self.path, section) as reader:
-                data = reader.take(stored.values_size)
-                table = reader.take(section.size - stored.values_size)
-                reader.end()
-            lattice: Lattice | None = None
-            code: SymbolCode | None = None
-            with damage_of(section.label):
-                if stored.lattice:
-                    lattice = read_lattice(data, stored.lattice, stored.levels)
-                    values = (lattice.integer.double() * lattice.step).to(DTYPES[stored.dtype])
-                else:
-                    values = of_bytes(data, stored.dtype)
-                if not values.isfinite().all():
-                    raise ValueError("its values must be finite, but are not: write the file again.")
-                kind = stored.code(self._layout.coding)
-                if kind.read is not None:
-                    code = kind.read(table, stored.bits or 0, stored.levels)
-                elif (values.diff() <= 0).any():
-                    raise ValueError("its values must ascend, but do not: write the file again.")
-            self._read[index] = _Book(values, code, lattice)
+            self._read[index] = read_book(self.path, self._layout, index)
         return self._read[index]
-
-    def _gap_code(self, index: int | None) -> GapCode | None:
-        if index is None:
-            return None
-        section, table = self._layout.sections[len(self._layout.codebooks) + index], self._layout.tables[index]
-        with reading(self.path, section) as reader:
-            data = reader.take(in_bytes(table.bits))
-            reader.end()
-        with damage_of(section.label):
-            return GapCode(HuffmanCode.from_lengths(decode_lengths(data, table.span + 1, table.bits)))
 
     def _require_groups(self, code: Code) -> None:
         """Check the names and codes on which a quantized selection relies."""
@@ -367,45 +306,27 @@ class Stored:
                     f"{books[entry.codebook].name!r}: use state_dict().",
                 )
 
-    def _require_fitting(self, present: Mapping[str, Any]) -> None:
-        names = set(self.names)
-        missing = [name for name in self.names if name not in present]
-        extra = [name for name in present if name not in names]
-        if missing or extra:
-            which = f"lacks {listed(missing, 3)}" if missing else f"has {listed(extra, 3)} besides"
-            raise ValueError(
-                f"the model must have the {len(self.names)} tensors of {self.path.name!r}, but {which}: build it as "
-                "the one that was saved."
-            )
-        for name in self.names:
-            entry, value = self.entry(name), present[name]
-            required = entry.shape, DTYPES[entry.dtype]
-            if not isinstance(value, Tensor) or (tuple(value.shape), value.dtype) != required:
-                came = f"{tuple(value.shape)} and {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(
-                    f"{name!r} must have shape {required[0]} and type {required[1]}, but the model has {came}: build "
-                    "it as the one that was saved."
-                )
-
-
-@dataclass(frozen=True, eq=False)
-class _Book:
-    """A codebook, its code (None if its indices take no bits), and its lattice."""
-
-    value: Tensor
-    code: SymbolCode | None
-    lattice: Lattice | None
-
-    def bits_of(self, dtype: torch.dtype) -> Shaped[np.ndarray, " k"]:
-        """The values in a tensor's own type, as integers of the same bits."""
-        return self.value.to(dtype).view(getattr(torch, f"int{8 * dtype.itemsize}")).numpy()
-
-    def lengths(self) -> Tensor:
-        """Codeword lengths [bit]."""
-        levels = len(self.value)
-        lengths = getattr(self.code, "lengths", np.zeros(levels, np.int64))  # without a code, no bits
-        return torch.from_numpy(lengths[:levels].copy())
-
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.shape == b.shape and bytes(as_bytes(a.reshape(-1))) == bytes(as_bytes(b.reshape(-1))))
+
+
+def _require_fitting(stored: Stored, present: Mapping[str, Any]) -> None:
+    names = set(stored.names)
+    missing = [name for name in stored.names if name not in present]
+    extra = [name for name in present if name not in names]
+    if missing or extra:
+        which = f"lacks {listed(missing, 3)}" if missing else f"has {listed(extra, 3)} besides"
+        raise ValueError(
+            f"the model must have the {len(stored.names)} tensors of {stored.path.name!r}, but {which}: build it as "
+            "the one that was saved."
+        )
+    for name in stored.names:
+        entry, value = stored.entry(name), present[name]
+        required = entry.shape, DTYPES[entry.dtype]
+        if not isinstance(value, Tensor) or (tuple(value.shape), value.dtype) != required:
+            came = f"{tuple(value.shape)} and {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"{name!r} must have shape {required[0]} and type {required[1]}, but the model has {came}: build "
+                "it as the one that was saved."
+            )

@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 from nbquant.quantization.codebook import QuantizedTensor
 from nbquant.views import heatmap as module
 from nbquant.views.grid import grid_of
-from nbquant.views.heatmap import (
-    draw_equal_sensitivities,
-    draw_heatmap,
-    error_data,
-    heatmap_data,
-    heatmap_table,
-)
+from nbquant.views.heatmap import error_data, heatmap_data, heatmap_table
+from nbquant.views.heatmap_drawing import draw_equal_sensitivities, draw_heatmap
 
 
 def values(data):

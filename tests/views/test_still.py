@@ -15,7 +15,8 @@ from nbquant.pipeline.finetune import Epoch
 from nbquant.views import still as module
 from nbquant.views import theme
 from nbquant.views.finetuning import draw_finetuning, finetuning_data
-from nbquant.views.heatmap import draw_equal_sensitivities, draw_heatmap, heatmap_data
+from nbquant.views.heatmap import heatmap_data
+from nbquant.views.heatmap_drawing import draw_equal_sensitivities, draw_heatmap
 from nbquant.views.histogram import draw_histogram, histogram_data
 from nbquant.views.ledger import ledger_data, plot_ledger
 from nbquant.views.notebook_figure import png, svg

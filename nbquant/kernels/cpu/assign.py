@@ -6,6 +6,8 @@ first weight falls into them; two threads that do so at once write the same numb
 
 An entry is one more than: a position in the list of codewords that win anywhere, with the number of further
 positions above it. If there are none, the codeword's index replaces its position. Zero is not yet computed.
+
+One module, as all loops share this table and its entries.
 """
 
 from collections.abc import Callable

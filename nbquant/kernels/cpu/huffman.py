@@ -2,6 +2,7 @@
 
 Symbols and streams may contain anything and are checked here, by status; complete codes and sufficient arrays are
 ensured by :mod:`nbquant.coding.huffman`, which also makes the error messages. A stream starts at a word's highest bit.
+One module, as encoder and decoder share the layout of words.
 """
 
 import numpy as np

@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from nbquant.views.heatmap import HeatmapData, draw_heatmap, error_data, heatmap_table
+from nbquant.views.heatmap import HeatmapData, error_data, heatmap_table
+from nbquant.views.heatmap_drawing import draw_heatmap
 from nbquant.widgets.panels.heatmap import pooling_of
 from nbquant.widgets.panels.panel import Panel
 from nbquant.widgets.state import ExplorerState

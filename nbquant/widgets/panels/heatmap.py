@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from nbquant.views.heatmap import HeatmapData, draw_equal_sensitivities, draw_heatmap, heatmap_data, heatmap_table
+from nbquant.views.heatmap import HeatmapData, heatmap_data, heatmap_table
+from nbquant.views.heatmap_drawing import draw_equal_sensitivities, draw_heatmap
 from nbquant.widgets.panels.panel import Panel
 from nbquant.widgets.state import ExplorerState
 
