@@ -239,7 +239,7 @@ WRONG = {
         (3, "a function is required"),
     ],
     "06.2": [
-        (lambda batches: ((b["image"], b["label"]) for b in batches), "used up"),
+        (lambda batches: ((b["image"], b["label"]) for b in batches), "exhausted"),
         (lambda batches: batches, "must yield pairs"),
         (lambda batches: [(b["label"], b["image"]) for b in batches], "in that order"),
         (lambda batches: [], "but 0 come out"),

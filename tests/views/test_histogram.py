@@ -103,7 +103,7 @@ def test_share_counts_weights():
         ({"bin_weight": [1.0, 0.0]}, "must ascend, but 1 steps"),
         ({"codebook": [0.0]}, "have 1, 2 and 2"),
         ({"codebook": [0.0, np.nan]}, "codebook must be finite, but 1 of 2"),
-        ({"thresholds": []}, "the 1 ascending boundaries between 2 cells, but 0"),
+        ({"thresholds": []}, "the 1 ascending boundaries between 2 cells, but got 0"),
         ({"thresholds": [np.nan, 1.0]}, "the 1 ascending boundaries"),
     ],
 )
