@@ -68,7 +68,7 @@ class Recorded:
     calls: tuple[Term, ...] = ()
 
     def mass(self, samples: int) -> float:
-        """Number of terms that this batch's mean loss averages, so that batch means combine to that of all samples.
+        """Count the terms that this batch's mean loss averages, so that batch means combine to that of all samples.
 
         For a single term it is the divisor: labels that count, or the sum of their class weights. Otherwise it
         is the number of samples.

@@ -156,7 +156,7 @@ class TensorFile:
 
 
 def bits_of(dtype: str) -> int:
-    """Bits per entry of a type in safetensors' spelling.
+    """Look up the bits per entry of a type in safetensors' spelling.
 
     Raises:
         ValueError: An unknown type.

@@ -62,7 +62,7 @@ class BoundSource:
         return float(self.sums[:, N].sum())
 
     def of_row(self, row: int) -> "BoundSource":
-        """The part of the source in one row."""
+        """Select the part of the source in one row."""
         here = self.row == row
         return BoundSource(
             row=self.row[here] * 0,

@@ -70,7 +70,7 @@ def breakdown(quantized: Quantized, selection: Selection, progress: Progress = F
 
 
 def codeword_strings(lengths: Lengths, coding: str) -> tuple[str, ...]:
-    """Codewords of a code with these lengths, as strings of 0 and 1 in the file's order; empty where there is none.
+    """List the codewords of a code with these lengths, as strings of 0 and 1 as in the file; empty where there is none.
 
     Args:
         lengths: Codeword lengths ℓ [bit], all equal for a fixed-length code.

@@ -211,7 +211,7 @@ class Statistics:
         return sum(t.histogram.zeros for t in self.tensors)
 
     def zeros_of(self, group: str) -> int:
-        """Number of weights that are exactly zero, in one layer or in all."""
+        """Count the weights that are exactly zero, in one layer or in all."""
         return sum(t.histogram.zeros for t in self.tensors if group in (t.layer, WHOLE))
 
     @property
@@ -235,7 +235,7 @@ class Statistics:
         return position_ledger([t.gaps for t in self.tensors]) if self.pruned else Ledger()
 
     def zeros_ledger(self, coding: str) -> Ledger:
-        """Bits of the zeros of a pruned selection under a code: positions, or zeros as a symbol of the alphabet.
+        """Count the bits of a pruned selection's zeros under a code: positions, or zeros as a symbol of the alphabet.
 
         Empty if it is not pruned. As a symbol, zeros cost their order-0 entropy, tensor by tensor.
         """
@@ -267,7 +267,7 @@ class Statistics:
         return self.histograms if per_layer else {WHOLE: self.histogram}
 
     def cells(self, weighted: bool, rows: bool, per_layer: bool) -> dict[str, Cells]:
-        """Cells for the solvers, for each group with a codebook."""
+        """Make the solvers' cells for each group with a codebook."""
         key = (weighted, rows, per_layer)
         if key not in self._cells:
             groups = self.histograms if per_layer else {WHOLE: self.histogram}

@@ -50,7 +50,7 @@ class Target:
         return reached >= self.value if self.name == "ratio" else reached <= self.value
 
     def quantity(self, point: OperatingPoint | Quantized) -> float:
-        """The targeted quantity at a point.
+        """Compute the targeted quantity at a point.
 
         Raises:
             ValueError: The parameter of another method.
@@ -67,7 +67,7 @@ class Target:
         return abs(self.quantity(point) / self.value - 1) <= share
 
     def stricter(self, share: float) -> "Target":
-        """The target tightened by a factor."""
+        """Tighten the target by a factor."""
         return Target(self.name, self.value * (1 + share) if self.name == "ratio" else self.value / (1 + share))
 
 

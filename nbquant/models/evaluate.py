@@ -77,7 +77,7 @@ class Evaluation:
         return ", ".join(parts)
 
     def to_row(self) -> dict[str, float | int | None]:
-        """All numbers by name, as a table row; unknown ones are left out, except the accuracy."""
+        """List all numbers by name, as a table row; unknown ones are left out, except the accuracy."""
         row: dict[str, float | int | None] = {"accuracy": self.accuracy, "loss": self.loss, "samples": self.samples}
         if self.is_sequence:
             row |= {"labels": self.labels}

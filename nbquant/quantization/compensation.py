@@ -152,7 +152,7 @@ def damped_outputs(moments: LayerMoments, damping: float) -> Float[Tensor, "grou
 
 
 def damped_blocks(moments: LayerMoments, damping: float) -> Iterator[Float[Tensor, "groups n n"]]:
-    """Blocks of G in float64 with a multiple of the mean diagonal added; more where samples are few for the inputs."""
+    """Yield the blocks of G in float64 with damping of the diagonal, more where samples are few for the inputs."""
     widest = max(block.shape[1] for block in moments.blocks)
     places = torch.as_tensor(moments.places).cpu().double()
     # A group that saw no input has no noisy estimate to damp.
@@ -248,7 +248,7 @@ def sweep(
 def values_of(
     problem: Problem, integers: Int32[np.ndarray, "cols all_rows"], step: float
 ) -> Float[Tensor, "groups d rows"]:
-    """Values of the weights, in the layout of the targets."""
+    """Compute the values of the weights, in the layout of the targets."""
     groups, d, rows = problem.target.shape
     if problem.stacked is not None:
         return (torch.from_numpy(integers[problem.stacked]) * step).float().permute(2, 0, 1)

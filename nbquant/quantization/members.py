@@ -107,7 +107,7 @@ class Members:
         return float(found[:, 0].min()), float(found[:, 1].max())
 
     def constant(self, weighted: bool) -> float | None:
-        """The constant in place of every h, their mean, in choices that ignore h; None in others."""
+        """Compute the constant in place of h, its mean, for choices that ignore h; None for others."""
         counts = weighted and any(
             bool(t.sensitivity.reshape(-1)[b].any())
             for t in self.selection
@@ -122,7 +122,7 @@ class Members:
         return float(h / n) if h > 0 else 1.0
 
     def most_sweeps(self, of_many: int) -> int:
-        """Largest number of sweeps when clusters come from a histogram: fewer over many weights."""
+        """Bound the number of sweeps when clusters come from a histogram: fewer over many weights."""
         return of_many if len(self.selection) > MANY else SWEEPS
 
     def renumber(self, code: Int64[np.ndarray, " k"]) -> None:
@@ -186,7 +186,7 @@ def _reach(tensors: Sequence[SelectedTensor]) -> tuple[float, float]:
 
 
 def most_sweeps(weights: int) -> int:
-    """Largest number of sweeps over so many weights, for any quantizer."""
+    """Bound the number of sweeps over so many weights, for any quantizer."""
     return SWEEPS_OF_MANY if weights > MANY else SWEEPS
 
 

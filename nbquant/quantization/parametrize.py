@@ -34,7 +34,7 @@ class Lookup(nn.Module):
         return _Gather.apply(self.codebook.to(original.dtype), self.assignment).reshape(self.shape)
 
     def extra_repr(self) -> str:
-        """Levels and shape."""
+        """Show levels and shape."""
         return f"{len(self.codebook)} levels, shape={tuple(self.shape)}"
 
 

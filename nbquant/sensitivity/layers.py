@@ -64,7 +64,7 @@ def samples_of(layer: nn.Module, inputs: Sequence[Any]) -> int | None:
 
 
 def parameters_of(layer: nn.Module) -> tuple[str, ...]:
-    """Names of the parameters covered by a layer's formula."""
+    """Name the parameters covered by a layer's formula."""
     return ("weight", "bias") if _formula(layer) is not None else ()
 
 

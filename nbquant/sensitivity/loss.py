@@ -360,7 +360,7 @@ def loss_inside(recorded: Recorded, samples: int) -> OutputLoss | None:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums: float32, or float64 for float64."""
+    """Choose the dtype of sums: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 

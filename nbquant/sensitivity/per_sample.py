@@ -47,7 +47,7 @@ class GradientSums:
     samples: int = 0
 
     def mean(self) -> Estimate:
-        """Squares over the mass: the diagonal of mean JᵀHJ, if the vectors are factors of mass · H."""
+        """Divide the squares by the mass: the diagonal of mean JᵀHJ, if the vectors are factors of mass · H."""
         return {name: square / (self.mass or 1.0) for name, square in self.squares.items()}, self.samples
 
 

@@ -28,7 +28,7 @@ class Book:
     lattice: Lattice | None
 
     def bits_of(self, dtype: torch.dtype) -> Shaped[np.ndarray, " k"]:
-        """The values in a tensor's own type, as integers of the same bits."""
+        """Convert the values to a tensor's own type, as integers of the same bits."""
         return self.value.to(dtype).view(getattr(torch, f"int{8 * dtype.itemsize}")).numpy()
 
     def lengths(self) -> Tensor:

@@ -19,7 +19,7 @@ def column(values: Sequence[Any]) -> Any:
 
 
 def damaged(reason: str) -> CorruptFileError:
-    """The error of a header with a reason."""
+    """Make the error for a damaged header."""
     return CorruptFileError("header", reason + ".")
 
 
@@ -51,7 +51,7 @@ def table_of(header: Mapping[str, Any], name: str) -> Table:
 
 
 def rows_of(table: Table, key: str) -> int:
-    """Number of rows: that of a column that is always a list."""
+    """Count the rows, in a column that is always a list."""
     column = table.get(key, [])
     require(isinstance(column, list), f"{key!r} must be a list", column)
     require(bool(column) or not table, f"{key!r} must have a row", column)
@@ -59,7 +59,7 @@ def rows_of(table: Table, key: str) -> int:
 
 
 def values_of(table: Table, key: str, rows: int, check: Callable[[Any], bool], kind: str) -> list[Any]:
-    """A column with one value per row."""
+    """Read a column as one value per row."""
     if not rows:
         return []
     require(key in table, f"the column {key!r} must be there", sorted(table))

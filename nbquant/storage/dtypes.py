@@ -20,7 +20,7 @@ QUANTIZED = ("F16", "BF16", "F32", "F64")
 
 
 def entry_bytes(dtype: str) -> int:
-    """Size of an entry [byte]."""
+    """Compute the size of an entry [byte]."""
     return DTYPES[dtype].itemsize
 
 

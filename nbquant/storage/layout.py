@@ -288,12 +288,12 @@ class Layout:
 
 
 def in_bytes(bits: int) -> int:
-    """Number of bytes needed for so many bits."""
+    """Round bits up to bytes."""
     return -(-bits // 8)
 
 
 def block_entries(shape: Sequence[int], adaptive: bool) -> list[int]:
-    """Number of entries of each block of a tensor; blocks of adaptive codes have whole rows."""
+    """Count the entries of each block of a tensor; blocks of adaptive codes have whole rows."""
     if adaptive:
         return [rows * cols for rows, cols in block_shapes(shape)]
     entries = prod(shape)

@@ -41,7 +41,7 @@ def merged_metadata(files: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def metadata_size(metadata: Mapping[str, str]) -> int:
-    """Size in a header [byte]."""
+    """Compute the size in a header [byte]."""
     return len(json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 

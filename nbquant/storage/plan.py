@@ -201,7 +201,7 @@ def _require_consistent(name: str, tensor: QuantizedTensor, book: Codebook) -> N
 
 
 def slices(tensor: QuantizedTensor) -> list[slice]:
-    """Blocks of a tensor's indices, as parts of it."""
+    """Split a tensor's indices into blocks."""
     found, begin = [], 0
     for entries in block_entries(tensor.shape, adaptive=False):
         found.append(slice(begin, begin + entries))
@@ -210,7 +210,7 @@ def slices(tensor: QuantizedTensor) -> list[slice]:
 
 
 def indices(tensor: QuantizedTensor, place: slice) -> Int[np.ndarray, " n"]:
-    """Indices of a block, on the CPU."""
+    """Copy the indices of a block to the CPU."""
     return tensor.assignment.reshape(-1)[place].detach().cpu().numpy()
 
 

@@ -25,7 +25,7 @@ _TICKS, _LABEL = 8, 8.5  # [pt]
 
 
 def on_white(colour: Any) -> Any:
-    """The colour of a role on a white background; other colours are unchanged."""
+    """Convert the colour of a role to one for a white background; other colours are unchanged."""
     return _ON_WHITE.get(colour, colour) if isinstance(colour, str) else colour
 
 
