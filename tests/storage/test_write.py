@@ -218,7 +218,7 @@ def test_what_cannot_be_stored(path):
     model.register_buffer("sparse", torch.eye(3).to_sparse())
     with pytest.raises(ValueError, match="'sparse' is sparse"):
         nq.save(quantize(network()), path, model, progress=False)
-    with pytest.raises(TypeError, match=r"what nbquant\.fit returned is required"):
+    with pytest.raises(TypeError, match=r"the result of nbquant\.fit is required"):
         nq.save(network(), path, progress=False)
     untouched(path)
 

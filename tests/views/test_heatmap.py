@@ -259,7 +259,7 @@ def test_other_shapes_and_quantities_are_refused():
     weight, tensor, h, _ = quantized((5, 6))
     with pytest.raises(ValueError, match=r"one shape, but came with \[\(5, 6\), \(6, 5\)\]"):
         error_data(weight, tensor, h.T)
-    with pytest.raises(ValueError, match="'loss' was given"):
+    with pytest.raises(ValueError, match="but got 'loss'"):
         heatmap_data(h, quantity="loss")
 
 
