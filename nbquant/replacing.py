@@ -1,4 +1,4 @@
-"""Write a file as a whole: unless all goes well, nothing changes on disk."""
+"""Atomic replacement of files: on any failure nothing changes on disk."""
 
 import os
 import secrets
@@ -12,7 +12,7 @@ MOST_BESIDE = 100  # bytes of the name reused for a temporary file, as names are
 
 @contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Open a file to write that then replaces ``path`` atomically; on any failure nothing changes.
+    """Open a file to write that then replaces ``path``; on any failure nothing changes.
 
     Args:
         path: File to replace or create.

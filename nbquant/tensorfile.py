@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nbquant.replacing import replacing
 
-MOST_JSON = 100_000_000  # bytes of a header (the library's own limit), or of an index
+MOST_JSON = 100_000_000  # bytes of a header, which is the library's own limit, or of an index
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 

@@ -55,7 +55,7 @@ class Trial:
         return bits / coded if coded else 0.0
 
 
-def try_out(quantized: Quantized, model: nn.Module, images: Images, tune: Tune | None = None) -> list[Trial]:
+def evaluate_trial(quantized: Quantized, model: nn.Module, images: Images, tune: Tune | None = None) -> list[Trial]:
     """Evaluate the network with quantized weights, and again after fine-tuning if requested.
 
     Args:
@@ -183,7 +183,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     quantized = quantize_at(selection, point, statistics)
     rows = []
-    for finetuned, trial in enumerate(try_out(quantized, model, images, tune)):
+    for finetuned, trial in enumerate(evaluate_trial(quantized, model, images, tune)):
         q = trial.quantized
         how = (q.quantizer.method, q.quantizer.weighted, q.quantizer.coding, bool(finetuned))
         cost = (q.levels, trial.codeword_length, q.rate, q.compression_ratio)

@@ -23,7 +23,7 @@ from nbquant.quantization.selection import Selection
 from nbquant.quantization.streams import book_ledger
 from nbquant.quantization.tensor import SelectedTensor
 
-BLOCK = 1 << 24  # weights between two checks for cancellation
+SWEEP_BLOCK = 1 << 24  # weights between two checks for cancellation
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ def codeword_strings(lengths: Lengths, coding: str) -> tuple[str, ...]:
 
 
 N, MASS, LOSS = range(3)  # columns of the sums
-Sums = dict[str, Float[np.ndarray, "k+1 3"]]
+LayerSums = dict[str, Float[np.ndarray, "k+1 3"]]
 """n, Σh, ½Σh(w − c)² per tensor and codeword, with a last row for the pruned weights."""
 
 
@@ -99,11 +99,11 @@ def _shape(quantized: Quantized, name: str) -> torch.Size | None:
     return quantized.tensors[name].shape if name in quantized.tensors else None
 
 
-def _sums(quantized: Quantized, selection: Selection, progress: Progress) -> Sums:
-    blocks = [(t, i) for t in selection for i in range(0, max(t.weight.numel(), 1), BLOCK)]
-    found: Sums = {}
+def _sums(quantized: Quantized, selection: Selection, progress: Progress) -> LayerSums:
+    blocks = [(t, i) for t in selection for i in range(0, max(t.weight.numel(), 1), SWEEP_BLOCK)]
+    found: LayerSums = {}
     for tensor, begin in track(blocks, "breakdown", progress):
-        part = slice(begin, begin + BLOCK)
+        part = slice(begin, begin + SWEEP_BLOCK)
         own = quantized.tensors[tensor.name]
         w, h = tensor.weight.reshape(-1)[part], tensor.sensitivity
         h = None if h is None else h.reshape(-1)[part]
@@ -112,7 +112,7 @@ def _sums(quantized: Quantized, selection: Selection, progress: Progress) -> Sum
     return found
 
 
-def _layers(quantized: Quantized, selection: Selection, sums: Sums, total: float) -> pd.DataFrame:
+def _layers(quantized: Quantized, selection: Selection, sums: LayerSums, total: float) -> pd.DataFrame:
     bits = _bits(quantized, selection, sums)
     rows = []
     for layer in selection.layers:
@@ -133,7 +133,7 @@ def _layers(quantized: Quantized, selection: Selection, sums: Sums, total: float
     return pd.DataFrame(rows)
 
 
-def _bits(quantized: Quantized, selection: Selection, sums: Sums) -> dict[str, int]:
+def _bits(quantized: Quantized, selection: Selection, sums: LayerSums) -> dict[str, int]:
     """Bits used by each layer alone."""
     bits = dict.fromkeys(selection.layers, 0)
     for group, book in quantized.codebooks.items():
@@ -165,7 +165,7 @@ def _side_information(book: Codebook, coding: str) -> Ledger:
     return Ledger({part: bits for part, bits in book_ledger(book, coding).items() if part != "payload"})
 
 
-def _codewords(quantized: Quantized, group: str, sums: Sums, total: float) -> pd.DataFrame:
+def _codewords(quantized: Quantized, group: str, sums: LayerSums, total: float) -> pd.DataFrame:
     book = quantized.codebooks[group]
     value, lengths = book.value.detach().cpu().double().numpy(), book.codeword_length.cpu().numpy()
     count = book.counts.cpu().numpy()

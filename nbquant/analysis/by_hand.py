@@ -16,7 +16,9 @@ from nbquant.quantization.parameter import LMBDA
 from nbquant.quantization.quantizer import ScalarQuantizer
 
 
-def moved(point: OperatingPoint, statistics: Statistics, group: str, index: int, value: float) -> OperatingPoint:
+def with_centre_at(
+    point: OperatingPoint, statistics: Statistics, group: str, index: int, value: float
+) -> OperatingPoint:
     """Move one centre of a codebook and reassign the weights.
 
     The other centres stay. Each weight goes to the nearest centre or, with ECSQ, to the one of least

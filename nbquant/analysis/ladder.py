@@ -75,16 +75,16 @@ def ladder(
     """
     require("quantized", quantized, (Quantized, OperatingPoint), QUANTIZED)
     statistics = selection if isinstance(selection, Statistics) else Statistics.of(selection, progress)
-    made = _made(quantized, statistics)
+    inputs = _ladder_inputs(quantized, statistics)
     if model is not None:
         if not isinstance(quantized, Quantized):
             raise ValueError("an operating point has no file: pass the result of nbquant.fit, or leave model out")
         ledger = file_ledger(quantized, model)
     else:
         ledger = quantized.ledger
-    lower, bound, scalar = _limits(statistics, made, gap, progress)
-    of_values, of_zeros = _entropy(made)
-    count = made.weights
+    lower, bound, scalar = _limits(statistics, inputs, gap, progress)
+    of_values, of_zeros = _entropy(inputs)
+    count = inputs.weights
     steps = [
         ("certified bound", "bound", lower * count, "no code has a lower rate at this distortion"),
         ("reached R(D)", "bound", (bound - lower) * count, "achieved by a test channel; beyond the certified bound"),
@@ -101,7 +101,7 @@ def ladder(
             "the cells of this quantizer, relative to the best at its distortion",
         ),
     ]
-    steps += _code_steps(made, ledger, of_values, of_zeros)
+    steps += _code_steps(inputs, ledger, of_values, of_zeros)
     for part, size in sorted(ledger.items(), key=lambda item: PARTS.index(item[0]) if item[0] in PARTS else len(PARTS)):
         if size and (part in _PART_REASONS or part not in PARTS):
             name, reason = _PART_REASONS.get(part, (part.replace("_", " "), "stored beside"))
@@ -123,7 +123,7 @@ Counts = Mapping[str, Int64[np.ndarray, " k"]]
 
 
 @dataclass(frozen=True)
-class _Made:
+class _LadderInputs:
     """Properties of a quantized selection or an operating point that the ladder needs."""
 
     weights: int
@@ -134,7 +134,7 @@ class _Made:
     trellis: bool
 
 
-def _made(quantized: Quantized | OperatingPoint, statistics: Statistics) -> _Made:
+def _ladder_inputs(quantized: Quantized | OperatingPoint, statistics: Statistics) -> _LadderInputs:
     if isinstance(quantized, OperatingPoint):
         count, counts = quantized.weights, {g: c.counts for g, c in quantized.clusters.items()}
         zeros = {g: statistics.zeros_of(g) * statistics.pruned for g in counts}
@@ -159,7 +159,7 @@ def _made(quantized: Quantized | OperatingPoint, statistics: Statistics) -> _Mad
                 else "zero: nothing is lost, choose a lower rate"
             )
         )
-    return _Made(count, quantized.distortion, counts, zeros, quantized.quantizer.coding, _on_trellis(quantized))
+    return _LadderInputs(count, quantized.distortion, counts, zeros, quantized.quantizer.coding, _on_trellis(quantized))
 
 
 def _on_trellis(quantized: Quantized | OperatingPoint) -> bool:
@@ -170,25 +170,27 @@ def _on_trellis(quantized: Quantized | OperatingPoint) -> bool:
     return any(lattice is not None and lattice.dependent for lattice in lattices)
 
 
-def _limits(statistics: Statistics, made: _Made, gap: float, progress: Progress) -> tuple[float, float, float]:
+def _limits(
+    statistics: Statistics, inputs: _LadderInputs, gap: float, progress: Progress
+) -> tuple[float, float, float]:
     """Certified bound, R(D), and least entropy of a scalar quantizer [bit/weight] at a distortion."""
-    per_layer = len(made.counts) > 1
-    if made.distortion >= largest_distortion(statistics, per_layer):
+    per_layer = len(inputs.counts) > 1
+    if inputs.distortion >= largest_distortion(statistics, per_layer):
         return 0.0, 0.0, 0.0
     found = rate_distortion_bound(
-        statistics, distortions=[made.distortion], per_layer=per_layer, gap=gap, progress=progress
+        statistics, distortions=[inputs.distortion], per_layer=per_layer, gap=gap, progress=progress
     )
     # The curve is convex: its tangent is valid for the certified bound, and practically exact this close.
-    aside = float((found.distortion[0] - made.distortion) / found.lmbda[0])
+    aside = float((found.distortion[0] - inputs.distortion) / found.lmbda[0])
     lower, bound = max(float(found.lower[0]) + aside, 0.0), max(float(found.rate[0]) + aside, 0.0)
-    return lower, bound, scalar_limit(statistics, made.distortion, float(found.lmbda[0]), per_layer)
+    return lower, bound, scalar_limit(statistics, inputs.distortion, float(found.lmbda[0]), per_layer)
 
 
-def _entropy(made: _Made) -> tuple[float, float]:
+def _entropy(inputs: _LadderInputs) -> tuple[float, float]:
     """Order-0 entropy of the values, and entropy of the zero mask [bit]; by codebook."""
     of_values = of_zeros = 0.0
-    for group, counts in made.counts.items():
-        used, zeros = counts[counts > 0].astype(np.float64), made.zeros[group]
+    for group, counts in inputs.counts.items():
+        used, zeros = counts[counts > 0].astype(np.float64), inputs.zeros[group]
         inside = float(used.sum())
         of_values += float((used * np.log2(inside / used)).sum()) if inside else 0.0
         for part in (inside, zeros):
@@ -196,11 +198,13 @@ def _entropy(made: _Made) -> tuple[float, float]:
     return of_values, of_zeros
 
 
-def _code_steps(made: _Made, ledger: Ledger, of_values: float, of_zeros: float) -> list[tuple[str, str, float, str]]:
+def _code_steps(
+    inputs: _LadderInputs, ledger: Ledger, of_values: float, of_zeros: float
+) -> list[tuple[str, str, float, str]]:
     """Steps from the entropy to the size of the streams, up or down."""
-    code = codes.named(made.coding)
-    reason = f"{code.reason}; {_TRELLIS}" if made.trellis else code.reason
-    name = "whole-bit lengths" if code.known_from_counts else f"{made.coding} code"
+    code = codes.named(inputs.coding)
+    reason = f"{code.reason}; {_TRELLIS}" if inputs.trellis else code.reason
+    name = "whole-bit lengths" if code.known_from_counts else f"{inputs.coding} code"
     if "position_payload" not in ledger:
         return [(name, "payload", ledger["payload"] - of_values - of_zeros, reason)]
     return [

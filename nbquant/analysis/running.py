@@ -21,9 +21,9 @@ from nbquant.quantization.selection import Selection
 SPAN = (0.7, 1.8)  # range of points, relative to the target
 SPACING = 1.5  # largest factor between the ratios of neighbouring points
 MOST_POINTS = 12
-TRIES = 4  # between two points
-SPARE = 4e-3  # of the target: so much more is aimed for
-NEAR = 0.02  # of the target: near enough
+TRIES = 4  # runs between two points
+SPARE = 4e-3  # aim this much above the target, relative to it
+NEAR = 0.02  # relative tolerance of a target
 STUCK = 0.02  # logarithm of a ratio: if a run changes less, the target is out of reach
 SLOPE = 2.4  # λ grows roughly like this power of the ratio
 FURTHER = 64.0  # largest factor on λ between two runs
@@ -98,7 +98,7 @@ class RunningCurve:
         best: Quantized | None = None
         if finer and not target.is_close(met, NEAR):
             missed = max(finer, key=lambda p: p.parameter)
-            # log λ and log of the targeted quantity of the nearest on both sides of the target
+            # log λ and log of the targeted quantity of the nearest points on both sides of the target
             inside, outside = ((math.log(p.parameter), math.log(target.quantity(p))) for p in (met, missed))
             aim = math.log(target.stricter(SPARE).value)
             for _ in range(TRIES):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nbquant.analysis.cache import cached
 from nbquant.analysis.recent import Recent
-from nbquant.analysis.sums import Sums
+from nbquant.analysis.sums import HistogramSums
 from nbquant.coding import codes
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import GapHistogram
@@ -163,7 +163,7 @@ class Statistics:
     tensors: tuple[TensorStatistics, ...]
     offset: float = 0.0
     curves: dict[Any, Any] = field(default_factory=dict)
-    _sums: tuple[Sums, tuple[TensorStatistics, ...]] | None = None
+    _sums: tuple[HistogramSums, tuple[TensorStatistics, ...]] | None = None
 
     @staticmethod
     def of(selection: Selection, progress: Progress = False) -> "Statistics":
@@ -196,9 +196,9 @@ class Statistics:
         return Statistics(self.tensors, offset, _sums=self.sums)
 
     @cached_property
-    def sums(self) -> tuple[Sums, tuple[TensorStatistics, ...]]:
+    def sums(self) -> tuple[HistogramSums, tuple[TensorStatistics, ...]]:
         """Sums of histograms, and the tensors' indices in them: shared by all parts."""
-        return self._sums or (Sums(tuple(t.histogram for t in self.tensors)), self.tensors)
+        return self._sums or (HistogramSums(tuple(t.histogram for t in self.tensors)), self.tensors)
 
     @cached_property
     def weights(self) -> int:

@@ -15,7 +15,7 @@ TOGETHER = 8  # histograms added one by one
 
 
 @dataclass(frozen=True, eq=False)
-class Sums:
+class HistogramSums:
     """Sums of any subset of some histograms.
 
     Attributes:

@@ -26,7 +26,7 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
 
 def rows_of_block(cols: int) -> int:
     """Count the rows of a matrix that are coded together: as many as fit into 2²² entries, at least one."""
-    return max(1, positions.BLOCK // max(cols, 1))
+    return max(1, positions.BLOCK_ENTRIES // max(cols, 1))
 
 
 def block_shapes(shape: Sequence[int]) -> list[tuple[int, int]]:
@@ -34,7 +34,7 @@ def block_shapes(shape: Sequence[int]) -> list[tuple[int, int]]:
     rows, cols = matrix_shape(shape)
     if not rows * cols:
         return []
-    most = positions.BLOCK
+    most = positions.BLOCK_ENTRIES
     if cols > most:
         return [(1, min(most, cols - begin)) for _ in range(rows) for begin in range(0, cols, most)]
     step = rows_of_block(cols)

@@ -5,7 +5,7 @@ zeros without a weight after them, so gap g becomes ⌊g / span⌋ fillers and t
 with a weight of value zero instead, which costs a codeword in the values as well; a separate symbol costs none. The
 span minimises payload plus table. Zeros after the last weight are not coded, and a tensor without
 zeros (or with nothing else) takes no bits: its size and number of weights determine it. Large tensors are coded in
-blocks of ``BLOCK`` entries, as if each were a tensor.
+blocks of ``BLOCK_ENTRIES`` entries, as if each were a tensor.
 
 The charged bits are the real payload, and the table as written by :mod:`nbquant.coding.code_table`.
 
@@ -24,7 +24,7 @@ from nbquant.coding.huffman import HuffmanCode, codeword_lengths
 from nbquant.progress import Progress, track
 
 MAX_SPAN = 4096
-BLOCK = 1 << 22  # entries of a tensor coded independently: this bounds memory, and blocks run in parallel
+BLOCK_ENTRIES = 1 << 22  # entries of a tensor coded independently: this bounds memory, and blocks run in parallel
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Loops compiled by numba, and warnings that are given once."""
+"""Compilation of loops by numba, and warnings given once per process."""
 
 import os
 import threading
@@ -31,7 +31,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def compiled(inline: bool = False) -> Callable[[F], F]:
-    """Compile a loop; it releases the GIL.
+    """Compile a loop that releases the GIL.
 
     Args:
         inline: Whether to compile it into its callers.
@@ -41,7 +41,7 @@ def compiled(inline: bool = False) -> Callable[[F], F]:
         options: dict[str, Any] = {"nogil": True, "inline": "always" if inline else "never"}
         try:
             made: F = numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # there is no folder for the cache that may be written to
+        except RuntimeError:  # no writable folder for the cache
             made = numba.njit(**options)(function)
         return made
 

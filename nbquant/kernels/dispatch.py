@@ -157,7 +157,7 @@ def gap_counts(weight: Float[Tensor, " n"]) -> tuple[np.ndarray, np.ndarray]:
         on_device = reference.gap_counts(weight)
         return on_device[0].cpu().numpy(), on_device[1].cpu().numpy()
     short = np.zeros(SHORT_GAPS, np.int64)
-    long = np.zeros(2 + cpu_histogram.BLOCK // SHORT_GAPS, np.int64)
+    long = np.zeros(2 + cpu_histogram.CACHE_BLOCK // SHORT_GAPS, np.int64)
     run, rest = 0, [np.zeros(0, np.int64)]
     for block, _ in _blocks(weight, None):
         run, found = cpu_gaps.count_gaps(block, run, short, long)
@@ -181,9 +181,9 @@ def _blocks(
     weight: Float[Tensor, " n"], sensitivity: Float[Tensor, " n"] | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Split arrays into blocks that stay in the cache."""
-    ones = np.ones(min(cpu_histogram.BLOCK, len(weight)), np.float32)
-    for begin in range(0, len(weight), cpu_histogram.BLOCK):
-        block = slice(begin, begin + cpu_histogram.BLOCK)
+    ones = np.ones(min(cpu_histogram.CACHE_BLOCK, len(weight)), np.float32)
+    for begin in range(0, len(weight), cpu_histogram.CACHE_BLOCK):
+        block = slice(begin, begin + cpu_histogram.CACHE_BLOCK)
         w = _array(weight[block])
         yield w, ones[: len(w)] if sensitivity is None else _array(sensitivity[block])
 
@@ -398,7 +398,7 @@ def compensate_along(
     fixed: np.ndarray,
     integers: np.ndarray,
 ) -> None:
-    """See :func:`nbquant.kernels.reference.compensate_along`; ``off`` and what follows ``restart`` are modified."""
+    """See :func:`nbquant.kernels.reference.compensate_along`; ``off`` and all after ``restart`` are modified."""
     arrays: list[Any] = [x.contiguous().numpy() for x in (target, carried, coupling, outputs, off)]
     bits = np.ascontiguousarray(price, np.float64)
     transition = reference.TRANSITION

@@ -15,7 +15,7 @@ from nbquant.progress import Progress, track
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.codebook import PRUNED, Codebook, QuantizedTensor
 from nbquant.quantization.histogram import Cells, Histogram
-from nbquant.quantization.members import Members, Sums, blocks_of, index_dtype, most_sweeps
+from nbquant.quantization.members import ClusterSums, Members, blocks_of, index_dtype, most_sweeps
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import ScalarQuantizer
 from nbquant.quantization.rate import is_mostly_zero, lengths_for, position_ledger, tensor_gaps
@@ -197,7 +197,7 @@ def _quantize_group(
     return book, tensors, loss
 
 
-def _loss(sums: Sums, value: Float[Tensor, " k"]) -> float:
+def _loss(sums: ClusterSums, value: Float[Tensor, " k"]) -> float:
     """½ Σ h (w − c)² from the clusters' sums."""
     c = value.double().numpy()
     _, _, s0, s1, s2 = sums.T

@@ -11,7 +11,7 @@ from nbquant.progress import Progress
 from nbquant.quantization.clustering import quantize_clusters
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.histogram import Cells
-from nbquant.quantization.members import SWEEPS_OF_MANY, Members, Sums, means
+from nbquant.quantization.members import SWEEPS_OF_MANY, ClusterSums, Members, means
 from nbquant.quantization.method import Family, Groups, Method, Tabulated
 from nbquant.quantization.optimal_ecsq import ecsq_clusters, ecsq_hull, ideal_length
 from nbquant.quantization.parameter import LMBDA, Parameter
@@ -60,7 +60,7 @@ class ECSQ:
         """See :class:`~nbquant.quantization.quantizer.ScalarQuantizer`."""
         return ecsq_clusters(cells, self.lmbda, near)
 
-    def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
+    def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], ClusterSums]:
         """Continue the histogram's solution by the same iteration on the weights, until J stops falling."""
         codebook, length = start.codebook, ideal_length(start.counts)
         constant = members.constant(self.weighted)
@@ -84,7 +84,7 @@ class ECSQ:
         return quantize_clusters(self, as_selection(weight, sensitivity), progress)
 
 
-def lagrangian(sums: Sums, codebook: Float[np.ndarray, " k"], lmbda: float, constant: float | None) -> float:
+def lagrangian(sums: ClusterSums, codebook: Float[np.ndarray, " k"], lmbda: float, constant: float | None) -> float:
     """Compute J = ½ Σ h (w − c)² + λ · Σ n ℓ [loss], with ideal lengths ℓ; for ``constant`` h, c are the plain means.
 
     For a constant h the part Σw² is left out, which no choice of clusters changes.

@@ -11,7 +11,7 @@ from nbquant.progress import Progress
 from nbquant.quantization.clustering import quantize_clusters
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.histogram import Cells
-from nbquant.quantization.members import Members, Sums, means
+from nbquant.quantization.members import ClusterSums, Members, means
 from nbquant.quantization.method import Family, Groups, Method, Tabulated
 from nbquant.quantization.optimal_kmeans import kmeans_clusters
 from nbquant.quantization.parameter import LEVELS, Parameter
@@ -67,7 +67,7 @@ class KMeans:
         """See :class:`~nbquant.quantization.quantizer.ScalarQuantizer`."""
         return kmeans_clusters(cells, [self.levels], self.pinned_zero)[0]
 
-    def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
+    def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], ClusterSums]:
         """Refine the histogram's optimum by Lloyd iterations on the weights; every centre is its cluster's mean.
 
         A pinned zero stays where it is.

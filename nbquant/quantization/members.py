@@ -17,15 +17,15 @@ from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.workers import Workers
 
-BLOCK = 1 << 24  # weights between two checks for cancellation
+SWEEP_BLOCK = 1 << 24  # weights between two checks for cancellation
 MANY = 1 << 20  # weights beyond which the histogram's clusters need fewer sweeps
 SWEEPS, SWEEPS_OF_MANY = 10, 2
 
-Sums = Float[np.ndarray, "k 5"]
+ClusterSums = Float[np.ndarray, "k 5"]
 """n, Σw, Σh, Σhw, Σhw² of each codeword's cluster."""
 
 
-Kernel = Callable[[Tensor, Tensor | None, Tensor], Sums]
+Kernel = Callable[[Tensor, Tensor | None, Tensor], ClusterSums]
 """kernel(w, h, out) assigns a block: it writes the indices and returns their sums."""
 
 
@@ -49,7 +49,7 @@ class Members:
     ticks: Iterator[object]
     marginal: Bins | None = None
     assignment: dict[str, Int[Tensor, " n"]] = field(default_factory=dict)
-    sums: dict[torch.dtype, Sums] = field(default_factory=dict)
+    sums: dict[torch.dtype, ClusterSums] = field(default_factory=dict)
     held: list[Any] = field(default_factory=list)
 
     def assign(
@@ -58,7 +58,7 @@ class Members:
         codeword_length: Float[np.ndarray, " k"] | None = None,
         lmbda: float = 0.0,
         constant: float | None = None,
-    ) -> Sums:
+    ) -> ClusterSums:
         """Sweep once: see :func:`nbquant.kernels.reference.assign`."""
         if lmbda == 0 and constant is None and self.marginal is not None and len(self.selection) > MANY:
             found = self._assign_nearest(codebook, self.marginal)
@@ -70,7 +70,7 @@ class Members:
             len(codebook), lambda w, h, out: dispatch.assign(w, h, codebook, length, lmbda, out, constant, skip)
         )
 
-    def _assign_nearest(self, codebook: Float[np.ndarray, " k"], marginal: Bins) -> Sums | None:
+    def _assign_nearest(self, codebook: Float[np.ndarray, " k"], marginal: Bins) -> ClusterSums | None:
         """Sweep once, taking sums from the bins where possible; None if the bins are unknown or of other weights."""
         first = self.selection.tensors[0].weight
         if any(t.weight.dtype != first.dtype for t in self.selection):
@@ -87,7 +87,7 @@ class Members:
         self.sums[first.dtype] = sums
         return sums if sums[:, 0].sum() == bins.sums[:, N].sum() else None
 
-    def assign_grid(self, step: float, offset: float, first: int, cells: int) -> Sums:
+    def assign_grid(self, step: float, offset: float, first: int, cells: int) -> ClusterSums:
         """Sweep once: see :func:`nbquant.kernels.reference.assign_grid`."""
         skip = self.skip_zeros
         return self._sweep(cells, lambda w, h, out: dispatch.assign_grid(w, h, step, offset, first, cells, out, skip))
@@ -140,7 +140,7 @@ class Members:
             self.assignment.update({name: torch.from_numpy(index.copy()) for name, index in found.items()})
         self.held.clear()
 
-    def _sweep(self, levels: int, kernel: Kernel) -> Sums:
+    def _sweep(self, levels: int, kernel: Kernel) -> ClusterSums:
         if self.selection.workers is not None:
             return self._sweep_by_workers(self.selection.workers, levels, kernel)
         dtype = index_dtype(levels)
@@ -160,7 +160,7 @@ class Members:
             self.sums.update({own: shards.total(sums) for own, sums in self.sums.items()})
         return np.sum(list(self.sums.values()), axis=0)
 
-    def _sweep_by_workers(self, workers: Workers, levels: int, kernel: Kernel) -> Sums:
+    def _sweep_by_workers(self, workers: Workers, levels: int, kernel: Kernel) -> ClusterSums:
         self.sums.clear()
         self.held[:] = workers.hold(partial(_swept, levels, kernel), self.selection.tensors)
         for found, blocks in workers.pick(self.held, 0):
@@ -173,7 +173,7 @@ class Members:
 
 def _swept(
     levels: int, kernel: Kernel, tensors: Sequence[SelectedTensor]
-) -> tuple[tuple[dict[torch.dtype, Sums], int], dict[str, Int[np.ndarray, " n"]]]:
+) -> tuple[tuple[dict[torch.dtype, ClusterSums], int], dict[str, Int[np.ndarray, " n"]]]:
     """On a worker: (sums by dtype, number of blocks), and the indices by tensor name."""
     members = Members(Selection(tuple(tensors)), False, iter(()))  # the kernel itself skips zeros
     members._sweep(levels, kernel)
@@ -200,7 +200,7 @@ def index_dtype(levels: int) -> torch.dtype:
     return next(d for d in (torch.int8, torch.int16, torch.int32) if levels <= torch.iinfo(d).max)
 
 
-def means(sums: Sums, weighted: bool, otherwise: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+def means(sums: ClusterSums, weighted: bool, otherwise: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
     """Compute the centre of each cluster: Σhw/Σh, or Σw/n unweighted or without mass; ``otherwise`` if it is empty."""
     n, w, s0, s1, _ = sums.T
     plain = np.where(n > 0, w / np.maximum(n, 1), otherwise)
@@ -208,4 +208,4 @@ def means(sums: Sums, weighted: bool, otherwise: Float[np.ndarray, " k"]) -> Flo
 
 
 def _blocks(weight: Float[Tensor, "..."]) -> list[slice]:
-    return [slice(i, i + BLOCK) for i in range(0, weight.numel(), BLOCK)]
+    return [slice(i, i + SWEEP_BLOCK) for i in range(0, weight.numel(), SWEEP_BLOCK)]

@@ -9,7 +9,7 @@ from torch import Tensor
 from nbquant.coding import codes
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.histogram import Cells
-from nbquant.quantization.members import Members, Sums
+from nbquant.quantization.members import ClusterSums, Members
 from nbquant.quantization.parameter import Parameter
 from nbquant.quantization.selection import Selection
 
@@ -58,7 +58,7 @@ class ScalarQuantizer(Quantizer, Protocol):
         """
         ...
 
-    def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
+    def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], ClusterSums]:
         """Refine a codebook on the weights, and assign them to it.
 
         Args:

@@ -53,7 +53,7 @@ def tensor_gaps(weight: Float[Tensor, "..."] | Int[Tensor, "..."]) -> GapHistogr
 def block_gaps(weight: Float[Tensor, "..."] | Int[Tensor, "..."]) -> list[GapHistogram]:
     """Count the gaps of each block (at least one); none for a block without zeros, whose positions are implied."""
     flat = weight.detach().reshape(-1)
-    return [_gaps(flat[i : i + positions.BLOCK]) for i in range(0, max(len(flat), 1), positions.BLOCK)]
+    return [_gaps(flat[i : i + positions.BLOCK_ENTRIES]) for i in range(0, max(len(flat), 1), positions.BLOCK_ENTRIES)]
 
 
 def _gaps(block: Float[Tensor, " n"] | Int[Tensor, " n"]) -> GapHistogram:

@@ -92,11 +92,11 @@ def _symbol_streams(tensor: QuantizedTensor, book: Codebook, kind: Code) -> Iter
     flat = tensor.assignment.reshape(-1)
 
     def encoded(begin: int) -> bytes:
-        index = flat[begin : begin + coded_positions.BLOCK].detach().cpu().numpy()
+        index = flat[begin : begin + coded_positions.BLOCK_ENTRIES].detach().cpu().numpy()
         used = index[index >= 0]
         return code.encode(used) if code is not None and len(used) else b""
 
-    return dispatch.in_order(encoded, ((begin,) for begin in range(0, len(flat), coded_positions.BLOCK)))
+    return dispatch.in_order(encoded, ((begin,) for begin in range(0, len(flat), coded_positions.BLOCK_ENTRIES)))
 
 
 def adaptive_streams(tensor: QuantizedTensor, book: Codebook, code: Code, pruned: bool) -> Iterator[bytes]:

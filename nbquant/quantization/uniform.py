@@ -14,7 +14,7 @@ from nbquant.progress import Progress
 from nbquant.quantization.clustering import WHOLE, groups_of, histogram_of_group, quantize_clusters
 from nbquant.quantization.clusters import Clusters, centres
 from nbquant.quantization.histogram import Cells
-from nbquant.quantization.members import BLOCK, Members, Sums, means
+from nbquant.quantization.members import SWEEP_BLOCK, ClusterSums, Members, means
 from nbquant.quantization.method import Family, Groups, Method, Tabulated
 from nbquant.quantization.parameter import STEP, Parameter
 from nbquant.quantization.quantized import Quantized
@@ -37,7 +37,7 @@ class Uniform:
     Attributes:
         step: Cell width Δ [weight].
         offset: Offset of the grid, in steps: 0 centres a cell on zero, 0.5 puts a boundary there; None searches the
-            cheapest, one for all layers, see :meth:`placed`.
+            cheapest, one for all layers, see :meth:`with_best_offset`.
         weighted: Reconstruction values Σhw/Σh of each cell, or its plain mean.
         coding: "huffman" or "fixed" codeword lengths, or "context" for adaptive arithmetic coding.
         per_layer: One codebook per layer, or one for the whole selection.
@@ -76,7 +76,7 @@ class Uniform:
     def clusters(self, cells: Cells, near: Clusters | None = None) -> Clusters:
         """See :class:`~nbquant.quantization.quantizer.ScalarQuantizer`."""
         if self.offset is None:
-            return self.placed({WHOLE: cells}).clusters(cells)
+            return self.with_best_offset({WHOLE: cells}).clusters(cells)
         step = self._step(*cells.true_prefix[-1, :2])
         _check_reach(step, float(np.abs(cells.position).max()))
         index = np.rint(cells.position / step - self.offset)
@@ -89,7 +89,7 @@ class Uniform:
         threshold = (0.5 * (index[first[:-1]] + index[first[1:]]) + self.offset) * step
         return Clusters.of_sums(codebook, np.diff(cells.true_prefix[edges], axis=0), threshold)
 
-    def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], Sums]:
+    def refine(self, members: Members, start: Clusters) -> tuple[Float[np.ndarray, " k"], ClusterSums]:
         """Sweep once: round to the grid and compute the cell means."""
         assert self.offset is not None, "fit() and curves place the grid first"
         step = self.step
@@ -101,7 +101,7 @@ class Uniform:
         sums = members.assign_grid(step, self.offset, first, last - first + 1)
         return means(sums, self.weighted, np.zeros(len(sums))), sums
 
-    def placed(self, groups: Mapping[str, Cells]) -> "Uniform":
+    def with_best_offset(self, groups: Mapping[str, Cells]) -> "Uniform":
         """Choose the open arguments on the cells of all groups: the offset, and the mean sensitivity.
 
         At nearly equal distortion a bit is worth 6 dB: the offset minimises payload + ½ log2 D.
@@ -144,8 +144,8 @@ def _population(selection: Selection, skip_zeros: bool) -> tuple[int, float]:
     n, mass = 0, 0.0
     for t in selection:
         w, h = t.weight.reshape(-1), None if t.sensitivity is None else t.sensitivity.reshape(-1)
-        for begin in range(0, len(w), BLOCK):
-            part = slice(begin, begin + BLOCK)
+        for begin in range(0, len(w), SWEEP_BLOCK):
+            part = slice(begin, begin + SWEEP_BLOCK)
             kept = w[part] != 0 if skip_zeros else torch.ones_like(w[part], dtype=torch.bool)
             count = int(kept.sum())
             n += count
@@ -171,7 +171,7 @@ def quantize_uniform(quantizer: Uniform, selection: Selection, progress: Progres
     if is_mostly_zero(zeros, len(selection)):
         histograms = {group: histogram.without_zeros() for group, histogram in histograms.items()}
     cells = {g: Cells.of_histogram(h, quantizer.weighted, rows=False) for g, h in histograms.items() if len(h)}
-    at = quantizer.placed(cells) if cells else replace(quantizer, offset=quantizer.offset or 0.0)
+    at = quantizer.with_best_offset(cells) if cells else replace(quantizer, offset=quantizer.offset or 0.0)
     start = {g: at.clusters(c) for g, c in cells.items()}
     return quantize_clusters(at, selection, progress, start=start, zeros=zeros, histograms=histograms)
 
@@ -181,7 +181,7 @@ def place_uniform(quantizer: Uniform, groups: Groups, pruned: bool) -> Uniform:
 
     A cell centred on zero would merge the smallest weights of both signs.
     """
-    return (replace(quantizer, offset=None) if pruned else quantizer).placed(groups)
+    return (replace(quantizer, offset=None) if pruned else quantizer).with_best_offset(groups)
 
 
 def uniform_curve(family: Family, groups: Groups, pruned: bool) -> Tabulated:

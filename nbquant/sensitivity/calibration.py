@@ -15,6 +15,7 @@ from nbquant.losses import Loss, record
 from nbquant.progress import Progress
 from nbquant.quantization.moments import LayerMoments, Part
 from nbquant.required import MODULE, require
+from nbquant.sensitivity.backward_pass import BackwardPass
 from nbquant.sensitivity.batch import Batch
 from nbquant.sensitivity.gram import PLACES, PLACES_OF_EACH, Gram, block_widths, some_places
 from nbquant.sensitivity.in_turn import ModelCalibration, before_quantizing, some_inputs
@@ -23,7 +24,6 @@ from nbquant.sensitivity.loss import OutputLoss, loss_inside
 from nbquant.sensitivity.problem import Problem, undisturbed
 from nbquant.sensitivity.recurrent import unrolled
 from nbquant.sensitivity.uses import Use, Watch
-from nbquant.sensitivity.way_back import WayBack
 from nbquant.sensitivity.weight_views import Weights, attention_chunks
 
 TOLD = 0.05  # share of weights left out above which a warning is issued
@@ -187,7 +187,7 @@ class _Seen:
         pairs = [(z, v.to(z.dtype)) for z, v in zip(outputs, vectors, strict=True) if v is not None and z.requires_grad]
         if not self._met or not pairs:
             return
-        back = WayBack(outputs, [edge for _, edge in self._met])
+        back = BackwardPass(outputs, [edge for _, edge in self._met])
         back.go([z for z, _ in pairs], [v for _, v in pairs], lambda k, g: self._square(self._met[k][0], sign, g), True)
 
     def _square(self, use: Use, sign: float, g: Tensor) -> None:

@@ -28,7 +28,7 @@ SHIFT_ENTRIES = 1 << 22  # most entries of outputs there
 
 
 @dataclass(frozen=True, eq=False)
-class _Before:
+class _BeforeQuantizing:
     """Inputs and products of a weight before any layer was quantized, at some places."""
 
     places: Tensor
@@ -62,7 +62,7 @@ class ModelCalibration:
     samples: int
     diagonals: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _moments: Mapping[str, LayerMoments] = field(default_factory=dict)
-    _unquantized: Mapping[tuple[int, str], _Before] = field(default_factory=dict)
+    _unquantized: Mapping[tuple[int, str], _BeforeQuantizing] = field(default_factory=dict)
 
     def moments(self, layer: str, changed: Mapping[str, Float[Tensor, "..."]]) -> LayerMoments:
         """Compute the moments of a layer.
@@ -150,13 +150,13 @@ class ModelCalibration:
     def __repr__(self) -> str:
         said = f"ModelCalibration({len(self.outputs)} layers, {self.samples:,} samples"
         if few := self.few_places:
-            said += f", too few for {len(few)} of the layers: {told_places(few)}"
+            said += f", too few for {len(few)} of the layers: {describe_few_places(few)}"
         if self.left_out:
             said += f", no error feedback for {self.left_out_share:.0%} of the weights: {', '.join(self.left_out)}"
         return said + ")"
 
 
-def told_places(few: Mapping[str, tuple[int, int]]) -> str:
+def describe_few_places(few: Mapping[str, tuple[int, int]]) -> str:
     """Name the layers with the fewest places per input, and count the others."""
     worst = sorted(few, key=lambda key: few[key][0] / few[key][1])
     said = ", ".join(f"{key} ({few[key][0]:,} places for {few[key][1]:,} inputs)" for key in worst[:MOST_TOLD])
@@ -183,11 +183,11 @@ def some_inputs(kept: Sequence[Batch], samples: int, visits: float) -> tuple[Any
 
 def before_quantizing(
     model: nn.Module, parts: Mapping[str, Part], inputs: Sequence[Any]
-) -> dict[tuple[int, str], _Before]:
+) -> dict[tuple[int, str], _BeforeQuantizing]:
     """Record products of weight rows at some places, for each of the runs; not for weights used twice in a run."""
     parameters = dict(model.named_parameters())
     keys = {part.weight: key for key, part in parts.items() if part.weight in parameters and not part.along}
-    found: dict[tuple[int, str], _Before] = {}
+    found: dict[tuple[int, str], _BeforeQuantizing] = {}
     with _watchable(model), torch.no_grad():
         weights = Weights({name: parameters[name] for name in keys}, attention_chunks(model))
         for i, batch in enumerate(inputs):
@@ -205,7 +205,7 @@ def before_quantizing(
                         x, products = _products(use, places, weight)
                         parts.append((products, x.sum(1, keepdim=True), x.square().sum(1, keepdim=True)))
                     outputs, *sums = (torch.cat(own, 1) for own in zip(*parts, strict=True))
-                    found[i, keys[use.weight]] = _Before(index, outputs, sums[0].sum(1), sums[1].sum(1))
+                    found[i, keys[use.weight]] = _BeforeQuantizing(index, outputs, sums[0].sum(1), sums[1].sum(1))
 
             with Watch(weights, before):
                 call(model, batch)
@@ -223,7 +223,7 @@ def _products(use: Use, index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return x, x @ rows.mT
 
 
-def _shift_of(found: Sequence[tuple[Tensor, Tensor, _Before]]) -> Shift | None:
+def _shift_of(found: Sequence[tuple[Tensor, Tensor, _BeforeQuantizing]]) -> Shift | None:
     """The shift of the inputs: current inputs, and the products of weight rows before and now."""
     if not found:
         return None

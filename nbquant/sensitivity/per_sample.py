@@ -33,7 +33,7 @@ LONG = 60.0  # s: longer estimates are announced by a warning
 
 
 @dataclass
-class Sums:
+class GradientSums:
     """Sums over all batches.
 
     Attributes:
@@ -61,7 +61,7 @@ class _State:
     announced: bool = False
 
 
-def squared_gradient_sums(problem: Problem, vectors: Vectors, *, independent: bool) -> Sums:
+def squared_gradient_sums(problem: Problem, vectors: Vectors, *, independent: bool) -> GradientSums:
     """Sum over all samples Σ_v sign_v · (J_nᵀ v_n)², with J_n the Jacobian of a sample's outputs.
 
     Args:
@@ -73,7 +73,7 @@ def squared_gradient_sums(problem: Problem, vectors: Vectors, *, independent: bo
         TypeError: A loss that does not return a tensor.
         ValueError: An invalid loss; or samples that influence each other, unless vectors are independent.
     """
-    sums, state = Sums(problem.zeros()), _State()
+    sums, state = GradientSums(problem.zeros()), _State()
     for batch in problem:
         batch = state.layout.of(problem, batch)
         if batch.axes is None and not independent and batch.size > 1:
@@ -143,7 +143,7 @@ def _refuse_mixing(problem: Problem, layout: Layout) -> None:
 
 
 def _add_batch(
-    sums: Sums,
+    sums: GradientSums,
     problem: Problem,
     state: _State,
     batch: Batch,

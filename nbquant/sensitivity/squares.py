@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from nbquant.sensitivity.backward_pass import BackwardPass
 from nbquant.sensitivity.layers import squared_gradients
 from nbquant.sensitivity.loss import Block
 from nbquant.sensitivity.problem import Problem
 from nbquant.sensitivity.taps import Run, Tap
-from nbquant.sensitivity.way_back import WayBack
 
 _CHUNK = 1 << 25  # entries of layers' inputs held for one pass over vectors
 
@@ -42,7 +42,7 @@ def add_squares(
         start: Index of the first sample.
     """
     parameters = [problem.parameters[name] for name in others]
-    ways = [_Way(taps, r, parameters) for r in runs]
+    ways = [_BackwardPasses(taps, r, parameters) for r in runs]
     for (sign, block), is_last in _marked(blocks):
         count = next(len(v) for v in block if v is not None)
         position = start
@@ -56,7 +56,7 @@ def add_squares(
             position += r.size
 
 
-class _Way:
+class _BackwardPasses:
     """Backward passes through one run, past its taps.
 
     Attributes:
@@ -65,7 +65,7 @@ class _Way:
 
     def __init__(self, taps: Sequence[Tap], run: Run, parameters: Sequence[Tensor]) -> None:
         self._met = [(tap, sight) for tap, sight in zip(taps, run.sights, strict=True) if sight.calls]
-        self._back = WayBack(run.outputs, [sight.output_edge for _, sight in self._met], parameters)
+        self._back = BackwardPass(run.outputs, [sight.output_edge for _, sight in self._met], parameters)
         self.entries = sum(sight.inputs[0].numel() for _, sight in self._met)
         self._waiting: dict[int, list[Tensor]] = {}
 

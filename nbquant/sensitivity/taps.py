@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from nbquant.sensitivity.attention import input_projection, separated
+from nbquant.sensitivity.backward_pass import ordered
 from nbquant.sensitivity.batch import Axes, Batch, repeated
 from nbquant.sensitivity.layers import is_supported, parameters_of, samples_of
 from nbquant.sensitivity.layout import Layout, floating
 from nbquant.sensitivity.problem import Problem
-from nbquant.sensitivity.way_back import ordered
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nbquant.coding.positions import BLOCK
+from nbquant.coding.positions import BLOCK_ENTRIES
 from nbquant.progress import Progress, track
 from nbquant.storage.dtypes import entry_bytes
 from nbquant.storage.layout import QuantizedEntry, RawEntry
@@ -64,4 +64,4 @@ def decompress(
 
 
 def _pieces(entry: QuantizedEntry | RawEntry) -> int:
-    return -(-prod(entry.shape) // BLOCK)
+    return -(-prod(entry.shape) // BLOCK_ENTRIES)

@@ -297,4 +297,4 @@ def block_entries(shape: Sequence[int], adaptive: bool) -> list[int]:
     if adaptive:
         return [rows * cols for rows, cols in block_shapes(shape)]
     entries = prod(shape)
-    return [min(positions.BLOCK, entries - begin) for begin in range(0, entries, positions.BLOCK)]
+    return [min(positions.BLOCK_ENTRIES, entries - begin) for begin in range(0, entries, positions.BLOCK_ENTRIES)]

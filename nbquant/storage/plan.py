@@ -1,4 +1,4 @@
-"""Layout of a file before anything is written: sizes, codes and header."""
+"""Planning of a file before it is written: sizes of all sections, codes and header."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ from nbquant.storage.layout import (
     block_entries,
 )
 from nbquant.storage.recipe import recipe_of
-from nbquant.storage.source import Rest
+from nbquant.storage.source import UnquantizedTensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +43,8 @@ class PlannedCodes:
     table: Mapping[str, int]
 
 
-def plan(quantized: Quantized, rest: Rest) -> tuple[Layout, PlannedCodes, bytes]:
-    """All sizes and the header, before anything is written."""
+def plan(quantized: Quantized, unquantized: UnquantizedTensors) -> tuple[Layout, PlannedCodes, bytes]:
+    """Plan the layout, codes and header of a file."""
     groups = {name: _group(quantized, name) for name in quantized.tensors}
     for name, tensor in quantized.tensors.items():
         _require_consistent(name, tensor, quantized.codebooks[groups[name]])
@@ -55,8 +55,10 @@ def plan(quantized: Quantized, rest: Rest) -> tuple[Layout, PlannedCodes, bytes]
     pruned = quantized.pruned
     if not pruned and any(b.weights < b.entries for e in entries for b in e.blocks):
         raise ValueError("weights of this selection are pruned, but its ledger has no positions: make it with fit().")
-    raw = tuple(entry for entry, _ in rest.content)
-    layout = Layout(books, tables, entries, raw, rest.tied, pruned, kind.stored, recipe_of(quantized), rest.metadata)
+    raw = tuple(entry for entry, _ in unquantized.content)
+    layout = Layout(
+        books, tables, entries, raw, unquantized.tied, pruned, kind.stored, recipe_of(quantized), unquantized.metadata
+    )
     header = write_header(layout)
     if len(header) > MOST_HEADER:
         raise ValueError(

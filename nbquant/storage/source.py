@@ -18,7 +18,7 @@ PIECE = 1 << 22  # bytes read at a time
 
 
 @dataclass(frozen=True, eq=False)
-class Rest:
+class UnquantizedTensors:
     """The unquantized tensors.
 
     Attributes:
@@ -57,7 +57,7 @@ class Rest:
                 yield piece
 
 
-def rest_of(model: nn.Module | str | os.PathLike[str] | None, quantized: Quantized) -> Rest:
+def unquantized_of(model: nn.Module | str | os.PathLike[str] | None, quantized: Quantized) -> UnquantizedTensors:
     """Collect all tensors that are not quantized.
 
     Args:
@@ -76,7 +76,7 @@ def rest_of(model: nn.Module | str | os.PathLike[str] | None, quantized: Quantiz
                 "that are not quantized, but None came: pass the module or the path of the checkpoint that was "
                 "selected from."
             )
-        return Rest()
+        return UnquantizedTensors()
     if isinstance(model, nn.Module):
         return _of_module(model, quantized)
     if isinstance(model, str | os.PathLike):
@@ -87,7 +87,7 @@ def rest_of(model: nn.Module | str | os.PathLike[str] | None, quantized: Quantiz
     )
 
 
-def _of_module(model: nn.Module, quantized: Quantized) -> Rest:
+def _of_module(model: nn.Module, quantized: Quantized) -> UnquantizedTensors:
     state = model.state_dict(keep_vars=True)
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -112,10 +112,10 @@ def _of_module(model: nn.Module, quantized: Quantized) -> Rest:
                 f"dense tensors of {', '.join(DTYPES)} can be stored, but {name!r} is {kind}: convert it first."
             )
         content.append((RawEntry(name, tuple(tensor.shape), SPELLED[tensor.dtype]), tensor))
-    return Rest(tuple(content), tied)
+    return UnquantizedTensors(tuple(content), tied)
 
 
-def _of_checkpoint(checkpoint: Checkpoint, quantized: Quantized) -> Rest:
+def _of_checkpoint(checkpoint: Checkpoint, quantized: Quantized) -> UnquantizedTensors:
     stored = {name: checkpoint.stored(name) for name in checkpoint.files}
     _require_fitting(quantized, {name: (s.shape, s.dtype) for name, s in stored.items()}, "checkpoint")
     content: list[tuple[RawEntry, Tensor | FileSlice]] = []
@@ -128,7 +128,7 @@ def _of_checkpoint(checkpoint: Checkpoint, quantized: Quantized) -> Rest:
             )
         content.append((RawEntry(name, entry.shape, entry.dtype), entry.source))
     files = {id(file): file.metadata for file in checkpoint.files.values()}
-    return Rest(tuple(content), metadata=merged_metadata(files.values()))
+    return UnquantizedTensors(tuple(content), metadata=merged_metadata(files.values()))
 
 
 def _require_fitting(

@@ -234,7 +234,7 @@ class Stored:
         layout = self._layout
         return (
             f"Stored({self.path.name!r}, {self.size:,} bytes, {len(layout.quantized)} tensors quantized, "
-            f"{len(layout.raw)} as they were, {len(layout.tied)} tied, {self.compression_ratio:.4g}×)"
+            f"{len(layout.raw)} unquantized, {len(layout.tied)} tied, {self.compression_ratio:.4g}×)"
         )
 
     def _chunks(self, entry: QuantizedEntry | RawEntry) -> Iterator[Tensor]:
@@ -244,7 +244,7 @@ class Stored:
                 yield torch.from_numpy(block).view(dtype)
             return
         with reading(self.path, self._layout.section(entry)) as reader:
-            step = positions.BLOCK * entry_bytes(entry.dtype)
+            step = positions.BLOCK_ENTRIES * entry_bytes(entry.dtype)
             for begin in range(0, entry.size, step):
                 yield of_bytes(reader.take(min(step, entry.size - begin)), entry.dtype)
             reader.end()

@@ -31,7 +31,7 @@ from nbquant.storage.layout import (
     StoredBlock,
 )
 from nbquant.storage.plan import PlannedCodes, indices, plan, slices
-from nbquant.storage.source import Rest, rest_of
+from nbquant.storage.source import UnquantizedTensors, unquantized_of
 
 
 def save(
@@ -75,13 +75,13 @@ def save(
     if path.suffix != ".nbq":
         raise ValueError(f"the name of the file must end in .nbq, but {path.name!r} came: add the ending.")
     quantized.require_whole()
-    rest = rest_of(model, quantized)
-    layout, made, header = plan(quantized, rest)
+    unquantized = unquantized_of(model, quantized)
+    layout, made, header = plan(quantized, unquantized)
     steps = sum(len(entry.blocks) for entry in layout.quantized) + len(layout.raw)
     ticks = track(range(steps), "save", progress)
     next(ticks, None)
     with replacing(path) as partial, partial.open("xb") as file:
-        _write(file, header, quantized, layout, made, rest, ticks)
+        _write(file, header, quantized, layout, made, unquantized, ticks)
         assert file.tell() == layout.size, f"{file.tell()} bytes of {layout.size}"
     return layout.ledger
 
@@ -93,7 +93,7 @@ def file_ledger(quantized: Quantized, model: nn.Module | str | os.PathLike[str] 
         ValueError, TypeError: As :func:`save`.
         OSError: A checkpoint that does not exist or cannot be read.
     """
-    return plan(quantized, rest_of(model, quantized))[0].ledger
+    return plan(quantized, unquantized_of(model, quantized))[0].ledger
 
 
 class _Checked:
@@ -123,7 +123,7 @@ def _write(
     quantized: Quantized,
     layout: Layout,
     made: PlannedCodes,
-    rest: Rest,
+    unquantized: UnquantizedTensors,
     ticks: Iterator[object],
 ) -> None:
     out = _Checked(file)
@@ -145,7 +145,7 @@ def _write(
             streams = _streams(tensor, entry, layout, made)
         out.section(_ticking(streams, ticks))
     for i in range(len(layout.raw)):
-        out.section(rest.pieces(i))
+        out.section(unquantized.pieces(i))
         next(ticks, None)
     out.end()
 

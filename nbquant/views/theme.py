@@ -5,8 +5,8 @@ No template is registered and no default changed: a figure carries its look in i
 
 from typing import Any
 
-# Readable on white and on black if nothing replaces them (as in a still picture). Each stands for a role, by which
-# ``widgets/front/figure_panel.js`` finds and replaces it, so a figure must not use them for anything else.
+# Readable on white and on black where nothing replaces them (a still picture). Each stands for a role, by which
+# ``widgets/front/figure_panel.js`` finds and replaces it, so a figure uses them for nothing else.
 FOREGROUND = "#777879"
 MUTED = "#868788"
 GRID = "rgba(127, 128, 129, 0.25)"

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import nbquant as nq
-from nbquant.analysis.accuracy import accuracy_by_method, accuracy_by_sensitivity, try_out
+from nbquant.analysis.accuracy import accuracy_by_method, accuracy_by_sensitivity, evaluate_trial
 from nbquant.models.batches import Batches
 from nbquant.quantization.methods import family
 
@@ -53,7 +53,7 @@ def test_length_is_the_mean_over_coded_weights_by_hand(weight, length):
     with torch.no_grad():
         model.weight.copy_(torch.tensor(weight))
     quantized = nq.KMeans(3, weighted=False).fit(nq.select(model))
-    (trial,) = try_out(quantized, model, [(torch.zeros(2, len(weight)), torch.tensor([0, 0]))])
+    (trial,) = evaluate_trial(quantized, model, [(torch.zeros(2, len(weight)), torch.tensor([0, 0]))])
     assert trial.codeword_length == length
 
 

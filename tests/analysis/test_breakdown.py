@@ -152,7 +152,7 @@ def test_large_tensors_are_taken_in_blocks_and_cancelled_between_them(monkeypatc
     selection = SELECTIONS["pruned"]
     quantized = nq.ECSQ(1e-4).fit(selection)
     whole = breakdown(quantized, selection)
-    monkeypatch.setattr(module, "BLOCK", 100)
+    monkeypatch.setattr(module, "SWEEP_BLOCK", 100)
     told = []
     parts = breakdown(quantized, selection, lambda done, total: told.append((done, total)))
     blocks = sum(-(-t.weight.numel() // 100) for t in selection)
@@ -175,7 +175,7 @@ def test_the_selection_must_be_what_was_quantized():
     with pytest.raises(ValueError, match=r"the 4 quantized tensors, but 2 differ, such as '2\.bias'"):
         breakdown(quantized, SELECTIONS["dense"].by_layer()["0"])
     other = nq.select(nn.Sequential(nn.Linear(41, 30), nn.ReLU(), nn.Linear(30, 60)))
-    with pytest.raises(ValueError, match=r"but 1 differ, '0\.weight' for one"):
+    with pytest.raises(ValueError, match=r"but 1 differ, such as '0\.weight'"):
         breakdown(quantized, Selection(other.tensors))
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nbquant as nq
-from nbquant.analysis.by_hand import moved
+from nbquant.analysis.by_hand import with_centre_at
 from nbquant.analysis.curves import tabulated_pairs
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve
@@ -52,7 +52,7 @@ def test_weights_go_where_they_cost_least(method, keep, share, which, value):
         members = members.by_layer()[group]
     before = point.clusters[group]
     index = int(which * len(before.codebook))
-    found = moved(point, statistics, group, index, value)
+    found = with_centre_at(point, statistics, group, index, value)
 
     codebook = before.codebook.copy()
     codebook[index] = value
@@ -100,7 +100,7 @@ def test_a_centre_that_stays_changes_little(method, keep):
     points = curve(family(method[0], weighted=method[1]), STATISTICS[keep])
     for point in points[2::10]:
         book = point.clusters["all"].codebook
-        still = moved(point, STATISTICS[keep], "all", len(book) // 2, float(book[len(book) // 2]))
+        still = with_centre_at(point, STATISTICS[keep], "all", len(book) // 2, float(book[len(book) // 2]))
         assert still.predicted_loss_increase == pytest.approx(point.predicted_loss_increase, rel=0.02)
         assert still.rate == pytest.approx(point.rate, rel=0.02)
 
@@ -109,7 +109,8 @@ def test_worse_where_it_does_not_belong():
     point = curve(family("kmeans"), STATISTICS[1.0])[7]
     book = point.clusters["all"].codebook
     losses = [
-        moved(point, STATISTICS[1.0], "all", 3, float(book[3] + d)).predicted_loss_increase for d in (0, 0.1, 0.2)
+        with_centre_at(point, STATISTICS[1.0], "all", 3, float(book[3] + d)).predicted_loss_increase
+        for d in (0, 0.1, 0.2)
     ]
     assert losses[0] < losses[1] < losses[2]
 
@@ -117,7 +118,7 @@ def test_worse_where_it_does_not_belong():
 def test_a_centre_on_another_takes_its_place():
     point = curve(family("kmeans"), STATISTICS[1.0])[4]
     book = point.clusters["all"].codebook
-    found = moved(point, STATISTICS[1.0], "all", 0, float(book[2]))
+    found = with_centre_at(point, STATISTICS[1.0], "all", 0, float(book[2]))
     np.testing.assert_array_equal(found.clusters["all"].codebook, book[1:])
     assert found.clusters["all"].counts.sum() == point.clusters["all"].counts.sum()
 
@@ -126,8 +127,8 @@ def test_what_cannot_be_moved_is_refused():
     point = curve(family("ecsq"), STATISTICS[1.0])[20]
     levels = point.levels
     with pytest.raises(ValueError, match=f"index must be 0 to {levels - 1}, but is {levels}"):
-        moved(point, STATISTICS[1.0], "all", levels, 0.0)
+        with_centre_at(point, STATISTICS[1.0], "all", levels, 0.0)
     with pytest.raises(ValueError, match="group must be one of 'all', but is 'fc1'"):
-        moved(point, STATISTICS[1.0], "fc1", 0, 0.0)
-    with pytest.raises(ValueError, match="must be finite, but is put at nan"):
-        moved(point, STATISTICS[1.0], "all", 0, float("nan"))
+        with_centre_at(point, STATISTICS[1.0], "fc1", 0, 0.0)
+    with pytest.raises(ValueError, match="must be finite, but got nan"):
+        with_centre_at(point, STATISTICS[1.0], "all", 0, float("nan"))

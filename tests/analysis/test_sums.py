@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbquant.analysis import sums as module
-from nbquant.analysis.sums import Sums
+from nbquant.analysis.sums import HistogramSums
 from nbquant.quantization.histogram import EXACT_UP_TO, Histogram
 
 
@@ -31,7 +31,7 @@ def same(a, b):
 @given(data=st.data())
 @settings(max_examples=15)
 def test_any_choices_in_any_order_are_what_merging_gives(together, histograms, data):
-    sums = Sums(histograms)
+    sums = HistogramSums(histograms)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "TOGETHER", together)
         for _ in range(4):
@@ -42,7 +42,7 @@ def test_any_choices_in_any_order_are_what_merging_gives(together, histograms, d
 def test_a_histogram_that_comes_or_goes_adds_up_only_the_halves_it_is_in(histograms, monkeypatch):
     monkeypatch.setattr(module, "TOGETHER", 1)
     added = []
-    sums = Sums(histograms[:8])
+    sums = HistogramSums(histograms[:8])
     sums.of(range(8))
     real = module.kernels.add_at
     monkeypatch.setattr(module.kernels, "add_at", lambda *args: (added.append(1), real(*args)))
@@ -53,4 +53,4 @@ def test_a_histogram_that_comes_or_goes_adds_up_only_the_halves_it_is_in(histogr
 
 
 def test_a_single_one_is_itself(histograms):
-    assert Sums(histograms).of([4]) is histograms[4]
+    assert HistogramSums(histograms).of([4]) is histograms[4]

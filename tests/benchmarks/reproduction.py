@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from nbquant.analysis.accuracy import Images, Trial, Tune, try_out
+from nbquant.analysis.accuracy import Images, Trial, Tune, evaluate_trial
 from nbquant.analysis.curves import tabulated_pairs
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import TabulatedCurve, curve
@@ -195,7 +195,7 @@ class _Search:
             q = self.question
             quantized = self._quantized(index)
             tuned = q.tune(quantized, q.model) if finetuned and q.tune else quantized
-            self.made[finetuned, index] = try_out(tuned, q.model, q.choosing)[0]
+            self.made[finetuned, index] = evaluate_trial(tuned, q.model, q.choosing)[0]
         return self.made[finetuned, index]
 
     def _quantized(self, index: int) -> Quantized:

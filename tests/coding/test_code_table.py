@@ -91,7 +91,7 @@ def test_every_flip_gives_another_table_or_is_refused():
 @pytest.mark.parametrize(
     ("data", "count", "bits", "message"),
     [
-        (b"\xc0", 1, 9, "there are 1 bytes"),
+        (b"\xc0", 1, 9, "got 1 bytes"),
         (b"\xc0", 3, 2, "3 code lengths in 2 bits"),
         (b"\xc0", 1, 3, "end at bit 2"),
         (b"\xc1", 1, 2, "6 bits after the last code length must be zero"),

@@ -31,14 +31,14 @@ def test_a_tensor_is_a_matrix_of_its_first_axis():
     ],
 )
 def test_blocks_are_whole_rows_or_pieces_of_one(monkeypatch, shape, blocks):
-    monkeypatch.setattr(positions, "BLOCK", 10)
+    monkeypatch.setattr(positions, "BLOCK_ENTRIES", 10)
     assert block_shapes(shape) == blocks
 
 
 @given(st.lists(st.integers(0, 9), max_size=3), st.integers(1, 12))
 def test_blocks_hold_every_entry_once(shape, most):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(positions, "BLOCK", most)
+        patch.setattr(positions, "BLOCK_ENTRIES", most)
         blocks = block_shapes(shape)
         assert sum(rows * cols for rows, cols in blocks) == np.prod(shape, dtype=int)
         assert all(0 < rows * cols <= most for rows, cols in blocks)

@@ -28,7 +28,7 @@ def test_every_pattern(mask):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("keep", [0.0, 0.001, 0.3, 1.0])
 def test_pieces_and_long_gaps(keep, dtype, monkeypatch):
-    monkeypatch.setattr(cpu_histogram, "BLOCK", 501)
+    monkeypatch.setattr(cpu_histogram, "CACHE_BLOCK", 501)
     monkeypatch.setattr(dispatch, "SHORT_GAPS", 9)
     generator = torch.Generator().manual_seed(0)
     weight = torch.rand(5000, generator=generator) < keep

@@ -216,7 +216,7 @@ def test_damaged_index(tmp_path, content, message):
 
 
 def test_index_without_bound_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("nbquant.models.checkpoint.MOST_JSON", 50)
+    monkeypatch.setattr("nbquant.formats.safetensors.MOST_JSON", 50)
     folder = sharded(tmp_path / "model")
     with pytest.raises(ValueError, match="must be at most 50 bytes, but is more"):
         Checkpoint.open(folder)

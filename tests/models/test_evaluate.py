@@ -278,7 +278,9 @@ def test_metrics_are_means_over_samples():
     assert found.metrics["margin"] == pytest.approx(margin(model(x), y).item(), rel=1e-5)
     assert "margin" in str(found)
     assert found.to_row()["margin"] == found.metrics["margin"]
-    with pytest.raises(ValueError, match=r"metric 'all' must return one number a batch, but returned shape \(50, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"metric 'all' must return one number per batch, but returned shape \(50, 4\)"
+    ):
         evaluate(model, [(x, y)], progress=False, metrics={"all": lambda output, target: output})
 
 

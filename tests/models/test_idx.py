@@ -35,8 +35,8 @@ BROKEN = {
     "cut in the head": (idx(2, 3)[:9], "ends inside its header, after 9 bytes"),
     "another width": (idx(2, 4), "must hold n×3 bytes .* declares 2×4"),
     "no samples": (idx(0, 3), "declares 0×3"),
-    "cut in the content": (idx(2, 3)[:-1], "declares 6 bytes after its head, but holds only 5"),
-    "too long": (idx(2, 3) + b"\0", "declares 6 bytes after its head, but holds more"),
+    "cut in the content": (idx(2, 3)[:-1], "declares 6 bytes after its header, but holds only 5"),
+    "too long": (idx(2, 3) + b"\0", "declares 6 bytes after its header, but holds more"),
     "absurd": (idx(1)[:0] + b"\0\0\x08\x02" + struct.pack(">II", 2**32 - 1, 3), "at most 1,073,741,824 bytes, but"),
 }
 
@@ -75,7 +75,7 @@ def test_every_flipped_bit_of_a_packed_file_is_refused_or_harmless(tmp_path):
 def test_a_small_file_that_unpacks_to_much_is_not_unpacked(tmp_path):
     path = tmp_path / "file.gz"
     path.write_bytes(gzip.compress(idx(1, 3, content=bytes(50_000_000)), compresslevel=1))
-    with pytest.raises(ValueError, match="declares 3 bytes after its head, but holds more"):
+    with pytest.raises(ValueError, match="declares 3 bytes after its header, but holds more"):
         read_idx(path, (None, 3))
 
 

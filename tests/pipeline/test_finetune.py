@@ -395,7 +395,7 @@ def test_progress_counts_all_batches_and_can_cancel(network, blobs, known):
         ({"keep_best": True}, ValueError, "keep_best needs validation batches"),
         ({"keep_best": "f1", "validation": []}, ValueError, 'keep_best must be True, False, "loss" or "accuracy"'),
         ({"validation": iter([])}, ValueError, "validation is iterated 2 times, but is an iterator"),
-        ({"batches": iter([]), "epochs": 2}, ValueError, "batches is gone through 2 times, but is an iterator"),
+        ({"batches": iter([]), "epochs": 2}, ValueError, "batches is iterated 2 times, but is an iterator"),
         ({"batches": []}, ValueError, "at least one batch of one sample is required, but epoch 1 has none"),
         ({"batches": 3}, TypeError, r"batches must yield pairs \(inputs, targets\), but is a int"),
         ({"batches": [torch.zeros(3, 10)]}, TypeError, "batches must be pairs .*, but batch 0 is a Tensor"),

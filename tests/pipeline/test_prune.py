@@ -251,7 +251,7 @@ def test_progress_counts_all_batches_and_can_cancel(network, blobs):
         (0.1, {"batches": [], "epochs": 0}, ValueError, "epochs must be at least 1, but is 0"),
         (0.1, {"batches": []}, ValueError, "at least one batch of one sample is required"),
         (0.1, {"batches": iter([])}, ValueError, "batches is iterated 4 times, but is an iterator"),
-        (0.1, {"test": iter([])}, ValueError, "test is gone through 2 times, but is an iterator"),
+        (0.1, {"test": iter([])}, ValueError, "test is iterated 2 times, but is an iterator"),
     ],
 )
 def test_what_is_refused(network, density, options, error, message):

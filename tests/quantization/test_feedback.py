@@ -187,7 +187,7 @@ def test_the_same_twice():
 @pytest.mark.parametrize("keep", [1.0, 0.2])
 def test_a_file_of_it(tmp_path, monkeypatch, keep):
     """In blocks of a few rows, in which paths begin anew."""
-    monkeypatch.setattr(positions, "BLOCK", 200)
+    monkeypatch.setattr(positions, "BLOCK_ENTRIES", 200)
     model, _, selection = selected(keep)
     quantized = Feedback(1e-6).fit(selection)
     assert len(quantized.tensors["fc1.weight"].streams) == 12

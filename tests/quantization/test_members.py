@@ -52,7 +52,7 @@ class Largest(TorchDispatchMode):
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(dispatch, "CHUNK", 1 << 13)
-    monkeypatch.setattr(members, "BLOCK", 1 << 16)
+    monkeypatch.setattr(members, "SWEEP_BLOCK", 1 << 16)
 
 
 @BY_QUANTIZER
@@ -73,7 +73,7 @@ def test_nothing_as_large_as_the_weights_but_the_assignment(quantizer, keep, dty
 def test_blocks_give_what_the_whole_gives(quantizer, keep, monkeypatch):
     whole = quantizer.fit(selection(keep=keep))
     monkeypatch.setattr(dispatch, "CHUNK", 10_001)
-    monkeypatch.setattr(members, "BLOCK", 77_777)
+    monkeypatch.setattr(members, "SWEEP_BLOCK", 77_777)
     parts = quantizer.fit(selection(keep=keep))
     torch.testing.assert_close(parts.codebook, whole.codebook, rtol=1e-6, atol=1e-9)
     assert parts.distortion == pytest.approx(whole.distortion, rel=1e-9)

@@ -211,7 +211,7 @@ def test_bad_data_are_refused():
 
 def test_paths_begin_anew_in_each_block(monkeypatch):
     """As they are coded there; no path goes on into the next."""
-    monkeypatch.setattr(positions, "BLOCK", 20)
+    monkeypatch.setattr(positions, "BLOCK_ENTRIES", 20)
     weight = torch.randn(11, 6, generator=torch.Generator().manual_seed(0))
     selection = Selection((SelectedTensor("w.weight", "w", weight, None),))
     matrix = Trellis(1e-3, step=0.4).paths(selection).matrices[0]

@@ -94,7 +94,7 @@ def _examine(path: Path, scratch: Path, thorough: bool) -> tuple[str, int]:
         for name in stored.names:
             with _refusing(refusals):
                 for piece in islice(stored.chunks(name), 1):
-                    _require(len(piece) <= positions.BLOCK, "a piece of more than a block")
+                    _require(len(piece) <= positions.BLOCK_ENTRIES, "a piece of more than a block")
         return "large", restored
     state: dict[str, Tensor] = {}
     for name in stored.names:
@@ -111,7 +111,9 @@ def _examine(path: Path, scratch: Path, thorough: bool) -> tuple[str, int]:
         entry = stored.entry(name)
         _require(state[name].dtype == DTYPES[entry.dtype], f"{name!r} is of another type")
         _require(tuple(state[name].shape) == tuple(entry.shape), f"{name!r} has another shape")
-        _require(all(0 < len(piece) <= positions.BLOCK for piece in pieces), f"{name!r} has pieces of odd sizes")
+        _require(
+            all(0 < len(piece) <= positions.BLOCK_ENTRIES for piece in pieces), f"{name!r} has pieces of odd sizes"
+        )
         joined = b"".join(map(_bytes, pieces))
         _require(joined == _bytes(state[name]), f"{name!r} is another in pieces")
     with _refusing(of_all := []):

@@ -26,14 +26,14 @@ def block_size(name: str) -> Iterator[int]:
     """Have a file of this name read and written in blocks of its size [entries]."""
     small = name.startswith("blocks")
     modules = (positions, stored, decompress) if small else ()
-    before = positions.BLOCK
+    before = positions.BLOCK_ENTRIES
     try:
         for module in modules:
-            module.BLOCK = SMALL_BLOCK
+            module.BLOCK_ENTRIES = SMALL_BLOCK
         yield SMALL_BLOCK if small else before
     finally:
         for module in modules:
-            module.BLOCK = before
+            module.BLOCK_ENTRIES = before
 
 
 def read(name: str) -> bytes:

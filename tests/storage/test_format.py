@@ -286,7 +286,7 @@ def test_that_reader_reads_the_bundled_network(tmp_path):
 @pytest.mark.parametrize("name", ["lenet5-fashion", "lenet5-fashion-pruned"])
 def test_that_reader_reads_adaptive_coding_of_a_bundled_network(tmp_path, monkeypatch, name, method, lmbda):
     """In blocks of some rows."""
-    monkeypatch.setattr(positions, "BLOCK", 4096)
+    monkeypatch.setattr(positions, "BLOCK_ENTRIES", 4096)
     monkeypatch.setitem(read.__globals__, "BLOCK", 4096)
     model, _ = nq.zoo.load(name)
     selection = nq.select(model, layers=["conv1", "conv2"])

@@ -37,7 +37,7 @@ def check(quantized, path, model):
     assert set(state) == set(expected) == set(stored.names)
     for name, tensor in expected.items():
         pieces = list(stored.chunks(name))
-        assert all(len(piece) <= positions.BLOCK for piece in pieces)
+        assert all(len(piece) <= positions.BLOCK_ENTRIES for piece in pieces)
         assert same(torch.cat([tensor.new_empty(0), *pieces]), tensor.reshape(-1))
     again = stored.quantized()
     same_quantized(again, quantized)
@@ -78,7 +78,7 @@ def same_quantized(a, b):
 def test_every_method_type_density_and_code(tmp_path_factory, block, quantizer, dtype, keep, coding, per_layer, h):
     with pytest.MonkeyPatch.context() as patch:
         if block is not None:
-            patch.setattr(positions, "BLOCK", block)
+            patch.setattr(positions, "BLOCK_ENTRIES", block)
         model = network(keep, dtype)
         sensitivity = {n: torch.rand(p.shape) + 0.1 for n, p in model.named_parameters()} if h else None
         steps = {"steps": "equal slope" if per_layer else "joint"} if hasattr(quantizer, "steps") else {}
@@ -227,14 +227,14 @@ def check_state(quantized, path, source, state):
 @pytest.mark.parametrize("keep", [1.0, 0.01])
 def test_more_entries_than_a_block(tmp_path, keep):
     generator = torch.Generator().manual_seed(1)
-    weight = torch.randint(-3, 4, (positions.BLOCK + 5000,), generator=generator).float()
+    weight = torch.randint(-3, 4, (positions.BLOCK_ENTRIES + 5000,), generator=generator).float()
     if keep < 1:
         weight *= torch.rand(len(weight), generator=generator) < keep
     check(nq.KMeans(7).fit(weight), tmp_path / "m.nbq", None)
 
 
 def test_a_block_of_zeros_and_one_without(tmp_path, monkeypatch):
-    monkeypatch.setattr(positions, "BLOCK", 100)
+    monkeypatch.setattr(positions, "BLOCK_ENTRIES", 100)
     weight = torch.cat([torch.zeros(250), laplace_nonzero(100), torch.zeros(50), laplace_nonzero(30), torch.zeros(9)])
     quantized = nq.KMeans(4).fit(weight)
     assert "position_payload" in quantized.ledger

@@ -257,9 +257,9 @@ def test_a_checkpoint_that_changed_since(path, tmp_path):
     source = tmp_path / "m.safetensors"
     save_file({"w.weight": torch.randn(5, 4), "other": torch.zeros(9)}, source)
     quantized = nq.KMeans(2).fit(nq.select(source, layers="w"))
-    from nbquant.storage.source import rest_of
+    from nbquant.storage.source import unquantized_of
 
-    rest = rest_of(source, quantized)
+    rest = unquantized_of(source, quantized)
     save_file({"w.weight": torch.randn(5, 4), "other": torch.zeros(90)}, source)
     with pytest.raises(ValueError, match="must not change while 'other' is read"):
         list(rest.pieces(0))

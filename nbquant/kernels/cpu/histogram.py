@@ -15,7 +15,7 @@ from nbquant.kernels.reference import LEAST_MASS, ROW_KEYS, ROW_SHIFT, ROWS, ZER
 Array = np.ndarray
 Block = tuple[Array, Array]
 
-BLOCK = 1 << 16  # weights that stay in the cache between passes
+CACHE_BLOCK = 1 << 16  # weights that stay in the cache between passes
 FIRST_ROWS = 64  # initial rows of h in a table; it grows
 NONE = np.uint32(0xFFFFFFFF)
 _ROW_SHIFT = np.uint32(ROW_SHIFT)
@@ -69,7 +69,7 @@ def histogram(
     """See the two histograms of :mod:`nbquant.kernels.reference`.
 
     Args:
-        blocks: Weights and their sensitivities, float32 or float64, ideally of ``BLOCK`` weights each.
+        blocks: Weights and their sensitivities, float32 or float64, ideally of ``CACHE_BLOCK`` weights each.
         marginal_shift: Bits dropped for the bins of w, at least 8.
         joint_shift: Bits dropped for the bins of the joint grid; None leaves it out.
 

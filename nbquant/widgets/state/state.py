@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from nbquant.analysis.by_hand import moved
+from nbquant.analysis.by_hand import with_centre_at
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
 from nbquant.views.region import Region
@@ -148,7 +148,7 @@ class ExplorerState(Updates):
             if isinstance(index, bool) or not isinstance(index, int):
                 raise ValueError(f"the index of a centre must be a whole number, but is {index!r}")
             self.set_trait(
-                "by_hand", moved(self.by_hand or request.point, request.statistics, self.group, index, value)
+                "by_hand", with_centre_at(self.by_hand or request.point, request.statistics, self.group, index, value)
             )
 
     def release(self) -> None:

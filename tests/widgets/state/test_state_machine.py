@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from torch import nn
 
-from nbquant.analysis.by_hand import moved
+from nbquant.analysis.by_hand import with_centre_at
 from nbquant.analysis.target import targets_of
 from nbquant.widgets.jobs import exact as exact_module
 from nbquant.widgets.settings import DRIVERS, Settings
@@ -321,7 +321,7 @@ class Pressing(RuleBasedStateMachine):
             return
         point = request.point
         for move in self.moves:
-            point = moved(point, request.statistics, *move)
+            point = with_centre_at(point, request.statistics, *move)
         _same_point(self.state.by_hand, point)
 
     def _compare_table(self, expected):

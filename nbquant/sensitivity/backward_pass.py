@@ -12,7 +12,7 @@ Taken = Callable[[int, Tensor], None]
 """Called with the index of an edge and its gradient, which is freed unless the callee keeps it."""
 
 
-class WayBack:
+class BackwardPass:
     """A backward pass from outputs to some edges of their graph."""
 
     def __init__(self, outputs: Sequence[Tensor], edges: Sequence[GradientEdge], leaves: Sequence[Tensor] = ()) -> None:
