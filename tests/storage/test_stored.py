@@ -133,14 +133,15 @@ assert all_same(dict(restored.state_dict()), dict(torch.load(sys.argv[2], weight
 
 
 def test_one_tensors_read_reads_nothing_else(tmp_path, monkeypatch):
-    from nbquant.storage import stored as module
+    from nbquant.storage import books, sections, stored
 
     model = network(0.3)
     nq.save(quantize(model), tmp_path / "m.nbq", model, progress=False)
-    stored = nq.load(tmp_path / "m.nbq")
+    loaded = nq.load(tmp_path / "m.nbq")
     labels = []
-    read = module.reading
-    monkeypatch.setattr(module, "reading", lambda path, section: labels.append(section.label) or read(path, section))
-    stored.tensor("2.weight")
+    read = sections.reading
+    for module in (books, stored):
+        monkeypatch.setattr(module, "reading", lambda path, part: labels.append(part.label) or read(path, part))
+    loaded.tensor("2.weight")
     assert labels[0] == "codebook 'all'"
     assert [label for label in labels if label.startswith("tensor")] == ["tensor '2.weight'"]

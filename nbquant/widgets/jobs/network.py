@@ -19,7 +19,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.validate import QUANTIZABLE
 from nbquant.sensitivity.calibration import calibrate
 from nbquant.sensitivity.estimate import sensitivity
-from nbquant.widgets.jobs.calibration import first_samples
+from nbquant.widgets.calibration import first_samples
 from nbquant.widgets.jobs.slot import Report
 
 

@@ -66,7 +66,7 @@ def lines(
     on_disk = given.sensitivity is not None and not isinstance(given.sensitivity, Mapping)
     names += ["sensitivity"] if weighs and not estimated and not on_disk else []
     if settings.samples and estimated and not _takes(given.data, split):
-        found.append("from nbquant.widgets.jobs.calibration import first_samples")
+        found.append("from nbquant.widgets.calibration import first_samples")
     if names:
         found += ["", f"# {_listed(names)} as they were given to nq.explore."]
     else:

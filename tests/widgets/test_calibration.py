@@ -3,7 +3,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from nbquant.models.batches import Batches
-from nbquant.widgets.jobs.calibration import first_samples
+from nbquant.widgets.calibration import first_samples
 
 
 def count(batches):
