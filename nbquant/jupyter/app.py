@@ -1,4 +1,4 @@
-"""The server of ``nbquant app``, a script of its own: Voilà on app.ipynb, for this machine's user alone."""
+"""Server script of ``nbquant app``: Voilà on app.ipynb, for this machine's user alone."""
 
 import html
 import os
@@ -15,17 +15,17 @@ HERE = Path(__file__).resolve().parent
 
 
 class App(Voila):
-    """Voilà whose kernel connection is prompt, and whose browser need not log in."""
+    """Voilà with a prompt kernel connection, and without login in the browser it opens."""
 
     def initialize(self, argv=None):
-        """Take what is for Voilà too of the settings that ``nbquant explore`` gives to JupyterLab."""
+        """Apply the JupyterLab settings of ``nbquant explore`` that concern Voilà, too."""
         super().initialize(argv)
         self.load_config_file("jupyter_server_config", path=[str(HERE)])
         self.kernel_websocket_connection_class = self.config.ServerApp.kernel_websocket_connection_class
         self.voila_configuration.extension_allowlist = EXTENSIONS
 
     def launch_browser(self):
-        """Open the page with its token, by way of a file: in a command line everyone here could read the token."""
+        """Open the page with its token through a file: on a command line other users could read the token."""
         handle, page = tempfile.mkstemp(suffix=".html")  # readable for its owner only
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(f'<meta http-equiv="refresh" content="0;url={html.escape(self.display_url)}">')

@@ -1,17 +1,17 @@
-"""Settings of the JupyterLab that ``nbquant explore`` starts, through JUPYTER_CONFIG_PATH: on top of the user's own."""
+"""Server settings that ``nbquant explore`` adds to the user's own through JUPYTER_CONFIG_PATH."""
 
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
 
 class PromptConnection(ZMQChannelsWebsocketConnection):
-    """The usual kernel connection, with Nagle's algorithm off.
+    """The standard kernel connection with Nagle's algorithm off.
 
     Tornado leaves it on. A slider's update is several small messages, each of which would wait for the browser to
     acknowledge the one before: up to 40 ms, more than the computation.
     """
 
     def connect(self):
-        """Connect, and send every message at once from now on."""
+        """Connect, and send all further messages without delay."""
         self.websocket_handler.set_nodelay(True)
         return super().connect()
 
