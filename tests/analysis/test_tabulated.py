@@ -271,7 +271,7 @@ def test_a_step_on_a_pruned_selection_has_the_best_offset(weighted):
 def test_points_of_the_curve_are_found_again(method, per_layer, keep):
     points = curve_of(keep, family(method, per_layer=per_layer))
     for point in points[5::20]:
-        name = point.quantizer.parameter
+        name = point.quantizer.parameter.name
         value = point.levels if name == "levels" else point.parameter
         assert solve(Target(name, value), points, STATISTICS[keep]) is point
 
