@@ -18,6 +18,7 @@ import nbformat
 import pandas as pd
 
 import nbquant as nq
+from nbquant.analysis.target import QUANTITIES
 from nbquant.coding import codes
 from nbquant.listed import listed
 from nbquant.models.layers import layer_label
@@ -58,13 +59,13 @@ def commands() -> None:
 
 @commands.command(short_help="Quantize a checkpoint into a .nbq file.")
 @click.argument("checkpoint", type=_EXISTING)
-@click.option("-o", "--out", type=_NEW_FILE, required=True, help="The .nbq file to write, or to replace.")
+@click.option("-o", "--out", type=_NEW_FILE, required=True, help="The .nbq file to write or replace.")
 @click.option("--sensitivity", type=_EXISTING, help="Safetensors file of sensitivities h, by parameter name.")
 @click.option(
     "--damping",
     type=click.FloatRange(min=0),
     default=0.0,
-    help="Part of the mean h added to each h.",
+    help="Fraction of the mean h that is added to each h.",
     show_default=True,
 )
 @click.option(
@@ -72,15 +73,15 @@ def commands() -> None:
     type=click.Choice(methods.names()),
     default=methods.DEFAULT.name,
     show_default=True,
-    help="trellis and feedback take longer, and less room. A checkpoint comes without data to calibrate feedback: here "
-    "it works like trellis.",
+    help="trellis and feedback take longer and give smaller files. A checkpoint has no data to calibrate feedback: "
+    "here it works like trellis.",
 )
 @click.option("--ratio", type=float, help="Target: least compression ratio, that of the whole file.")
-@click.option("--rate", type=float, help="Target: most bits a weight, side information included.")
-@click.option("--levels", type=int, help="Target: most reconstruction values.")
+@click.option("--rate", type=float, help="Target: largest rate in bits per weight, side information included.")
+@click.option("--levels", type=int, help="Target: largest number of reconstruction values.")
 @click.option("--lmbda", type=float, help="Target: lambda of ecsq, trellis or feedback, loss per bit.")
-@click.option("--step", type=float, help="Target: width of a cell of uniform, in units of the weights.")
-@click.option("--layers", metavar="GLOB", multiple=True, help="What to quantize: names or globs; again for more.")
+@click.option("--step", type=float, help="Target: cell width of uniform, in units of the weights.")
+@click.option("--layers", metavar="GLOB", multiple=True, help="Layers to quantize: a name or glob; repeatable.")
 @click.option("--coding", type=click.Choice(codes.names()), help=f"Code of the indices.  [default: {_usual('coding')}]")
 @click.option(
     "--per-layer/--joint",
@@ -92,9 +93,9 @@ def commands() -> None:
     "more",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Another option of the method, as Python has it: steps=joint, damping=0.02; again for more.",
+    help="Any other option of the method, such as steps=joint or damping=0.02; repeatable.",
 )
-@click.option("--plain", is_flag=True, help="Weigh all weights alike, whatever their sensitivity.")
+@click.option("--plain", is_flag=True, help="Ignore sensitivities: all weights count the same.")
 @click.option("--pinned-zero", is_flag=True, help="Keep one level at exactly zero (kmeans).")
 def quantize(
     checkpoint: Path,
@@ -119,25 +120,32 @@ def quantize(
     Give one target: --ratio, --rate or --levels, or the method's own --lmbda or --step. Tensors not chosen by --layers
     are stored unchanged. Options that are left out have the method's defaults.
     """
-    if sum(target is not None for target in (ratio, rate, levels, lmbda, step)) != 1:
-        raise click.UsageError("Exactly one of --ratio, --rate, --levels, --lmbda and --step is required.")
+    known, options = methods.named(method), _parsed(more)
+    targets = {"ratio": ratio, "rate": rate, "levels": levels, "lmbda": lmbda, "step": step}
+    own = known.parameter.name
+    if own not in targets and own in options:
+        targets[own] = options.pop(own)
+    if sum(value is not None for name, value in targets.items() if name not in known.options) != 1:
+        names = ", ".join(f"--{name}" for name in dict.fromkeys((*QUANTITIES, known.parameter.name)))
+        raise click.UsageError(f"Exactly one target of {method} is required: {names}.")
+    asked: dict[str, Any] = {"weighted": False if plain else None, "coding": coding, "per_layer": per_layer}
+    asked |= {"pinned_zero": True} if pinned_zero else {}
+    asked |= options
+    try:
+        own_targets = {name: value for name, value in targets.items() if value is not None and name in known.options}
+        methods.family(method, **{**own_targets, **asked})(1)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
     if damping and sensitivity is None:
         raise click.UsageError("--damping is added to sensitivities: name their file with --sensitivity.")
     h = nq.load_sensitivity(sensitivity).damped(damping) if sensitivity and damping else sensitivity
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # weights left out are reported below
         selection = nq.select(checkpoint, h, list(layers) or None)
-    asked: dict[str, Any] = {"weighted": False if plain else None, "coding": coding, "per_layer": per_layer}
-    asked |= {"pinned_zero": True} if pinned_zero else {}
     quantized = nq.fit(
         selection,
         method,
-        ratio=ratio,
-        rate=rate,
-        levels=levels,
-        lmbda=lmbda,
-        step=step,
-        **{**asked, **_parsed(more)},
+        **{**targets, **asked},
         file_of=checkpoint if ratio is not None else None,
         progress=_on_terminal(),
     )
@@ -256,6 +264,9 @@ def main() -> None:
         sys.exit(commands(standalone_mode=False, prog_name="nbquant"))
 
 
+_PYTHON = {"true": "True", "yes": "True", "false": "False", "no": "False", "none": "None"}
+
+
 def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
     """Parse options by name; values are numbers, True, False or None, and otherwise text."""
     found: dict[str, Any] = {}
@@ -264,7 +275,7 @@ def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
         if not equals:
             raise click.UsageError(f"--option must be NAME=VALUE, but is {option!r}.")
         try:
-            found[name] = ast.literal_eval(value)
+            found[name] = ast.literal_eval(_PYTHON.get(value.lower(), value))
         except (ValueError, SyntaxError):
             found[name] = value
     return found

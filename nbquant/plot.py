@@ -4,7 +4,7 @@ With ``backend="plotly"`` they return a figure for hovering and zooming in a not
 print, to be saved as vector graphics: ``nq.plot.ladder(…, backend="matplotlib").savefig("ladder.pdf")``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from nbquant.analysis.bounds import rate_distortion_bound
+from nbquant.analysis.curves import Pairs, families_of
 from nbquant.analysis.ladder import ladder as ladder_of
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.price import Price
@@ -26,7 +27,7 @@ from nbquant.progress import Progress
 from nbquant.quantization import methods
 from nbquant.quantization.clustering import WHOLE
 from nbquant.quantization.codebook import Codebook
-from nbquant.quantization.methods import family, tabulated
+from nbquant.quantization.methods import tabulated
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
@@ -127,7 +128,7 @@ def error(
 
 def rate_distortion(
     selection: Selection,
-    methods: Iterable[tuple[str, bool]] | None = None,
+    methods: Pairs | None = None,
     *,
     fitted: Mapping[str, Quantized] | None = None,
     bound: bool = True,
@@ -139,7 +140,8 @@ def rate_distortion(
 
     Args:
         selection: The selection.
-        methods: Pairs of a method with a curve and whether it uses the Hessian; None for all, using it.
+        methods: Methods with a curve from histograms, each by name or as a pair of its name and whether it uses the
+            Hessian; None for all, using it.
         fitted: Points to mark, by label.
         bound: Whether to draw the rate-distortion bound; see :func:`nbquant.rate_distortion_bound`.
         backend: "plotly" or "matplotlib".
@@ -151,8 +153,9 @@ def rate_distortion(
         Cancelled: By ``progress``.
     """
     statistics = Statistics.of(selection, progress)
-    pairs = [(m.name, True) for m in tabulated()] if methods is None else methods
-    families = [family(method, weighted=weighted, **options) for method, weighted in pairs]
+    if fitted is not None:
+        require("fitted", fitted, Mapping, "must map labels to results of nbquant.fit", 'pass {"label": quantized}')
+    families = families_of(methods, [(m.name, True) for m in tabulated()], options)
     curves = [Curve.of_points(curve(one, statistics)) for one in families]
     pins = [
         PinnedPoint(

@@ -197,5 +197,7 @@ def test_what_cannot_be_copied_is_refused_with_the_reason():
 
     model = nn.Sequential(Uncopyable(6, 3))
     quantized = nq.fit(nq.select(model), "kmeans", levels=2, progress=False)
-    with pytest.raises(ValueError, match=r"this Sequential cannot be \(these weights only work where they are\): take"):
+    with pytest.raises(
+        ValueError, match=r"this Sequential cannot be \(these weights only work where they are\): remove"
+    ):
         quantized.apply(model)

@@ -354,6 +354,52 @@ def test_the_reference_has_them():
     assert "| `magnitude` | Squared weights: for a test |" in page
 
 
+WIDTH = Parameter("width", "W", "", rate_rises=False)
+
+
+@dataclass(frozen=True)
+class Wide:
+    """Quantiles again, by a parameter of another name."""
+
+    method: ClassVar[str] = "wide"
+    parameter: ClassVar[Parameter] = WIDTH
+    needs_rows: ClassVar[bool] = False
+
+    width: float
+    weighted: bool = True
+    coding: str = "huffman"
+    per_layer: bool = False
+
+    def clusters(self, cells, near=None):
+        return Quantiles(max(1, round(1 / self.width))).clusters(cells)
+
+    def refine(self, members, start):
+        return Quantiles(2, self.weighted).refine(members, start)
+
+
+def wide_curve(family, groups, pruned):
+    made = [family(1 / levels) for levels in (1, 2, 4, 8, 16, 32, 64)]
+    return made, [{group: quantizer.clusters(cells) for group, cells in groups.items()} for quantizer in made]
+
+
+def test_a_parameter_of_another_name(monkeypatch, model, selection):
+    wide = Method(Wide, ("wide", "Hessian-weighted wide"), quantize_clusters, wide_curve)
+    monkeypatch.setattr(methods, "METHODS", (*methods.METHODS, wide))
+    assert nq.fit(selection, "wide", width=0.125, progress=False).quantizer == Wide(0.125)
+    assert nq.fit(selection, Wide, ratio=6, progress=False).compression_ratio >= 6
+    with pytest.raises(TypeError, match=r"options of wide are .*, but got 'wdth'"):
+        nq.fit(selection, "wide", wdth=0.1)
+    state = ExplorerState(model, None, method="wide", ratio=6.0)
+    assert state.wait(WAIT)
+    assert state.error == ""
+    kept = json.loads(json.dumps(state.session()))
+    state.method = "kmeans"
+    state.restore(kept)
+    assert state.wait(WAIT)
+    assert state.error == ""
+    assert state.exact.quantizer.method == "wide"
+
+
 def test_menus():
     from nbquant.widgets.view.explorer import explore
 

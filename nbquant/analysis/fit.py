@@ -10,6 +10,7 @@ from nbquant.analysis.curve import curve_of
 from nbquant.analysis.target import Target, target_of
 from nbquant.progress import Progress
 from nbquant.quantization import methods
+from nbquant.quantization.method import Method
 from nbquant.quantization.quantize import quantize
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
@@ -36,7 +37,8 @@ def fit(
     """Quantize a selection to a target.
 
     The result is the point of least distortion on the method's curve that meets the target; it is computed from the
-    weights themselves and meets the target too. With the method's own parameter it is that exact quantizer.
+    weights themselves and meets the target too. With λ or a step it is that exact quantizer;
+    ``levels`` is the largest number.
 
     Args:
         selection: From :func:`nbquant.select`.
@@ -66,26 +68,40 @@ def fit(
     """
     require("selection", selection, Selection, SELECTION)
     targets: dict[str, Any] = {"ratio": ratio, "rate": rate, "levels": levels, "lmbda": lmbda, "step": step}
-    if not isinstance(method, str | type):
+    known = _method_of(method)
+    if known is None:
+        assert not isinstance(method, str | type)
         _require_nothing_else(method, {**targets, "file_of": file_of, **options})
         return quantize(method, selection, progress=progress)
-    name = method if isinstance(method, str) else str(getattr(method, "method", method.__name__))
-    known = methods.named(name)
     for own in known.options.keys() & targets.keys():  # the rate parameter of one method is an option of another
         options[own] = targets.pop(own)
-    if known.parameter.name not in targets and known.parameter.name in options:
-        targets[known.parameter.name] = options.pop(known.parameter.name)
+    if known.parameter.name not in targets:  # a parameter that only this method has
+        targets[known.parameter.name] = options.pop(known.parameter.name, None)
+    family = methods.family(known.name, **options)  # rejects unknown names before a target is missed
     target = target_of(**targets)
     if file_of is not None and target.name != "ratio":
         raise ValueError(f"file_of requires the target ratio, but got {target.name}: leave one of them out.")
-    family = methods.family(name, **options)
     family(1)  # reject invalid option values before computing anything
     curve = curve_of(family, selection, progress=progress)
     return curve.fit(target) if file_of is None else _fit_file(selection, target, curve.fit, file_of)
 
 
+def _method_of(method: object) -> Method | None:
+    """The method of a name or class; None for a quantizer."""
+    if isinstance(method, str):
+        return methods.named(method)
+    if isinstance(method, type):
+        found = [known for known in methods.METHODS if known.make is method]
+        if found:
+            return found[0]
+    elif any(isinstance(method, known.make) for known in methods.METHODS):
+        return None
+    classes = ", ".join(known.make.__name__ for known in methods.METHODS)
+    came = f"the class {method.__name__}" if isinstance(method, type) else f"{method!r}"[:200]
+    raise TypeError(f"method must be a name, one of the classes {classes}, or a quantizer of one, but got {came}")
+
+
 def _require_nothing_else(quantizer: Quantizer, others: dict[str, Any]) -> None:
-    methods.of(quantizer)
     given = [name for name, value in others.items() if value is not None]
     if given:
         raise ValueError(

@@ -23,6 +23,7 @@ from nbquant.models.select import select
 from nbquant.progress import Progress, track
 from nbquant.quantization import methods
 from nbquant.quantization.selection import Selection
+from nbquant.required import require
 
 Model = nn.Module | str | os.PathLike[str] | Selection | tuple[nn.Module, Selection]
 Found = Evaluation | Mapping[str, float] | float
@@ -87,8 +88,9 @@ def sweep(
         TypeError: A model or an executor of another type, or a model that cannot be sent to other processes.
         Cancelled: By ``progress``; rows in the file stay.
     """
-    options = [_options(method) for method in methods]
-    wanted = [_ratio(ratio) for ratio in ratios]
+    require("models", models, Mapping, "must map names to models", 'pass {"name": model}')
+    options = [_options(method) for method in ([methods] if isinstance(methods, str | Mapping) else methods)]
+    wanted = [_ratio(ratio) for ratio in ([ratios] if isinstance(ratios, int | float) else ratios)]
     if not (models and options and wanted):
         raise ValueError("at least one model, one method and one ratio are required.")
     subjects = {name: _subject(name, model, evaluate) for name, model in models.items()}
@@ -146,6 +148,7 @@ def _found(found: Found) -> Row:
 
 
 def _options(method: str | Mapping[str, Any]) -> dict[str, Any]:
+    require("a method", method, (str, Mapping), "must be a name, or options with its name", 'pass "ecsq"')
     chosen = {"method": method} if isinstance(method, str) else dict(method)
     if "method" not in chosen:
         raise ValueError(f"a method must be a name, or options of which one is 'method', but got {method!r}.")

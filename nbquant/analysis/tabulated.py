@@ -145,6 +145,12 @@ def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statisti
         raise ValueError("nothing to quantize: every selected weight is exactly zero")
     if target.is_parameter:
         return _at_parameter(target, points, statistics)
+    last = points[-1]
+    if (
+        target.name == last.quantizer.parameter.name == "levels"
+        and len(last.clusters) == 1 < last.levels < target.value
+    ):
+        return point_at(methods.family_of(last.quantizer), target.value, statistics)
     reached = [i for i, p in enumerate(points) if target.met(p)]
     if not reached:
         low, high = min(map(target.quantity, points)), max(map(target.quantity, points))

@@ -107,8 +107,9 @@ class Method:
 
     def _unknown(self, name: str) -> Exception:
         options = self.options
-        if hasattr(self.make, name) and name not in (self.parameter.name, "method", "parameter"):
-            return ValueError(f"{name} of {self.name} is always {getattr(self.make, name)!r}: leave it out")
+        always = getattr(self.make, name, None)
+        if isinstance(always, bool):
+            return ValueError(f"{name} of {self.name} is always {always}: leave it out")
         near = nearest(name, list(options))
         return TypeError(f"options of {self.name} are {', '.join(options)}, but got {name!r}{near}")
 

@@ -53,8 +53,8 @@ def family(method: str, **options: Any) -> Family:
     """
     chosen = named(method)
     for name in [name for name in options if name not in chosen.options and not hasattr(chosen.make, name)]:
-        owners = {m.name: m.options[name] for m in METHODS if name in m.options}
-        if owners and options[name] not in (None, *owners.values()):
+        owners = [m.name for m in METHODS if name in m.options]
+        if owners and options[name] not in (None, False):
             raise ValueError(f"{name} is an option of {', '.join(owners)}, but the method is {method!r}: leave it out")
         if owners:
             del options[name]

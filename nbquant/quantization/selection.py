@@ -88,6 +88,14 @@ class Selection:
     workers: Workers | None = None
     left_out: LeftOut | None = None
 
+    def __repr__(self) -> str:
+        h = "without sensitivities" if self.record is None else f"sensitivities: {self.record.method}"
+        calibrated = ", calibrated" if self.calibration is not None else ""
+        return (
+            f"Selection({len(self):,} weights in {len(self.tensors)} tensors of {len(self.layers)} layers, {h}"
+            f"{calibrated}, {self.source_bits / 8e6:.3g} MB)"
+        )
+
     def __len__(self) -> int:
         """Number of weights N."""
         return sum(map(self.count, self.tensors))

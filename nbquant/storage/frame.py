@@ -19,7 +19,7 @@ def frame_of(layout: Layout, entries: Mapping[str, QuantizedEntry | RawEntry]) -
     rows = []
     for name, entry in entries.items():
         weights, size = prod(entry.shape), entry.size
-        nonzero, levels, how = weights, None, "unquantized"
+        nonzero, levels, how = weights, None, "unchanged"
         if isinstance(entry, QuantizedEntry):
             nonzero = sum(block.weights for block in entry.blocks)
             levels, how = layout.codebooks[entry.codebook].levels, "quantized"

@@ -234,7 +234,9 @@ class Notebook:
     def open(self) -> None:
         """Open the notebook and wait for its kernel."""
         self.complaints.listen(self.page)
-        self.page.goto(f"{self.lab.url}/lab/tree/{quote(self.name)}?reset&token={self.lab.token}")
+        # A workspace of its own: a reloaded page opens what its workspace holds, which other pages would change.
+        workspace = f"{self.lab.url}/lab/workspaces/page-{secrets.token_hex(4)}"
+        self.page.goto(f"{workspace}/tree/{quote(self.name)}?reset&token={self.lab.token}")
         self.page.wait_for_function(
             """name => {
                 const widget = window.jupyterapp?.shell.currentWidget;

@@ -104,7 +104,7 @@ def test_a_code_is_a_value():
         ([0, 0], 32, ValueError, "all 2 are zero"),
         ([4, -1], 32, ValueError, r"1 of 2 are not \(first -1 at symbol 1\)"),
         ([1.0, 2.0], 32, TypeError, "float64"),
-        ([1, 1, 1, 1, 1], 2, ValueError, r"serve 2\*\*2 symbols, but 5 occur: raise max_length to 3"),
+        ([1, 1, 1, 1, 1], 2, ValueError, r"distinguish 2\*\*2 symbols, but 5 occur: raise max_length to 3"),
         ([1, 1], 0, ValueError, "1 to 32 bits, but is 0"),
         ([1, 1], 33, ValueError, "1 to 32 bits, but is 33"),
         ([2**62, 2**62], 32, ValueError, r"less than 2\*\*56, but sum to 9223372036854775808"),

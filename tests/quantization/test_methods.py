@@ -1,7 +1,9 @@
 import inspect
 
 import pytest
+import safetensors.torch
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import nbquant as nq
@@ -118,7 +120,7 @@ def test_steps_of_each_layer_need_its_codebook():
     assert family("trellis").steps == "equal slope"
     assert family("trellis", per_layer=False).steps == "joint"
     assert family("trellis", per_layer=False, steps="equal slope").steps == "equal slope"
-    assert family("feedback", steps="joint", coding=None) == family("feedback")
+    assert family("feedback", coding=None) == family("feedback")
 
 
 def test_unknown_methods_and_options_of_others_are_refused():
@@ -129,3 +131,77 @@ def test_unknown_methods_and_options_of_others_are_refused():
         nq.fit(nq.select(model), "gptq", ratio=4, progress=False)
     with pytest.raises(ValueError, match="pinned_zero is an option of kmeans, but the method is 'trellis'"):
         nq.fit(nq.select(model), "trellis", ratio=4, pinned_zero=True, progress=False)
+
+
+@pytest.mark.parametrize("method", [None, 5, ["kmeans"], nn.Linear(2, 2), dict, type("Mine", (nq.KMeans,), {})])
+def test_what_is_no_method_is_refused(selection, method):
+    with pytest.raises(TypeError, match=r"method must be a name, one of the classes KMeans, Uniform, .* but got"):
+        nq.fit(selection, method, ratio=8)
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", "equal slope"), ("damping", 0.01), ("sequential", True)])
+def test_an_option_of_others_is_refused_even_at_its_default(selection, name, value):
+    with pytest.raises(ValueError, match=f"{name} is an option of .*, but the method is 'kmeans'"):
+        nq.fit(selection, "kmeans", ratio=8, **{name: value})
+
+
+def test_a_misspelt_target_is_named(selection):
+    with pytest.raises(TypeError, match="but got 'raito'"):
+        nq.fit(selection, "ecsq", raito=8)
+    with pytest.raises(TypeError, match=r"options of kmeans are .*, but got 'clusters'"):
+        nq.fit(selection, "kmeans", clusters=1, ratio=8)
+
+
+def test_more_levels_than_the_curve_has_points():
+    weight = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    selection = nq.select(nn.Linear(100, 200))
+    assert nq.fit(selection, "kmeans", levels=300, progress=False).levels == 300
+    assert nq.KMeans(300).fit(weight).levels == 300
+
+
+def test_curves_and_pictures_take_names(selection):
+    by_name = nq.curves(selection, ["kmeans"], progress=False)
+    assert by_name.equals(nq.curves(selection, [("kmeans", True)], progress=False))
+    assert set(nq.curves(selection, "uniform", steps="equal slope", per_layer=True, progress=False)["method"]) == {
+        "uniform"
+    }
+    assert len(nq.curves(selection, pinned_zero=True, progress=False)["method"].unique()) == 3
+    with pytest.raises(TypeError, match="methods must be names, or pairs"):
+        nq.curves(selection, [nq.KMeans])
+    with pytest.raises(ValueError, match="a method with a curve from histograms is required, but got 'trellis'"):
+        nq.plot.rate_distortion(selection, ["trellis"], progress=False)
+    with pytest.raises(TypeError, match="fitted must map labels"):
+        nq.plot.rate_distortion(selection, fitted=nq.KMeans(2).fit(torch.randn(9)), progress=False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--option foo=1",
+        "--option =1",
+        "--option pinned_zero=maybe",
+        "--method uniform --option offset=x",
+        "--levels 3 --ratio 2",
+    ],
+)
+def test_the_shell_refuses_options_without_a_traceback(tmp_path, options):
+    safetensors.torch.save_file({"w": torch.randn(20, 30)}, tmp_path / "m.safetensors")
+    arguments = ["quantize", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "m.nbq"), "--method", "kmeans"]
+    done = CliRunner().invoke(
+        commands, [*arguments, *options.split(), *([] if "--ratio" in options else ["--ratio", "5"])]
+    )
+    assert done.exit_code == 2, done.output
+    assert not (tmp_path / "m.nbq").exists()
+
+
+def test_the_shell_takes_the_step_of_a_trellis(tmp_path):
+    safetensors.torch.save_file({"w": torch.randn(20, 30)}, tmp_path / "m.safetensors")
+    arguments = ["quantize", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "m.nbq"), "--method", "trellis"]
+    done = CliRunner().invoke(commands, [*arguments, "--lmbda", "1e-4", "--option", "step=0.1"])
+    assert done.exit_code == 0, done.output
+    assert nq.load(tmp_path / "m.nbq").quantized().quantizer == nq.Trellis(1e-4, step=0.1)
+
+
+def test_a_selection_is_shown_in_a_line(selection):
+    assert repr(selection).count("\n") == 0
+    assert "calibrated" in repr(selection)

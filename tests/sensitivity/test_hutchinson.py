@@ -53,7 +53,7 @@ def test_negative_entries_are_clamped_and_counted(tanh_net, rows):
     assert all(int((h[name] == 0).sum()) >= count for name, count in h.clamped.items())
 
 
-@pytest.mark.filterwarnings("ignore:h is 0 throughout")
+@pytest.mark.filterwarnings("ignore:h is zero for")
 def test_a_parameter_in_which_the_loss_is_linear_has_none():
     class Mixed(Weights):
         def __init__(self):

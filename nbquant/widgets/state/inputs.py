@@ -129,7 +129,11 @@ class Inputs(traitlets.HasTraits):
     def _follow(self, point: OperatingPoint) -> None:
         """Set the quantities that are not asked for to those of the point."""
         own = {"levels": point.levels, "rate": point.rate, "ratio": point.compression_ratio, "lmbda": 0.0, "step": 0.0}
-        own |= {point.quantizer.parameter.name: point.parameter} if point.quantizer.parameter.name != "levels" else {}
+        own |= (
+            {point.quantizer.parameter.name: point.parameter}
+            if point.quantizer.parameter.name in ("lmbda", "step")
+            else {}
+        )
         with self._following():
             for name in DRIVERS:
                 if name != self.driver:
