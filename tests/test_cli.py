@@ -102,7 +102,7 @@ def test_inspect_tells_where_every_byte_goes(capsys, small):
     assert code == 0
     for word in ("small.nbq", f"{told['size']:,} bytes", "kmeans", "payload", "unquantized", "1.running_mean"):
         assert word in text
-    assert max(len(line.replace(str(tmp_path), "")) for line in text.splitlines()) < 150
+    assert max(len(line.replace(str(out), "")) for line in text.splitlines()) < 150
 
 
 def test_options_reach_the_fit(capsys, small, tmp_path):
