@@ -1,4 +1,7 @@
-"""The command line: nbquant quantize | inspect | decompress | explore | app."""
+"""The command line: nbquant quantize | inspect | decompress | explore | app.
+
+One module, as every command is a few lines of options and calls.
+"""
 
 import ast
 import hashlib
