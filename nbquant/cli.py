@@ -21,7 +21,7 @@ import nbformat
 import pandas as pd
 
 import nbquant as nq
-from nbquant.analysis.target import QUANTITIES
+from nbquant.analysis.target import QUANTITIES, split_targets
 from nbquant.coding import codes
 from nbquant.listed import listed
 from nbquant.models.layers import layer_label
@@ -123,20 +123,16 @@ def quantize(
     Give one target: --ratio, --rate or --levels, or the method's own --lmbda or --step. Tensors not chosen by --layers
     are stored unchanged. Options that are left out have the method's defaults.
     """
-    known, options = methods.named(method), _parsed(more)
-    targets = {"ratio": ratio, "rate": rate, "levels": levels, "lmbda": lmbda, "step": step}
-    own = known.parameter.name
-    if own not in targets and own in options:
-        targets[own] = options.pop(own)
-    if sum(value is not None for name, value in targets.items() if name not in known.options) != 1:
+    known = methods.named(method)
+    given: dict[str, Any] = {"ratio": ratio, "rate": rate, "levels": levels, "lmbda": lmbda, "step": step}
+    given |= {"weighted": False if plain else None, "coding": coding, "per_layer": per_layer}
+    given |= {"pinned_zero": True} if pinned_zero else {}
+    targets, options = split_targets(known, {**given, **_parsed(more)})
+    if sum(value is not None for value in targets.values()) != 1:
         names = ", ".join(f"--{name}" for name in dict.fromkeys((*QUANTITIES, known.parameter.name)))
         raise click.UsageError(f"Exactly one target of {method} is required: {names}.")
-    asked: dict[str, Any] = {"weighted": False if plain else None, "coding": coding, "per_layer": per_layer}
-    asked |= {"pinned_zero": True} if pinned_zero else {}
-    asked |= options
     try:
-        own_targets = {name: value for name, value in targets.items() if value is not None and name in known.options}
-        methods.family(method, **{**own_targets, **asked})(1)
+        methods.family(method, **options)(1)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     if damping and sensitivity is None:
@@ -148,7 +144,7 @@ def quantize(
     quantized = nq.fit(
         selection,
         method,
-        **{**targets, **asked},
+        **{**targets, **options},
         file_of=checkpoint if ratio is not None else None,
         progress=_on_terminal(),
     )

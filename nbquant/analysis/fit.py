@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from nbquant.analysis.curve import curve_of
-from nbquant.analysis.target import Target, target_of
+from nbquant.analysis.target import Target, split_targets, target_of
 from nbquant.progress import Progress
 from nbquant.quantization import methods
 from nbquant.quantization.method import Method
@@ -37,8 +37,8 @@ def fit(
     """Quantize a selection to a target.
 
     The result is the point of least distortion on the method's curve that meets the target; it is computed from the
-    weights themselves and meets the target too. With λ or a step it is that exact quantizer;
-    ``levels`` is the largest number.
+    weights themselves and meets the target too. With λ or a step it is that exact quantizer; ``levels`` is
+    the largest number.
 
     Args:
         selection: From :func:`nbquant.select`.
@@ -67,16 +67,13 @@ def fit(
             method; an unknown method.
     """
     require("selection", selection, Selection, SELECTION)
-    targets: dict[str, Any] = {"ratio": ratio, "rate": rate, "levels": levels, "lmbda": lmbda, "step": step}
+    given = {"ratio": ratio, "rate": rate, "levels": levels, "lmbda": lmbda, "step": step, **options}
     known = _method_of(method)
     if known is None:
         assert not isinstance(method, str | type)
-        _require_nothing_else(method, {**targets, "file_of": file_of, **options})
+        _require_nothing_else(method, {**given, "file_of": file_of})
         return quantize(method, selection, progress=progress)
-    for own in known.options.keys() & targets.keys():  # the rate parameter of one method is an option of another
-        options[own] = targets.pop(own)
-    if known.parameter.name not in targets:  # a parameter that only this method has
-        targets[known.parameter.name] = options.pop(known.parameter.name, None)
+    targets, options = split_targets(known, given)
     family = methods.family(known.name, **options)  # rejects unknown names before a target is missed
     target = target_of(**targets)
     if file_of is not None and target.name != "ratio":

@@ -1,11 +1,14 @@
 """Targets of a fit: a compression ratio, a rate, a number of levels, or the method's own parameter."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.quantization import methods
+from nbquant.quantization.method import Method
 from nbquant.quantization.parameter import LMBDA, STEP
 from nbquant.quantization.quantized import Quantized
 
@@ -40,7 +43,7 @@ class Target:
 
     @property
     def is_parameter(self) -> bool:
-        """Whether it names one exact quantizer, so that there is nothing to search."""
+        """Whether it is a value of the method's own parameter, so that no search is needed."""
         return self.name not in QUANTITIES
 
     def met(self, point: OperatingPoint | Quantized) -> bool:
@@ -83,6 +86,20 @@ def targets_of(method: str) -> tuple[str, ...]:
 def drivers() -> tuple[str, ...]:
     """List the targets that the explorer has inputs for; a method with another parameter has the first three."""
     return (*QUANTITIES, LMBDA.name, STEP.name)
+
+
+def split_targets(method: Method, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Separate targets from options: the rate parameter of one method is an option of another.
+
+    Args:
+        method: The method.
+        given: Targets and options by name.
+
+    Returns:
+        The possible targets, None if not given, and the options.
+    """
+    names = [n for n in dict.fromkeys((*drivers(), method.parameter.name)) if n not in method.options]
+    return {n: given.get(n) for n in names}, {n: value for n, value in given.items() if n not in names}
 
 
 def check_target(name: str, method: str) -> None:
