@@ -75,14 +75,9 @@ def price(
     """
     require("reference", reference, Selection, SELECTION)
     require("estimates", estimates, Mapping, "must map labels to sensitivities", 'pass {"label": sensitivity}')
-    bare = [label for label, h in estimates.items() if isinstance(h, Tensor)]
-    require(
-        f"estimate {bare[0]!r}" if bare else "estimates",
-        estimates[bare[0]] if bare else {},
-        Mapping,
-        "must be sensitivities by parameter name",
-        'pass {"label": sensitivity}',
-    )
+    for label, h in estimates.items():
+        if isinstance(h, Tensor):
+            require(f"estimate {label!r}", h, Mapping, "must be sensitivities by name", 'pass {"label": sensitivity}')
     if reference.sensitivity is None:
         raise ValueError("the reference must have sensitivities, but has none: pass select(model, sensitivity)")
     if len(rates) < 2:

@@ -63,9 +63,7 @@ class RunningCurve:
             lmbda = _next(points, ratio, self.selection)
             if lmbda is None:
                 return
-            points.append(
-                point_of(quantize(self.family(lmbda), self.selection, progress=self.progress), self.selection)
-            )
+            points.append(point_of(self._run(lmbda, self.progress), self.selection))
             points.sort(key=lambda p: -p.parameter)
             yield list(points)
 
@@ -74,19 +72,17 @@ class RunningCurve:
 
         Raises:
             OutOfReachError: No λ meets the target (names the nearest).
-            ValueError: A target that the method does not have.
             ValueError: A target not supported by the method.
         """
         self.selection.require_whole(self.family.method.name)
         if target.name == self.family.method.parameter.name:
-            return quantize(self.family(target.value), self.selection, progress=self.progress)
+            return self._run(target.value, self.progress)
         if self.points:
             return self._between(target)
+        return search_lmbda(self._run, self.selection, target, self.progress)
 
-        def run(lmbda: float, progress: Progress) -> Quantized:
-            return quantize(self.family(lmbda), self.selection, progress=progress)
-
-        return search_lmbda(run, self.selection, target, self.progress)
+    def _run(self, lmbda: float, progress: Progress) -> Quantized:
+        return quantize(self.family(lmbda), self.selection, progress=progress)
 
     def _between(self, target: Target) -> Quantized:
         """The point that meets a target, or one between it and the next finer that just meets it."""
@@ -105,7 +101,7 @@ class RunningCurve:
                 rise = outside[1] - inside[1]
                 share = min(max((aim - inside[1]) / rise, 0.05), 0.98) if rise else 0.5
                 lmbda = math.exp(inside[0] + share * (outside[0] - inside[0]))
-                found = quantize(self.family(lmbda), self.selection, progress=self.progress)
+                found = self._run(lmbda, self.progress)
                 here = math.log(lmbda), math.log(target.quantity(found))
                 if not target.met(found):
                     outside = here

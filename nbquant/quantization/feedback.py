@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nbquant.progress import Progress, track
-from nbquant.quantization.integers import is_pruned, quantized_paths
+from nbquant.quantization.integers import is_pruned
 from nbquant.quantization.layerwise import EXCHANGE, Settings, quantize_layer, shared_step, ticks_of
 from nbquant.quantization.method import Method
 from nbquant.quantization.moments import Calibration, LayerMoments, Shift
@@ -20,7 +20,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Weights, check_options, check_positive
 from nbquant.quantization.selection import Selection, as_selection
 from nbquant.quantization.tensor import SelectedTensor
-from nbquant.quantization.trellis import Trellis, require_valid
+from nbquant.quantization.trellis import Trellis, quantize_by_paths
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Feedback:
         self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
     ) -> Quantized:
         """Quantize a selection, or a plain tensor with its sensitivity; see :func:`quantize`."""
-        return quantize_feedback(self, as_selection(weight, sensitivity), progress)
+        return quantize_by_paths(self, as_selection(weight, sensitivity), progress)
 
     def paths(self, selection: Selection, progress: Progress = False) -> Paths:
         """Find the integers, and the bits of an ideal code for their levels.
@@ -146,12 +146,6 @@ class Feedback:
         return Paths(tuple(found[t.name] for t in selection), loss, bits)
 
 
-def quantize_feedback(quantizer: Feedback, selection: Selection, progress: Progress = False) -> Quantized:
-    """Quantize a selection; pruned weights stay exactly zero."""
-    require_valid(selection)
-    return quantized_paths(quantizer, selection, quantizer.paths(selection, progress))
-
-
 def _value(tensor: SelectedTensor, matrix: Matrix) -> Tensor:
     assert matrix.integers is not None
     value = (matrix.integers.double() * matrix.step).to(tensor.weight.dtype)
@@ -221,6 +215,6 @@ def _mean_output(parts: Mapping[str, list[SelectedTensor]], calibration: Calibra
 FEEDBACK_METHOD = Method(
     make=Feedback,
     labels=("error feedback, outputs alike", "error feedback"),
-    quantize=quantize_feedback,
+    quantize=quantize_by_paths,
     needs_calibration=True,
 )

@@ -143,7 +143,3 @@ class Family:
             raise AttributeError(name)
         options = dict(self.options)
         return options[name] if name in options else getattr(self.method.make, name)
-
-    def with_options(self, **options: Any) -> "Family":
-        """Replace the values of some options."""
-        return Family(self.method, tuple((dict(self.options) | options).items()))

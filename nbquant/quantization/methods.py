@@ -49,7 +49,7 @@ def family(method: str, **options: Any) -> Family:
     """Make the family of quantizers of a method with some options; see :meth:`Method.family`.
 
     Raises:
-        ValueError: An unknown method, or an option of other methods only, unless it has its default value.
+        ValueError: An unknown method, or an option of other methods only, unless it is None or False.
     """
     chosen = named(method)
     for name in [name for name in options if name not in chosen.options and not hasattr(chosen.make, name)]:

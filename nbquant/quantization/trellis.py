@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from nbquant.quantization.method import Method
 from nbquant.quantization.parameter import LMBDA, Parameter
 from nbquant.quantization.paths import FIXED, MOST_TURNS, Matrix, Paths, find_paths
 from nbquant.quantization.quantized import Quantized
-from nbquant.quantization.quantizer import Weights, check_options, check_positive
+from nbquant.quantization.quantizer import Quantizer, Weights, check_options, check_positive
 from nbquant.quantization.selection import Selection, as_selection
 from nbquant.quantization.steps import Steps, check_steps, mean_sensitivity, step_of_layers
 from nbquant.quantization.tensor import SelectedTensor
@@ -73,7 +73,7 @@ class Trellis:
         self, weight: Weights, sensitivity: Float[Tensor, "..."] | None = None, progress: Progress = False
     ) -> Quantized:
         """Quantize a selection, or a plain tensor with its sensitivity; see :func:`quantize`."""
-        return quantize_trellis(self, as_selection(weight, sensitivity), progress)
+        return quantize_by_paths(self, as_selection(weight, sensitivity), progress)
 
     def paths(self, selection: Selection, progress: Progress = False) -> Paths:
         """Find the integers, and the bits of an ideal code for their levels.
@@ -119,8 +119,16 @@ class Trellis:
         return find_paths(matrices, self.lmbda, self.step is not None, ticks)
 
 
-def quantize_trellis(quantizer: Trellis, selection: Selection, progress: Progress = False) -> Quantized:
-    """Quantize a selection; pruned weights stay exactly zero."""
+class FindsPaths(Quantizer, Protocol):
+    """A quantizer that finds paths through the trellis."""
+
+    def paths(self, selection: Selection, progress: Progress = False) -> Paths:
+        """Find the integers."""
+        ...
+
+
+def quantize_by_paths(quantizer: FindsPaths, selection: Selection, progress: Progress = False) -> Quantized:
+    """Quantize a selection to the integers on its paths; pruned weights stay exactly zero."""
     require_valid(selection)
     return quantized_paths(quantizer, selection, quantizer.paths(selection, progress))
 
@@ -154,4 +162,4 @@ def _squared_error(
     return half.reshape(matrix_shape(tensor.weight.shape))
 
 
-TRELLIS_METHOD = Method(make=Trellis, labels=("trellis", "Hessian-weighted trellis"), quantize=quantize_trellis)
+TRELLIS_METHOD = Method(make=Trellis, labels=("trellis", "Hessian-weighted trellis"), quantize=quantize_by_paths)

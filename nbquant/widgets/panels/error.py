@@ -1,5 +1,6 @@
 """Panels: maps of the quantization error, and of the loss that it adds."""
 
+from dataclasses import replace
 from functools import partial
 
 from nbquant.views.heatmap import HeatmapData, error_data, heatmap_table
@@ -30,13 +31,9 @@ ERROR = Panel(
     follows=("exact", "finetuned", "focus", "pooling"),
     slow=True,
 )
-WEIGHTED_ERROR = Panel(
+WEIGHTED_ERROR = replace(
+    ERROR,
     name="weighted_error",
-    kind="map",
     data=partial(data, weighted=True),
-    draw=lambda found, state, whole: draw_heatmap(found),
-    table=heatmap_table,
     describe=lambda state: f"Map of the predicted loss that each weight of {state.focus} adds.",
-    follows=("exact", "finetuned", "focus", "pooling"),
-    slow=True,
 )

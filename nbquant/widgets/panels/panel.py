@@ -28,7 +28,7 @@ class Panel:
         draw: draw(data, state, whole) gives the figure.
         table: table(data) gives the numbers behind it.
         describe: describe(state) says in words what it shows; "" if nothing. There is an operating point.
-        follows: Traits of the state on whose change it is drawn anew.
+        follows: Traits of the state whose changes redraw it.
         late: Whether it takes no room before it is shown.
         slow: Whether drawing may take longer than a tick of a slider, so that it has a thread of its own.
         empty: empty(state) gives a figure that stands where there are no numbers; None for none.

@@ -1,5 +1,6 @@
 """The one list of panels."""
 
+from nbquant import registry
 from nbquant.widgets.front.figure_panel import FigurePanel
 from nbquant.widgets.panels.error import ERROR, WEIGHTED_ERROR
 from nbquant.widgets.panels.finetuning import FINETUNING
@@ -22,7 +23,7 @@ def figure_panel() -> FigurePanel:
 
 def named(name: str) -> Panel:
     """Look up a panel by its name."""
-    return next(panel for panel in PANELS if panel.name == name)
+    return registry.find(PANELS, name, "figure")
 
 
 def descriptions(state: ExplorerState) -> dict[str, str]:

@@ -122,14 +122,20 @@ def test_exact_pass_follows_and_meets_the_target(state):
     assert state.measurement.quantized is exact
 
 
-def test_ticks_while_the_exact_pass_runs_get_the_newest_only(state, monkeypatch):
-    fitted = []
-    real = module.FitRequest.quantize
-    monkeypatch.setattr(
-        module.FitRequest,
-        "quantize",
-        lambda request, *rest: (fitted.append(request.settings.target), real(request, *rest))[1],
-    )
+@pytest.fixture
+def fitted(monkeypatch):
+    """Targets that the weights are fitted to."""
+    found, real = [], module.FitRequest.quantize
+
+    def quantize(request, *rest):
+        found.append(request.settings.target)
+        return real(request, *rest)
+
+    monkeypatch.setattr(module.FitRequest, "quantize", quantize)
+    return found
+
+
+def test_ticks_while_the_exact_pass_runs_get_the_newest_only(state, fitted):
     for i in range(8):
         state.ratio = 6.5 + i / 4
     assert state.wait(WAIT)
@@ -361,14 +367,7 @@ def test_data_that_is_read_once_only_is_refused():
         Data.of(3)
 
 
-def test_what_weights_give_is_fitted_to_the_newest_target_even_at_the_same_levels(state, monkeypatch):
-    fitted = []
-    real = module.FitRequest.quantize
-    monkeypatch.setattr(
-        module.FitRequest,
-        "quantize",
-        lambda request, *rest: (fitted.append(request.settings.target), real(request, *rest))[1],
-    )
+def test_what_weights_give_is_fitted_to_the_newest_target_even_at_the_same_levels(state, fitted):
     before = state.point
     state.ratio = (6.0 + before.compression_ratio) / 2
     assert state.point.quantizer == before.quantizer
