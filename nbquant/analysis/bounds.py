@@ -94,7 +94,7 @@ def rate_distortion_bound(
     exp(…)/Z then gives D and, as its mutual information, R ≤ E log2(p/q).
 
     The certificate is the dual: R(D) ≥ E log2 μ(w, h) − D/λ for every μ ≥ 0 with E[μ exp(−½th(w − c)²)] ≤ 1 for *all
-    real* c. It is proven for the weights, not for the bins, of which only n, Σh, Σhw, Σhw² and the ranges of w and h
+    real* c. It is proven for the weights, not for the bins: of a bin only n, Σh, Σhw, Σhw² and the ranges of w and h
     are known:
 
     * h: the loss is linear in (h, hw, hw²). Moving each weight at random to either end of its half-octave, with its

@@ -60,7 +60,7 @@ def sweep(
     use another path for another ``evaluate``.
 
     Args:
-        models: Models by name: a module or the path of a checkpoint, of which all layers are selected
+        models: Models by name: a module or the path of a checkpoint, whose layers are all selected
             without sensitivities; a result of :func:`nbquant.select`; or a module with its selection.
         methods: For each method its name, or the arguments of :func:`nbquant.fit`, such as
             ``{"method": "ecsq", "coding": "arithmetic"}``.

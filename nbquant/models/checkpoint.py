@@ -19,7 +19,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model's tensors on disk, of which only names, types and shapes have been read.
+    """A model's tensors on disk; only names, types and shapes are read.
 
     Attributes:
         path: The opened file, index or folder.

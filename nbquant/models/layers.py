@@ -63,7 +63,7 @@ def resolve(model: nn.Module, layers: Layers) -> tuple[set[str], set[str]]:
 
 
 def resolve_names(parameters: Iterable[str], layers: Layers) -> tuple[set[str], set[str]]:
-    """Resolve requested layers of a checkpoint, of which only parameter names are known.
+    """Resolve requested layers of a checkpoint from its parameter names.
 
     Raises:
         TypeError: Not a name, such as a module.

@@ -41,7 +41,7 @@ class Training:
 
     Attributes:
         model: The model, already in the modes for training.
-        batches: Pairs (inputs, targets); :class:`Batches` are shuffled anew each epoch, anything else keeps its
+        batches: Pairs (inputs, targets); :class:`Batches` are reshuffled each epoch, anything else keeps its
             order.
         optimizer: Optimizer of the trained parameters.
         schedule: Learning-rate schedule, stepped after each batch; None for a constant rate.

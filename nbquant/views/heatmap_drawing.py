@@ -101,7 +101,7 @@ def draw_heatmap(data: HeatmapData) -> theme.Figure:
 
 
 def draw_equal_sensitivities(name: str) -> theme.Figure:
-    """Draw a note in place of the heat map that there are no sensitivities.
+    """Draw a placeholder for the heat map: there are no sensitivities.
 
     Args:
         name: Name of the layer or parameter.

@@ -238,7 +238,7 @@ def draw_histogram(data: HistogramData, *, log_count: bool = False) -> theme.Fig
         "Weights and clusters" + (f" – {data.label}" if data.label else ""),
         _subtitle(data),
         traces,
-        # Fixed margins: plotly lays a figure out anew after measuring labels, in twice the time.
+        # Fixed margins: plotly repeats the layout after measuring labels, which doubles the time.
         margin={"l": 64, "r": 64, "t": 56, "b": 44, "autoexpand": False},
         xaxis=theme.axis("weight", automargin=False, range=[float(edge[0]), float(edge[-1])], showgrid=False),
         yaxis=theme.axis(

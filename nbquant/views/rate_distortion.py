@@ -286,7 +286,7 @@ def draw_rate_distortion(data: RateDistortionData, beside: Sequence[theme.Trace]
             **({"dtick": 1 if high - low < 6 else 2} if high - low > 1.5 else {"dtick": "D2"}),
         ),
         annotations=annotations,
-        # Below the axis, so that they never cover a curve; two columns, of which the plain methods' is narrow. By
+        # Below the axis, so that they never cover a curve; two columns, a narrow one for the plain methods. By
         # default plotly would also make room for them beside the plot, until nothing of it is left;
         # and with legends in the container's coordinates the title of the y axis moves to the middle.
         legend=_LEGEND | {"x": -0.1},

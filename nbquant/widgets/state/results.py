@@ -48,8 +48,8 @@ class Results(Inputs):
         ledger: Every bit of the file that would be saved now, by its part; None while it is not known.
         sensitivity: Sensitivities in use, undamped; None while there are none, then h is 1.
         pruned: The pruned module that all is of, with its history; None while it is of the module that was given.
-        finetuned: ``exact`` after fine-tuning, which then is measured and saved in its stead; None until it has been
-            fine-tuned at this target.
+        finetuned: ``exact`` after fine-tuning, which is then measured and saved instead; None before
+            fine-tuning at this target.
         training: The last fine-tuning that came to its end, whatever the target is by now; None before.
         measurement: Accuracy at ``point``; None if it has not been measured there.
         measured: All measurements of this selection so far.
@@ -139,7 +139,7 @@ class Results(Inputs):
         return layer if layer in point.clusters else next(iter(point.clusters), "")
 
     def _request(self) -> FitRequest:
-        """Get the target that is shown with all that it was chosen from, or reject that there is none."""
+        """Get the request behind the point that is shown, or raise if there is none."""
         if self._exact.request is None:
             raise ValueError("there is no operating point yet: choose a target within reach")
         return self._exact.request
