@@ -3,7 +3,9 @@
 import csv
 
 import pytest
+from ipywidgets import Widget
 
+from nbquant.widgets.front.bundle import script, style
 from nbquant.widgets.front.data_table import Column, DataTable
 
 pytestmark = pytest.mark.browser
@@ -82,14 +84,13 @@ class Page:
         tab.on("console", lambda message: self.complaints.append(message.text))
         tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         tab.set_content(PAGE)
-        table = DataTable([Column("name", "Name")])
-        tab.evaluate("([esm, css]) => load(esm, css)", [table._esm, table._css])
-        table.close()
+        tab.evaluate("([esm, css]) => load(esm, css)", [script("dataTable"), style("data_table")])
 
     def start(self, *args, **kwargs):
-        table = DataTable(*args, **kwargs)
-        state = {k: v for k, v in table.get_state().items() if not k.startswith("_") and k != "layout"}
-        table.close()
+        widget = Widget()
+        DataTable(*args, **kwargs).join(widget, "t")
+        state = {k.removeprefix("t_"): v for k, v in widget.get_state().items() if k.startswith("t_")}
+        widget.close()
         self.page.evaluate("(state) => { window.model = new Model(state); view('one'); }", state)
 
     def set(self, name, value):

@@ -10,23 +10,6 @@ from nbquant.quantization import methods
 from nbquant.views.palette import method_style
 from nbquant.widgets.state import ExplorerState
 
-STYLE = """
-.nbquant-explorer { color: var(--jp-ui-font-color1, inherit); font-family: var(--jp-ui-font-family, sans-serif); }
-.nbquant-explorer .widget-label, .nbquant-explorer .widget-label-basic { color: var(--jp-ui-font-color1, inherit); }
-.nbquant-explorer :is(button, select, input, textarea):focus-visible {
-  outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
-.nbquant-error { border-left: 4px solid var(--jp-error-color1, #d32f2f); padding: 4px 10px; line-height: 1.4; }
-.nbquant-code textarea { font-family: var(--jp-code-font-family, monospace); font-size: 12px; line-height: 1.4; }
-.nbquant-explorer button.nbquant-restore { font-size: 0 !important; }
-.nbquant-restore::after { content: "Restore session"; font-size: 13px; }  /* without the number of files */
-.nbquant-projection .nbquant-restore::after { font-size: 16px; }
-.nbquant-projection .widget-label { min-width: 100px; }
-.nbquant-projection :is(.widget-label, .widget-label-basic, select, input, button, .widget-html-content) {
-  font-size: 16px !important; }
-.nbquant-projection :is(.widget-dropdown, .widget-text, .widget-checkbox) { width: 360px !important; }
-"""
-
-
 def facts(state: ExplorerState) -> list[dict[str, str]]:
     """Read-outs beside those of the operating point: label, value, note."""
     accuracy, original = _accuracy(state)
@@ -92,6 +75,16 @@ def caption(state: ExplorerState, short: bool = False) -> str:
         f"{said}: {costs.compression_ratio:.2f}×, {costs.rate:.3f} bit/weight, predicted loss "
         f"+{predicted_loss(state):.3g}{measured}. {layers_label(state.selection.layers)}"
     )
+
+
+def outcome(state: ExplorerState) -> str:
+    """What was pruned and saved, in words."""
+    said = []
+    if state.pruned is not None:
+        said.append(f"Pruned to a density of {state.pruned.density:.3g}.")
+    if state.saved is not None:
+        said.append(f"Saved {state.saved.path}: {state.saved.size:,} bytes ({size_text(state.saved.size)}).")
+    return " ".join(said)
 
 
 def size_text(size: float) -> str:
