@@ -92,6 +92,7 @@ class DataTable(traitlets.HasTraits):
         rows: Iterable[Mapping[str, Any]] = (),
         caption: str = "",
         key: str = "name",
+        **chosen: Any,
     ) -> None:
         """Make a table.
 
@@ -100,13 +101,14 @@ class DataTable(traitlets.HasTraits):
             rows: Its values; settable later.
             caption: What the table shows.
             key: Name of the value by which a row is known.
+            **chosen: First values of other traits, such as ``checked``.
 
         Raises:
             ValueError: Column names or keys that come twice, more than one column of checks.
             TypeError: A key that is no text.
         """
         self.set_trait("key", key)
-        super().__init__(columns=list(columns), rows=list(rows), caption=caption)
+        super().__init__(columns=list(columns), rows=list(rows), caption=caption, **chosen)
 
     def join(self, widget: traitlets.HasTraits, prefix: str) -> None:
         """Make the table part of a widget, whose front end draws it.
@@ -122,8 +124,10 @@ class DataTable(traitlets.HasTraits):
         own = {name: traitlets.Any(value()).tag(sync=True) for name, value in given.items()}
         own |= {name: self.traits()[name].__class__(getattr(self, name)).tag(sync=True) for name in chosen}
         widget.add_traits(**{f"{prefix}_{name}": trait for name, trait in own.items()})
-        for name in chosen:
-            traitlets.link((self, name), (widget, f"{prefix}_{name}"))
+        for name in chosen:  # not by traitlets.link, which refuses that one side reacts with another value
+            there = f"{prefix}_{name}"
+            self.observe(lambda _, name=name, there=there: widget.set_trait(there, getattr(self, name)), name)
+            widget.observe(lambda _, name=name, there=there: self.set_trait(name, getattr(widget, there)), there)
         # Other columns need other values of the rows.
         for name, sources in {"caption": "caption", "columns": "columns", "rows": ["columns", "rows"]}.items():
             self.observe(lambda _, name=name: widget.set_trait(f"{prefix}_{name}", given[name]()), sources)
