@@ -134,7 +134,9 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     put(panel.dataset, "layout", layout);
     const most = window.innerWidth > 1280 ? 1000 : 660;
     const seen = heightAround(panel) - 20;
-    panel.style.setProperty("--nbquant-height", `${Math.max(Math.min(seen, most), 420)}px`);
+    const height = Math.max(Math.min(seen, most), 420);
+    panel.style.setProperty("--nbquant-height", `${height}px`);
+    panel.toggleAttribute("data-short", height < 560 * factor);
   }
   const sizes = new ResizeObserver(arrange);
   sizes.observe(panel);
@@ -216,7 +218,8 @@ function statusLine(model, act, disposers) {
   function showWork() {
     const activity = model.get("activity");
     const progress = model.get("progress");
-    work.style.display = activity ? "" : "none"; // its place stays, so that nothing moves
+    work.style.display = activity ? "" : "none";
+    still.hidden = Boolean(activity);
     put(text, "textContent", [activity, model.get("pace")].filter(Boolean).join(": "));
     if (progress >= 0) bar.value = progress;
     else bar.removeAttribute("value");

@@ -313,8 +313,9 @@ function figurePanel({ model, el }, arrange = stacked) {
     const isMap = maps.includes(name);
     const figure = dressed({ data: state.data, layout: { font: { size: 12 }, ...state.layout } }, colours);
     const whole = scaled(figure, live.factor());
-    const { data } = whole;
-    const layout = heads.has(name) ? heads.get(name).take(whole.layout, data, node, family) : whole.layout;
+    const head = heads.get(name);
+    const layout = head ? head.take(whole.layout, whole.data, node, family) : whole.layout;
+    const data = head ? head.traces(whole.data, node, layout, family) : whole.data;
     layout.width = node.clientWidth;
     layout.height = node.clientHeight;
     layout.font = { ...layout.font, family };
@@ -349,7 +350,7 @@ function figurePanel({ model, el }, arrange = stacked) {
       for (let name = next(); name && !disposed; name = next()) {
         const node = nodes.get(name);
         const isFirst = node.dataset.revision === undefined;
-        if (stale.delete(name)) {
+        if (stale.delete(name) || (heads.has(name) && resized.has(name))) {
           resized.delete(name);
           // The first pictures of all figures together block the page too long for other widgets to be made in time.
           if (isFirst) await new Promise((done) => setTimeout(done));

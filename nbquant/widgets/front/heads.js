@@ -7,14 +7,21 @@ function titleParts(title) {
   return [plain(first), plain(rest.join(" "))];
 }
 
-/** Cut what stands in brackets off an axis' title that is longer than the axis [px]. */
-function shortened(axis, length, size, family) {
-  const text = axis?.title?.text;
-  if (!text) return axis;
+/** A text that fits a length [px]: whole, or without what stands in brackets, or without its first words. */
+function fitted(text, length, size, family) {
   const context = document.createElement("canvas").getContext("2d");
   context.font = `${size}px ${family}`;
-  if (context.measureText(text).width <= length) return axis;
-  return { ...axis, title: { ...axis.title, text: text.replace(/ [([].*$/, "") } };
+  const fits = (each) => context.measureText(each).width <= length;
+  const brief = text.replace(/ [([].*$/, "");
+  const words = brief.split(" ");
+  const shorter = [text, brief, ...words.slice(1).map((_, i) => words.slice(i + 1).join(" "))];
+  return shorter.find(fits) ?? "";
+}
+
+/** An axis whose title is no longer than it. */
+function shortened(axis, length, size, family) {
+  const text = axis?.title?.text;
+  return text ? { ...axis, title: { ...axis.title, text: fitted(text, length, size, family) } } : axis;
 }
 
 /** One entry a colour: curves of a method differ in their dashes. */
@@ -56,8 +63,23 @@ function figureHead(kind, told) {
         legend.replaceChildren(...items);
       }
       const tall = node.clientHeight - own.margin.t - (own.margin.b ?? 44);
-      own.yaxis = shortened(layout.yaxis, tall + 10, size, family);
+      own.yaxis = shortened(layout.yaxis, tall + 8, size, family);
+      if (kind === "map") {
+        const ticks = (axis, length, each) => ({ ...axis, nticks: Math.max(Math.floor(length / each), 2), tickangle: 0 });
+        own.xaxis = ticks(layout.xaxis, node.clientWidth - 170, 4.5 * size);
+        own.yaxis = ticks(own.yaxis, tall, 2 * size);
+      }
       return own;
+    },
+    /** Traces whose colour bars' titles fit. */
+    traces(data, node, layout, family) {
+      const tall = node.clientHeight - layout.margin.t - (layout.margin.b ?? 44);
+      return data.map((trace) => {
+        const title = trace.colorbar?.title;
+        if (!title) return trace;
+        const text = fitted(title.text, tall + 8, title.font?.size ?? 12, family);
+        return { ...trace, colorbar: { ...trace.colorbar, title: { ...title, text } } };
+      });
     },
   };
 }

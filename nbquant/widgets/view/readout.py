@@ -7,6 +7,7 @@ from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
 from nbquant.models.layers import layers_label
 from nbquant.quantization import methods
+from nbquant.sensitivity import estimators
 from nbquant.views.palette import method_style
 from nbquant.widgets.state import ExplorerState
 
@@ -52,7 +53,7 @@ def note(state: ExplorerState) -> str:
     if state.point is not None and methods.of(state.point.quantizer).needs_calibration:
         return "by the diagonal alone: measure"
     if state.sensitivity is not None:
-        return f"h: {state.sensitivity.method}"
+        return f"h: {_estimator(state.sensitivity.method)}"
     return "h = 1: none given" if state.lacking else "with h = 1"
 
 
@@ -94,6 +95,11 @@ def size_text(size: float) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+
+
+def _estimator(name: str) -> str:
+    """Label of an estimator; sensitivities that were given may come from one that is not ours."""
+    return next((e.label for e in estimators.ESTIMATORS if e.name == name), name)
 
 
 def _accuracy(state: ExplorerState) -> tuple[str, str]:
