@@ -7,12 +7,12 @@ from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.prediction import LossPrediction
 from nbquant.models.evaluate import Evaluation
 from nbquant.quantization.quantized import Quantized
-from nbquant.widgets.jobs.exact import FitRequest
+from nbquant.widgets.jobs.exact import QUIET, FitRequest
 from nbquant.widgets.jobs.jobs import message_of
 from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.jobs.workbench import Workbench
 
-SLOT = "accuracy"
+SLOT, GLANCE_SLOT = "accuracy", "glance"
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Measurement:
         original: Of the original model.
         prediction: What was predicted of the loss, on the calibration batches; None until it is there, or where the
             model does not allow for it.
+        partial: Whether it is of some of the test samples, the first.
+        at_rest: Whether it was taken because the point had come to rest, and not asked for.
     """
 
     point: OperatingPoint
@@ -33,6 +35,23 @@ class Measurement:
     evaluation: Evaluation
     original: Evaluation
     prediction: LossPrediction | None = None
+    partial: bool = False
+    at_rest: bool = False
+
+
+def glance(bench: Workbench, show: Callable[[FitRequest, Measurement], None]) -> None:
+    """Measure what would be saved on some samples; ``show`` gets it."""
+    jobs, request, network = bench.jobs, bench.exact.request, bench.network
+    keep = None if network is None else bench.kept(GLANCE_SLOT)
+    if network is None or keep is None or request is None:
+        return
+
+    def work(report: Report) -> Measurement:
+        quantized = keep(report)
+        found, original, whole = network.glance(quantized, report)
+        return Measurement(request.point, quantized, found, original, partial=not whole, at_rest=True)
+
+    jobs.start(GLANCE_SLOT, "Measuring accuracy on a sample", work, lambda found: show(request, found), quiet=QUIET)
 
 
 def measure(bench: Workbench, show: Callable[[FitRequest, Measurement], None]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from nbquant.sensitivity.calibration import calibrate
 from nbquant.sensitivity.estimate import sensitivity
 from nbquant.widgets.calibration import first_samples
 from nbquant.widgets.jobs.slot import Report
+
+
+GLANCE = 1.0  # s that the accuracy of a point at rest may take
+FIRST_SAMPLES = 32  # by which the speed is found
+GROWTH = 16  # most times that a glance is made larger at once
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,7 @@ class Network:
         """Take over a module."""
         self.model, self.data, self.loss = model, data, loss
         self._original = model
+        self._glance = 0  # samples of a glance, once they are known
         self._in_use = threading.RLock()  # layers that are quantized in turn ask for moments meanwhile
 
     @staticmethod
@@ -152,6 +159,29 @@ class Network:
             found = evaluate(network, self.data.test, self.loss, report, reference=self._original)
             assert found.reference is not None
             return found, found.reference
+
+    def glance(self, quantized: Quantized, report: Report) -> tuple[Evaluation, Evaluation, bool]:
+        """Evaluate both on as many test samples as take about :data:`GLANCE` seconds: the first ones.
+
+        Returns:
+            How good the quantized model is, how good the original, and whether these were all samples.
+        """
+        with self._exclusive(report):
+            network = quantized.apply(self.model)
+            if not self._glance:  # torch's first run takes longer
+                self._glance = FIRST_SAMPLES
+                evaluate(network, first_samples(self.data.test, self._glance), self.loss, report)
+            while True:
+                begun, count = time.monotonic(), self._glance
+                batches = first_samples(self.data.test, count)
+                found = evaluate(network, batches, self.loss, report, reference=self._original)
+                took = max(time.monotonic() - begun, 1e-3)
+                whole = found.samples < count  # there were no more
+                if whole or took > GLANCE / 2:
+                    break
+                self._glance = count * min(GROWTH, max(2, round(GLANCE / took)))
+            assert found.reference is not None
+            return found, found.reference, whole
 
     def finetune(self, quantized: Quantized, epochs: int, report: Report) -> FineTuned:
         """Fine-tune the codebook values; the loss on the test batches is looked at, but nothing is chosen by it."""

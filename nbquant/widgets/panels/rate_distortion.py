@@ -50,6 +50,7 @@ def data(state: ExplorerState, whole: bool) -> RateDistortionData | None:
                 m.evaluation.loss,
             )
             for m in state.measured
+            if not m.at_rest
             for q in (m.point.quantizer,)
         ],
     )

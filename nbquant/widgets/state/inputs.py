@@ -46,6 +46,7 @@ class Inputs(traitlets.HasTraits):
         focus: Parameter whose sensitivities are shown.
         density: Part of the weights that pruning keeps.
         epochs: Passes over the training batches that fine-tuning makes.
+        measure_at_rest: Whether a point that has come to rest is measured on as many samples as take about a second.
         path: File that is saved to, ending in ``.nbq``.
         log_count: Whether the histogram's axis of counts is logarithmic.
         pooling: "max" or "mean" of the entries that share a pixel of a map.
@@ -71,6 +72,7 @@ class Inputs(traitlets.HasTraits):
     focus = traitlets.Unicode()
     epochs = traitlets.Int(1, min=1)
     density = traitlets.Float(0.1, min=0.0, max=1.0)
+    measure_at_rest = traitlets.Bool(True)
     path = traitlets.Unicode("model.nbq")
     log_count = traitlets.Bool(False)
     pooling = traitlets.Enum(("max", "mean"), "max")

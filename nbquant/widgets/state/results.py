@@ -26,6 +26,7 @@ from nbquant.widgets.settings import Settings
 from nbquant.widgets.state.inputs import Inputs
 from nbquant.widgets.state.pins import Pin, Pins
 
+MOST_PARTIAL = 8  # measurements on a part of the samples that are kept
 MOST_RATIO = 1e4  # up to which a slider is extended for the sake of a target
 
 
@@ -51,7 +52,8 @@ class Results(Inputs):
         finetuned: ``exact`` after fine-tuning, which is then measured and saved instead; None before
             fine-tuning at this target.
         training: The last fine-tuning that came to its end, whatever the target is by now; None before.
-        measurement: Accuracy at ``point``; None if it has not been measured there.
+        measurement: Accuracy at ``point``, of a part of the samples until all were asked for; None if it has not been
+            measured there.
         measured: All measurements of this selection so far.
         brushed: Weights of a region of the parameter in focus; None if none was brushed.
         pins: Operating points that were pinned.
@@ -195,12 +197,12 @@ class Results(Inputs):
         if moved:
             for job in ("finetune", "save"):
                 self._jobs.tell(job, "")
-            self._jobs.cancel("finetune")
+            self._jobs.cancel("finetune", "glance")
             self.set_trait("finetuned", None)
         if self.finetuned is None:
             quantizer = request.point.quantizer
-            known = (m for m in self.measured if m.point.quantizer == quantizer and not m.quantized.finetuned)
-            self.set_trait("measurement", next(known, None))
+            known = [m for m in self.measured if m.point.quantizer == quantizer and not m.quantized.finetuned]
+            self.set_trait("measurement", min(known, key=lambda m: m.partial, default=None))
         if moved:
             self.set_trait("by_hand", None)
             self._exact.follow(request)  # first, so that the new point is never seen beside the old result
@@ -218,18 +220,28 @@ class Results(Inputs):
         self.set_trait(name, value)
         if name in ("exact", "ledger") and self._exact.result is not None:
             self._price_pins(self._exact.result)
+        if name == "exact" and value is not None:
+            self._measure_at_rest()
+
+    def _measure_at_rest(self) -> None:
+        """Measure the point that has come to rest."""
 
     def _show_finetuned(self, found: FineTuned, ledger: Ledger | None) -> None:
         for name, value in (("finetuned", found), ("ledger", ledger), ("training", found), ("measurement", None)):
             self.set_trait(name, value)
+        self._measure_at_rest()
 
     def _show_measurement(self, request: FitRequest, measurement: Measurement) -> None:
         """Show it in the place of what was known of the same weights."""
-        self._pins.measured(request.settings, self.pruned_to, measurement)
+        if measurement.partial and any(m.quantized is measurement.quantized and not m.partial for m in self.measured):
+            return
+        if not measurement.partial:
+            self._pins.measured(request.settings, self.pruned_to, measurement)
         if self.statistics is not request.statistics:
             return
-        others = tuple(m for m in self.measured if m.quantized is not measurement.quantized)
-        self.set_trait("measured", (*others, measurement))
+        others = [m for m in self.measured if m.quantized is not measurement.quantized]
+        partial = [m for m in others if m.partial][: -MOST_PARTIAL + 1]  # each keeps the weights' indices
+        self.set_trait("measured", (*(m for m in others if m not in partial), measurement))
         finetuned = self.finetuned is not None and self.finetuned.quantized is measurement.quantized
         if request.is_at(self._exact.request) and (finetuned or self.finetuned is None):
             self.set_trait("measurement", measurement)
@@ -248,7 +260,7 @@ class Results(Inputs):
         pin = Pin(label, request.settings, pruned=self.pruned_to).costing(costs, self._bits(costs))
         if self.finetuned is not None:
             pin = replace(pin, finetuned=True, predicted_loss=exact.predicted_loss_increase)
-        if self.measurement is not None:
+        if self.measurement is not None and not self.measurement.partial:
             found = self.measurement.evaluation
             pin = replace(pin, accuracy=found.accuracy, loss=found.loss)
         return pin

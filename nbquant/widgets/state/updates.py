@@ -15,6 +15,7 @@ from nbquant.quantization.moments import Calibration
 from nbquant.widgets.jobs.curves import CurvePass
 from nbquant.widgets.jobs.estimate import estimate
 from nbquant.widgets.jobs.jobs import message_of
+from nbquant.widgets.jobs.measure import glance
 from nbquant.widgets.jobs.network import Network
 from nbquant.widgets.jobs.save import ledger_of_file
 from nbquant.widgets.jobs.slot import Report
@@ -26,7 +27,7 @@ from nbquant.widgets.state.history import History
 from nbquant.widgets.state.inputs import SETTINGS
 from nbquant.widgets.state.results import Results
 
-SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save", "deliver", "page", "brush")
+SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "glance", "save", "deliver", "page", "brush")
 
 
 class Updates(Results):
@@ -60,6 +61,7 @@ class Updates(Results):
         self._reselect()
         self.observe(self._on_input, [*SETTINGS, *DRIVERS])
         self.observe(lambda change: self._on_focus(), ["focus"])
+        self.observe(lambda change: self._measure_at_rest(), ["measure_at_rest"])
         if sensitivity is None and self._network is not None:
             self.estimate()
 
@@ -71,6 +73,11 @@ class Updates(Results):
         if isinstance(self._weights.origin, nn.Module):
             return "there are no data; give them with explore(model, data)"
         return "a checkpoint has weights only; load it into its module, and call explore(model, data)"
+
+    def _measure_at_rest(self) -> None:
+        """Measure the point that has come to rest on some samples, unless it has been measured."""
+        if self.measure_at_rest and self.measurement is None and self._network is not None:
+            glance(self._workbench(), self._show_measurement)
 
     def _workbench(self) -> Workbench:
         return Workbench(self._jobs, self._weights, self._network, self.lacking, self._exact, self.finetuned)
@@ -163,7 +170,7 @@ class Updates(Results):
         """Start again from a pruned module; results of the module before are dropped."""
         weights = Weights(pruned.model, self.sensitivity, self._weights.asked_for(self.selection.layers))
         assert isinstance(weights.origin, nn.Module)
-        self._jobs.cancel("finetune", "accuracy", "sensitivity")
+        self._jobs.cancel("finetune", "accuracy", "glance", "sensitivity")
         self._exact.follow(None)
         self._brush.clear()
         for name in ("by_hand", "finetuned", "measurement"):

@@ -82,6 +82,14 @@ def controls(state: ExplorerState) -> list[dict[str, Any]]:
                 disabled=lacking,
             ),
             _choice("damping", "Damping ε", "sensitivity", {f"{d:g}": d for d in dampings}),
+            Control(
+                "measure_at_rest",
+                "measure at rest",
+                "flag",
+                "sensitivity",
+                "A point that has come to rest is measured on as many samples as take about a second",
+                disabled=lacking,
+            ),
             _choice("focus", "Focus", "picture", {name: name for name in state.parameters}),
             Control(
                 REGION,

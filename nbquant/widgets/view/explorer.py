@@ -35,7 +35,7 @@ from nbquant.widgets.view.while_busy import answer_while_busy
 LINKED = (
     *SETTINGS,
     *DRIVERS,
-    *("focus", "density", "epochs", "path", "log_count", "pooling", "size", "compared"),
+    *("focus", "measure_at_rest", "density", "epochs", "path", "log_count", "pooling", "size", "compared"),
 )
 """Inputs of the state that are traits of the widget as well, both ways."""
 SHOWN = {"activity": "activity", "progress": "progress", "pace": "pace", "error": "problem", "driver": "driver"}

@@ -238,7 +238,7 @@ class _Content:
         gone = {panel.name for panel in panels.PANELS if {"exact", "finetuned"} & set(panel.follows)}
         for name in gone:
             del state[name]
-        fixed = ("estimator", "samples", "damping", "pooling", "density", "epochs", "path", "region_text")
+        fixed = ("measure_at_rest", "estimator", "samples", "damping", "pooling", "density", "epochs", "path", "region_text")
         controls = [dict(control) for control in state["controls"]]
         for control in controls:
             if control["name"] in fixed:

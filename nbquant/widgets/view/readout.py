@@ -112,7 +112,8 @@ def _accuracy(state: ExplorerState) -> tuple[str, str]:
     change = ""
     if beside is not None and beside.accuracy_change is not None:
         change = f", {100 * beside.accuracy_change:+.2f}{error} points".replace("-", "−")
-    return f"{_said(now)} of {now.labels or now.samples:,}", f"original {_said(before)}{change}"
+    there = " there" * state.measurement.partial
+    return f"{_said(now)} of {now.labels or now.samples:,}", f"original {_said(before)}{there}{change}"
 
 
 def _divergence(state: ExplorerState) -> list[dict[str, str]]:
