@@ -172,6 +172,7 @@ def draw_sizes(counts, state, whole):
 
 SIZES = Panel(
     name="sizes",
+    title="Sizes",
     kind="result",
     data=cluster_sizes,
     draw=draw_sizes,
@@ -403,15 +404,15 @@ def test_a_parameter_of_another_name(monkeypatch, model, selection):
 def test_menus():
     from nbquant.widgets.view.explorer import explore
 
-    controls = explore(network(), None).controls.of
-    assert "quantiles" in [value for _, value in controls["method"].options]
-    assert ("Elias gamma", "gamma") in controls["coding"].options
-    assert ("squared weight", "magnitude") in controls["estimator"].options
+    options = {control["name"]: control["options"] for control in explore(network(), None).controls}
+    assert "quantiles" in [value for _, value in options["method"]]
+    assert ("Elias gamma", "gamma") in options["coding"]
+    assert ("squared weight", "magnitude") in options["estimator"]
 
 
 def test_a_panel_is_drawn_described_and_offered(monkeypatch):
     explorer = nq.explore(network(), None, method="quantiles", levels=8)
-    state, panel = explorer.state, explorer.panel
+    state, panel = explorer.state, explorer
     assert state.wait(WAIT)
     assert panel.names[-1] == "sizes"
     assert panel.kinds["sizes"] == "result"

@@ -10,14 +10,13 @@ from numpy import ndarray
 from nbquant.analysis.bounds import ENTROPY_CODED_SCALAR_GAP, Bound, shannon_lower_bound
 from nbquant.analysis.statistics import Statistics
 from nbquant.views import theme
-from nbquant.views.palette import ORANGE, PURPLE, SKY
 
 _LEAST_RATE = 0.05  # bit/weight: lower rates lie outside every figure
 _LINES = (
-    ("lower", "bound, certified", PURPLE, "dot", 1.5),
-    ("rate", "bound R(D), reached", PURPLE, "solid", 2.5),
-    ("scalar", "R(D) + 0.2546 bit", ORANGE, "dashdot", 2),
-    ("shannon", "Shannon's lower bound", SKY, "dash", 1.5),
+    ("lower", "bound, certified", theme.FOREGROUND, "dot", 1.5),
+    ("rate", "bound R(D), reached", theme.FOREGROUND, "solid", 2.5),
+    ("scalar", "R(D) + 0.2546 bit", theme.FOREGROUND, "dashdot", 2),
+    ("shannon", "Shannon's lower bound", theme.FOREGROUND, "longdash", 1.5),
 )
 
 

@@ -60,12 +60,26 @@ def button(page, label):
     return page.find(f".nbquant-explorer button:text-is('{label}')")
 
 
-def control(page, label):
-    return page.find(f".widget-dropdown:has-text('{label}') select")
+def tab(page, name):
+    """Show a tab's panel."""
+    page.find(f".nbquant-tabs [data-tab={name}]").click()
+
+
+def control(page, name):
+    """The menu or field of an input, its tab shown."""
+    panel = page.page.locator(f"[data-setting={name}]").locator("xpath=ancestor::*[@data-panel]")
+    if panel.get_attribute("data-away") is not None:
+        tab(page, panel.get_attribute("data-panel"))
+    return page.find(f"[data-setting={name}] :is(select, input)")
+
+
+def choose_driver(page, name):
+    page.find(".nbquant-drive-chooser").select_option(value=name)
+    page.page.wait_for_selector(f"[data-driver={name}][data-drives]")
 
 
 def error(page):
-    return page.page.locator(".nbquant-error")
+    return page.page.locator(".nbquant-alert:not([hidden]) .nbquant-error")
 
 
 def run_for(page, seconds):
@@ -97,6 +111,7 @@ def shared(lab, browser):
 def test_any_quantity_drives_by_its_number_field(shared):
     page = shared
     for driver, value, label in [("rate", "1.8", "rate [bit/weight]"), ("levels", "8", "levels")]:
+        choose_driver(page, driver)
         field = page.find(f"[data-driver={driver}] input[type=number]")
         field.focus()
         page.page.keyboard.press("Control+a")
@@ -130,8 +145,9 @@ def test_region_brushed_with_the_mouse_is_outlined(shared):
     page.page.mouse.down()
     page.page.mouse.move(box["x"] + 180, box["y"] + 170, steps=6)
     page.page.mouse.up()
-    until(page, "() => document.querySelector('input[placeholder*=\"0:10\"]').value !== ''")
-    assert "," in page.find("input[placeholder*='0:10']").input_value()
+    until(page, "() => document.querySelector('[data-setting=region_text] input').value !== ''")
+    assert "," in control(page, "region_text").input_value()
+    tab(page, "heatmap")
     assert error(page).count() == 0
 
 
@@ -151,19 +167,17 @@ def test_point_of_a_curve_is_gone_to_by_a_click(shared):
     page.page.mouse.click(*spot)
     until(
         page,
-        "() => [...document.querySelectorAll('.widget-dropdown')].find(d => d.textContent.includes('Method'))"
-        ".querySelector('select').value === 'uniform'",
+        "() => document.querySelector('[data-setting=method] select').selectedOptions[0].textContent === 'uniform'",
     )
 
 
 def test_layers_are_chosen_in_their_table(shared):
     page = shared
-    until(page, "() => document.querySelectorAll('.nbquant-data-table, table').length > 0")
     page.find("tr:has-text('fc1') input[type=checkbox]").click()
-    until(page, "() => /conv1, conv2, fc2/.test(document.querySelector('[data-figure=histogram]').textContent)")
+    until(page, "() => /conv1, conv2, fc2/.test(document.querySelector('[data-box=histogram]').textContent)")
     settle(page)
     page.find("tr:has-text('conv2')").get_by_text("conv2").click()
-    until(page, "() => /conv2.weight/.test(document.querySelector('[data-figure=heatmap]').textContent)")
+    until(page, "() => /conv2.weight/.test(document.querySelector('[data-box=heatmap]').textContent)")
 
 
 def test_both_themes_reach_the_figures(shared, tmp_path):
@@ -180,11 +194,11 @@ def test_both_themes_reach_the_figures(shared, tmp_path):
 def test_every_size_fits_without_scrolling_sideways(shared, tmp_path):
     page = shared
     for size in ("half a screen", "projection", "standard"):
-        control(page, "Size").select_option(label=size)
+        control(page, "size").select_option(label=size)
         settle(page)
         over = page.page.evaluate(
             """() => { const panel = document.querySelector('.nbquant-panel');
-                       return [...panel.querySelectorAll('.nbquant-box, .nbquant-drive-row, .nbquant-fact')]
+                       return [...panel.querySelectorAll('.nbquant-box, .nbquant-drive-row, .nbquant-fact, .nbquant-bar')]
                            .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.className); }"""
         )
         assert over == []
@@ -236,11 +250,11 @@ def test_key_is_drawn_before_the_kernel_answers_even_while_a_cell_runs(explorer)
 def test_every_control_changes_the_point_and_errors_show_in_the_view(explorer):
     page = explorer
     for label, value in [
-        ("Coding", "fixed length"),
-        ("Coding", "Huffman"),
-        ("Method", "ECSQ"),
-        ("Weighting", "none"),
-        ("Codebook", "per layer"),
+        ("coding", "fixed length"),
+        ("coding", "Huffman"),
+        ("method", "ECSQ"),
+        ("weighted", "none"),
+        ("per_layer", "per layer"),
     ]:
         before = page.find(".nbquant-readout").inner_text()
         control(page, label).select_option(label=value)
@@ -249,15 +263,15 @@ def test_every_control_changes_the_point_and_errors_show_in_the_view(explorer):
     assert error(page).count() == 0
 
     before = fact(page, "rate [bit/weight]")
-    control(page, "Sensitivity").select_option(label="exact (small nets)")
-    page.page.wait_for_selector(".nbquant-error", timeout=60_000)
+    control(page, "estimator").select_option(label="exact (small nets)")
+    page.page.wait_for_selector(".nbquant-alert:not([hidden])", timeout=60_000)
     assert "20,000" in error(page).first.inner_text()
     assert fact(page, "rate [bit/weight]") == before
     for _ in range(6):
         page.press(button(page, "Undo"), "Enter")
     settle(page)
     assert error(page).count() == 0
-    assert control(page, "Method").input_value() == "k-means"
+    assert control(page, "method").evaluate("menu => menu.selectedOptions[0].textContent") == "k-means"
     assert button(page, "Undo").is_disabled()
 
 
@@ -265,6 +279,7 @@ def test_pins_session_code_and_files(explorer, tmp_path):
     page = explorer
     button(page, "Pin").click()
     until(page, "() => [...document.querySelectorAll('button')].some(b => b.textContent === 'Go to')")
+    tab(page, "save")
     page.press(page.find(RATIO), "ArrowRight", times=10)
     settle(page)
     here = ratio(page)
@@ -273,6 +288,7 @@ def test_pins_session_code_and_files(explorer, tmp_path):
     session = tmp_path / "session.json"
     download.value.save_as(session)
     assert len(json.loads(session.read_text())["pins"]) == 1
+    tab(page, "pins")
     page.find("button:text-is('Go to')").click()
     until(
         page,
@@ -281,6 +297,7 @@ def test_pins_session_code_and_files(explorer, tmp_path):
         here,
     )
     settle(page)
+    tab(page, "save")
     with page.page.expect_file_chooser() as chooser:
         page.find("button.nbquant-restore").click()
     chooser.value.set_files(session)
@@ -302,24 +319,25 @@ def test_pins_session_code_and_files(explorer, tmp_path):
 
     for form, start in (("PNG", b"\x89PNG"), ("SVG", b"<?xml"), ("CSV", b"from [weight]")):
         with page.page.expect_download() as download:
-            page.find(f"[data-box=histogram] button:text-is('{form}')").click()
+            page.find(f"[data-box=histogram] button:text-is('{form}')").click()  # seen once the pointer is over it
         download.value.save_as(tmp_path / form)
         assert (tmp_path / form).read_bytes().startswith(start)
     page.find("[data-box=histogram] button:text-is('Table')").click()
     until(page, "() => document.querySelectorAll('[data-box=histogram] table tbody tr').length > 100")
 
     button(page, "Copy as code").click()
-    code = page.page.wait_for_selector(".nbquant-code textarea:visible").input_value()
+    code = page.page.wait_for_selector("textarea.nbquant-code:visible").input_value()
     assert "nq.fit(selection, 'kmeans', ratio=" in code
 
 
 def test_accuracy_is_measured_on_demand_with_what_was_predicted(explorer):
     page = explorer
-    assert page.page.locator("[data-figure=prediction]").is_hidden()
+    assert page.page.locator("[data-tab=prediction]").is_hidden()
     button(page, "Measure accuracy").click()
     until(
         page, "() => /original 91\\.95/.test(document.querySelector('.nbquant-readout').textContent)", timeout=120_000
     )
+    tab(page, "prediction")
     page.page.wait_for_selector("[data-figure=prediction][data-revision]", timeout=120_000)
     settle(page)
     assert error(page).count() == 0
@@ -388,14 +406,16 @@ def test_network_is_fine_tuned_and_saved_by_keys_and_restored_from_the_file(note
     page.run_all()
     settle(page)
     before = top(page, "histogram")
-    assert page.page.locator("[data-figure=finetuning]").is_hidden()
+    assert page.page.locator("[data-tab=finetuning]").is_hidden()
+    tab(page, "save")
     page.press(button(page, "Fine-tune"), "Enter")
+    tab(page, "finetuning")
     page.page.wait_for_selector("[data-figure=finetuning][data-revision]", timeout=60_000)
     settle(page)
     assert "2 steps" in figure(page, "finetuning").get_attribute("aria-label")
     assert "before fine-tuning" in page.find(".nbquant-readout").inner_text()
 
-    path = page.find('.nbquant-explorer input[type=text][placeholder="\u200b"]')
+    path = control(page, "path")
     path.fill("small.nbq")
     page.page.keyboard.press("Tab")
     page.page.keyboard.press("Space")
@@ -405,6 +425,7 @@ def test_network_is_fine_tuned_and_saved_by_keys_and_restored_from_the_file(note
     file = page.lab.root / "small.nbq"
     stored = nq.load(file)
     assert f"{file.stat().st_size:,} bytes" in page.find(".nbquant-outcome").inner_text()
+    tab(page, "bits")
     assert page.find(".nbquant-ledger-total").inner_text() == f"total {file.stat().st_size:,} B"
     assert not (page.lab.root / "first.nbq").exists()
 
@@ -430,20 +451,22 @@ def test_checkpoint_alone_has_curves_and_a_file_but_no_accuracy(notebook):
     )
     page.run_all()
     settle(page)
+    tab(page, "save")
     for label in ("Measure accuracy", "Fine-tune"):
         assert button(page, label).is_disabled()
         assert "explore(model, data)" in button(page, label).get_attribute("title")
-    assert control(page, "Sensitivity").is_disabled()
+    assert control(page, "estimator").is_disabled()
     assert "h = 1" in page.find(".nbquant-readout").inner_text()
     before = ratio(page)
     page.press(page.find(RATIO), "ArrowRight", times=3)
     settle(page)
     assert ratio(page) > before
 
+    tab(page, "save")
     button(page, "Save").click()
-    page.page.wait_for_selector(".nbquant-error", timeout=60_000)
+    page.page.wait_for_selector(".nbquant-alert:not([hidden])", timeout=60_000)
     assert "'none'" in page.find(".nbquant-error").inner_text()
-    page.find('.nbquant-explorer input[type=text][placeholder="\u200b"]').fill("resnet8.nbq")
+    control(page, "path").fill("resnet8.nbq")
     button(page, "Save").click()
     wait_for_outcome(page, "resnet8.nbq")
     assert error(page).count() == 0

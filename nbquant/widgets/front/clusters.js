@@ -9,6 +9,43 @@ function lengthTicks(longest) {
   return Array.from({ length: Math.floor((longest * HEADROOM) / step) + 1 }, (_, i) => i * step);
 }
 
+/** Put the dots that lie outside the axis into a strip at its end, beyond a break, evenly in their order. */
+function besideBreaks(dots, left, right, factor) {
+  const sides = { left: { count: 0, at: left }, right: { count: 0, at: right } };
+  const step = Math.min(12 * factor, (0.1 * (right - left)) / Math.max(dots.x.filter((at) => at < left || at > right).length, 1));
+  for (const [side, isOut, from, way] of [
+    ["left", (at) => at < left, left, 1],
+    ["right", (at) => at > right, right, -1],
+  ]) {
+    const out = Array.from(dots.x.keys()).filter((j) => isOut(dots.x[j]));
+    if (way < 0) out.reverse(); // the outermost stands at the end
+    out.forEach((j, i) => {
+      dots.x[j] = from + way * step * (i + 0.8);
+      dots.beyond.add(j);
+    });
+    sides[side] = { count: out.length, at: from + way * step * (out.length + 0.6) };
+  }
+  return sides;
+}
+
+/** Clear the strips beyond the breaks, and draw the breaks as zigzags. */
+function drawBreaks({ context, left, right, top, bottom }, breaks, colours, factor) {
+  for (const [{ count: some, at }, end] of [
+    [breaks.left, left],
+    [breaks.right, right],
+  ]) {
+    if (!some) continue;
+    context.fillStyle = colours.background;
+    context.fillRect(Math.min(at, end), top, Math.abs(at - end), bottom - top);
+    context.strokeStyle = colours.muted;
+    context.lineWidth = factor;
+    context.beginPath();
+    const tooth = 5 * factor;
+    for (let y = top, i = 0; y <= bottom; y += tooth, i++) context[i ? "lineTo" : "moveTo"](at + (i % 2 ? 1 : -1) * 2 * factor, y);
+    context.stroke();
+  }
+}
+
 /**
  * Draw over the histogram, and watch the pointer and keys there.
  *
@@ -66,14 +103,16 @@ function clusterOverlay(node, canvas, told, palette, live) {
     const k = point.centre.length;
     const apart = x._length / k;
     const radius = factor * (apart > 14 ? 4.5 : apart > 6 ? 3.5 : 2.5);
-    const dots = { x: new Float64Array(k), y: new Float64Array(k), radius };
+    const dots = { x: new Float64Array(k), y: new Float64Array(k), radius, beyond: new Set() };
     for (let j = 0; j < k; j++) {
       dots.x[j] = pixelOf(x, point.centre[j]);
       dots.y[j] = bottom - (height * point.length[j]) / (HEADROOM * longest);
     }
+    const breaks = besideBreaks(dots, left, right, factor);
     places = dots;
     clipped(place, () => {
       tints(place, colours, factor);
+      drawBreaks(place, breaks, colours, factor);
       context.strokeStyle = context.fillStyle = palette.centre;
       context.lineWidth = factor * (apart > 8 ? 1.5 : 0.75);
       context.beginPath();
@@ -101,8 +140,6 @@ function clusterOverlay(node, canvas, told, palette, live) {
     ghosts(place, colours, factor);
     scale(place, longest, factor);
     const remarks = [];
-    const outside = dots.x.filter((at) => at < left || at > right).length;
-    if (outside) remarks.push(`${outside} ${outside > 1 ? "centres" : "centre"} outside`);
     if (!cells?.exact && cells) remarks.push("boundaries at mean h");
     if (remarks.length) {
       context.textAlign = "right";
@@ -164,7 +201,7 @@ function clusterOverlay(node, canvas, told, palette, live) {
     context.translate(right + 40 * factor, (top + bottom) / 2);
     context.rotate(-Math.PI / 2);
     context.textAlign = "center";
-    context.fillText("codeword length [bit]", 0, 0, bottom - top + 40 * factor);
+    context.fillText(fitted("codeword length [bit]", bottom - top + 16 * factor, live.font(12), live.family()), 0, 0);
     context.restore();
   }
 
@@ -271,9 +308,11 @@ function clusterOverlay(node, canvas, told, palette, live) {
     event.stopPropagation();
     event.preventDefault();
     if (event.type !== "pointerdown") return;
-    chosen = dragged = taken;
-    grip = at(event)[0] - places.x[taken];
+    chosen = taken;
     canvas.focus({ preventScroll: true });
+    if (places.beyond.has(taken)) return draw(); // beyond a break there is no scale to drag along
+    dragged = taken;
+    grip = at(event)[0] - places.x[taken];
     node.parentElement.setPointerCapture(event.pointerId);
     draw();
   }

@@ -1,6 +1,6 @@
 // Draws a DataTable. Rows are elements that outlive an update, so that focus, scrolling and a pressed key do too.
 
-const MOST = 500; // rows drawn; the CSV file has all
+const MOST_ROWS = 500; // rows drawn; the CSV file has all
 const DASH = "–";
 // Notebook 7 takes arrows and Enter for its own before they get here, unless the very element with the focus says this.
 const KEEPS_KEYS = { "data-lm-suppress-shortcuts": "true" };
@@ -34,10 +34,10 @@ function numeral(value, format) {
 }
 
 const isNumeric = (column) => column.kind === "number" || column.kind === "bar";
-const number = (value) => (value === null || value === undefined || value === "" ? NaN : Number(value));
+const numeric = (value) => (value === null || value === undefined || value === "" ? NaN : Number(value));
 
 function shown(value, column) {
-  if (isNumeric(column)) return Number.isNaN(number(value)) ? DASH : numeral(number(value), column.format);
+  if (isNumeric(column)) return Number.isNaN(numeric(value)) ? DASH : numeral(numeric(value), column.format);
   return value === null || value === undefined ? DASH : String(value);
 }
 
@@ -45,7 +45,7 @@ function shown(value, column) {
 function order(count, values, column, descending) {
   const rows = Array.from({ length: count }, (_, i) => i);
   if (!values) return rows;
-  const of = isNumeric(column) ? number : column.kind === "check" ? (v) => (v ? 0 : 1) : (v) => v ?? "";
+  const of = isNumeric(column) ? numeric : column.kind === "check" ? (v) => (v ? 0 : 1) : (v) => v ?? "";
   const sign = descending ? -1 : 1;
   const compare = typeof of(values[0]) === "string" ? new Intl.Collator("en", { numeric: true }).compare : (a, b) => a - b;
   const missing = (v) => v === "" || Number.isNaN(v);
@@ -57,29 +57,34 @@ function order(count, values, column, descending) {
   });
 }
 
-function element(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
+/** The traits of one table among those of a widget, as DataTable.join names them. */
+function tableModel(model, prefix) {
+  const named = (event) => event.replace("change:", `change:${prefix}_`);
+  return {
+    get: (name) => model.get(`${prefix}_${name}`),
+    set: (name, value) => model.set(`${prefix}_${name}`, value),
+    save_changes: () => model.save_changes(),
+    on: (event, listener) => model.on(named(event), listener),
+    off: (event, listener) => model.off(named(event), listener),
+  };
 }
 
 let instances = 0;
 
-function render({ model, el }) {
+function dataTable({ model, el }) {
   const id = `nbquant-table-${(instances += 1)}`;
-  const caption = element("div", { class: "nbquant-table-caption", id });
+  const caption = element("div", { className: "nbquant-table-caption", id });
   const download = element("button", { type: "button", title: "Download the rows as they are sorted, in full precision" });
   download.textContent = "CSV";
   const head = element("thead");
   const body = element("tbody");
-  const table = element("table", { class: "nbquant-table-grid", role: "grid", "aria-labelledby": id }, head, body);
-  const scroll = element("div", { class: "nbquant-table-scroll" }, table);
-  const note = element("div", { class: "nbquant-table-note" });
+  const table = element("table", { className: "nbquant-table-grid", role: "grid", "aria-labelledby": id }, head, body);
+  const scroll = element("div", { className: "nbquant-table-scroll" }, table);
+  const note = element("div", { className: "nbquant-table-note" });
   const root = element(
     "div",
-    { class: "nbquant-table" },
-    element("div", { class: "nbquant-table-head" }, caption, download),
+    { className: "nbquant-table" },
+    element("div", { className: "nbquant-table-head" }, caption, download),
     scroll,
     note,
   );
@@ -138,7 +143,7 @@ function render({ model, el }) {
         cell.append(element("span", { "aria-label": column.label }));
       } else {
         const button = element("button", { type: "button" }, column.label);
-        if (column.unit) button.append(element("span", { class: "nbquant-table-unit" }, ` [${column.unit}]`));
+        if (column.unit) button.append(element("span", { className: "nbquant-table-unit" }, ` [${column.unit}]`));
         button.addEventListener("click", () => sortBy(column.name));
         cell.append(button);
       }
@@ -158,7 +163,7 @@ function render({ model, el }) {
   // Rows.
 
   function newLine(key) {
-    const row = element("tr", { ...KEEPS_KEYS, "data-key": key, tabindex: "-1" });
+    const row = element("tr", { ...KEEPS_KEYS, "data-key": key, tabIndex: -1 });
     const title = columns.findIndex((column) => column.kind === "text");
     const cells = columns.map((column, i) => {
       const cell = element(i === title ? "th" : "td", { "data-kind": column.kind, "data-column": column.name });
@@ -166,7 +171,7 @@ function render({ model, el }) {
       if (column.format === "code") cell.dataset.format = "code";
       if (column.kind === "check") {
         const name = `${column.label} ${key}`;
-        const box = element("input", { ...KEEPS_KEYS, type: "checkbox", tabindex: "-1", "aria-label": name });
+        const box = element("input", { ...KEEPS_KEYS, type: "checkbox", tabIndex: -1, "aria-label": name });
         box.addEventListener("change", () => check(key, box.checked));
         cell.append(box);
       }
@@ -182,7 +187,7 @@ function render({ model, el }) {
       cell.replaceChildren();
       if (!value) return;
       const text = typeof value === "string" ? value : column.label;
-      const button = element("button", { ...KEEPS_KEYS, type: "button", tabindex: key === active ? "0" : "-1" }, text);
+      const button = element("button", { ...KEEPS_KEYS, type: "button", tabIndex: key === active ? 0 : -1 }, text);
       button.setAttribute("aria-label", `${text} ${key}`);
       if (column.tooltip) button.title = column.tooltip;
       button.addEventListener("click", () => {
@@ -195,14 +200,14 @@ function render({ model, el }) {
     cell.textContent = shown(value, column);
     if (column.kind === "text") cell.title = cell.textContent;
     if (column.kind === "bar") {
-      cell.style.setProperty("--nbquant-share", String(Math.min(Math.max(number(value) || 0, 0), 1)));
+      cell.style.setProperty("--nbquant-share", String(Math.min(Math.max(numeric(value) || 0, 0), 1)));
     }
   }
 
   function drawRows() {
     const all = keys();
     const rows = model.get("rows");
-    const drawn = sorted().slice(0, MOST);
+    const drawn = sorted().slice(0, MOST_ROWS);
     const had = body.contains(document.activeElement) ? document.activeElement : null;
     const place = had ? [...body.children].indexOf(had.closest("tr")) : -1;
     const kept = new Set(drawn.map((i) => all[i]));
@@ -225,7 +230,7 @@ function render({ model, el }) {
     });
     table.setAttribute("aria-rowcount", String(all.length + 1));
     note.textContent =
-      all.length > MOST ? `The first ${MOST} of ${all.length.toLocaleString("en-US")} rows; the CSV file has all.` : "";
+      all.length > MOST_ROWS ? `The first ${MOST_ROWS} of ${all.length.toLocaleString("en-US")} rows; the CSV file has all.` : "";
     if (!lines.has(active)) {
       const at = Math.min(Math.max(place, 0), body.children.length - 1);
       activate(lines.has(model.get("focused")) ? model.get("focused") : (body.children[at]?.dataset.key ?? ""));
@@ -285,9 +290,6 @@ function render({ model, el }) {
       markRows();
     },
     marks: markRows,
-    size: () => {
-      root.dataset.size = model.get("size");
-    },
     caption: () => {
       caption.textContent = model.get("caption");
     },
@@ -401,7 +403,6 @@ function render({ model, el }) {
         later("rows");
       },
     ],
-    ["change:size", () => later("size")],
     ["change:caption", () => later("caption")],
   ];
   listeners.forEach(([event, listener]) => model.on(event, listener));
@@ -415,5 +416,3 @@ function render({ model, el }) {
     root.remove();
   };
 }
-
-export default { render };

@@ -4,15 +4,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any, Literal
 
-import anywidget
 import numpy as np
 import traitlets
-
-from nbquant.widgets.settings import SIZES
 
 Kind = Literal["text", "number", "bar", "check", "action"]
 FORMATS: dict[str, tuple[str, str]] = {  # kind -> what its format must match, and the one it has by itself
@@ -62,11 +57,11 @@ class Column:
             )
 
 
-class DataTable(anywidget.AnyWidget):
+class DataTable(traitlets.HasTraits):
     """A table whose rows have keys, by which they are focused, checked and told apart when they change.
 
     Arrows move between rows, Enter or a click focuses one, Space checks it. Sorting, formatting and the CSV file are
-    the front end's; the kernel hears of keys only.
+    the front end's; the kernel hears of keys only. A table is part of a widget: see :meth:`join`.
 
     Attributes:
         columns: What is shown, from left to right.
@@ -79,23 +74,17 @@ class DataTable(anywidget.AnyWidget):
         checked: Keys of the rows checked, in the order of ``rows``.
         hovered: Key of the row under the mouse or the keyboard's focus, or "".
         pressed: The last button pressed: "key", "action", and "serial", which counts; empty before the first.
-        size: "standard", "compact" or "projection".
     """
 
-    _esm = traitlets.Unicode().tag(sync=True)
-    _css = traitlets.Unicode().tag(sync=True)
-    columns = traitlets.List(traitlets.Instance(Column)).tag(
-        sync=True, to_json=lambda columns, widget: [asdict(column) for column in columns]
-    )
-    rows = traitlets.List(traitlets.Dict()).tag(sync=True, to_json=lambda rows, widget: widget._by_column(rows))
-    key = traitlets.Unicode("name", read_only=True).tag(sync=True)
-    caption = traitlets.Unicode().tag(sync=True)
-    sorted_by = traitlets.Dict().tag(sync=True)
-    focused = traitlets.Unicode().tag(sync=True)
-    checked = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    hovered = traitlets.Unicode().tag(sync=True)
-    pressed = traitlets.Dict().tag(sync=True)
-    size = traitlets.Enum(SIZES, "standard").tag(sync=True)
+    columns = traitlets.List(traitlets.Instance(Column))
+    rows = traitlets.List(traitlets.Dict())
+    key = traitlets.Unicode("name", read_only=True)
+    caption = traitlets.Unicode()
+    sorted_by = traitlets.Dict()
+    focused = traitlets.Unicode()
+    checked = traitlets.List(traitlets.Unicode())
+    hovered = traitlets.Unicode()
+    pressed = traitlets.Dict()
 
     def __init__(
         self,
@@ -103,7 +92,7 @@ class DataTable(anywidget.AnyWidget):
         rows: Iterable[Mapping[str, Any]] = (),
         caption: str = "",
         key: str = "name",
-        **kwargs: Any,
+        **chosen: Any,
     ) -> None:
         """Make a table.
 
@@ -112,22 +101,36 @@ class DataTable(anywidget.AnyWidget):
             rows: Its values; settable later.
             caption: What the table shows.
             key: Name of the value by which a row is known.
-            **kwargs: Other traits, such as ``size`` and ``layout``.
+            **chosen: First values of other traits, such as ``checked``.
 
         Raises:
             ValueError: Column names or keys that come twice, more than one column of checks.
             TypeError: A key that is no text.
         """
         self.set_trait("key", key)
-        super().__init__(columns=list(columns), rows=list(rows), caption=caption, **kwargs)
+        super().__init__(columns=list(columns), rows=list(rows), caption=caption, **chosen)
 
-    @traitlets.default("_esm")
-    def _default_esm(self) -> str:
-        return _beside("data_table.js")
+    def join(self, widget: traitlets.HasTraits, prefix: str) -> None:
+        """Make the table part of a widget, whose front end draws it.
 
-    @traitlets.default("_css")
-    def _default_css(self) -> str:
-        return _beside("data_table.css")
+        Args:
+            widget: Gets a synced trait ``{prefix}_{name}`` for each trait of the table. Those that the user changes
+                (``sorted_by``, ``focused``, ``checked``, ``hovered``, ``pressed``) are linked both ways.
+            prefix: An identifier.
+        """
+        given = {"key": lambda: self.key, "caption": lambda: self.caption}
+        given |= {"columns": lambda: [asdict(column) for column in self.columns], "rows": self._by_column}
+        chosen = ("sorted_by", "focused", "checked", "hovered", "pressed")
+        own = {name: traitlets.Any(value()).tag(sync=True) for name, value in given.items()}
+        own |= {name: self.traits()[name].__class__(getattr(self, name)).tag(sync=True) for name in chosen}
+        widget.add_traits(**{f"{prefix}_{name}": trait for name, trait in own.items()})
+        for name in chosen:  # not by traitlets.link, which refuses that one side reacts with another value
+            there = f"{prefix}_{name}"
+            self.observe(lambda _, name=name, there=there: widget.set_trait(there, getattr(self, name)), name)
+            widget.observe(lambda _, name=name, there=there: self.set_trait(name, getattr(widget, there)), there)
+        # Other columns need other values of the rows.
+        for name, sources in {"caption": "caption", "columns": "columns", "rows": ["columns", "rows"]}.items():
+            self.observe(lambda _, name=name: widget.set_trait(f"{prefix}_{name}", given[name]()), sources)
 
     @traitlets.validate("columns")
     def _check_columns(self, proposal: Any) -> list[Column]:
@@ -152,14 +155,10 @@ class DataTable(anywidget.AnyWidget):
             seen.add(key)
         return rows
 
-    @traitlets.observe("columns")
-    def _send_rows(self, change: Any) -> None:
-        self.send_state("rows")  # other columns need other values of them
-
-    def _by_column(self, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    def _by_column(self) -> dict[str, list[Any]]:
         """Names once and not once a row: a fifth of the bytes."""
         names = dict.fromkeys([self.key, *(column.name for column in self.columns)])
-        return {name: [_plain(row.get(name)) for row in rows] for name in names}
+        return {name: [_plain(row.get(name)) for row in self.rows] for name in names}
 
 
 def _plain(value: Any) -> Any:
@@ -169,8 +168,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
     return value
-
-
-@cache
-def _beside(name: str) -> str:
-    return (files("nbquant.widgets.front") / name).read_text(encoding="utf-8")

@@ -81,10 +81,8 @@ function quantityControl(name, ask, complain) {
   number.addEventListener("input", () => {
     typing = true;
   });
-  number.addEventListener("change", onTyped);
-  number.addEventListener("blur", () => {
-    if (typing) onTyped();
-  });
+  // A change also comes on leaving a field whose text we set since Enter: what is shown is rounded, and not asked for.
+  for (const event of ["change", "blur"]) number.addEventListener(event, () => typing && onTyped());
   // Where a notebook takes Enter, no change follows it.
   number.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && typing) onTyped();

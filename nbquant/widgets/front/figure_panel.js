@@ -1,4 +1,4 @@
-// Draws a FigurePanel. figure_panel.py puts `loadPlotly` and the parts beside it before this text.
+// Draws a FigurePanel. bundle.py puts `loadPlotly` and the parts beside it before this text.
 
 const CONFIG = {
   displaylogo: false,
@@ -31,7 +31,13 @@ function keepLegends(layout) {
 
 const titleOf = (name) => name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
 
-function render({ model, el }) {
+/** Put a panel's parts below each other. */
+function stacked({ panel, drive, readout, ledger, grid, said, probe }) {
+  panel.append(drive.section, readout.section, ledger.section, grid, said, probe);
+}
+
+/** Render the panel; `arrange(parts)` puts its parts into `parts.panel`, and may return what is to be done at the end. */
+function figurePanel({ model, el }, arrange = stacked) {
   let Plotly = null; // unpacked and evaluated when there is something to draw: it takes a while
   const names = model.get("names");
   const kinds = model.get("kinds");
@@ -48,8 +54,7 @@ function render({ model, el }) {
   const drive = driveSection(wish);
   const readout = readoutSection();
   const ledger = ledgerBar(palette, tools.get("ledger"));
-  const parts = [drive.section, readout.section, ledger.section, grid, said, probe];
-  const panel = element("div", { className: "nbquant-panel", "data-ticks": "0" }, ...parts);
+  const panel = element("div", { className: "nbquant-panel", "data-ticks": "0" });
 
   const nodes = new Map();
   const boxes = new Map();
@@ -67,6 +72,9 @@ function render({ model, el }) {
     boxes.set(name, element("div", { className: "nbquant-box", "data-box": name, "data-kind": kinds[name] }, frame, row, holder));
     grid.append(boxes.get(name));
   }
+  const heads = new Map(); // of figures whose titles are text of the page
+  const parts = { heads, panel, drive, readout, ledger, grid, said, probe, names, kinds, boxes, tools };
+  const leave = arrange(parts);
   el.append(panel);
 
   let colours = {};
@@ -79,6 +87,7 @@ function render({ model, el }) {
   const stale = new Set(names);
   const resized = new Set();
   const listening = new Set();
+  const steered = new Set(); // figures of curves in which a drag moves the target
 
   // The live point.
 
@@ -106,6 +115,12 @@ function render({ model, el }) {
   function look(asked) {
     const i = hasTable() && asked?.driver ? findPoint(table, asked.driver, asked.value) : -1;
     preview = i < 0 ? null : { ...pointAt(table, i, asked), note: now.by_hand ? "" : now.note };
+  }
+
+  /** A ratio within the curve's. */
+  function within(ratio) {
+    const [low, high] = hasTable() ? boundsOf(table, "ratio") : [ratio, ratio];
+    return Math.min(Math.max(Number(ratio.toPrecision(4)), low), high);
   }
 
   function settle() {
@@ -267,7 +282,7 @@ function render({ model, el }) {
   // The figures.
 
   // Plotly throws where its margins leave no room for axes, as in a panel that is just being opened.
-  const visible = (node) => node.clientWidth >= 150 && node.clientHeight >= 150;
+  const visible = (node) => node.clientWidth >= 110 && node.clientHeight >= 90;
 
   function listen(name, node) {
     listening.add(name);
@@ -275,6 +290,11 @@ function render({ model, el }) {
       model.set("clicked", clickedPoint(name, event, serialOf("clicked") + 1));
       model.save_changes();
     });
+    if (kinds[name] === "curves") {
+      steered.add(name);
+      steerTarget(node, (ratio) => wish("ratio", within(ratio)));
+      Plotly.relayout(node, { dragmode: false });
+    }
     if (!canvases.has(name)) return;
     for (const event of ["plotly_afterplot", "plotly_relayout", "plotly_relayouting"]) {
       node.on(event, () => overlay([name]));
@@ -292,11 +312,15 @@ function render({ model, el }) {
     if (disposed) return;
     const isMap = maps.includes(name);
     const figure = dressed({ data: state.data, layout: { font: { size: 12 }, ...state.layout } }, colours);
-    const { data, layout } = scaled(figure, live.factor());
+    const whole = scaled(figure, live.factor());
+    const head = heads.get(name);
+    const layout = head ? head.take(whole.layout, whole.data, node, family) : whole.layout;
+    const data = head ? head.traces(whole.data, node, layout, family) : whole.data;
     layout.width = node.clientWidth;
     layout.height = node.clientHeight;
     layout.font = { ...layout.font, family };
     keepLegends(layout);
+    if (steered.has(name)) layout.dragmode = false;
     if (isMap) {
       layout.dragmode = "select";
       layout.newselection = { line: { color: overlayColours.foreground, width: 2, dash: "solid" } };
@@ -326,7 +350,7 @@ function render({ model, el }) {
       for (let name = next(); name && !disposed; name = next()) {
         const node = nodes.get(name);
         const isFirst = node.dataset.revision === undefined;
-        if (stale.delete(name)) {
+        if (stale.delete(name) || (heads.has(name) && resized.has(name))) {
           resized.delete(name);
           // The first pictures of all figures together block the page too long for other widgets to be made in time.
           if (isFirst) await new Promise((done) => setTimeout(done));
@@ -501,8 +525,7 @@ function render({ model, el }) {
     root?.removeEventListener("focusin", keepKeys);
     tools.forEach((tool) => tool.dispose());
     nodes.forEach((node) => Plotly?.purge(node));
+    leave?.();
     panel.remove();
   };
 }
-
-export default { render };

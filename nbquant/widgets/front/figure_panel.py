@@ -1,12 +1,8 @@
 """One widget that holds several plotly figures and draws them in place."""
 
 import base64
-import gzip
 import math
-import re
 from collections.abc import Iterable, Mapping
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import anywidget
@@ -27,79 +23,11 @@ from nbquant.views.palette import (
     VERMILION,
     method_style,
 )
+from nbquant.widgets.front.bundle import script, style
 from nbquant.widgets.settings import SIZES
 
 LEDGER = "ledger"  # the bar of bytes, which has tools as the figures have
 MOST_ROWS = 500
-
-# plotly.js as plotly publishes it for axes in the plane, all that the figures need: of the whole that the Python
-# package brings it is a third, and so is the time that a browser takes to evaluate it.
-PLOTLY_JS = "plotly/plotly-cartesian.min.js"
-PLOTLY_VERSION = "4.1.1"
-
-# The front end, in the order that it is put together.
-_PARTS = (
-    "arrays",
-    "theme",
-    "numbers",
-    "live",
-    "drive",
-    "readout",
-    "ledger_bar",
-    "surface",
-    "clusters",
-    "chosen",
-    "brush",
-    "tools",
-)
-
-# plotly.js is a UMD script: it looks for CommonJS, then for a global object. As the body of a function with a
-# `module` of its own it takes the first, so RequireJS never sees it; the global it sets all the same is put back.
-_PLOTLY = """
-const before = Object.getOwnPropertyDescriptor(globalThis, "Plotly");
-const module = { exports: {} };
-(function (module, exports, define) {
-%s
-}).call(globalThis, module, module.exports, undefined);
-if (before) Object.defineProperty(globalThis, "Plotly", before);
-else delete globalThis.Plotly;
-export default module.exports;
-"""
-# A function that is an argument is parsed when it is passed, and once more when it is called, unless it stands in
-# brackets: for plotly.js that is a tenth of a second.
-_FACTORY = re.compile(r"(?<= this, )(\(\) => \{\n.*\})(?=\)\);\s*$)", re.DOTALL)
-# It goes packed, half its size, and is unpacked and evaluated once a page, however many panels there are.
-_LOADER = """
-const PLOTLY = Symbol.for("nbquant.plotly.js %(version)s");
-const PACKED = "%(packed)s";
-async function unpackedPlotly() {
-  const packed = new Blob([Uint8Array.from(atob(PACKED), (letter) => letter.charCodeAt(0))]);
-  const unpacked = packed.stream().pipeThrough(new DecompressionStream("gzip"));
-  const script = await new Response(unpacked, { headers: { "Content-Type": "text/javascript" } }).blob();
-  const address = URL.createObjectURL(script);
-  try {
-    return (await import(address)).default;
-  } finally {
-    URL.revokeObjectURL(address);
-  }
-}
-const loadPlotly = () => (globalThis[PLOTLY] ??= unpackedPlotly());
-"""
-_PACKING = 3  # level of gzip: hardly larger than at its best, in half the time
-
-
-@cache
-def _bundle() -> str:
-    """The front end with plotly.js in it, as one ES module that fetches nothing."""
-    script = _PLOTLY % _FACTORY.sub(r"(\1)", _beside(PLOTLY_JS))
-    packed = gzip.compress(script.encode(), _PACKING, mtime=0)
-    loader = _LOADER % {"version": PLOTLY_VERSION, "packed": base64.b64encode(packed).decode()}
-    return "\n".join([loader, *(_beside(f"{part}.js") for part in _PARTS), _beside("figure_panel.js")])
-
-
-def _beside(name: str) -> str:
-    return (files("nbquant.widgets.front") / name).read_text(encoding="utf-8")
-
 
 def _palette() -> dict[str, Any]:
     """Colours of what the front end draws itself."""
@@ -202,11 +130,11 @@ class FigurePanel(anywidget.AnyWidget):
 
     @traitlets.default("_esm")
     def _default_esm(self) -> str:
-        return _bundle()
+        return script("figurePanel")
 
     @traitlets.default("_css")
     def _default_css(self) -> str:
-        return _beside("figure_panel.css")
+        return style("figure_panel")
 
     @traitlets.default("_palette")
     def _default_palette(self) -> dict[str, Any]:

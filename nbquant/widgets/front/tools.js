@@ -13,7 +13,7 @@ function toolRow(name, title, ask) {
     row.append(button);
   }
   const holder = element("div", {
-    className: "nbquant-table",
+    className: "nbquant-numbers",
     hidden: true,
     tabIndex: 0,
     role: "region",

@@ -23,6 +23,7 @@ def data(state: ExplorerState, whole: bool, weighted: bool) -> HeatmapData | Non
 
 ERROR = Panel(
     name="error",
+    title="Error",
     kind="map",
     data=partial(data, weighted=False),
     draw=lambda found, state, whole: draw_heatmap(found),
@@ -34,6 +35,7 @@ ERROR = Panel(
 WEIGHTED_ERROR = replace(
     ERROR,
     name="weighted_error",
+    title="Loss",
     data=partial(data, weighted=True),
     describe=lambda state: f"Map of the predicted loss that each weight of {state.focus} adds.",
 )

@@ -32,6 +32,7 @@ def _describe(state: ExplorerState) -> str:
 
 FINETUNING = Panel(
     name="finetuning",
+    title="Fine-tuning",
     kind="wide",
     data=data,
     draw=lambda found, state, whole: draw_finetuning(found),

@@ -28,6 +28,7 @@ def _describe(state: ExplorerState) -> str:
 
 HEATMAP = Panel(
     name="heatmap",
+    title="Hessian",
     kind="map",
     data=data,
     draw=lambda found, state, whole: draw_heatmap(found),

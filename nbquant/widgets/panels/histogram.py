@@ -41,6 +41,7 @@ def histogram_edges(state: ExplorerState) -> np.ndarray | None:
 
 HISTOGRAM = Panel(
     name="histogram",
+    title="Histogram",
     kind="clusters",
     data=data,
     draw=lambda found, state, whole: draw_histogram(found, log_count=state.log_count),

@@ -22,6 +22,7 @@ class Panel:
 
     Attributes:
         name: An identifier; figures and files are called so.
+        title: A word or two for its tab.
         kind: What the front end draws over it, and where.
         data: data(state, whole) gives its numbers, None while there are none; whole with all that a still picture
             shows, else without what the front end draws itself.
@@ -35,6 +36,7 @@ class Panel:
     """
 
     name: str
+    title: str
     kind: Kind
     data: Callable[[ExplorerState, bool], Any]
     draw: Callable[[Any, ExplorerState, bool], theme.Figure]

@@ -25,6 +25,7 @@ def data(state: ExplorerState, whole: bool) -> PredictionData | None:
 
 PREDICTION = Panel(
     name="prediction",
+    title="Prediction",
     kind="result",
     data=data,
     draw=lambda found, state, whole: draw_prediction(found),

@@ -74,6 +74,7 @@ def _describe(state: ExplorerState) -> str:
 
 RATE_DISTORTION = Panel(
     name="rate_distortion",
+    title="Rate-distortion",
     kind="curves",
     data=data,
     draw=_draw,

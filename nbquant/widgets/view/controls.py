@@ -1,11 +1,8 @@
-"""Controls that choose the quantizer and the sensitivities."""
+"""Describe the controls of an :class:`ExplorerState`: label, kind and choices of each input."""
 
-import contextlib
 from collections.abc import Mapping
-from typing import Any
-
-import ipywidgets as w
-import traitlets
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from nbquant.coding import codes
 from nbquant.quantization import methods
@@ -14,132 +11,130 @@ from nbquant.widgets.state import ExplorerState
 
 DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 SIZES = {"standard": "standard", "half a screen": "compact", "projection": "projection"}
-WIDTH = "272px"
-STYLE = {"description_width": "84px"}
+MOST_EPOCHS = 1000
+MOST_SAMPLES = 1_000_000_000
+REGION = "region_text"  # an input of the view alone
+OPTIONS = ("weighted", "coding", "per_layer", "pinned_zero")  # that a method may lack
 
 
-class Controls(w.HBox):
-    """Columns of controls, each linked to the input of the state that it is named by.
+@dataclass(frozen=True)
+class Control:
+    """A control of one input.
 
     Attributes:
-        state: Whose inputs they set; they follow it as well.
-        of: Input -> control.
+        name: Name of the input.
+        label: What is written beside it.
+        kind: A "choice" of several, a "flag", a "number" or a "text".
+        place: Where it stands: "method", "sensitivity", "picture", "prune", "train" or "save".
+        tooltip: What it means, in a sentence.
+        options: Of a choice: label and value of each.
+        least: Least number.
+        most: Largest number.
+        step: Between two numbers.
+        whole: Whether only whole numbers go.
+        placeholder: Of a text: an example.
+        disabled: Why it cannot be used now; "" if it can.
     """
 
-    def __init__(self, state: ExplorerState) -> None:
-        """Link controls to ``state``."""
-        self.state = state
-        dampings = sorted({*DAMPINGS, state.damping})
-        self.of: dict[str, w.Widget] = {
-            "method": _dropdown("Method", _methods(), state.method),
-            "weighted": _dropdown("Weighting", {"Hessian": True, "none": False}, state.weighted),
-            "coding": _dropdown("Coding", {code.label: code.name for code in codes.CODES}, state.coding),
-            "per_layer": _dropdown("Codebook", {"joint": False, "per layer": True}, state.per_layer),
-            "pinned_zero": w.Checkbox(
-                value=state.pinned_zero,
-                description="pinned zero",
-                tooltip="One level of k-means is exactly zero",
-                style=STYLE,
-                layout=w.Layout(width=WIDTH),
+    name: str
+    label: str
+    kind: Literal["choice", "flag", "number", "text"]
+    place: str
+    tooltip: str = ""
+    options: tuple[tuple[str, Any], ...] = ()
+    least: float = 0.0
+    most: float = 0.0
+    step: float = 1.0
+    whole: bool = False
+    placeholder: str = ""
+    disabled: str = ""
+
+
+def controls(state: ExplorerState) -> list[dict[str, Any]]:
+    """Describe all controls as they are now, as plain values."""
+    lacking = state.lacking
+    prunable = "" if state.is_prunable else lacking
+    dampings = sorted({*DAMPINGS, state.damping})
+    return [
+        asdict(control)
+        for control in (
+            _choice("method", "Method", "method", _methods()),
+            _option(state, "weighted", "Weighting", {"Hessian": True, "none": False}),
+            _option(state, "coding", "Coding", {code.label: code.name for code in codes.CODES}),
+            _option(state, "per_layer", "Codebook", {"joint": False, "per layer": True}),
+            Control(
+                "pinned_zero",
+                "pinned zero",
+                "flag",
+                "method",
+                "One level of k-means is exactly zero",
+                disabled=_missing(state, "pinned_zero"),
             ),
-            "estimator": _dropdown("Sensitivity", {e.label: e.name for e in estimators.ESTIMATORS}, state.estimator),
-            "samples": w.BoundedIntText(
-                value=state.samples,
-                min=0,
-                max=1_000_000_000,
-                description="Samples",
-                tooltip="How many calibration samples the estimator sees; 0 is all of them",
-                continuous_update=False,
-                style=STYLE,
-                layout=w.Layout(width=WIDTH),
+            _choice(
+                "estimator", "Estimator", "sensitivity", {e.label: e.name for e in estimators.ESTIMATORS}, lacking
             ),
-            "damping": _dropdown("Damping ε", {f"{d:g}": d for d in dampings}, state.damping),
-            "focus": _dropdown("Focus", {n: n for n in state.parameters}, state.focus),
-            "pooling": _dropdown("Maps show", {"greatest of a cell": "max", "mean of a cell": "mean"}, state.pooling),
-            "region": w.Text(
-                description="Region",
+            Control(
+                "samples",
+                "Samples",
+                "number",
+                "sensitivity",
+                "How many calibration samples the estimator sees; 0 is all of them",
+                most=MOST_SAMPLES,
+                whole=True,
+                disabled=lacking,
+            ),
+            _choice("damping", "Damping ε", "sensitivity", {f"{d:g}": d for d in dampings}),
+            _choice("focus", "Focus", "picture", {name: name for name in state.parameters}),
+            Control(
+                REGION,
+                "Region",
+                "text",
+                "picture",
+                "Part of the maps whose weights the histogram outlines; the mouse brushes it; empty is none",
                 placeholder="rows, columns: 0:10, 5:20",
-                tooltip="Part of the maps whose weights the histogram outlines; the mouse brushes it; empty is none",
-                continuous_update=False,
-                style=STYLE,
-                layout=w.Layout(width=WIDTH),
             ),
-            "log_count": w.Checkbox(
-                value=state.log_count, description="logarithmic counts", style=STYLE, layout=w.Layout(width=WIDTH)
+            _choice("pooling", "Maps show", "picture", {"greatest of a cell": "max", "mean of a cell": "mean"}),
+            Control("log_count", "logarithmic counts", "flag", "picture", "Scale of the histogram's counts"),
+            _choice("size", "Size", "picture", SIZES),
+            Control(
+                "density",
+                "Density",
+                "number",
+                "prune",
+                "Part of the weights that pruning keeps",
+                least=0.001,
+                most=1.0,
+                step=0.01,
+                disabled=prunable,
             ),
-            "size": _dropdown("Size", SIZES, state.size),
-        }
-        columns = (
-            ("method", "weighted", "coding", "per_layer", "pinned_zero"),
-            ("estimator", "samples", "damping", "size"),
-            ("focus", "region", "pooling", "log_count"),
+            Control(
+                "epochs",
+                "Epochs",
+                "number",
+                "train",
+                "Passes over the training batches",
+                least=1,
+                most=max(MOST_EPOCHS, state.epochs),
+                whole=True,
+                disabled=lacking,
+            ),
+            Control("path", "Path", "text", "save", "Where to save: a file that ends in .nbq", placeholder="model.nbq"),
         )
-        super().__init__(
-            [w.VBox([self.of[name] for name in names]) for names in columns], layout=w.Layout(flex_flow="row wrap")
-        )
-        if state.lacking:
-            for name in ("estimator", "samples"):
-                self.of[name].disabled, self.of[name].tooltip = True, f"Not here: {state.lacking}"
-        self._link()
-
-    def _link(self) -> None:
-        for name, control in self.of.items():
-            if name not in ("focus", "region"):
-                control.observe(lambda change, name=name: setattr(self.state, name, change["new"]), "value")
-                self.state.observe(lambda change, control=control: _move(control, change["new"]), name)
-        self.of["focus"].observe(self._on_focus, "value")
-        self.state.observe(lambda change: self._show_focus(), ["parameters", "focus"])
-        self.of["region"].observe(lambda change: self._on_region(change["new"]), "value")
-        self.state.observe(lambda change: self._show_region(), "brushed")
-        self.state.observe(lambda change: self._show_options(), "method")
-        self._show_options()
-
-    def _show_options(self) -> None:
-        for name in ("weighted", "coding", "per_layer", "pinned_zero"):
-            self.of[name].disabled = name not in self.state.settings.record.options
-
-    def _on_region(self, text: str) -> None:
-        if text != self._region_text():
-            self.state.brush_text(text)
-
-    def _show_region(self) -> None:
-        self.of["region"].value = self._region_text()
-
-    def _region_text(self) -> str:
-        return "" if self.state.brushed is None else self.state.brushed.region.text
-
-    def _on_focus(self, change: Any) -> None:
-        if change["new"]:
-            self.state.focus = change["new"]
-
-    def _show_focus(self) -> None:
-        control, focus = self.of["focus"], self.state.focus
-        if focus not in self.state.parameters:
-            return  # the state is about to move it
-        options = tuple((n, n) for n in self.state.parameters)
-        if control.options != options:
-            # New options first move the choice to the first of them, which the user did not ask for.
-            control.unobserve(self._on_focus, "value")
-            control.options = options
-            control.value = focus
-            control.observe(self._on_focus, "value")
-        _move(control, focus)
+    ]
 
 
-def _dropdown(label: str, options: Mapping[str, Any], value: Any) -> w.Dropdown:
-    return w.Dropdown(
-        options=list(options.items()), value=value, description=label, style=STYLE, layout=w.Layout(width=WIDTH)
-    )
+def _choice(name: str, label: str, place: str, options: Mapping[str, Any], disabled: str = "") -> Control:
+    return Control(name, label, "choice", place, options=tuple(options.items()), disabled=disabled)
 
 
-def _move(control: w.Widget, value: Any) -> None:
-    """Let a control follow the state; one that has no such choice gets it if it is of numbers, else it stays."""
-    if control.value == value:
-        return
-    if isinstance(value, float) and value not in dict(control.options).values():
-        control.options = sorted([*control.options, (f"{value:g}", value)], key=lambda option: option[1])
-    with contextlib.suppress(traitlets.TraitError):
-        control.value = value
+def _option(state: ExplorerState, name: str, label: str, options: Mapping[str, Any]) -> Control:
+    return _choice(name, label, "method", options, _missing(state, name))
+
+
+def _missing(state: ExplorerState, name: str) -> str:
+    """Why an option has no effect now."""
+    record = state.settings.record
+    return "" if name in record.options else f"{record.title} has no such option"
 
 
 def _methods() -> dict[str, str]:

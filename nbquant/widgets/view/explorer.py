@@ -1,82 +1,226 @@
-"""The explorer: controls, tables and linked pictures of an :class:`ExplorerState`."""
+"""The explorer: one widget on one screen, linked to an :class:`ExplorerState`."""
 
+import json
 import os
-from html import escape
+from collections.abc import Callable, Mapping
+from threading import get_ident
 from typing import Any
 
-import ipywidgets as w
+import traitlets
 from IPython.display import display
 from torch import nn
 
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
 from nbquant.views.notebook_figure import png
+from nbquant.widgets.front.bundle import script, style
+from nbquant.widgets.front.figure_panel import FigurePanel
+from nbquant.widgets.jobs.jobs import message_of
 from nbquant.widgets.panels import panels
+from nbquant.widgets.settings import DRIVERS
 from nbquant.widgets.state import ExplorerState
-from nbquant.widgets.view.actions import Actions
-from nbquant.widgets.view.controls import Controls
+from nbquant.widgets.state.inputs import SETTINGS
+from nbquant.widgets.view.actions import ACTIONS, blocked
+from nbquant.widgets.view.controls import REGION, controls
 from nbquant.widgets.view.link import PanelLink
 from nbquant.widgets.view.pictures import picture_of
-from nbquant.widgets.view.readout import STYLE
+from nbquant.widgets.view.readout import caption, outcome
 from nbquant.widgets.view.still_output import HIDING, StillOutput
 from nbquant.widgets.view.tables import codebook_table, layers_table, pins_table
-from nbquant.widgets.view.train_and_save import TrainAndSaveBar
 from nbquant.widgets.view.while_busy import answer_while_busy
 
+LINKED = (
+    *SETTINGS,
+    *DRIVERS,
+    *("focus", "density", "epochs", "path", "log_count", "pooling", "size", "compared"),
+)
+"""Inputs of the state that are traits of the widget as well, both ways."""
+SHOWN = {"activity": "activity", "progress": "progress", "pace": "pace", "error": "problem", "driver": "driver"}
+"""Results of the state that the widget shows, and what they are called there."""
+JSON, OCTETS = "application/json", "application/octet-stream"
+GIVING = [
+    {
+        "name": "code",
+        "label": "Copy as code",
+        "place": "session",
+        "tooltip": "The lines that give this result without the explorer",
+    },
+    {
+        "name": "session",
+        "label": "Save session",
+        "place": "session",
+        "tooltip": "Download all settings and pins as a JSON file",
+    },
+    {
+        "name": "download",
+        "label": "Download .nbq",
+        "place": "save",
+        "tooltip": "Download the compressed network",
+    },
+]
+"""Buttons that hand something to the browser, beside the actions of the state."""
 
-class Explorer(w.VBox):
-    """The view of an :class:`ExplorerState`.
+
+class Explorer(FigurePanel):
+    """The view of an :class:`ExplorerState`, one widget.
+
+    Its inputs are synced traits of the same names as the state's, so that ``ipywidgets.jslink`` and ``observe`` work
+    with them: ``ipywidgets.jslink((slider, "value"), (explorer, "ratio"))``.
 
     Attributes:
         state: Inputs and results; setting its traits moves the controls.
-        controls: What chooses a quantizer and sensitivities.
-        actions: Undo, pins, code, session, download.
-        keep: Prune, measure, fine-tune, save.
-        panel: Sliders, read-outs and figures.
-        layers: Table of the layers.
-        codebook: Table of the codewords.
-        pins: Table of pinned operating points.
+        tables: Tables by name: "layers", "codebook", "pins".
+        controls: Descriptions of the controls; see :class:`~nbquant.widgets.view.controls.Control`.
+        actions: Names, labels, places and tooltips of the buttons.
+        blocked: Action -> why it can do nothing now.
+        problem: What the last input could not do; "" if all is well.
+        outcome: What was pruned and saved.
+        summary: The chosen point in a line.
+        code_text: The lines of Python that give this result, once they were asked for.
     """
+
+    controls: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    actions: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    blocked = traitlets.Dict().tag(sync=True)
+    titles = traitlets.Dict().tag(sync=True)
+    outcome = traitlets.Unicode().tag(sync=True)
+    summary = traitlets.Unicode().tag(sync=True)
+    code_text = traitlets.Unicode().tag(sync=True)
+    region_text = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, state: ExplorerState) -> None:
         """Link all parts to ``state``."""
         self.state = state
-        # Before the panel: a front end makes widgets in this order, and the panel is large.
-        self.layers, self.codebook, self.pins = layers_table(state), codebook_table(state), pins_table(state)
-        self.panel = panels.figure_panel()
-        self.controls, self.keep, self.actions = Controls(state), TrainAndSaveBar(state), Actions(state, self.panel)
-        self._error = w.HTML()
-        self._still = StillOutput(self._png, "The explorer: histogram, heat map, rate-distortion curves and ledger")
-        self._link = PanelLink(state, self.panel, self._still.update)
-        top = w.HBox([self.layers, self.controls], layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
-        bottom = w.HBox([self.codebook, self.pins], layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
+        self._shower: int | None = None  # thread in which an input of the state is shown
+        self.tables = {"layers": layers_table(state), "codebook": codebook_table(state), "pins": pins_table(state)}
+        self._acts: dict[str, Callable[[], None]] = {
+            **{action.name: lambda action=action: action.run(state) for action in ACTIONS},
+            "code": self._show_code,
+            "session": self._offer_session,
+            "download": lambda: state.deliver(lambda name, content: self.offer(name, OCTETS, content)),
+        }
+        own = {name: getattr(state, name) for name in LINKED if name != "size"}
+        own |= {name: getattr(state, source) for source, name in SHOWN.items()}
+        made = {name: traitlets.Any(value).tag(sync=True) for name, value in own.items()}
+        made["layers"] = traitlets.Tuple(default_value=state.layers).tag(sync=True)
+        self.add_traits(**made)
+        for name, table in self.tables.items():
+            table.join(self, f"{name}_table")
+        names = [panel.name for panel in panels.PANELS]
         super().__init__(
-            [w.HTML(f"<style>{STYLE}{HIDING}</style>"), top, self.actions, self.keep, self._error, self.panel, bottom]
+            names,
+            {panel.name: panel.kind for panel in panels.PANELS},
+            [panel.name for panel in panels.PANELS if panel.late],
+            titles={panel.name: panel.title for panel in panels.PANELS},
+            actions=[{key: getattr(a, key) for key in ("name", "label", "place", "tooltip")} for a in ACTIONS] + GIVING,
+            controls=controls(state),
+            size=state.size,
         )
         self.add_class("nbquant-explorer")
-        state.observe(lambda change: self._show_error(), "error")
-        state.observe(lambda change: self._show_size(), "size")
-        self._show_error()
-        self._show_size()
+        self._still = StillOutput(self._png, "The explorer: histogram, heat map, rate-distortion curves and ledger")
+        self._follow()
+        self._link = PanelLink(state, self, self._still.update)
+        self.on_msg(lambda _, content, buffers: self._take(content, buffers))
+
+    @traitlets.default("_esm")
+    def _default_esm(self) -> str:
+        return script("cockpit")
+
+    @traitlets.default("_css")
+    def _default_css(self) -> str:
+        return style("figure_panel", "data_table", "cockpit") + HIDING
 
     def _ipython_display_(self) -> None:
         answer_while_busy(self)
-        display(self._repr_mimebundle_(), raw=True)
+        data, metadata = self._repr_mimebundle_()
+        display(data, metadata=metadata, raw=True)
         self._still.display()
 
     def _png(self) -> bytes:
         found = picture_of(self.state)
         return b"" if found is None else png(found)
 
-    def _show_error(self) -> None:
-        text = self.state.error
-        self._error.value = f'<div class="nbquant-error" role="alert">{escape(text)}</div>' if text else ""
+    # Between the traits of the widget and of the state.
 
-    def _show_size(self) -> None:
-        for size in ("compact", "projection"):
-            (self.add_class if self.state.size == size else self.remove_class)(f"nbquant-{size}")
-        for part in (self.panel, self.layers, self.codebook, self.pins):
-            part.size = self.state.size
+    def _follow(self) -> None:
+        for name in LINKED:
+            self.state.observe(lambda change: self._show_input(change["name"]), name)
+            self.observe(lambda change: self._set_input(change["name"]), name)
+        for source, name in SHOWN.items():
+            self.state.observe(lambda change, name=name: self.set_trait(name, change["new"]), source)
+        self.observe(lambda change: self._brush(change["new"]), REGION)
+        for names, show in (
+            (["method", "parameters", "damping", "focus"], self._show_controls),
+            (["can_undo", "can_redo"], self._show_blocked),
+            (["saved", "pruned"], self._show_outcome),
+            (["exact", "finetuned", "measurement", "point"], self._show_summary),
+            (["exact", "finetuned"], self._refresh_code),
+            (["brushed"], self._show_region),
+        ):
+            self.state.observe(lambda change, show=show: show(), names)
+        for show in (self._show_blocked, self._show_outcome, self._show_summary):
+            show()
+
+    def _show_input(self, name: str) -> None:
+        """Give an input of the state to the widget."""
+        outer, self._shower = self._shower, get_ident()
+        try:
+            self.set_trait(name, getattr(self.state, name))
+        finally:
+            self._shower = outer
+
+    def _set_input(self, name: str) -> None:
+        """Give an input of the widget to the state; one that it refuses goes back."""
+        if self._shower == get_ident():
+            return
+        try:
+            setattr(self.state, name, getattr(self, name))
+        except traitlets.TraitError as error:
+            self.state.tell("inputs", message_of(error))
+        if getattr(self, name) != getattr(self.state, name):
+            self._show_input(name)
+
+    def _show_controls(self) -> None:
+        if self.state.focus in self.state.parameters:  # else the state is about to move it
+            self.controls = controls(self.state)
+
+    def _show_blocked(self) -> None:
+        self.blocked = blocked(self.state)
+
+    def _show_outcome(self) -> None:
+        self.outcome = outcome(self.state)
+
+    def _show_summary(self) -> None:
+        self.summary = caption(self.state)
+
+    def _brush(self, text: str) -> None:
+        if text != self._region():
+            self.state.brush_text(text)
+
+    def _show_region(self) -> None:
+        self.region_text = self._region()
+
+    def _region(self) -> str:
+        return "" if self.state.brushed is None else self.state.brushed.region.text
+
+    # What the front end asks for, beside files and tables.
+
+    def _take(self, content: Mapping[str, Any], buffers: Any) -> None:
+        if content.get("kind") == "act" and content.get("name") in self._acts:
+            self._acts[content["name"]]()
+        elif content.get("kind") == "restore" and buffers:
+            self.state.restore(bytes(buffers[0]))
+
+    def _show_code(self) -> None:
+        self.code_text = self.state.code()
+        self.copy(self.code_text)
+
+    def _refresh_code(self) -> None:
+        if self.code_text:
+            self.code_text = self.state.code()
+
+    def _offer_session(self) -> None:
+        self.offer("nbquant-session.json", JSON, json.dumps(self.state.session(), indent=1).encode())
 
 
 def explore(

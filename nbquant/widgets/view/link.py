@@ -181,12 +181,13 @@ class PanelLink:
         """Newest wins; one answer goes out, also where the point stays as it was, so that the panel does not wait."""
 
         def work(report: Report) -> None:
-            self._serial, self._answering = int(asked["serial"]), True
-            try:
-                change()
-            finally:
-                self._answering = False
-            self._show_now()
+            with self.panel.hold_sync():
+                self._serial, self._answering = int(asked["serial"]), True
+                try:
+                    change()
+                finally:
+                    self._answering = False
+                self._show_now()
 
         self._drives.start(_job(work))
 

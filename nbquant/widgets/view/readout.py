@@ -7,25 +7,9 @@ from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
 from nbquant.models.layers import layers_label
 from nbquant.quantization import methods
+from nbquant.sensitivity import estimators
 from nbquant.views.palette import method_style
 from nbquant.widgets.state import ExplorerState
-
-STYLE = """
-.nbquant-explorer { color: var(--jp-ui-font-color1, inherit); font-family: var(--jp-ui-font-family, sans-serif); }
-.nbquant-explorer .widget-label, .nbquant-explorer .widget-label-basic { color: var(--jp-ui-font-color1, inherit); }
-.nbquant-explorer :is(button, select, input, textarea):focus-visible {
-  outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
-.nbquant-error { border-left: 4px solid var(--jp-error-color1, #d32f2f); padding: 4px 10px; line-height: 1.4; }
-.nbquant-code textarea { font-family: var(--jp-code-font-family, monospace); font-size: 12px; line-height: 1.4; }
-.nbquant-explorer button.nbquant-restore { font-size: 0 !important; }
-.nbquant-restore::after { content: "Restore session"; font-size: 13px; }  /* without the number of files */
-.nbquant-projection .nbquant-restore::after { font-size: 16px; }
-.nbquant-projection .widget-label { min-width: 100px; }
-.nbquant-projection :is(.widget-label, .widget-label-basic, select, input, button, .widget-html-content) {
-  font-size: 16px !important; }
-.nbquant-projection :is(.widget-dropdown, .widget-text, .widget-checkbox) { width: 360px !important; }
-"""
-
 
 def facts(state: ExplorerState) -> list[dict[str, str]]:
     """Read-outs beside those of the operating point: label, value, note."""
@@ -69,7 +53,7 @@ def note(state: ExplorerState) -> str:
     if state.point is not None and methods.of(state.point.quantizer).needs_calibration:
         return "by the diagonal alone: measure"
     if state.sensitivity is not None:
-        return f"h: {state.sensitivity.method}"
+        return f"h: {_estimator(state.sensitivity.method)}"
     return "h = 1: none given" if state.lacking else "with h = 1"
 
 
@@ -94,6 +78,16 @@ def caption(state: ExplorerState, short: bool = False) -> str:
     )
 
 
+def outcome(state: ExplorerState) -> str:
+    """What was pruned and saved, in words."""
+    said = []
+    if state.pruned is not None:
+        said.append(f"Pruned to a density of {state.pruned.density:.3g}.")
+    if state.saved is not None:
+        said.append(f"Saved {state.saved.path}: {state.saved.size:,} bytes ({size_text(state.saved.size)}).")
+    return " ".join(said)
+
+
 def size_text(size: float) -> str:
     """A number of bytes as people say it; a kB is 1000 of them."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -101,6 +95,11 @@ def size_text(size: float) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+
+
+def _estimator(name: str) -> str:
+    """Label of an estimator; sensitivities that were given may come from one that is not ours."""
+    return next((e.label for e in estimators.ESTIMATORS if e.name == name), name)
 
 
 def _accuracy(state: ExplorerState) -> tuple[str, str]:

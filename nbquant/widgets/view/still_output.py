@@ -9,11 +9,12 @@ from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 HIDING = """
-.jp-OutputArea-child:has(.nbquant-explorer) + .jp-OutputArea-child:has(.jp-RenderedImage) {
+.jp-OutputArea-child:has(.nbquant-explorer) + .jp-OutputArea-child:has(.jp-RenderedImage, .jp-RenderedText) {
   display: none;
 }
 """
-"""Style sheet for the widget: while a view of class ``nbquant-explorer`` lives, the picture after it takes no room."""
+"""Style sheet for the widget: while a view of class ``nbquant-explorer`` lives, the picture after it, or its text while there is
+none, takes no room."""
 
 
 class StillOutput:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import ipywidgets as w
-
 from nbquant.models.layers import layer_label
 from nbquant.views.palette import method_style
 from nbquant.widgets.front.data_table import Column, DataTable
@@ -50,7 +48,6 @@ def layers_table(state: ExplorerState) -> DataTable:
         columns=[Column("selected", "", "check", tooltip="Quantize this layer"), *LAYERS],
         caption="Layers",
         key="layer",
-        layout=w.Layout(flex="1 1 440px", min_width="0"),
     )
 
     def show_rows() -> None:
@@ -94,7 +91,7 @@ def layer_rows(state: ExplorerState) -> list[dict[str, Any]]:
 
 def codebook_table(state: ExplorerState) -> DataTable:
     """The codewords of the group that is shown, once the weights themselves were quantized."""
-    table = DataTable(columns=list(CODEWORDS), caption="Codebook", key="key", layout=_half())
+    table = DataTable(columns=list(CODEWORDS), caption="Codebook", key="key")
 
     def show() -> None:
         if state.breakdown is None or state.group not in state.breakdown.codewords:
@@ -111,7 +108,7 @@ def codebook_table(state: ExplorerState) -> DataTable:
 
 def pins_table(state: ExplorerState) -> DataTable:
     """What is chosen now, and the pinned operating points with their differences from it."""
-    table = DataTable(columns=list(PINS), caption="Pinned operating points", key="key", layout=_half())
+    table = DataTable(columns=list(PINS), caption="Pinned operating points", key="key")
 
     def show() -> None:
         table.rows = pin_rows(state)
@@ -163,8 +160,3 @@ def pin_rows(state: ExplorerState) -> list[dict[str, Any]]:
         row["d_accuracy"] = 100 * (pin.accuracy - now["accuracy"]) if both else None
         rows.append(row)
     return rows
-
-
-def _half() -> w.Layout:
-    """Half of a wide page, the whole of a narrow one."""
-    return w.Layout(flex="1 1 640px", min_width="0", margin="0 8px 8px 0")

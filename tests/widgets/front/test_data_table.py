@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-import traitlets
+from ipywidgets import Widget
 
 from nbquant.widgets.front.data_table import Column, DataTable
 
@@ -22,13 +22,25 @@ ROWS = [
 
 @pytest.fixture
 def table():
-    table = DataTable(COLUMNS, ROWS, caption="Layers", key="layer", size="compact")
-    yield table
-    table.close()
+    return DataTable(COLUMNS, ROWS, caption="Layers", key="layer")
 
 
-def test_front_end_gets_plain_values_by_column_of_what_is_shown(table):
-    state = table.get_state()
+@pytest.fixture
+def widget(table):
+    """A widget that the table is part of."""
+    widget = Widget()
+    table.join(widget, "one")
+    yield widget
+    widget.close()
+
+
+def told(widget):
+    """What its front end has of the table."""
+    return {name.removeprefix("one_"): value for name, value in widget.get_state().items() if name.startswith("one_")}
+
+
+def test_front_end_gets_plain_values_by_column_of_what_is_shown(table, widget):
+    state = told(widget)
     assert state["rows"] == {
         "layer": ["fc1", "conv1"],
         "check": [None, None],
@@ -44,24 +56,29 @@ def test_front_end_gets_plain_values_by_column_of_what_is_shown(table):
         "tooltip": "Share of all bits",
         "unit": "%",
     }
-    assert (state["key"], state["size"], state["caption"]) == ("layer", "compact", "Layers")
+    assert (state["key"], state["caption"]) == ("layer", "Layers")
     for infinite in (math.inf, -math.inf, np.float64("inf")):
         table.rows = [{"layer": "a", "weights": infinite}]
-        told = table.get_state()["rows"]
-        json.dumps(told, allow_nan=False)
-        assert float(told["weights"][0]) == infinite
+        rows = told(widget)["rows"]
+        json.dumps(rows, allow_nan=False)
+        assert float(rows["weights"][0]) == infinite
 
 
-def test_other_columns_send_the_rows_again(table, monkeypatch):
-    sent = []
-    monkeypatch.setattr(DataTable, "send_state", lambda self, key=None: sent.append(key))
+def test_other_columns_send_the_rows_again(table, widget):
     table.columns = [Column("more", "More")]
-    assert "rows" in sent
+    assert list(told(widget)["rows"]) == ["layer", "more"]
 
 
-def test_key_that_is_not_shown_is_sent(table):
+def test_what_is_chosen_goes_both_ways(table, widget):
+    widget.one_focused, widget.one_checked = "fc1", ["conv1"]
+    assert (table.focused, table.checked) == ("fc1", ["conv1"])
+    table.hovered, table.caption = "conv1", "Others"
+    assert (widget.one_hovered, widget.one_caption) == ("conv1", "Others")
+
+
+def test_key_that_is_not_shown_is_sent(table, widget):
     table.columns = COLUMNS[2:3]
-    assert list(table.get_state()["rows"]) == ["layer", "weights"]
+    assert list(told(widget)["rows"]) == ["layer", "weights"]
 
 
 @pytest.mark.parametrize(
@@ -98,8 +115,6 @@ def test_other_formats_are_refused(kind, format):
         Column("a", "A", kind, format)
 
 
-def test_unknown_kind_and_size_are_refused(table):
+def test_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="text, number, bar, check, action, but 'image'"):
         Column("a", "A", "image")
-    with pytest.raises(traitlets.TraitError, match="huge"):
-        table.size = "huge"

@@ -12,7 +12,8 @@ import traitlets
 
 from nbquant.views import theme
 from nbquant.views.palette import LEDGER_COLOURS, method_style
-from nbquant.widgets.front.figure_panel import PLOTLY_JS, PLOTLY_VERSION, FigurePanel
+from nbquant.widgets.front.bundle import PLOTLY_JS, PLOTLY_VERSION
+from nbquant.widgets.front.figure_panel import FigurePanel
 from nbquant.widgets.panels.panels import figure_panel
 
 

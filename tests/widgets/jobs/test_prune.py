@@ -88,9 +88,9 @@ def test_density_out_of_range_is_an_error_and_changes_nothing():
 def test_view_prunes():
     explorer = explore(network(), batches(), ratio=6.0)
     assert explorer.state.wait(WAIT)
-    explorer.keep._density.value = 0.25
-    explorer.keep._prune.click()
+    explorer.density = 0.25
+    explorer._handle_custom_msg({"kind": "act", "name": "prune"}, [])
     assert explorer.state.wait(WAIT)
     assert explorer.state.pruned.density == pytest.approx(0.25)
-    assert "Pruned to a density of 0.25." in explorer.keep._outcome.value
-    assert "pruned zeros" in explorer.panel.histogram["layout"]["title"]["text"]
+    assert "Pruned to a density of 0.25." in explorer.outcome
+    assert "pruned zeros" in explorer.histogram["layout"]["title"]["text"]

@@ -251,35 +251,38 @@ def test_senseless_epochs_are_refused(epochs):
         ExplorerState(network(), batches(), epochs=epochs)
 
 
+def act(explorer, name):
+    explorer._handle_custom_msg({"kind": "act", "name": name}, [])
+
+
 def test_view_follows(tmp_path):
     model = network()
     explorer = explore(model, batches(), sensitivity=sensitivities(model), ratio=6.0)
     assert explorer.state.wait(WAIT)
-    keep, panel = explorer.keep, explorer.panel
+    panel = explorer
     assert "not saved" in panel.facts[1]["note"]
     assert {"payload", "container"} <= set(panel.now["ledger"])
-    keep._epochs.value = 2
-    keep._finetune.click()
+    explorer.epochs = 2
+    act(explorer, "finetune")
     assert explorer.state.wait(WAIT)
     assert explorer.state.epochs == 2
-    assert explorer.panel.revision("finetuning") == 1
+    assert explorer.revision("finetuning") == 1
     assert panel.now["note"] == "before fine-tuning"
-    assert "8 steps" in explorer.panel.descriptions["finetuning"]
-    keep._path.value = str(tmp_path / "<b>.nbq")
-    keep._save.click()
+    assert "8 steps" in explorer.descriptions["finetuning"]
+    explorer.path = str(tmp_path / "<b>.nbq")
+    act(explorer, "save")
     assert explorer.state.wait(WAIT)
     saved = explorer.state.saved
-    assert f"{saved.size:,} bytes" in keep._outcome.value
-    assert "&lt;b&gt;" in keep._outcome.value
+    assert f"<b>.nbq: {saved.size:,} bytes" in explorer.outcome
     assert panel.facts[1]["value"] == size_text(saved.size)
     assert ", saved" in panel.facts[1]["note"]
     assert sum(panel.now["ledger"].values()) == 8 * saved.size
     explorer.state.path = "other.nbq"
-    assert keep._path.value == "other.nbq"
+    assert explorer.path == "other.nbq"
     explorer.state.ratio = 7.0
     assert "not saved" in panel.facts[1]["note"]
     assert "container" not in panel.now["ledger"]
-    assert explorer.panel.revision("finetuning") == 1
+    assert explorer.revision("finetuning") == 1
 
 
 @pytest.mark.parametrize(

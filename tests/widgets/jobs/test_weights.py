@@ -174,18 +174,11 @@ def test_files_that_are_not_there_are_refused(tmp_path, checkpoint):
 def test_view_of_a_checkpoint(checkpoint):
     explorer = explore(checkpoint, ratio=6.0)
     assert explorer.state.wait(WAIT)
-    keep = explorer.keep
-    for control in (
-        explorer.controls.of["estimator"],
-        keep._density,
-        keep._prune,
-        keep._measure,
-        keep._finetune,
-        keep._epochs,
-    ):
-        assert control.disabled
-        assert "explore(model, data)" in control.tooltip
-    assert not keep._save.disabled
-    assert "h = 1: none given" in explorer.panel.now["note"]
-    assert "no sensitivities" in str(explorer.panel.heatmap["layout"])
-    assert explorer.panel.revision("rate_distortion") > 0
+    controls = {control["name"]: control for control in explorer.controls}
+    reasons = [controls[name]["disabled"] for name in ("estimator", "samples", "density", "epochs")]
+    reasons += [explorer.blocked[name] for name in ("prune", "measure", "finetune")]
+    assert all("explore(model, data)" in reason for reason in reasons)
+    assert "save" not in explorer.blocked
+    assert "h = 1: none given" in explorer.now["note"]
+    assert "no sensitivities" in str(explorer.heatmap["layout"])
+    assert explorer.revision("rate_distortion") > 0

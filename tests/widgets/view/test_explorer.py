@@ -2,10 +2,12 @@ import io
 import json
 import time
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import traitlets
 from PIL import Image
 from torch import nn
 
@@ -34,7 +36,7 @@ def sent(explorer, monkeypatch):
     """Messages that the panel sends, files with their content."""
     messages = []
     monkeypatch.setattr(
-        explorer.panel, "send", lambda content, buffers=None: messages.append((content, bytes((buffers or [b""])[0])))
+        explorer, "send", lambda content, buffers=None: messages.append((content, bytes((buffers or [b""])[0])))
     )
     return messages
 
@@ -48,15 +50,23 @@ def settle(explorer):
 
 
 def drive(explorer, driver, value):
-    serial = explorer.panel.drive.get("serial", 0) + 1
-    explorer.panel.drive = {"driver": driver, "value": value, "serial": serial}
+    serial = explorer.drive.get("serial", 0) + 1
+    explorer.drive = {"driver": driver, "value": value, "serial": serial}
     settle(explorer)
     return serial
 
 
 def ask(explorer, content):
-    explorer.panel._handle_custom_msg(content, [])
+    explorer._handle_custom_msg(content, [])
     settle(explorer)
+
+
+def act(explorer, name):
+    explorer._handle_custom_msg({"kind": "act", "name": name}, [])
+
+
+def control(explorer, name):
+    return next(control for control in explorer.controls if control["name"] == name)
 
 
 def numbers(packed):
@@ -65,61 +75,61 @@ def numbers(packed):
 
 
 def revisions(explorer):
-    return {name: explorer.panel.revision(name) for name in explorer.panel.names}
+    return {name: explorer.revision(name) for name in explorer.names}
 
 
 def test_all_figures_are_drawn_but_those_of_what_was_not_tried(explorer):
     undrawn = {name for name, revision in revisions(explorer).items() if revision == 0}
     assert undrawn == {"prediction", "finetuning"}
-    assert explorer.panel.now["exact"]
-    assert explorer.panel.now["ratio"] == explorer.state.exact.compression_ratio >= 6.0
+    assert explorer.now["exact"]
+    assert explorer.now["ratio"] == explorer.state.exact.compression_ratio >= 6.0
 
 
 @pytest.mark.parametrize(("name", "value"), [("method", "ecsq"), ("weighted", False), ("coding", "fixed")])
 def test_control_moves_state_table_and_point(explorer, name, value):
-    table, now = explorer.panel.table, explorer.panel.now
-    explorer.controls.of[name].value = value
+    table, now = explorer.table, explorer.now
+    setattr(explorer, name, value)
     settle(explorer)
     assert getattr(explorer.state, name) == value
-    assert explorer.panel.table[name] == value != table[name]
-    assert numbers(explorer.panel.now["centre"]).tolist() != numbers(now["centre"]).tolist()
+    assert explorer.table[name] == value != table[name]
+    assert numbers(explorer.now["centre"]).tolist() != numbers(now["centre"]).tolist()
 
 
 def test_state_moves_controls(explorer):
     explorer.state.method, explorer.state.damping = "uniform", 0.25
     explorer.state.layers = ("0",)
     settle(explorer)
-    assert explorer.controls.of["method"].value == "uniform"
-    assert explorer.controls.of["damping"].value == 0.25
-    assert explorer.layers.checked == ["0"]
-    assert explorer.controls.of["focus"].options == (("0.weight", "0.weight"), ("0.bias", "0.bias"))
+    assert explorer.method == "uniform"
+    assert explorer.damping == 0.25
+    assert explorer.tables["layers"].checked == ["0"]
+    assert control(explorer, "focus")["options"] == (("0.weight", "0.weight"), ("0.bias", "0.bias"))
 
 
 @pytest.mark.parametrize(("driver", "value"), [("ratio", 8.0), ("rate", 5.0), ("levels", 6)])
 def test_drive_is_answered_by_its_number(explorer, driver, value):
     serial = drive(explorer, driver, value)
-    now = explorer.panel.now
+    now = explorer.now
     assert (now["serial"], now["driver"], now["target"]) == (serial, driver, value)
     assert explorer.state.driver == driver
 
 
 def test_drive_out_of_reach_is_answered_and_changes_nothing(explorer):
-    before = explorer.panel.now
+    before = explorer.now
     serial = drive(explorer, "ratio", 1e6)
-    assert "out of reach" in explorer._error.value
-    assert explorer.panel.now["serial"] == serial
-    assert explorer.panel.now["ratio"] == before["ratio"]
+    assert "out of reach" in explorer.problem
+    assert explorer.now["serial"] == serial
+    assert explorer.now["ratio"] == before["ratio"]
     drive(explorer, "ratio", before["target"])
-    assert explorer._error.value == ""
+    assert explorer.problem == ""
 
 
 @pytest.mark.parametrize("value", [None, "many", float("nan"), [3.0], -1.0])
 def test_senseless_drive_is_told(explorer, value):
-    before = explorer.panel.now
+    before = explorer.now
     serial = drive(explorer, "ratio", value)
-    assert explorer._error.value
-    assert explorer.panel.now["serial"] == serial
-    assert explorer.panel.now["ratio"] == before["ratio"]
+    assert explorer.problem
+    assert explorer.now["serial"] == serial
+    assert explorer.now["ratio"] == before["ratio"]
 
 
 def test_no_figure_is_sent_in_a_drag(explorer):
@@ -142,7 +152,7 @@ def test_preview_of_the_table_is_what_the_kernel_answers(explorer):
 
 
 def test_codewords_lengths_and_counts_of_the_weights_themselves(explorer):
-    now, exact = explorer.panel.now, explorer.state.exact
+    now, exact = explorer.now, explorer.state.exact
     assert numbers(now["count"]).tolist() == exact.counts.tolist()
     assert [len(word) for word in now["codeword"]] == exact.codeword_length.tolist()
     bounds = numbers(now["threshold"])
@@ -154,157 +164,149 @@ def test_codewords_lengths_and_counts_of_the_weights_themselves(explorer):
 
 
 def test_facts_tell_accuracy_and_file(explorer):
-    assert [fact["label"] for fact in explorer.panel.facts] == ["measured accuracy", "file"]
-    assert "of 64" not in explorer.panel.facts[0]["value"]
-    explorer.keep._measure.click()
+    assert [fact["label"] for fact in explorer.facts] == ["measured accuracy", "file"]
+    assert "of 64" not in explorer.facts[0]["value"]
+    act(explorer, "measure")
     settle(explorer)
-    assert "of 64" in explorer.panel.facts[0]["value"]
-    assert explorer.panel.revision("prediction") == 1
-    labels = [fact["label"] for fact in explorer.panel.facts]
+    assert "of 64" in explorer.facts[0]["value"]
+    assert explorer.revision("prediction") == 1
+    labels = [fact["label"] for fact in explorer.facts]
     assert labels == ["measured accuracy", "KL divergence from original", "file"]
     beside = explorer.state.measurement.evaluation.comparison
-    assert explorer.panel.facts[1]["value"] == f"{beside.kl_mean:.3g} nat"
-    assert "points" in explorer.panel.facts[0]["note"]
-    assert explorer.panel.facts[2]["value"] == f"{explorer.state.ledger.total / 8000:.1f} kB"
+    assert explorer.facts[1]["value"] == f"{beside.kl_mean:.3g} nat"
+    assert "points" in explorer.facts[0]["note"]
+    assert explorer.facts[2]["value"] == f"{explorer.state.ledger.total / 8000:.1f} kB"
 
 
 def test_focus_starts_at_the_largest_parameter_and_follows_the_layers(explorer):
-    focus = explorer.controls.of["focus"]
-    assert focus.value == explorer.state.focus == "0.weight"
-    assert explorer.layers.focused == "0"
-    explorer.layers.checked = ["2"]
+    assert explorer.focus == explorer.state.focus == "0.weight"
+    assert explorer.tables["layers"].focused == "0"
+    explorer.tables["layers"].checked = ["2"]
     settle(explorer)
-    assert focus.value == explorer.state.focus == "2.weight"
-    explorer.layers.checked = ["2", "0"]
+    assert explorer.focus == explorer.state.focus == "2.weight"
+    explorer.tables["layers"].checked = ["2", "0"]
     settle(explorer)
     assert explorer.state.layers == ("0", "2")
-    assert focus.value == explorer.state.focus == "2.weight"
-    explorer.layers.focused = "0"
+    assert explorer.focus == explorer.state.focus == "2.weight"
+    explorer.tables["layers"].focused = "0"
     assert explorer.state.focus == "0.weight"
 
 
 def test_focus_moves_the_maps_only(explorer):
     before = revisions(explorer)
-    explorer.controls.of["focus"].value = "2.weight"
+    explorer.focus = "2.weight"
     settle(explorer)
     after = revisions(explorer)
     assert {name for name in after if after[name] != before[name]} == {"heatmap", "error", "weighted_error"}
 
 
 def test_focus_follows_to_another_codebook_where_layers_have_their_own(explorer):
-    explorer.controls.of["per_layer"].value = True
+    explorer.per_layer = True
     settle(explorer)
-    before, rows = explorer.panel.now, explorer.codebook.rows
-    explorer.controls.of["focus"].value = "2.weight"
+    before, rows = explorer.now, explorer.tables["codebook"].rows
+    explorer.focus = "2.weight"
     settle(explorer)
-    assert numbers(explorer.panel.now["centre"]).tolist() != numbers(before["centre"]).tolist()
-    assert explorer.codebook.rows != rows
-    assert explorer.codebook.caption == "Codebook of 2"
+    assert numbers(explorer.now["centre"]).tolist() != numbers(before["centre"]).tolist()
+    assert explorer.tables["codebook"].rows != rows
+    assert explorer.tables["codebook"].caption == "Codebook of 2"
 
 
 def test_error_shows_and_the_last_picture_stays(explorer):
     before = revisions(explorer)
-    explorer.layers.checked = []
+    explorer.tables["layers"].checked = []
     settle(explorer)
-    assert "at least one" in explorer._error.value
+    assert "at least one" in explorer.problem
     assert revisions(explorer) == before
-    explorer.layers.checked = ["0", "2"]
+    explorer.tables["layers"].checked = ["0", "2"]
     settle(explorer)
-    assert explorer._error.value == ""
-
-
-def test_error_text_is_not_markup(explorer):
-    explorer.state.layers = ("<img src=x>",)
-    settle(explorer)
-    assert "&lt;img" in explorer._error.value
-    assert "<img" not in explorer._error.value
+    assert explorer.problem == ""
 
 
 def test_layers_table_has_all_layers_and_shares_of_those_selected(explorer):
-    rows = {row["layer"]: row for row in explorer.layers.rows}
+    rows = {row["layer"]: row for row in explorer.tables["layers"].rows}
     assert [row["weights"] for row in rows.values()] == [840, 205]
     assert sum(row["share_of_loss"] for row in rows.values()) == pytest.approx(1)
     explorer.state.layers = ("2",)
     settle(explorer)
-    rows = {row["layer"]: row for row in explorer.layers.rows}
+    rows = {row["layer"]: row for row in explorer.tables["layers"].rows}
     assert rows["0"]["share_of_loss"] is None
     assert rows["2"]["share_of_loss"] == pytest.approx(1)
 
 
 def test_codebook_table_adds_up(explorer):
-    frame = pd.DataFrame(explorer.codebook.rows)
+    frame = pd.DataFrame(explorer.tables["codebook"].rows)
     assert frame["count"].sum() == 1045
     assert frame["bits"].sum() == explorer.state.exact.ledger["payload"]
     assert frame["predicted_loss"].sum() == pytest.approx(explorer.state.exact.predicted_loss_increase)
 
 
 def test_pins_are_compared_gone_to_and_removed(explorer):
-    explorer.actions._pin.click()
+    act(explorer, "pin")
     first = explorer.state.exact.compression_ratio
     drive(explorer, "ratio", 9.0)
-    explorer.actions._pin.click()
-    rows = explorer.pins.rows
+    act(explorer, "pin")
+    rows = explorer.tables["pins"].rows
     assert [row["ratio"] for row in rows] == [first, explorer.state.exact.compression_ratio]
     assert rows[0]["d_ratio"] == pytest.approx(first / explorer.state.exact.compression_ratio - 1)
     assert rows[1]["d_ratio"] == rows[1]["d_loss"] == rows[1]["d_bytes"] == 0
 
-    explorer.pins.hovered = "0"
-    assert numbers(explorer.panel.ghosts[0]["centre"]).tolist() == pytest.approx(
+    explorer.tables["pins"].hovered = "0"
+    assert numbers(explorer.ghosts[0]["centre"]).tolist() == pytest.approx(
         list(explorer.state.pins[0].codebooks["all"])
     )
-    explorer.pins.hovered = ""
-    assert explorer.panel.ghosts == []
+    explorer.tables["pins"].hovered = ""
+    assert explorer.ghosts == []
 
-    explorer.pins.pressed = {"key": "0", "action": "go", "serial": 1}
+    explorer.tables["pins"].pressed = {"key": "0", "action": "go", "serial": 1}
     settle(explorer)
     assert explorer.state.exact.compression_ratio == first
-    explorer.pins.pressed = {"key": "0", "action": "remove", "serial": 2}
-    assert [row["label"] for row in explorer.pins.rows] == [rows[1]["label"]]
+    explorer.tables["pins"].pressed = {"key": "0", "action": "remove", "serial": 2}
+    assert [row["label"] for row in explorer.tables["pins"].rows] == [rows[1]["label"]]
 
 
 def test_centre_moved_by_hand_costs_and_is_released(explorer):
-    serial = explorer.panel.drive.get("serial", 0) + 1
-    explorer.panel.moved = {"index": 0, "value": float(explorer.state.point.clusters["all"].codebook[0]) - 0.05} | {
+    serial = explorer.drive.get("serial", 0) + 1
+    explorer.moved = {"index": 0, "value": float(explorer.state.point.clusters["all"].codebook[0]) - 0.05} | {
         "serial": serial
     }
     settle(explorer)
-    now = explorer.panel.now
+    now = explorer.now
     assert now["by_hand"]
     assert not now["exact"]
     assert now["serial"] == serial
     assert now["loss"] > explorer.state.point.predicted_loss_increase
     assert now["note"].startswith("by hand: +")
-    explorer.panel.moved = {"serial": serial + 1}
+    explorer.moved = {"serial": serial + 1}
     settle(explorer)
-    assert not explorer.panel.now["by_hand"]
-    assert explorer.panel.now["exact"]
+    assert not explorer.now["by_hand"]
+    assert explorer.now["exact"]
 
 
 def test_brushed_region_is_outlined(explorer):
-    explorer.panel.region = {"figure": "heatmap", "x0": -0.5, "x1": 19.5, "y0": -0.5, "y1": 3.5, "serial": 1}
+    explorer.region = {"figure": "heatmap", "x0": -0.5, "x1": 19.5, "y0": -0.5, "y1": 3.5, "serial": 1}
     settle(explorer)
-    outline = explorer.panel.brushed
+    outline = explorer.brushed
     rows = network()[0].weight[:4].detach().numpy().reshape(-1)
     edge = numbers(outline["edge"])
     assert numbers(outline["height"]).tolist() == np.histogram(rows, edge)[0].tolist()
     assert "0.weight" in outline["label"]
-    assert explorer.controls.of["region"].value == "0:4, 0:20"
-    explorer.controls.of["region"].value = "1:3, 2:6"
+    assert explorer.region_text == "0:4, 0:20"
+    explorer.region_text = "1:3, 2:6"
     settle(explorer)
-    assert numbers(explorer.panel.brushed["height"]).sum() == 8
-    explorer.controls.of["region"].value = "1:3 and more"
+    assert numbers(explorer.brushed["height"]).sum() == 8
+    explorer.region_text = "1:3 and more"
     settle(explorer)
-    assert "Region" in explorer._error.value or "rows" in explorer._error.value
-    explorer.panel.region = {"serial": 2}
+    assert "Region" in explorer.problem or "rows" in explorer.problem
+    explorer.region = {"serial": 2}
     settle(explorer)
-    assert explorer.panel.brushed == {}
+    assert explorer.brushed == {}
 
 
 def test_click_on_a_curve_goes_there(explorer):
-    drawn = explorer.panel.rate_distortion["data"]
+    drawn = explorer.rate_distortion["data"]
     curve = next(i for i, trace in enumerate(drawn) if trace["name"] == "uniform")
     x = numbers(drawn[curve]["x"])[20]
-    explorer.panel.clicked = {"figure": "rate_distortion", "curve": curve, "point": 20, "x": float(x), "y": 0.1}
+    explorer.clicked = {"figure": "rate_distortion", "curve": curve, "point": 20, "x": float(x), "y": 0.1}
     settle(explorer)
     assert (explorer.state.method, explorer.state.weighted) == ("uniform", False)
     assert explorer.state.point.compression_ratio == pytest.approx(x)
@@ -346,42 +348,39 @@ def test_figure_without_numbers_is_told(explorer, sent):
 
 
 def test_session_is_downloaded_and_restored(explorer, sent):
-    explorer.actions._pin.click()
-    explorer.actions._keep.click()
+    act(explorer, "pin")
+    act(explorer, "session")
     message, content = sent.pop()
     assert message["mime"] == "application/json"
     assert json.loads(content)["inputs"]["value"] == 6.0
     drive(explorer, "levels", 4)
-    explorer.pins.pressed = {"key": "0", "action": "remove", "serial": 1}
-    file = {"name": "s.json", "type": "application/json", "size": len(content), "content": memoryview(content)}
-    explorer.actions._restore.value = ({**file, "last_modified": pd.Timestamp(0, tz="UTC").to_pydatetime()},)
+    explorer.tables["pins"].pressed = {"key": "0", "action": "remove", "serial": 1}
+    explorer._handle_custom_msg({"kind": "restore"}, [memoryview(content)])
     settle(explorer)
     assert (explorer.state.driver, explorer.state.ratio) == ("ratio", 6.0)
-    assert len(explorer.pins.rows) == 1
-    assert explorer.actions._restore.value == ()
+    assert len(explorer.tables["pins"].rows) == 1
 
 
 def test_file_that_is_no_session_is_refused(explorer):
     before = explorer.state.settings
     content = b"{'a': 1}"
-    file = {"name": "s.json", "type": "", "size": len(content), "content": memoryview(content)}
-    explorer.actions._restore.value = ({**file, "last_modified": pd.Timestamp(0, tz="UTC").to_pydatetime()},)
+    explorer._handle_custom_msg({"kind": "restore"}, [memoryview(content)])
     settle(explorer)
-    assert "must be JSON" in explorer._error.value
+    assert "must be JSON" in explorer.problem
     assert explorer.state.settings == before
 
 
 def test_code_is_shown_and_copied_and_follows(explorer, sent):
-    assert explorer.actions._text.layout.display == "none"
-    explorer.actions._code.click()
-    assert "ratio=6.0" in explorer.actions._text.value
-    assert sent.pop()[0] == {"kind": "copy", "text": explorer.actions._text.value}
+    assert explorer.code_text == ""
+    act(explorer, "code")
+    assert "ratio=6.0" in explorer.code_text
+    assert sent.pop()[0] == {"kind": "copy", "text": explorer.code_text}
     drive(explorer, "levels", 5)
-    assert "levels=5" in explorer.actions._text.value
+    assert "levels=5" in explorer.code_text
 
 
 def test_compressed_file_is_downloaded(explorer, sent, tmp_path):
-    explorer.actions._download.click()
+    act(explorer, "download")
     settle(explorer)
     message, content = sent.pop()
     assert message["name"] == "model.nbq"
@@ -393,25 +392,56 @@ def test_compressed_file_is_downloaded(explorer, sent, tmp_path):
 
 
 def test_undo_and_redo(explorer):
-    assert explorer.actions._undo.disabled
-    explorer.controls.of["method"].value = "ecsq"
+    assert "undo" in explorer.blocked
+    explorer.method = "ecsq"
     settle(explorer)
-    assert not explorer.actions._undo.disabled
-    explorer.actions._undo.click()
+    assert "undo" not in explorer.blocked
+    act(explorer, "undo")
     settle(explorer)
-    assert explorer.controls.of["method"].value == "kmeans"
-    assert explorer.actions._undo.disabled
-    explorer.actions._redo.click()
+    assert explorer.method == "kmeans"
+    assert "undo" in explorer.blocked
+    act(explorer, "redo")
     settle(explorer)
-    assert explorer.controls.of["method"].value == "ecsq"
+    assert explorer.method == "ecsq"
 
 
-def test_sizes_reach_all_parts(explorer):
-    explorer.controls.of["size"].value = "projection"
-    assert {part.size for part in (explorer.panel, explorer.layers, explorer.codebook, explorer.pins)} == {"projection"}
-    assert "nbquant-projection" in explorer._dom_classes
-    explorer.controls.of["size"].value = "compact"
-    assert "nbquant-projection" not in explorer._dom_classes
+def test_size_is_an_input_of_the_state(explorer):
+    explorer.size = "projection"
+    assert explorer.state.size == "projection"
+    explorer.state.size = "compact"
+    assert explorer.size == "compact"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("method", "nope", "method must be one of"), ("levels", "many", "levels"), ("damping", -1.0, "damping")],
+)
+def test_input_that_cannot_be_goes_back_and_is_told(explorer, name, value, told):
+    before = getattr(explorer, name)
+    setattr(explorer, name, value)
+    settle(explorer)
+    assert getattr(explorer, name) == getattr(explorer.state, name) == before
+    assert told in explorer.problem
+
+
+def test_inputs_are_linked_with_other_widgets(explorer):
+    slider = ipywidgets.FloatSlider(min=2, max=20, value=9.0)
+    traitlets.link((slider, "value"), (explorer, "ratio"))
+    settle(explorer)
+    assert explorer.ratio == slider.value == explorer.state.ratio
+    slider.value = 8.0
+    settle(explorer)
+    assert explorer.state.settings.target.value == 8.0
+    assert explorer.now["ratio"] >= 8.0
+    ipywidgets.jslink((slider, "value"), (explorer, "ratio"))  # refuses what the browser has no trait of
+
+
+def test_front_end_s_numbers_are_taken_as_they_come(explorer):
+    """As JSON has them: whole numbers for 8.0, lists for tuples."""
+    explorer.set_state({"ratio": 8, "layers": ["2"]})
+    settle(explorer)
+    assert (explorer.state.ratio, explorer.state.layers) == (8.0, ("2",))
+    assert explorer.problem == ""
 
 
 def test_still_picture_is_drawn_and_told_when_results_rest(explorer, monkeypatch):
@@ -427,7 +457,8 @@ def test_still_picture_is_drawn_and_told_when_results_rest(explorer, monkeypatch
 
 
 def test_work_shows_only_while_there_is_some(explorer):
-    assert explorer.keep._work.layout.display == "none"
+    assert explorer.activity == ""
+    assert explorer.summary.startswith("k-means" if explorer.state.sensitivity is None else "Hessian-weighted k-means")
 
 
 def test_pruned_zeros_are_counted():
@@ -437,14 +468,13 @@ def test_pruned_zeros_are_counted():
     pruned = explore(model, [(torch.randn(4, 20), torch.randint(40, (4,)))], ratio=20.0)
     settle(pruned)
     assert pruned.state.point.ledger["position_payload"] > 0
-    assert "pruned zeros" in pruned.panel.histogram["layout"]["title"]["text"]
-    assert pruned.panel.now["ledger"]["position_payload"] > 0
+    assert "pruned zeros" in pruned.histogram["layout"]["title"]["text"]
+    assert pruned.now["ledger"]["position_payload"] > 0
 
 
 def test_without_data_what_needs_them_is_off(explorer):
     alone = explore(network(), ratio=6.0)
     settle(alone)
-    for control in (alone.keep._measure, alone.keep._finetune, alone.controls.of["estimator"]):
-        assert control.disabled
-        assert "explore(model, data)" in control.tooltip
-    assert "h = 1" in alone.panel.now["note"]
+    reasons = [alone.blocked["measure"], alone.blocked["finetune"], control(alone, "estimator")["disabled"]]
+    assert all("explore(model, data)" in reason for reason in reasons)
+    assert "h = 1" in alone.now["note"]

@@ -10,20 +10,14 @@ class Comm:
         return "that of cells"
 
 
-def tree(comm):
-    """Widgets within widgets, each with a comm of its own."""
-    inner = SimpleNamespace(comm=comm())
-    return SimpleNamespace(comm=comm(), children=(SimpleNamespace(comm=comm(), children=(inner,)),)), inner
-
-
-def test_front_end_chooses_the_thread_of_all_inside():
-    box, inner = tree(Comm)
-    answer_while_busy(box)
-    assert box.comm._reply_subshell_for({}, "asked") == "asked"
-    assert inner.comm._reply_subshell_for({}, None) is None
+def test_front_end_chooses_the_thread():
+    widget = SimpleNamespace(comm=Comm())
+    answer_while_busy(widget)
+    assert widget.comm._reply_subshell_for({}, "asked") == "asked"
+    assert widget.comm._reply_subshell_for({}, None) is None
 
 
 def test_kernels_without_that_rule_are_left_alone():
-    box, inner = tree(SimpleNamespace)
-    answer_while_busy(box)
-    assert vars(inner.comm) == vars(box.comm) == {}
+    widget = SimpleNamespace(comm=SimpleNamespace())
+    answer_while_busy(widget)
+    assert vars(widget.comm) == {}
