@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nbquant.kernels.compiled import compiled
-from nbquant.kernels.reference import LEAST_MASS, ROW_KEYS, ROW_SHIFT, ROWS, ZERO_KEY
+from nbquant.kernels.keys import LEAST_MASS, ROW_KEYS, ROW_SHIFT, ROWS, ZERO_KEY
 
 Array = np.ndarray
 Block = tuple[Array, Array]

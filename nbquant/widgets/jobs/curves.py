@@ -1,5 +1,6 @@
 """Compute all curves of a selection in the background, the chosen one first."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from nbquant.analysis.curves import tabulated_pairs
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve
+from nbquant.kernels.precompile import precompile
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.result import Sensitivity
@@ -20,6 +22,9 @@ from nbquant.widgets.jobs.weights import Weights
 from nbquant.widgets.settings import Settings
 
 SLOT = "curves"
+KERNELS = "kernels"  # whose compilation the first curves wait for
+QUIET = 0.5  # s that it takes before a word is said about it: mostly they are read from a cache
+APART = 0.02  # s between two looks whether they are compiled
 PREVIEW = 0.05  # bit/weight that the bound may be off
 BOUND = "bound"  # beside the curves, as it is of the same weights
 CALIBRATION = "calibration"  # likewise
@@ -54,7 +59,7 @@ class CurvePass:
         wanted: Callable[[], Settings],
         calibrate: Callable[[Report], Calibration],
     ) -> None:
-        """Run in the slot "curves" of ``jobs``.
+        """Run in the slot "curves" of ``jobs``; in "kernels", what the first pass needs is compiled meanwhile.
 
         Args:
             jobs: Where to run.
@@ -63,6 +68,7 @@ class CurvePass:
             calibrate: Finds the calibration that error feedback needs.
         """
         self._jobs, self._show, self._wanted, self._calibrate = jobs, show, wanted, calibrate
+        jobs.start(KERNELS, "Compiling kernels", precompile, lambda _: None, QUIET)
 
     def start(self, settings: Settings, weights: Weights, selection: Selection, last: CurveInputs | None) -> None:
         """Go for the curves of a selection; what ``last`` knows of it is not computed again."""
@@ -72,6 +78,9 @@ class CurvePass:
         same = last.statistics if last is not None and known and last.statistics.offset == offset else None
 
         def work(report: Report) -> tuple[CurveInputs, Curves]:
+            while self._jobs.busy(KERNELS):
+                report(0, None)
+                time.sleep(APART)
             basis = CurveInputs(settings, weights, selection, look(report).damped(offset) if same is None else same)
             found: Curves = {}
             keys = tabulated_pairs()
