@@ -8,6 +8,7 @@ import atexit
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -30,6 +31,8 @@ _KEY, _N, _X = t.uint32, t.int64, t.float64
 
 Kernels = tuple[tuple[Any, tuple[Any, ...]], ...]
 
+HANDOVER = 1e-3  # s in which a thread that waits for numba's lock gets it, to compile what it needs
+
 PICTURE: Kernels = (
     (gaps.count_gaps, (_F4, _N, _I8, _I8)),
     (histogram._magnitudes, (_F4, _U4, _KEY, _KEY)),
@@ -43,12 +46,12 @@ PICTURE: Kernels = (
     (kmeans.edges_of, (_I4_2, _N)),
     (kmeans.lloyd, (_F8, _F8_2, _I8, _N, _N)),
     (code_table.ranks, (_I8, _N)),
-    (ecsq.ecsq_intervals, (_F8_2, _X)),
     (huffman.code_lengths, (_I8, _N)),
+    (ecsq.ecsq_intervals, (_F8_2, _X)),
     (ecsq.ecsq_sums, (_I8, _F8, _F8, _F8_2, _F8, _F8)),
     (ecsq.ecsq_iterate, (_I8, _F8, _F8, _F8_2, _F8, _F8, _X, _X, _N)),
 )
-"""Kernels of the histograms and curves of float32 weights, with their arguments; the last ones take longest."""
+"""Kernels of the histograms and curves of float32 weights, with their arguments, as they are needed."""
 
 AFTERWARDS: Kernels = (
     (envelope.envelope, (_X, _F8, _F8, _I4, _N, _F8)),
@@ -70,6 +73,7 @@ def precompile(progress: Progress = True) -> None:
     """
     helped = (os.cpu_count() or 1) == 1
     for kernel, arguments in track(PICTURE, "Compiling kernels", progress):
+        time.sleep(HANDOVER)
         if _compile(kernel, arguments) and not helped:
             helped = True
             with suppress(OSError):

@@ -1,6 +1,5 @@
 """Compute all curves of a selection in the background, the chosen one first."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,9 +21,8 @@ from nbquant.widgets.jobs.weights import Weights
 from nbquant.widgets.settings import Settings
 
 SLOT = "curves"
-KERNELS = "kernels"  # whose compilation the first curves wait for
+KERNELS = "kernels"  # compiled ahead of the first curves
 QUIET = 0.5  # s that it takes before a word is said about it: mostly they are read from a cache
-APART = 0.02  # s between two looks whether they are compiled
 PREVIEW = 0.05  # bit/weight that the bound may be off
 BOUND = "bound"  # beside the curves, as it is of the same weights
 CALIBRATION = "calibration"  # likewise
@@ -78,9 +76,6 @@ class CurvePass:
         same = last.statistics if last is not None and known and last.statistics.offset == offset else None
 
         def work(report: Report) -> tuple[CurveInputs, Curves]:
-            while self._jobs.busy(KERNELS):
-                report(0, None)
-                time.sleep(APART)
             basis = CurveInputs(settings, weights, selection, look(report).damped(offset) if same is None else same)
             found: Curves = {}
             keys = tabulated_pairs()
@@ -94,7 +89,7 @@ class CurvePass:
                     if key == self._wanted().key:
                         self._show(basis, dict(found))
             if BOUND not in basis.statistics.curves:
-                basis.statistics.curves[BOUND] = _bound(basis.statistics)
+                basis.statistics.curves[BOUND] = _bound(basis.statistics, lambda *_: report(len(found), len(keys)))
             wanted = self._wanted()
             if wanted.record.curve is None:
                 return self._run(wanted, basis, found, report)
@@ -121,10 +116,10 @@ class CurvePass:
         return basis, {**found, wanted.key: known.get(here, [])}
 
 
-def _bound(statistics: Statistics) -> BoundData | None:
+def _bound(statistics: Statistics, progress: Report) -> BoundData | None:
     """Compute the rate-distortion bound, as near as a picture shows it; None where all weights are alike or zero."""
     try:
-        return bound_data(rate_distortion_bound(statistics, gap=PREVIEW, progress=False), statistics)
+        return bound_data(rate_distortion_bound(statistics, gap=PREVIEW, progress=progress), statistics)
     except ValueError:
         return None
 
