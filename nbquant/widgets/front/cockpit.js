@@ -46,6 +46,7 @@ function cockpit({ model, el }) {
 
 function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kinds, boxes, tools, heads }, model, act, added, disposers) {
   panel.classList.add("nbquant-cockpit");
+  panel.toggleAttribute("data-static", Boolean(model.get("static")));
   const first = (kind) => names.find((name) => kinds[name] === kind);
   const fixed = { clusters: first("clusters"), curves: first("curves") };
   for (const name of names) {
@@ -133,7 +134,8 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     tabs.free(entries.map(({ name }) => name).filter((name) => !pinned[name]));
     put(panel.dataset, "layout", layout);
     const most = window.innerWidth > 1280 ? 1000 : 660;
-    const seen = heightAround(panel) - 20;
+    const above = model.get("static") ? panel.getBoundingClientRect().top + window.scrollY : 0; // a page of its own
+    const seen = heightAround(panel) - above - 20;
     const height = Math.max(Math.min(seen, most), 420);
     panel.style.setProperty("--nbquant-height", `${height}px`);
     panel.toggleAttribute("data-short", height < 560 * factor);
@@ -165,6 +167,7 @@ function saveForm(model, act, added, disposers) {
   const session = element("input", { type: "file", accept: ".json", hidden: true });
   const restore = element("button", { type: "button", className: "nbquant-restore", textContent: "Restore session" });
   restore.title = "Take up a session that was saved";
+  restore.disabled = Boolean(model.get("static"));
   restore.addEventListener("click", () => session.click());
   session.addEventListener("change", async () => {
     const [file] = session.files;

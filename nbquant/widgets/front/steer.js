@@ -1,5 +1,6 @@
 // A drag over the rate-distortion curves moves the target: the point runs along its curve.
 
+const ENDS = ["pointerup", "pointercancel"];
 const STARTS = 3; // px that a drag takes to begin; less is a click, which chooses a curve
 
 /** The value at a place on a horizontal axis. */
@@ -24,21 +25,27 @@ function steerTarget(node, ask) {
     return inside && x >= across._offset && x <= across._offset + across._length ? { x, across } : null;
   }
 
-  node.addEventListener("pointerdown", (event) => {
-    if (event.button === 0) from = place(event);
-    isDrag = false;
-  });
-  node.addEventListener("pointermove", (event) => {
-    if (!from || !(event.buttons & 1)) {
-      from = null;
-      return;
-    }
+  function onMove(event) {
+    if (!(event.buttons & 1)) return onEnd();
     const x = event.clientX - node.getBoundingClientRect().left;
     if (!isDrag && Math.abs(x - from.x) < STARTS) return;
-    if (!isDrag) node.setPointerCapture(event.pointerId);
     isDrag = true;
     const { across } = from;
     ask(ratioAt(across, Math.min(Math.max(x, across._offset), across._offset + across._length)));
+  }
+
+  function onEnd() {
+    from = null;
+    window.removeEventListener("pointermove", onMove, true);
+    for (const type of ENDS) window.removeEventListener(type, onEnd, true);
+  }
+
+  // Of the window, as plotly covers the page while a button is down.
+  node.addEventListener("pointerdown", (event) => {
+    from = event.button === 0 ? place(event) : null;
+    isDrag = false;
+    if (!from) return;
+    window.addEventListener("pointermove", onMove, true);
+    for (const type of ENDS) window.addEventListener(type, onEnd, true);
   });
-  for (const type of ["pointerup", "pointercancel"]) node.addEventListener(type, () => (from = null));
 }

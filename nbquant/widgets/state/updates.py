@@ -26,7 +26,19 @@ from nbquant.widgets.state.history import History
 from nbquant.widgets.state.inputs import SETTINGS
 from nbquant.widgets.state.results import Results
 
-SLOTS = ("kernels", "prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save", "deliver", "brush")
+SLOTS = (
+    "kernels",
+    "prune",
+    "sensitivity",
+    "curves",
+    "exact",
+    "finetune",
+    "accuracy",
+    "save",
+    "deliver",
+    "page",
+    "brush",
+)
 
 
 class Updates(Results):
