@@ -95,6 +95,7 @@ $(VENV)/.made:
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
 	@echo 'Installing nbquant into $(VENV); the first time takes some minutes …'
 	@$(PIP_INSTALL) -e .
+	@$(PY) -m nbquant.kernels.precompile
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt

@@ -396,7 +396,7 @@ def test_names_may_be_as_long_as_the_file_system_has_them(capsys, tmp_path, monk
 
 def test_notebooks_of_long_names_are_apart(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.os, "execve", lambda *_: None)
+    monkeypatch.setattr(os, "execve", lambda *_: None)
     for end in "ab":
         path = tmp_path / ("ü" * 120 + end + ".safetensors")
         save_file({"w": torch.randn(6, 4)}, tmp_path / "m.safetensors")

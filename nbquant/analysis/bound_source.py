@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from nbquant.analysis.statistics import Statistics
-from nbquant.kernels.reference import JOINT_SHIFT, ROW_KEYS, ROW_SHIFT, ZERO_KEY
+from nbquant.kernels.keys import JOINT_SHIFT, ROW_KEYS, ROW_SHIFT, ZERO_KEY
 from nbquant.quantization.histogram import HW, HWW, H, Histogram, N
 
 WIDEST_BIN = 2.0  # bin width over kernel width; h is scaled down where the kernel would be narrower

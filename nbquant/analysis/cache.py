@@ -27,7 +27,7 @@ from torch import Tensor
 from nbquant import kernels
 from nbquant.coding import positions
 from nbquant.coding.positions import GapHistogram
-from nbquant.kernels.reference import ROW_KEYS, ROWS
+from nbquant.kernels.keys import ROW_KEYS, ROWS
 from nbquant.quantization import histogram
 from nbquant.quantization.histogram import Bins, H, Histogram, N
 from nbquant.quantization.tensor import SelectedTensor

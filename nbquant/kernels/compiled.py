@@ -38,7 +38,9 @@ def compiled(inline: bool = False) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        options: dict[str, Any] = {"nogil": True, "inline": "always" if inline else "never"}
+        # With numpy's rules for x/0 there are no exceptions to compile, nor are there callers from C.
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+        options["inline"] = "always" if inline else "never"
         try:
             made: F = numba.njit(cache=True, **options)(function)
         except RuntimeError:  # no writable folder for the cache

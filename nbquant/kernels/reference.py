@@ -9,14 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
 from torch import Tensor
 
-MARGINAL_SHIFT = 14  # bits dropped from a float32 for the bins of the marginal: 512 per octave, whatever the range
-JOINT_SHIFT = 18  # bits dropped for the joint grid: 32 bins per octave
-ROW_SHIFT = 22  # exponent and first mantissa bit of h: two rows per octave
-ROWS = 1 << 10  # rows of h, the upper half of them negative
-ROW_OF_ONE = 0x3F800000 >> ROW_SHIFT  # row of h = 1
-ROW_KEYS = 1 << 33  # keys of one row
-ZERO_KEY = 1 << 32  # key of exact zero within its row
-LEAST_MASS = 1e-200  # added to each h: a bin with h = 0 keeps the mean of its weights; negligible for any other h
+from nbquant.kernels.keys import JOINT_SHIFT, LEAST_MASS, MARGINAL_SHIFT, ROW_KEYS, ROW_SHIFT, ROWS, ZERO_KEY
+
 CHUNK = 1 << 16  # weights processed at once where an (n, k) table is formed
 TRANSITION: UInt8[np.ndarray, "8 2"] = np.array(
     [[0, 4], [2, 6], [4, 0], [6, 2], [7, 3], [5, 1], [3, 7], [1, 5]], np.uint8

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from nbquant.kernels import dispatch
-from nbquant.kernels.reference import JOINT_SHIFT, MARGINAL_SHIFT, ROW_KEYS, ROW_OF_ONE, ROWS, ZERO_KEY
+from nbquant.kernels.keys import JOINT_SHIFT, MARGINAL_SHIFT, ROW_KEYS, ROW_OF_ONE, ROWS, ZERO_KEY
 from nbquant.progress import Progress
 from nbquant.quantization.validate import checked_sensitivity, require_finite_weight
 

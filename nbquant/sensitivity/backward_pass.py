@@ -47,7 +47,7 @@ class BackwardPass:
         if not outputs or not self._ends:
             return [None] * (len(self._ends) - len(self._last))
         with self._watched(taken):
-            found = torch.autograd.grad(outputs, self._ends, vectors, retain_graph=keep_graph, allow_unused=True)
+            found = pull_back(outputs, self._ends, vectors, keep_graph)
         for k, g in zip(self._last, found, strict=False):
             if g is not None:
                 taken(k, g)
@@ -69,6 +69,17 @@ class BackwardPass:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def pull_back(
+    outputs: Sequence[Tensor], ends: Sequence[Any], vectors: Sequence[Tensor], keep_graph: bool
+) -> tuple[Tensor | None, ...]:
+    """Compute Jᵀ vectors at edges and leaves of the graph; None where they are not reached.
+
+    As gradients of zᵀv: given v itself, torch imports sympy, which takes a second, to compare two shapes.
+    """
+    along = [(z * v).sum() for z, v in zip(outputs, vectors, strict=True)]
+    return torch.autograd.grad(along, ends, retain_graph=keep_graph, allow_unused=True)
 
 
 def ordered(outputs: Sequence[Tensor]) -> list[Any]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nbquant.losses import record
 from nbquant.nested import map_tensors
+from nbquant.sensitivity.backward_pass import pull_back
 from nbquant.sensitivity.batch import Batch
 from nbquant.sensitivity.groups import Cost, cost_of, group_size
 from nbquant.sensitivity.layout import Layout, floating
@@ -252,13 +253,8 @@ def _announce(problem: Problem, others: Sequence[str], loss: OutputLoss, seen: R
     if not outputs:
         return
     start = time.perf_counter()
-    torch.autograd.grad(
-        outputs,
-        [problem.parameters[name] for name in others],
-        [torch.zeros_like(z) for z in outputs],
-        retain_graph=True,
-        allow_unused=True,
-    )
+    ends = [problem.parameters[name] for name in others]
+    pull_back(outputs, ends, [torch.zeros_like(z) for z in outputs], keep_graph=True)
     once = time.perf_counter() - start
     columns = loss.column_count if loss.terms else 1
     seconds = once * max(columns, 1) * batches * batch.size / seen.size

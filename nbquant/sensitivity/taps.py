@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from nbquant.sensitivity.attention import input_projection, separated
-from nbquant.sensitivity.backward_pass import ordered
+from nbquant.sensitivity.backward_pass import ordered, pull_back
 from nbquant.sensitivity.batch import Axes, Batch, repeated
 from nbquant.sensitivity.layers import is_supported, parameters_of, samples_of
 from nbquant.sensitivity.layout import Layout, floating
@@ -189,7 +189,7 @@ def _of_own_rows(seen: Run, chosen: list[int], axes: Axes) -> list[int]:
         if not outputs:
             return []
         edges = [seen.sights[i].output_edge for i in good]
-        gradients = torch.autograd.grad(outputs, edges, probes, retain_graph=True, allow_unused=True)
+        gradients = pull_back(outputs, edges, probes, keep_graph=True)
         good = [
             i
             for i, g in zip(good, gradients, strict=True)

@@ -19,7 +19,7 @@ from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve, solve
 from nbquant.analysis.target import Target
 from nbquant.kernels import dispatch
-from nbquant.kernels.reference import MARGINAL_SHIFT
+from nbquant.kernels.keys import MARGINAL_SHIFT
 from nbquant.quantization.clustering import WHOLE, quantize_clusters
 from nbquant.quantization.histogram import Histogram
 from nbquant.quantization.kmeans import KMeans

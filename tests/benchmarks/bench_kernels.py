@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from nbquant.kernels import cuda, dispatch
-from nbquant.kernels.reference import JOINT_SHIFT, MARGINAL_SHIFT
+from nbquant.kernels.keys import JOINT_SHIFT, MARGINAL_SHIFT
 
 LEVELS = (32, 200)
 Work = Callable[[], object]

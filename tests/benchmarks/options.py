@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 
 def parse(
     argv: Sequence[str], description: str | None, rounds: int = 5, devices: Sequence[str] = ("cpu",)
 ) -> argparse.Namespace | None:
-    """Options ``full``, ``smoke``, ``rounds`` and ``device``; None, and a line that says so, on another device.
+    """Options, each an attribute; None, and a line that says so, on another device.
 
     Args:
         argv: Arguments after the program's name.
@@ -21,6 +22,7 @@ def parse(
     parser.add_argument("--smoke", action="store_true", help="only see whether it runs: tiny sizes, one round")
     parser.add_argument("--rounds", type=int, help=f"measurements of each row (default {rounds})")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: the kernels")
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier version, where it is measured as well")
     options = parser.parse_args(argv)
     if options.device not in devices:
         print(f"skipped: measures nothing on {options.device}")

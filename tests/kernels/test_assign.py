@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbquant.kernels import dispatch, reference
-from nbquant.kernels.reference import MARGINAL_SHIFT, ZERO_KEY
+from nbquant.kernels.keys import MARGINAL_SHIFT, ZERO_KEY
 from tests.kernels.samples import DTYPES, SAMPLES, draw
 
 

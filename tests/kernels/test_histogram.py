@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nbquant.kernels import dispatch, reference
-from nbquant.kernels.reference import JOINT_SHIFT, MARGINAL_SHIFT, ROW_KEYS, ROWS, ZERO_KEY
+from nbquant.kernels.keys import JOINT_SHIFT, MARGINAL_SHIFT, ROW_KEYS, ROW_OF_ONE, ROWS, ZERO_KEY
 from nbquant.progress import Cancelled
 from tests.kernels.samples import DTYPES, SAMPLES, awkward, draw
 
@@ -135,7 +135,7 @@ def test_rows_are_half_octaves():
     rows = reference.sensitivity_row(h)
     assert (rows - rows[2]).tolist()[2:] == [0, 0, 1, 1, 2, 3]
     assert rows[:2].tolist() == [0, 0]
-    assert rows[2] == reference.ROW_OF_ONE
+    assert rows[2] == ROW_OF_ONE
 
 
 def test_an_outlier_spoils_no_bin():

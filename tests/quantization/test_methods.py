@@ -8,6 +8,7 @@ from torch import nn
 
 import nbquant as nq
 from nbquant.cli import commands
+from nbquant.cli.quantize import quantize
 from nbquant.quantization import methods
 from nbquant.quantization.methods import METHODS, family
 from nbquant.widgets.state import ExplorerState
@@ -88,10 +89,10 @@ def test_the_step_of_a_trellis_is_an_option(selection):
 def test_no_default_stands_in_fit_or_in_the_shell():
     asked = inspect.signature(nq.fit).parameters
     assert not asked.keys() & {"weighted", "coding", "per_layer", "pinned_zero", "offset", "steps"}
-    shell = {option.name: option for option in commands.commands["quantize"].params}
+    shell = {option.name: option for option in quantize.params}
     assert tuple(shell["method"].type.choices) == methods.names()
     assert shell["method"].default == asked["method"].default
-    left_out = commands.commands["quantize"].make_context("quantize", [__file__, "-o", "m.nbq"]).params
+    left_out = quantize.make_context("quantize", [__file__, "-o", "m.nbq"]).params
     assert left_out["coding"] is left_out["per_layer"] is None
     assert not left_out["plain"]
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from nbquant.kernels.compiled import compiled
 from nbquant.kernels.cpu.envelope import envelope
-from nbquant.kernels.reference import ZERO_KEY
+from nbquant.kernels.keys import ZERO_KEY
 
 Array = np.ndarray
 Kernel = Callable[[Array, Array, Array, Array, Array, Array], None]

@@ -18,6 +18,19 @@ def _growth(x: float) -> float:
 
 
 @compiled()
+def _place(node: Array, value: float) -> int:
+    """Number of nodes below a value; numpy's takes longer to compile."""
+    low, high = 0, len(node)
+    while low < high:
+        half = (low + high) >> 1
+        if node[half] < value:
+            low = half + 1
+        else:
+            high = half
+    return low
+
+
+@compiled()
 def partition_moment(precision: Array, position: Array, node: Array, share: Array) -> tuple[Array, Array]:
     """Compute Z of each symbol, Σ_c q(c) exp(−½a(w − c)²), and Σ_c q(c) (w − c)² exp(−½a(w − c)²).
 
@@ -33,7 +46,7 @@ def partition_moment(precision: Array, position: Array, node: Array, share: Arra
         first, last = 0, len(node)
         if a > 0:
             reach = np.sqrt(FAR / a)
-            first, last = np.searchsorted(node, w - reach), np.searchsorted(node, w + reach)
+            first, last = _place(node, w - reach), _place(node, w + reach)
         for j in range(first, last):
             u = w - node[j]
             part = share[j] * np.exp(-0.5 * a * u * u)
@@ -96,9 +109,9 @@ def ceiling(
             for i in range(2):
                 beyond += mu[b, i] * weight[b, i] * np.exp(-0.5 * precision[b, i] * far * (far - 2 * reach[b]))
         low, high = min(position[b, 0], position[b, 1]), max(position[b, 0], position[b, 1])
-        first = max(np.searchsorted(node, low - span) - 1, 0)
-        last = min(np.searchsorted(node, high + span), m - 1)
-        home = min(max(np.searchsorted(node, position[b, 0]) - 1, 0), m - 2)
+        first = max(_place(node, low - span) - 1, 0)
+        last = min(_place(node, high + span), m - 1)
+        home = min(max(_place(node, position[b, 0]) - 1, 0), m - 2)
         g_home = node[home + 1] - node[home]
         narrow = max(precision[b, 0], precision[b, 1]) * g_home * g_home > 1
         spread = within[b] > 0 or between[b, 0] > 0 or between[b, 1] > 0

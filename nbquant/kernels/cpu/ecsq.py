@@ -56,7 +56,12 @@ def _sums(
     """Sums of the cells won by each codeword; ``bound`` holds the last ends of its cells, and is updated."""
     k = len(codebook)
     sums = np.zeros((k, 4), np.float64)
-    kept, threshold = np.arange(k, dtype=np.int32), np.empty(k, np.float64)
+    kept, threshold = np.empty(k, np.int32), np.empty(k, np.float64)
+    cheapest = 0
+    for j in range(k):
+        kept[j] = j
+        if price[j] < price[cheapest]:
+            cheapest = j
     depth = k
     # As h falls, prices weigh more: a codeword that wins nowhere at one h wins nowhere at a smaller one.
     for r in range(len(row_sensitivity) - 1, -1, -1):
@@ -65,7 +70,7 @@ def _sums(
         if h > LEAST_H:
             depth = envelope(1 / h, codebook, price, kept, depth, threshold)
         else:
-            kept[0], depth = np.argmin(price), 1
+            kept[0], depth = cheapest, 1
         for d in range(depth):
             if i == end:
                 break
@@ -103,20 +108,31 @@ def ecsq_sums(
 
 
 @compiled()
-def _update(sums: Array, codebook: Array, n: float, lmbda: float) -> tuple[Array, Array, Array, float, bool]:
-    """Non-empty clusters, their centres and ideal lengths, J per weight, and whether the centres ascend."""
-    alive = np.flatnonzero(sums[:, 0] > 0)
-    centre, length = np.empty(len(alive)), np.empty(len(alive))
-    cost, ascending = 0.0, True
-    for j in range(len(alive)):
-        count, s0, s1, s2 = sums[alive[j], 0], sums[alive[j], 1], sums[alive[j], 2], sums[alive[j], 3]
+def _update(
+    sums: Array, codebook: Array, n: float, lmbda: float, alive: Array, centre: Array, length: Array
+) -> tuple[int, float, bool]:
+    """Non-empty clusters with their centres, ascending, and ideal lengths.
+
+    Returns:
+        Their number, J per weight, and whether they are in the order of the codebook.
+    """
+    cost, ascending, k = 0.0, True, 0
+    for j in range(len(sums)):
+        count, s0, s1, s2 = sums[j, 0], sums[j, 1], sums[j, 2], sums[j, 3]
+        if not count > 0:
+            continue
         # A cluster of zero sensitivity keeps its centre.
-        c = s1 / s0 if s0 > 0 else codebook[alive[j]]
-        centre[j] = c
-        length[j] = -np.log2(count / n)
-        cost += 0.5 * max(s2 - 2 * c * s1 + c * c * s0, 0.0) + lmbda * count * length[j]
-        ascending &= j == 0 or c >= centre[j - 1]
-    return alive, centre, length, cost / n, ascending
+        c = s1 / s0 if s0 > 0 else codebook[j]
+        bits = -np.log2(count / n)
+        cost += 0.5 * max(s2 - 2 * c * s1 + c * c * s0, 0.0) + lmbda * count * bits
+        at = k
+        while at > 0 and c < centre[at - 1]:
+            alive[at], centre[at], length[at] = alive[at - 1], centre[at - 1], length[at - 1]
+            at -= 1
+        ascending &= at == k
+        alive[at], centre[at], length[at] = j, c, bits
+        k += 1
+    return k, cost / n, ascending
 
 
 @compiled()
@@ -154,17 +170,22 @@ def ecsq_iterate(
     Source: Chou, Lookabaugh, Gray 1989; Choi et al. 2017, algorithm 1. Momentum: Nesterov 1983, restarted as in
     O'Donoghue and Candès 2015.
     """
-    n = prefix[-1, 0] - prefix[0, 0]
+    n = prefix[len(prefix) - 1, 0] - prefix[0, 0]
+    k = len(codebook)
     history = np.empty(most, np.float64)
     done, pace = 0, 0
-    bound = np.zeros((len(row_sensitivity), len(codebook)), np.int32)
+    bound = np.empty((len(row_sensitivity), k), np.int32)
     for r in range(len(row_sensitivity)):
-        bound[r] = row_start[r]
+        for j in range(k):
+            bound[r, j] = row_start[r]
+    price, alive = np.empty(k, np.float64), np.empty(k, np.int64)
     tried_codebook, tried_length = codebook, codeword_length
     for _ in range(most):
-        price = lmbda * tried_length
+        for j in range(len(tried_length)):
+            price[j] = lmbda * tried_length[j]
         sums = _sums(row_start, row_sensitivity, position, prefix, tried_codebook, price, bound)
-        alive, new_codebook, new_length, cost, ascending = _update(sums, codebook, n, lmbda)
+        new_codebook, new_length = np.empty(len(codebook), np.float64), np.empty(len(codebook), np.float64)
+        k, cost, ascending = _update(sums, codebook, n, lmbda, alive, new_codebook, new_length)
         if done > 0 and cost > history[done - 1]:
             if pace == 0:  # due to rounding
                 break
@@ -173,13 +194,10 @@ def ecsq_iterate(
         slow = done > 0 and history[done - 1] - cost <= tolerance * cost
         history[done] = cost
         done += 1
-        if not ascending:
-            order = np.argsort(new_codebook)
-            new_codebook, new_length, alive = new_codebook[order], new_length[order], alive[order]
-        step, longer = new_codebook - codebook[alive], new_length - codeword_length[alive]
-        if not ascending or len(alive) < len(codebook):
-            bound = bound[:, alive]
-        codebook, codeword_length = new_codebook, new_length
+        if not ascending or k < len(codebook):
+            bound = _columns(bound, alive, k)
+        previous_codebook, previous_length = codebook, codeword_length
+        codebook, codeword_length = new_codebook[:k], new_length[:k]
         tried_codebook, tried_length = codebook, codeword_length
         if slow and pace == 0:
             break
@@ -188,12 +206,26 @@ def ecsq_iterate(
             continue
         pace += 1
         push = pace / (pace + 3)
-        carried = codebook + push * step
-        if (np.diff(carried) >= 0).all():
-            tried_codebook, tried_length = carried, codeword_length + push * longer
+        carried, longer, rising = np.empty(k, np.float64), np.empty(k, np.float64), True
+        for j in range(k):
+            carried[j] = codebook[j] + push * (codebook[j] - previous_codebook[alive[j]])
+            longer[j] = codeword_length[j] + push * (codeword_length[j] - previous_length[alive[j]])
+            rising &= j == 0 or carried[j] - carried[j - 1] >= 0
+        if rising:
+            tried_codebook, tried_length = carried, longer
         else:
             pace = 0
     return codebook, codeword_length, history[:done]
+
+
+@compiled()
+def _columns(bound: Array, chosen: Array, count: int) -> Array:
+    """Copy some columns."""
+    found = np.empty((len(bound), count), np.int32)
+    for r in range(len(bound)):
+        for j in range(count):
+            found[r, j] = bound[r, chosen[j]]
+    return found
 
 
 @compiled()
@@ -234,10 +266,11 @@ def ecsq_intervals(prefix: Array, lmbda: float) -> tuple[Array, float]:
                     least = cost
                     start[j] = i
         best[j], reserve[j] = least, least - before
-    edges, k, j = np.empty(m + 1, np.int64), 0, m
+    intervals, j = 0, m
     while j > 0:
+        intervals, j = intervals + 1, start[j]
+    edges, j = np.empty(intervals + 1, np.int64), m
+    for k in range(intervals, -1, -1):
         edges[k] = j
-        k += 1
         j = start[j]
-    edges[k] = 0
-    return edges[k::-1].copy(), best[m] / n
+    return edges, best[m] / n

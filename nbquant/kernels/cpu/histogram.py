@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nbquant.kernels.compiled import compiled
-from nbquant.kernels.reference import LEAST_MASS, ROW_KEYS, ROW_SHIFT, ROWS, ZERO_KEY
+from nbquant.kernels.keys import LEAST_MASS, ROW_KEYS, ROW_SHIFT, ROWS, ZERO_KEY
 
 Array = np.ndarray
 Block = tuple[Array, Array]
@@ -85,7 +85,7 @@ def histogram(
     least, largest = _unsigned(NONE), _unsigned(0)
     for weight, sensitivity in blocks:
         bits = _float32_bits(weight)
-        least, largest = _magnitudes(weight, bits, least, largest)
+        least, largest = _magnitudes(weight, bits, _unsigned(least), _unsigned(largest))
         _add_marginal(weight, bits, sensitivity, _unsigned(marginal_shift), _unsigned(fine_zero), fine)
         if joint_shift is not None:
             rows = _float32_bits(sensitivity)
@@ -130,20 +130,29 @@ def _occupied(sums: Array, shift: int, least: int, largest: int) -> tuple[Array,
     for i in range(first, last + 1):
         count += (sums[i, 0] > 0) + (sums[half + i, 0] > 0)
     count += sums[2 * half, 0] > 0
-    key, found = np.empty(count, np.int64), np.empty((count, sums.shape[1]))
+    key, found = np.empty(count, np.int64), np.empty((count, 4))
     m = 0
     for i in range(last, first - 1, -1):
         if sums[half + i, 0] > 0:
-            key[m], found[m] = ZERO_KEY + ((-1 - i) << shift), sums[half + i]
+            key[m] = ZERO_KEY + ((-1 - i) << shift)
+            _copy(found, m, sums, half + i)
             m += 1
     if sums[2 * half, 0] > 0:
-        key[m], found[m] = ZERO_KEY, sums[2 * half]
+        key[m] = ZERO_KEY
+        _copy(found, m, sums, 2 * half)
         m += 1
     for i in range(first, last + 1):
         if sums[i, 0] > 0:
-            key[m], found[m] = ZERO_KEY + (i << shift) + 1, sums[i]
+            key[m] = ZERO_KEY + (i << shift) + 1
+            _copy(found, m, sums, i)
             m += 1
     return key, found
+
+
+@compiled()
+def _copy(found: Array, m: int, sums: Array, i: int) -> None:
+    for c in range(4):
+        found[m, c] = sums[i, c]
 
 
 def _float32_bits(values: Array) -> Array:
@@ -155,17 +164,21 @@ def _float32_bits(values: Array) -> Array:
 def merge(key_a: Array, sums_a: Array, key_b: Array, sums_b: Array) -> tuple[Array, Array]:
     """Add two histograms: the union of their ascending keys, with sums."""
     most = len(key_a) + len(key_b)
-    key, sums = np.empty(most, np.int64), np.empty((most, sums_a.shape[1]))
+    key, sums = np.empty(most, np.int64), np.empty((most, 4))
     i = j = m = 0
     while i < len(key_a) or j < len(key_b):
         if j == len(key_b) or (i < len(key_a) and key_a[i] < key_b[j]):
-            key[m], sums[m] = key_a[i], sums_a[i]
+            key[m] = key_a[i]
+            _copy(sums, m, sums_a, i)
             i += 1
         elif i == len(key_a) or key_b[j] < key_a[i]:
-            key[m], sums[m] = key_b[j], sums_b[j]
+            key[m] = key_b[j]
+            _copy(sums, m, sums_b, j)
             j += 1
         else:
-            key[m], sums[m] = key_a[i], sums_a[i] + sums_b[j]
+            key[m] = key_a[i]
+            for c in range(4):
+                sums[m, c] = sums_a[i, c] + sums_b[j, c]
             i += 1
             j += 1
         m += 1

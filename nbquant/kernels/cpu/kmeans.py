@@ -17,6 +17,12 @@ def _interval_cost(prefix: Array, i: int, j: int) -> float:
 
 
 @compiled()
+def _push(stack: Array, depth: int, first: int, last: int, low: int, high: int) -> None:
+    """Write the numbers one by one: numba takes seconds to compile the assignment of a tuple to a row."""
+    stack[depth, 0], stack[depth, 1], stack[depth, 2], stack[depth, 3] = first, last, low, high
+
+
+@compiled()
 def _extend(prefix: Array, best: Array, k: int, new: Array, start: Array) -> None:
     """Best cost of the bins 0 … j−1 with one more cluster than ``best``, which has k, and the start of the last one.
 
@@ -24,11 +30,11 @@ def _extend(prefix: Array, best: Array, k: int, new: Array, start: Array) -> Non
     """
     m = len(prefix) - 1
     stack = np.empty((128, 4), np.int64)
+    _push(stack, 0, k + 1, m, k, m - 1)
     depth = 1
-    stack[0] = (k + 1, m, k, m - 1)
     while depth > 0:
         depth -= 1
-        first, last, low, high = stack[depth]
+        first, last, low, high = stack[depth, 0], stack[depth, 1], stack[depth, 2], stack[depth, 3]
         j = (first + last) >> 1
         least, where = np.inf, low
         for i in range(low, min(j - 1, high) + 1):
@@ -37,11 +43,20 @@ def _extend(prefix: Array, best: Array, k: int, new: Array, start: Array) -> Non
                 least, where = cost, i
         new[j], start[j] = least, where
         if first < j:
-            stack[depth] = (first, j - 1, low, where)
+            _push(stack, depth, first, j - 1, low, where)
             depth += 1
         if j < last:
-            stack[depth] = (j + 1, last, where, high)
+            _push(stack, depth, j + 1, last, where, high)
             depth += 1
+
+
+@compiled()
+def _unreached(bins: int) -> Array:
+    """Infinite costs, by a loop, as numba takes longer to compile numpy's functions of whole arrays."""
+    cost = np.empty(bins + 1, np.float64)
+    for j in range(bins + 1):
+        cost[j] = np.inf
+    return cost
 
 
 @compiled()
@@ -50,12 +65,12 @@ def kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array]:
     m = len(prefix) - 1
     start = np.zeros((levels, m + 1), np.int32)
     total = np.empty(levels, np.float64)
-    best = np.full(m + 1, np.inf)
+    best = _unreached(m)
     for j in range(1, m + 1):
         best[j] = _interval_cost(prefix, 0, j)
     total[0] = best[m]
     for k in range(1, levels):
-        new = np.full(m + 1, np.inf)
+        new = _unreached(m)
         _extend(prefix, best, k, new, start[k])
         best = new
         total[k] = best[m]
@@ -81,14 +96,14 @@ def pinned_kmeans_table(prefix: Array, levels: int) -> tuple[Array, Array, Array
     free_start, start = np.zeros((levels, m + 1), np.int32), np.zeros((levels, m + 1), np.int32)
     is_zero = np.zeros((levels, m + 1), np.bool_)
     total = np.empty(levels, np.float64)
-    free, best = np.full(m + 1, np.inf), np.full(m + 1, np.inf)
+    free, best = _unreached(m), _unreached(m)
     for j in range(1, m + 1):
         free[j] = _interval_cost(prefix, 0, j)
         best[j] = prefix[j, 2] - prefix[0, 2]
         is_zero[0, j] = True
     total[0] = best[m]
     for k in range(1, levels):
-        new_free, new = np.full(m + 1, np.inf), np.full(m + 1, np.inf)
+        new_free, new = _unreached(m), _unreached(m)
         _extend(prefix, free, k, new_free, free_start[k])
         _extend(prefix, best, k, new, start[k])
         _put_last_at_zero(prefix, free, k, new, start[k], is_zero[k])
@@ -112,20 +127,29 @@ def lloyd(position: Array, prefix: Array, edges: Array, pinned: int, most: int) 
         Final edges; no cluster is empty.
     """
     k = len(edges) - 1
-    centre = np.empty(k)
+    centre, moved, other = np.empty(k, np.float64), np.empty(k + 1, np.int64), np.empty(k + 1, np.int64)
     for _ in range(most):
         for c in range(k):
             s0 = prefix[edges[c + 1], 0] - prefix[edges[c], 0]
             s1 = prefix[edges[c + 1], 1] - prefix[edges[c], 1]
             # The mass of a few weights of h = 0 is lost in running sums.
             centre[c] = 0.0 if c == pinned else s1 / s0 if s0 > 0 else position[edges[c]]
-        moved = edges.copy()
+        moved[0], moved[k] = edges[0], edges[k]
+        stable = True
         for c in range(1, k):
             middle = 0.5 * (centre[c - 1] + centre[c])
-            moved[c] = max(moved[c - 1] + 1, np.searchsorted(position, middle, side="right"))
-        if (moved[1:] <= moved[:-1]).any() or (moved == edges).all():
+            low, high = 0, len(position)
+            while low < high:
+                half = (low + high) >> 1
+                if position[half] <= middle:
+                    low = half + 1
+                else:
+                    high = half
+            moved[c] = max(moved[c - 1] + 1, low)
+            stable &= moved[c] == edges[c]
+        if moved[k] <= moved[k - 1] or stable:
             break
-        edges = moved
+        edges, moved, other = moved, other, moved
     return edges
 
 

@@ -22,7 +22,8 @@ from nbquant.kernels.cuda.choice import (
     table_of_candidates,
 )
 from nbquant.kernels.cuda.sample import exponents
-from nbquant.kernels.reference import CHUNK, ROW_SHIFT
+from nbquant.kernels.keys import ROW_SHIFT
+from nbquant.kernels.reference import CHUNK
 
 BLOCK = 512  # weights per program
 MATRIX_BLOCK = 128  # the same with matrix products: with more, registers spill

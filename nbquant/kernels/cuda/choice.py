@@ -15,7 +15,7 @@ from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
 from nbquant.kernels.cuda.sample import MANTISSA_BITS, exponents
-from nbquant.kernels.reference import ROW_SHIFT
+from nbquant.kernels.keys import ROW_SHIFT
 
 BIN_SHIFT = 16  # bits of w dropped for the columns of the table: 128 per octave
 OCTAVES = 14  # octaves of the columns, below twice the largest codeword; smaller weights share the middle column

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nbquant.kernels import reference
 from nbquant.kernels.cuda.sample import MANTISSA_BITS, exponents
-from nbquant.kernels.reference import LEAST_MASS, ROW_KEYS, ROW_SHIFT, ZERO_KEY
+from nbquant.kernels.keys import LEAST_MASS, ROW_KEYS, ROW_SHIFT, ZERO_KEY
 
 BLOCK = 512  # weights per program
 SLAB = 1 << 28  # weights per launch

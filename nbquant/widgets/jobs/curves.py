@@ -10,6 +10,7 @@ from nbquant.analysis.curves import tabulated_pairs
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve
+from nbquant.kernels.precompile import precompile
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.result import Sensitivity
@@ -20,6 +21,8 @@ from nbquant.widgets.jobs.weights import Weights
 from nbquant.widgets.settings import Settings
 
 SLOT = "curves"
+KERNELS = "kernels"  # compiled ahead of the first curves
+QUIET = 0.5  # s that it takes before a word is said about it: mostly they are read from a cache
 PREVIEW = 0.05  # bit/weight that the bound may be off
 BOUND = "bound"  # beside the curves, as it is of the same weights
 CALIBRATION = "calibration"  # likewise
@@ -54,7 +57,7 @@ class CurvePass:
         wanted: Callable[[], Settings],
         calibrate: Callable[[Report], Calibration],
     ) -> None:
-        """Run in the slot "curves" of ``jobs``.
+        """Run in the slot "curves" of ``jobs``; in "kernels", what the first pass needs is compiled meanwhile.
 
         Args:
             jobs: Where to run.
@@ -63,6 +66,7 @@ class CurvePass:
             calibrate: Finds the calibration that error feedback needs.
         """
         self._jobs, self._show, self._wanted, self._calibrate = jobs, show, wanted, calibrate
+        jobs.start(KERNELS, "Compiling kernels", precompile, lambda _: None, QUIET)
 
     def start(self, settings: Settings, weights: Weights, selection: Selection, last: CurveInputs | None) -> None:
         """Go for the curves of a selection; what ``last`` knows of it is not computed again."""
@@ -85,7 +89,7 @@ class CurvePass:
                     if key == self._wanted().key:
                         self._show(basis, dict(found))
             if BOUND not in basis.statistics.curves:
-                basis.statistics.curves[BOUND] = _bound(basis.statistics)
+                basis.statistics.curves[BOUND] = _bound(basis.statistics, lambda *_: report(len(found), len(keys)))
             wanted = self._wanted()
             if wanted.record.curve is None:
                 return self._run(wanted, basis, found, report)
@@ -112,10 +116,10 @@ class CurvePass:
         return basis, {**found, wanted.key: known.get(here, [])}
 
 
-def _bound(statistics: Statistics) -> BoundData | None:
+def _bound(statistics: Statistics, progress: Report) -> BoundData | None:
     """Compute the rate-distortion bound, as near as a picture shows it; None where all weights are alike or zero."""
     try:
-        return bound_data(rate_distortion_bound(statistics, gap=PREVIEW, progress=False), statistics)
+        return bound_data(rate_distortion_bound(statistics, gap=PREVIEW, progress=progress), statistics)
     except ValueError:
         return None
 

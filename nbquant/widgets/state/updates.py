@@ -27,7 +27,20 @@ from nbquant.widgets.state.history import History
 from nbquant.widgets.state.inputs import SETTINGS
 from nbquant.widgets.state.results import Results
 
-SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "glance", "save", "deliver", "page", "brush")
+SLOTS = (
+    "kernels",
+    "prune",
+    "sensitivity",
+    "curves",
+    "exact",
+    "finetune",
+    "accuracy",
+    "glance",
+    "save",
+    "deliver",
+    "page",
+    "brush",
+)
 
 
 class Updates(Results):

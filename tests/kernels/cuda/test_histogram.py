@@ -7,7 +7,7 @@ import torch
 from nbquant.kernels import reference
 from nbquant.kernels.cuda import histogram as module
 from nbquant.kernels.cuda.histogram import histogram
-from nbquant.kernels.reference import JOINT_SHIFT, MARGINAL_SHIFT
+from nbquant.kernels.keys import JOINT_SHIFT, MARGINAL_SHIFT
 from tests.kernels.samples import DTYPES, awkward, draw
 
 SHIFTS = MARGINAL_SHIFT, JOINT_SHIFT
