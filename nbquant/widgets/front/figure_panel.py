@@ -29,6 +29,7 @@ from nbquant.widgets.settings import SIZES
 LEDGER = "ledger"  # the bar of bytes, which has tools as the figures have
 MOST_ROWS = 500
 
+
 def _palette() -> dict[str, Any]:
     """Colours of what the front end draws itself."""
     styles = {method: method_style(method, True) for method in methods.names()}

@@ -70,9 +70,7 @@ def controls(state: ExplorerState) -> list[dict[str, Any]]:
                 "One level of k-means is exactly zero",
                 disabled=_missing(state, "pinned_zero"),
             ),
-            _choice(
-                "estimator", "Estimator", "sensitivity", {e.label: e.name for e in estimators.ESTIMATORS}, lacking
-            ),
+            _choice("estimator", "Estimator", "sensitivity", {e.label: e.name for e in estimators.ESTIMATORS}, lacking),
             Control(
                 "samples",
                 "Samples",

@@ -11,6 +11,7 @@ from nbquant.sensitivity import estimators
 from nbquant.views.palette import method_style
 from nbquant.widgets.state import ExplorerState
 
+
 def facts(state: ExplorerState) -> list[dict[str, str]]:
     """Read-outs beside those of the operating point: label, value, note."""
     accuracy, original = _accuracy(state)
