@@ -198,7 +198,8 @@ def test_every_size_fits_without_scrolling_sideways(shared, tmp_path):
         settle(page)
         over = page.page.evaluate(
             """() => { const panel = document.querySelector('.nbquant-panel');
-                       return [...panel.querySelectorAll('.nbquant-box, .nbquant-drive-row, .nbquant-fact, .nbquant-bar')]
+                       const parts = '.nbquant-box, .nbquant-drive-row, .nbquant-fact, .nbquant-bar';
+                       return [...panel.querySelectorAll(parts)]
                            .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.className); }"""
         )
         assert over == []

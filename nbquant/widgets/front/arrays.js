@@ -18,6 +18,7 @@ const copied = (view) => view.buffer.slice(view.byteOffset, view.byteOffset + vi
 function decoded(value) {
   if (value === null || typeof value !== "object") return value;
   if (Array.isArray(value)) return value.map(decoded);
+  if (ArrayBuffer.isView(value) && !(value instanceof DataView)) return value; // has been decoded
   if (value.bdata !== undefined) {
     return new ARRAYS[value.dtype](ArrayBuffer.isView(value.bdata) ? copied(value.bdata) : value.bdata);
   }

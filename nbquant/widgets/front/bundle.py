@@ -79,8 +79,13 @@ def script(entry: str) -> str:
     plotly = _PLOTLY % _FACTORY.sub(r"(\1)", _beside(PLOTLY_JS))
     packed = gzip.compress(plotly.encode(), _PACKING, mtime=0)
     loader = _LOADER % {"version": PLOTLY_VERSION, "packed": base64.b64encode(packed).decode()}
-    parts = [_beside(f"{part}.js") for part in _PARTS]
+    parts = [part(name) for name in _PARTS]
     return "\n".join([loader, *parts, f"export default {{ render: {entry} }};\n"])
+
+
+def part(name: str) -> str:
+    """One part of the front end, which is no module by itself."""
+    return _beside(f"{name}.js")
 
 
 @cache

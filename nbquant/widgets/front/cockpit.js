@@ -46,6 +46,7 @@ function cockpit({ model, el }) {
 
 function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kinds, boxes, tools, heads }, model, act, added, disposers) {
   panel.classList.add("nbquant-cockpit");
+  panel.toggleAttribute("data-static", Boolean(model.get("static")));
   const first = (kind) => names.find((name) => kinds[name] === kind);
   const fixed = { clusters: first("clusters"), curves: first("curves") };
   for (const name of names) {
@@ -165,6 +166,7 @@ function saveForm(model, act, added, disposers) {
   const session = element("input", { type: "file", accept: ".json", hidden: true });
   const restore = element("button", { type: "button", className: "nbquant-restore", textContent: "Restore session" });
   restore.title = "Take up a session that was saved";
+  restore.disabled = Boolean(model.get("static"));
   restore.addEventListener("click", () => session.click());
   session.addEventListener("change", async () => {
     const [file] = session.files;

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -118,10 +118,10 @@ class DataTable(traitlets.HasTraits):
                 (``sorted_by``, ``focused``, ``checked``, ``hovered``, ``pressed``) are linked both ways.
             prefix: An identifier.
         """
-        given = {"key": lambda: self.key, "caption": lambda: self.caption}
+        given: dict[str, Callable[[], Any]] = {"key": lambda: self.key, "caption": lambda: self.caption}
         given |= {"columns": lambda: [asdict(column) for column in self.columns], "rows": self._by_column}
         chosen = ("sorted_by", "focused", "checked", "hovered", "pressed")
-        own = {name: traitlets.Any(value()).tag(sync=True) for name, value in given.items()}
+        own: dict[str, Any] = {name: traitlets.Any(value()).tag(sync=True) for name, value in given.items()}
         own |= {name: self.traits()[name].__class__(getattr(self, name)).tag(sync=True) for name in chosen}
         widget.add_traits(**{f"{prefix}_{name}": trait for name, trait in own.items()})
         for name in chosen:  # not by traitlets.link, which refuses that one side reacts with another value

@@ -143,7 +143,7 @@ class FigurePanel(anywidget.AnyWidget):
 
     @traitlets.validate("table", "now", "ghosts", "brushed")
     def _with_bytes(self, proposal: Any) -> Any:
-        return _binary(proposal["value"])
+        return binary(proposal["value"])
 
     def show(self, name: str, figure: go.Figure | theme.Figure) -> None:
         """Show a figure in place of the one of that name; one equal to it changes and sends nothing.
@@ -158,7 +158,7 @@ class FigurePanel(anywidget.AnyWidget):
             ValueError: An unknown name.
         """
         self._check(name, self.names)
-        now, old = _binary(figure.to_plotly_json() if isinstance(figure, go.Figure) else figure), getattr(self, name)
+        now, old = binary(figure.to_plotly_json() if isinstance(figure, go.Figure) else figure), getattr(self, name)
         if old and now["data"] == old["data"] and now["layout"] == old["layout"]:
             return
         state = {"data": now["data"], "layout": now["layout"], "revision": old.get("revision", 0) + 1}
@@ -225,16 +225,16 @@ def _typed(array: np.ndarray) -> Any:
     return spec if array.ndim == 1 else spec | {"shape": ", ".join(map(str, array.shape))}
 
 
-def _binary(value: Any) -> Any:
-    """Arrays as bytes, which ipywidgets sends beside the JSON, a quarter smaller than plotly's base64 in it."""
+def binary(value: Any) -> Any:
+    """Give arrays as bytes, which ipywidgets sends beside the JSON, a quarter smaller than plotly's base64 in it."""
     if isinstance(value, Mapping):
         if "bdata" in value and isinstance(value["bdata"], str):
             return {**value, "bdata": base64.b64decode(value["bdata"])}
-        return {key: _binary(item) for key, item in value.items()}
+        return {key: binary(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
         return _typed(value)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (list, tuple)):
-        return [_binary(item) for item in value]
+        return [binary(item) for item in value]
     return value

@@ -15,6 +15,7 @@ from nbquant.widgets.jobs.finetune import finetune
 from nbquant.widgets.jobs.measure import measure
 from nbquant.widgets.jobs.prune import prune_module
 from nbquant.widgets.jobs.save import deliver_file, save_file
+from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.state import code, session
 from nbquant.widgets.state.updates import Updates
 
@@ -202,6 +203,17 @@ class ExplorerState(Updates):
     def deliver(self, take: Callable[[str, bytes], None]) -> None:
         """Hand the file that :meth:`save` would write to ``take``, its name first, in the background."""
         deliver_file(self._workbench(), Path(self.path).name, take)
+
+    def run_beside(self, slot: str, activity: str, work: Callable[[Report], Any], done: Callable[[Any], None]) -> None:
+        """Run a job of the view's in the background.
+
+        Args:
+            slot: One of the state's slots.
+            activity: What it does, in words.
+            work: Does it, in a thread of its own.
+            done: Takes over the result.
+        """
+        self._jobs.start(slot, activity, work, done)
 
     def tell(self, source: str, message: str) -> None:
         """Say in ``error`` what went wrong with something that a view does by itself; "" takes it back."""

@@ -26,7 +26,7 @@ from nbquant.widgets.state.history import History
 from nbquant.widgets.state.inputs import SETTINGS
 from nbquant.widgets.state.results import Results
 
-SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save", "deliver", "brush")
+SLOTS = ("prune", "sensitivity", "curves", "exact", "finetune", "accuracy", "save", "deliver", "page", "brush")
 
 
 class Updates(Results):

@@ -80,7 +80,7 @@ ACTIONS = (
     Action("save", "Save", "save", "Write the compressed network to this file", ExplorerState.save),
     Action("cancel", "Cancel", "", "Stop what is under way", ExplorerState.cancel),
 )
-"""Actions of the state; :class:`~nbquant.widgets.view.explorer.Explorer` adds those that hand something to the browser."""
+"""Actions of the state; the explorer adds those that hand something to the browser."""
 
 
 def blocked(state: ExplorerState) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from threading import get_ident
 from typing import Any
 
@@ -16,6 +17,7 @@ from nbquant.views.notebook_figure import png
 from nbquant.widgets.front.bundle import script, style
 from nbquant.widgets.front.figure_panel import FigurePanel
 from nbquant.widgets.jobs.jobs import message_of
+from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.panels import panels
 from nbquant.widgets.settings import DRIVERS
 from nbquant.widgets.state import ExplorerState
@@ -23,6 +25,7 @@ from nbquant.widgets.state.inputs import SETTINGS
 from nbquant.widgets.view.actions import ACTIONS, blocked
 from nbquant.widgets.view.controls import REGION, controls
 from nbquant.widgets.view.link import PanelLink
+from nbquant.widgets.view.page import page_of
 from nbquant.widgets.view.pictures import picture_of
 from nbquant.widgets.view.readout import caption, outcome
 from nbquant.widgets.view.still_output import HIDING, StillOutput
@@ -38,6 +41,7 @@ LINKED = (
 SHOWN = {"activity": "activity", "progress": "progress", "pace": "pace", "error": "problem", "driver": "driver"}
 """Results of the state that the widget shows, and what they are called there."""
 JSON, OCTETS = "application/json", "application/octet-stream"
+PAGE = "nbquant.html", "text/html"
 GIVING = [
     {
         "name": "code",
@@ -50,6 +54,12 @@ GIVING = [
         "label": "Save session",
         "place": "session",
         "tooltip": "Download all settings and pins as a JSON file",
+    },
+    {
+        "name": "page",
+        "label": "Download page",
+        "place": "session",
+        "tooltip": "Download the explorer as an HTML page that needs no kernel and no network",
     },
     {
         "name": "download",
@@ -94,14 +104,15 @@ class Explorer(FigurePanel):
         self._shower: int | None = None  # thread in which an input of the state is shown
         self.tables = {"layers": layers_table(state), "codebook": codebook_table(state), "pins": pins_table(state)}
         self._acts: dict[str, Callable[[], None]] = {
-            **{action.name: lambda action=action: action.run(state) for action in ACTIONS},
+            **{action.name: partial(action.run, state) for action in ACTIONS},
             "code": self._show_code,
             "session": self._offer_session,
+            "page": self._offer_page,
             "download": lambda: state.deliver(lambda name, content: self.offer(name, OCTETS, content)),
         }
         own = {name: getattr(state, name) for name in LINKED if name != "size"}
         own |= {name: getattr(state, source) for source, name in SHOWN.items()}
-        made = {name: traitlets.Any(value).tag(sync=True) for name, value in own.items()}
+        made: dict[str, Any] = {name: traitlets.Any(value).tag(sync=True) for name, value in own.items()}
         made["layers"] = traitlets.Tuple(default_value=state.layers).tag(sync=True)
         self.add_traits(**made)
         for name, table in self.tables.items():
@@ -132,7 +143,8 @@ class Explorer(FigurePanel):
 
     def _ipython_display_(self) -> None:
         answer_while_busy(self)
-        data, metadata = self._repr_mimebundle_()
+        bundle: Any = self._repr_mimebundle_()
+        data, metadata = bundle
         display(data, metadata=metadata, raw=True)
         self._still.display()
 
@@ -218,6 +230,12 @@ class Explorer(FigurePanel):
     def _refresh_code(self) -> None:
         if self.code_text:
             self.code_text = self.state.code()
+
+    def _offer_page(self) -> None:
+        def work(report: Report) -> bytes:
+            return page_of(self, self.state, None, report)
+
+        self.state.run_beside("page", "Computing curves for the page", work, lambda page: self.offer(*PAGE, page))
 
     def _offer_session(self) -> None:
         self.offer("nbquant-session.json", JSON, json.dumps(self.state.session(), indent=1).encode())

@@ -13,8 +13,8 @@ HIDING = """
   display: none;
 }
 """
-"""Style sheet for the widget: while a view of class ``nbquant-explorer`` lives, the picture after it, or its text while there is
-none, takes no room."""
+"""Style sheet for the widget: while a view of class ``nbquant-explorer`` lives, the picture or text after it takes no
+room."""
 
 
 class StillOutput:
