@@ -134,7 +134,8 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     tabs.free(entries.map(({ name }) => name).filter((name) => !pinned[name]));
     put(panel.dataset, "layout", layout);
     const most = window.innerWidth > 1280 ? 1000 : 660;
-    const seen = heightAround(panel) - 20;
+    const above = model.get("static") ? panel.getBoundingClientRect().top + window.scrollY : 0; // a page of its own
+    const seen = heightAround(panel) - above - 20;
     const height = Math.max(Math.min(seen, most), 420);
     panel.style.setProperty("--nbquant-height", `${height}px`);
     panel.toggleAttribute("data-short", height < 560 * factor);

@@ -140,7 +140,7 @@ function dataTable({ model, el }) {
         box.addEventListener("change", () => save("checked", box.checked ? keys() : []));
         cell.append(box);
       } else if (column.kind === "action") {
-        cell.append(element("span", { "aria-label": column.label }));
+        cell.append(element("span", { className: "nbquant-unseen", textContent: column.label }));
       } else {
         const button = element("button", { type: "button" }, column.label);
         if (column.unit) button.append(element("span", { className: "nbquant-table-unit" }, ` [${column.unit}]`));

@@ -87,7 +87,6 @@ function figurePanel({ model, el }, arrange = stacked) {
   const stale = new Set(names);
   const resized = new Set();
   const listening = new Set();
-  const steered = new Set(); // figures of curves in which a drag moves the target
 
   // The live point.
 
@@ -290,11 +289,7 @@ function figurePanel({ model, el }, arrange = stacked) {
       model.set("clicked", clickedPoint(name, event, serialOf("clicked") + 1));
       model.save_changes();
     });
-    if (kinds[name] === "curves") {
-      steered.add(name);
-      steerTarget(node, (ratio) => wish("ratio", within(ratio)));
-      Plotly.relayout(node, { dragmode: false });
-    }
+    if (kinds[name] === "curves") steerTarget(node, (ratio) => wish("ratio", within(ratio)));
     if (!canvases.has(name)) return;
     for (const event of ["plotly_afterplot", "plotly_relayout", "plotly_relayouting"]) {
       node.on(event, () => overlay([name]));
@@ -320,7 +315,7 @@ function figurePanel({ model, el }, arrange = stacked) {
     layout.height = node.clientHeight;
     layout.font = { ...layout.font, family };
     keepLegends(layout);
-    if (steered.has(name)) layout.dragmode = false;
+    if (kinds[name] === "curves") layout.dragmode = false; // a drag moves the target
     if (isMap) {
       layout.dragmode = "select";
       layout.newselection = { line: { color: overlayColours.foreground, width: 2, dash: "solid" } };

@@ -8,7 +8,7 @@ const MEETS = {
 };
 
 /** The column of the table that a driver asks for. */
-const column = (table, driver) => (driver === table.parameter ? table.value : table[driver]);
+const column = (table, driver) => (driver === table.parameter && !MEETS[driver] ? table.value : table[driver]);
 
 /** Index of the point of least loss that meets the target, or of the nearest parameter; -1 if there is none. */
 function findPoint(table, driver, value) {

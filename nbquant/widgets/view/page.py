@@ -49,10 +49,12 @@ PAGE = """<!doctype html>
 <title>%(title)s</title>
 <style>
 :root { color-scheme: light dark; }
-body { background: canvas; color: canvastext; font-family: system-ui, sans-serif; margin: 8px; }
+body { background: canvas; color: canvastext; font-family: system-ui, sans-serif; margin: 6px 8px; }
+h1 { font-size: 14px; margin: 0 0 4px; }
 %(style)s
 </style>
 <body>
+<header><h1>%(title)s</h1></header>
 <main class="nbquant-explorer" id="explorer"><noscript>The explorer needs JavaScript.</noscript></main>
 <script type="text/plain" id="nbquant-data">%(data)s</script>
 <script type="module">

@@ -38,7 +38,7 @@ PINS = (
     Column("bytes", "bytes", "number", ",.0f", "Size of the file"),
     Column("d_bytes", "Δ", "number", "+.1%", "Against what is chosen now"),
     Column("go", "Go to", "action", tooltip="Take up all its settings"),
-    Column("remove", "Remove", "action"),
+    Column("remove", "✕", "action", tooltip="Remove the pin"),
 )
 
 
@@ -108,7 +108,7 @@ def codebook_table(state: ExplorerState) -> DataTable:
 
 def pins_table(state: ExplorerState) -> DataTable:
     """What is chosen now, and the pinned operating points with their differences from it."""
-    table = DataTable(columns=list(PINS), caption="Pinned operating points", key="key")
+    table = DataTable(columns=list(PINS), caption="Pinned points, Δ against the point now", key="key")
 
     def show() -> None:
         table.rows = pin_rows(state)
