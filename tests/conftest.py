@@ -64,7 +64,8 @@ class Clock:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.is_whole = config.args == config.getini("testpaths") and not config.option.keyword
+        chosen = config.option.keyword or config.option.markexpr or config.option.collectonly
+        self.is_whole = config.args == config.getini("testpaths") and not chosen
         self.begun, self.took = time.monotonic(), defaultdict[str, float](float)
 
     def pytest_report_header(self) -> str:
