@@ -22,7 +22,7 @@ help:
 	@echo 'make explore   open the explorer in JupyterLab (LAB="--port=9000" for options of its own)'
 	@echo 'make test      run every test and check, minutes (TESTS="tests/coding -k huffman" to choose; linters run all the same)'
 	@echo 'make check     run the linters and the tests of what changed since main, under a minute'
-	@echo 'make fuzz      read damaged files (COUNT=100000) that no run has seen before (SEED=the time)'
+	@echo 'make fuzz      read damaged files (COUNT=100000) that no run has seen before (SEED=the time), then larger samples'
 	@echo 'make bench     run the benchmarks (BENCH="kmeans ecsq" to choose, FULL=1 for the largest sizes, ARGS="--device cuda")'
 	@echo 'make docs      write the site, reference and course, to .docs/site'
 	@echo 'make clean     remove the environment and all caches'
@@ -35,8 +35,11 @@ explore: $(VENV)/.run
 	JUPYTER_CONFIG_PATH="$(CURDIR)/nbquant/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
 	exec $(PY) -m jupyterlab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/$(NOTEBOOK) "$$@" $(LAB)
 
-# A file of tests stays with one worker, so that its tests share what they set out from.
-PYTEST := $(PY) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+# Tests start many processes: what Python compiles is kept.
+unexport PYTHONDONTWRITEBYTECODE
+
+# tests/conftest.py says how many workers there are and which tests stay with one of them.
+PYTEST := $(PY) -m pytest --numprocesses=auto --dist=loadscope --no-loadscope-reorder
 
 # Everything runs even when something fails, so that one run tells all.
 define RUN
@@ -63,6 +66,7 @@ check: $(VENV)/.test
 
 fuzz: $(VENV)/.test
 	@$(PY) -m tests.storage.mutations --count $(or $(COUNT),100000) --seed $(or $(SEED),$$(date +%s))
+	@NBQUANT_FUZZ=1 $(PY) -m pytest tests/widgets/state/test_state_machine.py tests/analysis/test_bounds.py
 
 bench: $(VENV)/.bench
 	@$(PY) -m tests.benchmarks $(BENCH) $(if $(FULL),--full) $(ARGS)

@@ -24,7 +24,11 @@ HERE = Path(__file__).parent
 USUAL = 8  # minutes of the whole run on two cores
 SECONDS = "nbquant/seconds"  # of each file of tests, and of the last whole run, in pytest's cache
 # What takes longest comes first, so that no worker is left with it when the others are done.
-FIRST = ("browser", "test_notebooks.py", "test_docs.py", "storage/test_fuzz.py", "benchmarks")
+FIRST = (
+    *("browser", "test_notebooks.py", "analysis/test_sweep.py", "widgets", "quantization/test_workers.py"),
+    *("models/test_ranks.py", "benchmarks", "test_whole_pipeline.py", "test_cli.py", "storage/test_fuzz.py"),
+    *("test_docs.py", "kernels/test_fork.py", "test_course.py", "analysis", "sensitivity"),
+)
 
 
 def _place(item: pytest.Item) -> int:
@@ -36,12 +40,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_place)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores, at most five: browser tests often wait."""
+    return min(os.cpu_count() or 1, 4) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give all browser tests to one worker, which starts one JupyterLab; any takes a run of a notebook or a file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith("tests/browser/"):
+                return "tests/browser"
+            return nodeid if "::test_notebook_runs[" in nodeid else nodeid.partition("::")[0]
+
+    return Scheduling(config, log)
+
+
 class Clock:
     """Notes how long each file takes, so that the next run can tell beforehand, and `make check` choose."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.is_whole = config.args == config.getini("testpaths") and not config.option.keyword
+        chosen = config.option.keyword or config.option.markexpr or config.option.collectonly
+        self.is_whole = config.args == config.getini("testpaths") and not chosen
         self.begun, self.took = time.monotonic(), defaultdict[str, float](float)
 
     def pytest_report_header(self) -> str:

@@ -59,25 +59,20 @@ def test_theme_switches(notebook):
     page.set_theme("light")
 
 
-def test_console_errors_are_seen(notebook):
-    page = notebook(cells=["from IPython.display import Javascript", "Javascript('console.error(\"loud\")')"])
-    page.run_all()
+def test_console_errors_outside_requests_and_raising_cells_are_seen(notebook):
+    page = notebook(
+        cells=[
+            "from IPython.display import HTML, Javascript\nJavascript('console.error(\"loud\")')",
+            "HTML('<img src=\"https://example.org/x.png\">')",
+            "1 / 0",
+        ]
+    )
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        page.run_all()
+    page.find("img", timeout=20)
     with pytest.raises(AssertionError, match="loud"):
         page.complaints.assert_none()
     page.complaints.console_errors.clear()
-
-
-def test_outside_requests_are_seen(notebook):
-    page = notebook(cells=["from IPython.display import HTML", "HTML('<img src=\"https://example.org/x.png\">')"])
-    page.run_all()
-    page.find("img", timeout=20)
     with pytest.raises(AssertionError, match=r"example\.org"):
         page.complaints.assert_none()
-    page.complaints.console_errors.clear()
     page.complaints.outside_requests.clear()
-
-
-def test_raising_cell_is_seen(notebook):
-    page = notebook(cells=["1 / 0"])
-    with pytest.raises(AssertionError, match="ZeroDivisionError"):
-        page.run_all()
