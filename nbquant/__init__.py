@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from nbquant.storage.stored import load
     from nbquant.storage.write import save
     from nbquant.widgets.view.explorer import explore
+    from nbquant.widgets.view.export import export_html
 
 __version__ = VERSION
 
@@ -58,6 +59,7 @@ __all__ = [
     "decompress",
     "evaluate",
     "explore",
+    "export_html",
     "finetune",
     "fit",
     "gather_quantized",
@@ -92,6 +94,7 @@ _HOMES = {
     "decompress": "nbquant.storage.decompress",
     "evaluate": "nbquant.models.evaluate",
     "explore": "nbquant.widgets.view.explorer",
+    "export_html": "nbquant.widgets.view.export",
     "finetune": "nbquant.pipeline.finetune",
     "fit": "nbquant.analysis.fit",
     "gather_quantized": "nbquant.models.ranks",

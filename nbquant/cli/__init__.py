@@ -1,4 +1,4 @@
-"""The command line: nbquant quantize | inspect | decompress | explore | app, each in a module of its own."""
+"""The command line: nbquant quantize | inspect | decompress | explore | export | app, each in a module of its own."""
 
 import io
 import sys
@@ -20,6 +20,7 @@ ABOUT = {
     "inspect": "Show what a .nbq file holds.",
     "decompress": "Restore a .nbq file to a safetensors file.",
     "explore": "Open the explorer in JupyterLab.",
+    "export": "Write the explorer as a page that needs no kernel.",
     "app": "Serve the explorer as a page without code.",
 }
 

@@ -23,7 +23,6 @@ from nbquant.sensitivity.estimate import sensitivity
 from nbquant.widgets.calibration import first_samples
 from nbquant.widgets.jobs.slot import Report
 
-
 GLANCE = 1.0  # s that the accuracy of a point at rest may take
 FIRST_SAMPLES = 32  # by which the speed is found
 GROWTH = 16  # most times that a glance is made larger at once

@@ -41,6 +41,11 @@ FEW_LEVELS = 40  # up to which all points are kept: they take little room
 MOST_LAYERS = 16  # that are offered one by one, the largest
 GAP = 0.05  # bit/weight that the bound may be off
 OPTIONS = ("coding", "per_layer", "pinned_zero")
+FIXED = (
+    *("measure_at_rest", "estimator", "samples", "damping", "pooling"),
+    *("density", "epochs", "path", "region_text"),
+)
+"""Inputs that need the weights or the data."""
 NEEDS_KERNEL = "this page has no kernel; open a notebook and call nq.explore(model, data)"
 PAGE = """<!doctype html>
 <html lang="en">
@@ -238,10 +243,9 @@ class _Content:
         gone = {panel.name for panel in panels.PANELS if {"exact", "finetuned"} & set(panel.follows)}
         for name in gone:
             del state[name]
-        fixed = ("measure_at_rest", "estimator", "samples", "damping", "pooling", "density", "epochs", "path", "region_text")
         controls = [dict(control) for control in state["controls"]]
         for control in controls:
-            if control["name"] in fixed:
+            if control["name"] in FIXED:
                 control["disabled"] = control["disabled"] or NEEDS_KERNEL
             if control["name"] == "method":
                 control["options"] = [o for o in control["options"] if methods.named(o[1]).curve is not None]
