@@ -27,7 +27,12 @@ def network():
 def state(tmp_path):
     model = network()
     state = ExplorerState(
-        model, batches(), sensitivity=sensitivities(model), ratio=6.0, path=str(tmp_path / "model.nbq")
+        model,
+        batches(),
+        sensitivity=sensitivities(model),
+        ratio=6.0,
+        path=str(tmp_path / "model.nbq"),
+        measure_at_rest=False,
     )
     assert state.wait(WAIT)
     return state
@@ -257,7 +262,7 @@ def act(explorer, name):
 
 def test_view_follows(tmp_path):
     model = network()
-    explorer = explore(model, batches(), sensitivity=sensitivities(model), ratio=6.0)
+    explorer = explore(model, batches(), sensitivity=sensitivities(model), ratio=6.0, measure_at_rest=False)
     assert explorer.state.wait(WAIT)
     panel = explorer
     assert "not saved" in panel.facts[1]["note"]

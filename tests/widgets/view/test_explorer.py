@@ -26,7 +26,7 @@ def network():
 @pytest.fixture
 def explorer():
     model = network()
-    explorer = explore(model, batches(), sensitivity=sensitivities(model), ratio=6.0)
+    explorer = explore(model, batches(), sensitivity=sensitivities(model), ratio=6.0, measure_at_rest=False)
     settle(explorer)
     return explorer
 
