@@ -73,6 +73,7 @@ bench: $(VENV)/.bench
 
 docs: $(VENV)/.docs
 	@$(PY) -m sphinx --quiet --fail-on-warning --builder html .docs .docs/site
+	@$(PY) -m nbquant export --model lenet5-fashion --output .docs/site/explorer.html
 	@echo 'The site is .docs/site/index.html'
 
 clean:

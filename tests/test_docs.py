@@ -17,6 +17,7 @@ def test_every_public_name_has_an_entry_and_warnings_are_errors(tmp_path):
     done = subprocess.run([*build, ROOT / ".docs", tmp_path / "site"], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "site" / "api.html").read_text()
+    assert 'src="explorer.html"' in (tmp_path / "site" / "index.html").read_text()
     modules = {"course": "course", "plot": "plot", "zoo": "models.zoo"}
     for name in nq.__all__:
         own = f'id="module-nbquant.{modules[name]}"' if name in modules else f'id="nbquant.{name}"'
