@@ -1,7 +1,7 @@
 """Weight histogram with cluster centres, cells and codeword lengths."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ class HistogramData:
         centres_outside: Number of centres outside the bars.
         pruned_zeros: Number of pruned zeros, neither quantized nor drawn.
         label: Label of the weights, for instance the layers' names.
+        of: What the bars hold: "weights", their number, or "Σh", the sum of their sensitivities [loss/weight²].
     """
 
     bar_edge: Float[ndarray, " m+1"]
@@ -51,6 +52,7 @@ class HistogramData:
     centres_outside: int
     pruned_zeros: int
     label: str
+    of: Literal["weights", "Σh"] = "weights"
 
     @property
     def share(self) -> Float[ndarray, " k"]:
@@ -70,6 +72,7 @@ def histogram_data(
     pruned_zeros: int = 0,
     bars: int = 160,
     label: str = "",
+    of: Literal["weights", "Σh"] = "weights",
 ) -> HistogramData:
     """Re-bin a fine histogram of weights to bars, over the range of nearly all of them.
 
@@ -79,7 +82,7 @@ def histogram_data(
 
     Args:
         bin_weight: Position of each bin [weight], ascending.
-        bin_count: Number of weights in each bin.
+        bin_count: Number of weights in each bin, or Σh [loss/weight²].
         codebook: Centres [weight]; empty for bars alone, over which a front end draws the centres.
         counts: Number of weights of each centre.
         codeword_length: Codeword length of each centre [bit].
@@ -89,6 +92,7 @@ def histogram_data(
         pruned_zeros: Number of weights that are zero and not quantized; not in ``bin_count``.
         bars: Number of regular bars.
         label: Label of the weights, for instance the layers' names.
+        of: What ``bin_count`` is.
 
     Returns:
         The numbers to draw. The range is from the 0.05 % to the 99.95 % quantile, widened up to twofold for centres.
@@ -153,6 +157,7 @@ def histogram_data(
         centres_outside=int(((centre < low) | (centre > high)).sum()),
         pruned_zeros=int(pruned_zeros),
         label=label,
+        of=of,
     )
 
 
@@ -188,8 +193,8 @@ def histogram_table(data: HistogramData) -> pd.DataFrame:
         {
             "from [weight]": data.bar_edge[:-1],
             "to [weight]": data.bar_edge[1:],
-            "weights": data.bar_height * np.diff(data.bar_edge) / data.bar_width,
-            f"weights per {data.bar_width:.2g}": data.bar_height,
+            data.of: data.bar_height * np.diff(data.bar_edge) / data.bar_width,
+            f"{data.of} per {data.bar_width:.2g}": data.bar_height,
         }
     )
     if len(data.codebook) and data.thresholds is not None:
@@ -224,15 +229,16 @@ def draw_histogram(data: HistogramData, *, log_count: bool = False) -> theme.Fig
                 "y": height[here],
                 "width": width[here],
                 "marker": {"color": tint, "opacity": 0.75, "line": {"width": 0}},
-                "hovertemplate": f"weight %{{x:.4g}}<br>%{{y:,.4~r}} weights per {data.bar_width:.2g}<extra></extra>",
+                "hovertemplate": f"weight %{{x:.4g}}<br>%{{y:,.4~r}} {data.of} per {data.bar_width:.2g}<extra></extra>",
                 "name": "weights",
             }
         )
     if len(data.codebook):
         traces += _cells_and_centres(data, tallest)
-    rounded = float(np.log10(max(top, 1.0)))
+    rounded = float(np.log10(max(top, 1.0) if data.of == "weights" else top))
+    lowest = -0.3 if data.of == "weights" else rounded - 6
     count_axis = (
-        {"type": "log", "range": [-0.3, rounded + 0.1], "dtick": 1} if log_count else {"range": [0, 1.08 * top]}
+        {"type": "log", "range": [lowest, rounded + 0.1], "dtick": 1} if log_count else {"range": [0, 1.08 * top]}
     )
     return theme.figure(
         "Weights and clusters" + (f" – {data.label}" if data.label else ""),
@@ -242,7 +248,10 @@ def draw_histogram(data: HistogramData, *, log_count: bool = False) -> theme.Fig
         margin={"l": 64, "r": 64, "t": 56, "b": 44, "autoexpand": False},
         xaxis=theme.axis("weight", automargin=False, range=[float(edge[0]), float(edge[-1])], showgrid=False),
         yaxis=theme.axis(
-            f"weights per bar ({data.bar_width:.2g} wide)", automargin=False, uirevision=str(log_count), **count_axis
+            f"{data.of} per bar ({data.bar_width:.2g} wide)",
+            automargin=False,
+            uirevision=f"{log_count} {data.of}",
+            **count_axis,
         ),
         **(_centre_axes(tallest) if len(data.codebook) else {}),
         bargap=0,
@@ -316,10 +325,11 @@ def _vertical_lines(position: ndarray, height: float | ndarray, colour: str, wid
 
 def _subtitle(data: HistogramData) -> str:
     centres = len(data.codebook)
-    parts = [f"{data.total:,.0f} weights" + f", {centres} centre{'s' * (centres != 1)}" * bool(centres)]
+    whole = f"{data.total:,.0f} weights" if data.of == "weights" else f"Σh = {data.total:.3g} loss/weight²"
+    parts = [whole + f", {centres} centre{'s' * (centres != 1)}" * bool(centres)]
     if data.pruned_zeros:
         parts.append(f"{data.pruned_zeros:,} pruned zeros not drawn")
-    if data.outside >= 0.5:
+    if data.outside >= 0.5 and data.of == "weights":
         parts.append(f"{data.outside:,.0f} weights ({100 * data.outside / data.total:.2g} %) outside the range")
     if data.centres_outside:
         parts.append(f"{data.centres_outside} centre{'s' * (data.centres_outside != 1)} outside")

@@ -2,6 +2,7 @@
 
 const REACH = 10; // px from a dot that still take it
 const HEADROOM = 1.12; // over the longest codeword
+const GHOST = 0.22; // of the height that stems of another codebook take
 
 /** Even ticks up to the longest codeword. */
 function lengthTicks(longest) {
@@ -205,27 +206,34 @@ function clusterOverlay(node, canvas, told, palette, live) {
     context.restore();
   }
 
-  /** Other codebooks, each in a row of its own above the axis. */
+  /** Other codebooks, as stems from the top: back to back with the centres, which stand on the axis. */
   function ghosts(place, colours, factor) {
-    const { context, x, left, bottom } = place;
+    const { context, x, left, right, top, bottom } = place;
     context.font = `${live.font(11)}px ${live.family()}`;
     context.textAlign = "left";
     context.textBaseline = "middle";
     live.ghosts().forEach(({ label, centre }, row) => {
-      const y = bottom - (10 + 16 * row) * factor;
       const colour = palette.ghosts[row % palette.ghosts.length];
+      const end = top + GHOST * (bottom - top);
+      const dots = { x: Float64Array.from(centre, (c) => pixelOf(x, c)), beyond: new Set() };
+      besideBreaks(dots, left, right, factor);
       clipped(place, () => {
         context.strokeStyle = colour;
         context.fillStyle = colours.background;
-        context.lineWidth = 2 * factor;
-        for (const c of centre) {
+        context.lineWidth = 1.5 * factor;
+        for (const at of dots.x) {
           context.beginPath();
-          context.arc(pixelOf(x, c), y, 4 * factor, 0, 2 * Math.PI);
+          context.moveTo(at, top);
+          context.lineTo(at, end);
+          context.stroke();
+          context.beginPath();
+          context.arc(at, end, 4 * factor, 0, 2 * Math.PI);
           context.fill();
           context.stroke();
         }
+        const text = `${label}: ${centre.length} ${centre.length === 1 ? "centre" : "centres"}`;
         const style = { colour: colours.foreground, background: colours.background, size: live.font(11) };
-        plate(context, label, left + 6, y, style);
+        plate(context, text, left + 6, end + (14 + 16 * row) * factor, style);
       });
     });
   }

@@ -150,6 +150,12 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     model.off("change:size", arrange);
   });
 
+  // Numbers and clusters of other settings are dimmed until those of the new ones are there.
+  const dim = () => panel.toggleAttribute("data-stale", model.get("stale"));
+  model.on("change:stale", dim);
+  disposers.push(() => model.off("change:stale", dim));
+  dim();
+
   panel.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey || help.open) return;
     if (event.target.matches("textarea, select, input:not([type=range], [type=checkbox])")) return;
@@ -216,13 +222,17 @@ function statusLine(model, act, disposers) {
   const alert = element("div", { className: "nbquant-alert", hidden: true }, told, close);
   close.addEventListener("click", () => (alert.hidden = true));
   const still = element("span", { className: "nbquant-still" });
-  const line = element("div", { className: "nbquant-status", role: "status", "aria-live": "polite" }, work, still);
+  const resume = element("button", { type: "button", textContent: "Go on", title: "Go on with what was cancelled" });
+  resume.addEventListener("click", () => act("resume"));
+  const stopped = element("div", { className: "nbquant-stopped" }, "Cancelled: what is shown may be of earlier settings.", resume);
+  const line = element("div", { className: "nbquant-status", role: "status", "aria-live": "polite" }, work, stopped, still);
 
   function showWork() {
     const activity = model.get("activity");
     const progress = model.get("progress");
     work.style.display = activity ? "" : "none";
-    still.hidden = Boolean(activity);
+    stopped.hidden = Boolean(activity) || !model.get("cancelled");
+    still.hidden = Boolean(activity) || !stopped.hidden;
     put(text, "textContent", [activity, model.get("pace")].filter(Boolean).join(": "));
     if (progress >= 0) bar.value = progress;
     else bar.removeAttribute("value");
@@ -233,7 +243,7 @@ function statusLine(model, act, disposers) {
     alert.hidden = !problem;
   }
   const showStill = () => put(still, "textContent", model.get("summary"));
-  const changes = { activity: showWork, progress: showWork, pace: showWork, problem: showProblem, summary: showStill };
+  const changes = { activity: showWork, progress: showWork, pace: showWork, cancelled: showWork, problem: showProblem, summary: showStill };
   for (const [name, show] of Object.entries(changes)) {
     model.on(`change:${name}`, show);
     disposers.push(() => model.off(`change:${name}`, show));

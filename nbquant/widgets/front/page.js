@@ -81,13 +81,13 @@ class PageModel {
     if (changed.has("layers_table_checked")) this.take({ layers: this.checkedLayers() });
     if (changed.has("layers_table_focused")) this.focusLayer(this.state.layers_table_focused);
     if (changed.has("focus")) this.showFocus();
-    if (changed.has("log_count")) this.showHistogram();
+    if (changed.has("log_count") || changed.has("bars")) this.showHistogram();
     if (changed.has("drive")) this.takeDrive(this.state.drive);
     if (changed.has("moved")) this.takeMoved(this.state.moved);
     if (changed.has("clicked")) this.takeClick(this.state.clicked);
     if (changed.has("region") && isRegion(this.state.region)) this.refuse("a region of weights");
     if (changed.has("pins_table_pressed")) this.takePress(this.state.pins_table_pressed);
-    if (changed.has("pins_table_hovered")) this.showGhosts();
+    if (changed.has("pins_table_hovered") || changed.has("pins_table_focused")) this.showGhosts();
     const settings = SETTINGS.filter((name) => changed.has(name) && name !== "layers");
     if (settings.length) this.take(Object.fromEntries(settings.map((name) => [name, this.state[name]])));
     const driver = QUANTITY_NAMES.find((name) => changed.has(name));
@@ -299,7 +299,7 @@ class PageModel {
   showHistogram() {
     const histograms = this.data.histograms[JSON.stringify(this.settings.layers).replaceAll(",", ", ")];
     const group = this.group(this.table(this.settings).groups);
-    this.showFigure("clusters", histograms[group][this.state.log_count ? 1 : 0]);
+    this.showFigure("clusters", histograms[group][this.state.bars === "h" ? 1 : 0][this.state.log_count ? 1 : 0]);
   }
 
   showPoint(serial = this.state.now.serial ?? 0) {
@@ -376,7 +376,7 @@ class PageModel {
   }
 
   showGhosts() {
-    const pin = this.pins[Number(this.state.pins_table_hovered || -1)];
+    const pin = this.pins[Number(this.state.pins_table_hovered || this.state.pins_table_focused || -1)];
     this.tell("ghosts", pin ? [{ label: pin.label, centre: pin.now.centre }] : []);
   }
 

@@ -24,6 +24,12 @@ function fact(label) {
   };
 }
 
+/** What was asked for, where the point is 2 % or more away from it. */
+function missed(point, name) {
+  if (point.driver !== name || !(point.target > 0) || Math.abs(point[name] / point.target - 1) < 0.02) return "";
+  return `asked for ${QUANTITIES[name].text(point.target)}${name === "ratio" ? "×" : ""}`;
+}
+
 function readoutSection() {
   const live = ["compression ratio", "rate [bit/weight]", "levels", "predicted loss increase"].map(fact);
   const [ratio, rate, levels, loss] = live;
@@ -36,8 +42,8 @@ function readoutSection() {
     show(point) {
       section.hidden = false;
       const parameter = point.parameter === "levels" ? "" : `${QUANTITIES[point.parameter].label.at(-1)} = `;
-      ratio.show(`${QUANTITIES.ratio.text(point.ratio)}×`, "", point.exact);
-      rate.show(QUANTITIES.rate.text(point.rate), "", point.exact);
+      ratio.show(`${QUANTITIES.ratio.text(point.ratio)}×`, missed(point, "ratio"), point.exact);
+      rate.show(QUANTITIES.rate.text(point.rate), missed(point, "rate"), point.exact);
       levels.show(count(point.levels), parameter && parameter + significant(point.value), true);
       loss.show(significant(point.loss), point.note || (point.by_hand ? "by hand" : ""), point.exact);
     },

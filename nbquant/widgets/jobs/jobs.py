@@ -95,6 +95,11 @@ class Jobs:
         """Whether a result of this slot is still to come."""
         return self.busy(slot) and slot in self._newest
 
+    @property
+    def any_wanted(self) -> bool:
+        """Whether a result of any slot is still to come."""
+        return any(map(self.wanted, self._slots))
+
     def busy(self, slot: str) -> bool:
         """Whether a job of this slot is under way or waiting."""
         return self._slots[slot].busy

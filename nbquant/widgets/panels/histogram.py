@@ -23,13 +23,14 @@ def data(state: ExplorerState, whole: bool) -> HistogramData | None:
     clusters = point.clusters[group] if whole else Clusters(_NONE, np.zeros(0, np.int64), 0.0, None)
     return histogram_data(
         cells.position,
-        np.diff(cells.prefix[:, 0]),
+        np.diff(cells.true_prefix[:, 1] if state.bars == "h" else cells.prefix[:, 0]),
         clusters.codebook,
         clusters.counts,
         lengths_for(clusters.counts, state.coding) if whole else _NONE,
         thresholds=clusters.threshold,
         pruned_zeros=statistics.zeros_of(group) if statistics.pruned else 0,
         label=layers_label(state.selection.layers) if group == WHOLE else layer_label(group),
+        of="Σh" if state.bars == "h" else "weights",
     )
 
 
@@ -47,5 +48,5 @@ HISTOGRAM = Panel(
     draw=lambda found, state, whole: draw_histogram(found, log_count=state.log_count),
     table=histogram_table,
     describe=lambda state: f"Histogram of {state.point.weights:,} weights with {state.point.levels} cluster centres.",
-    follows=("curves", "bound", "log_count"),
+    follows=("curves", "bound", "log_count", "bars"),
 )

@@ -48,6 +48,8 @@ class Inputs(traitlets.HasTraits):
         epochs: Passes over the training batches that fine-tuning makes.
         measure_at_rest: Whether a point that has come to rest is measured on as many samples as take about a second.
         path: File that is saved to, ending in ``.nbq``.
+        bars: What the histogram's bars hold: "weights", their number, or "h", the sum of their damped sensitivities,
+            by which the centres are weighted.
         log_count: Whether the histogram's axis of counts is logarithmic.
         pooling: "max" or "mean" of the entries that share a pixel of a map.
         size: "standard", "compact" (half a screen) or "projection" (for a class).
@@ -74,6 +76,7 @@ class Inputs(traitlets.HasTraits):
     density = traitlets.Float(0.1, min=0.0, max=1.0)
     measure_at_rest = traitlets.Bool(True)
     path = traitlets.Unicode("model.nbq")
+    bars = traitlets.Enum(("weights", "h"), "weights")
     log_count = traitlets.Bool(False)
     pooling = traitlets.Enum(("max", "mean"), "max")
     size = traitlets.Enum(SIZES, "standard")

@@ -60,6 +60,7 @@ class Results(Inputs):
         saved: The last file that was written; None before.
         can_undo: Whether there is a step to undo.
         can_redo: Whether there is one to do again.
+        cancelled: Whether something was cancelled since the last change of a setting; see ``resume``.
         activity: What is under way, in words; "" if nothing is.
         progress: Part of it that is done, from 0 to 1; negative if unknown.
         pace: How much of it is done, how fast, and how long it will take, in words.
@@ -87,6 +88,7 @@ class Results(Inputs):
     saved = traitlets.Any(None, allow_none=True, read_only=True)
     can_undo = traitlets.Bool(False, read_only=True)
     can_redo = traitlets.Bool(False, read_only=True)
+    cancelled = traitlets.Bool(False, read_only=True)
     activity = traitlets.Unicode(read_only=True)
     progress = traitlets.Float(-1.0, read_only=True)
     pace = traitlets.Unicode(read_only=True)
@@ -139,6 +141,14 @@ class Results(Inputs):
     def _group_of(self, point: OperatingPoint) -> str:
         layer = "" if self.focused is None else self.focused.layer
         return layer if layer in point.clusters else next(iter(point.clusters), "")
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the point that is shown is of earlier settings, whatever the target."""
+        request, now = self._exact.request, self.settings
+        options = [name for name in ("weighted", "coding", "per_layer", "pinned_zero") if name in now.record.options]
+        names = ("layers", "method", "estimator", "samples", "damping", *options)
+        return request is not None and any(getattr(request.settings, n) != getattr(now, n) for n in names)
 
     def _request(self) -> FitRequest:
         """Get the request behind the point that is shown, or raise if there is none."""

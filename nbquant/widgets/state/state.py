@@ -224,7 +224,15 @@ class ExplorerState(Updates):
         """Stop all that is under way in the background; what is shown stays."""
         with self._jobs.lock:
             self._cancelled = True
+            self.set_trait("cancelled", self._jobs.any_wanted or self.cancelled)
             self._jobs.cancel()
+
+    def resume(self) -> None:
+        """Go on with what was cancelled: what the settings ask for."""
+        with self._deciding():
+            if self._network is not None and self._estimates.in_use != (self.settings.estimator, self.settings.samples):
+                self.estimate()
+            self._go(self.settings)
 
     def wait(self, timeout: float = 60.0) -> bool:
         """Wait until nothing is under way in the background; False if ``timeout`` [s] ran out."""

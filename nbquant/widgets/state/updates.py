@@ -137,6 +137,7 @@ class Updates(Results):
         self.set_trait("by_hand", None)
         changed = {f.name for f in fields(Settings) if getattr(before, f.name) != getattr(settings, f.name)}
         again, self._cancelled = self._cancelled, False
+        self.set_trait("cancelled", False)
         if changed & {"estimator", "samples"}:
             again |= self._reweigh()
         if again or changed & {"layers", "damping"}:

@@ -79,6 +79,7 @@ ACTIONS = (
     ),
     Action("save", "Save", "save", "Write the compressed network to this file", ExplorerState.save),
     Action("cancel", "Cancel", "", "Stop what is under way", ExplorerState.cancel),
+    Action("resume", "Go on", "", "Go on with what was cancelled", ExplorerState.resume),
 )
 """Actions of the state; the explorer adds those that hand something to the browser."""
 

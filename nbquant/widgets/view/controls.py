@@ -100,7 +100,8 @@ def controls(state: ExplorerState) -> list[dict[str, Any]]:
                 placeholder="rows, columns: 0:10, 5:20",
             ),
             _choice("pooling", "Maps show", "picture", {"greatest of a cell": "max", "mean of a cell": "mean"}),
-            Control("log_count", "logarithmic counts", "flag", "picture", "Scale of the histogram's counts"),
+            _choice("bars", "Bars show", "picture", {"weights": "weights", "Σh, the loss's mass": "h"}),
+            Control("log_count", "logarithmic bars", "flag", "picture", "Scale of the histogram's bars"),
             _choice("size", "Size", "picture", SIZES),
             Control(
                 "density",

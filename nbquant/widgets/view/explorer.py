@@ -35,10 +35,10 @@ from nbquant.widgets.view.while_busy import answer_while_busy
 LINKED = (
     *SETTINGS,
     *DRIVERS,
-    *("focus", "measure_at_rest", "density", "epochs", "path", "log_count", "pooling", "size", "compared"),
+    *("focus", "measure_at_rest", "density", "epochs", "path", "bars", "log_count", "pooling", "size", "compared"),
 )
 """Inputs of the state that are traits of the widget as well, both ways."""
-SHOWN = {"activity": "activity", "progress": "progress", "pace": "pace", "error": "problem", "driver": "driver"}
+SHOWN = {name: name for name in ("activity", "progress", "pace", "cancelled", "driver")} | {"error": "problem"}
 """Results of the state that the widget shows, and what they are called there."""
 JSON, OCTETS = "application/json", "application/octet-stream"
 PAGE = "nbquant.html", "text/html"
@@ -83,6 +83,7 @@ class Explorer(FigurePanel):
         controls: Descriptions of the controls; see :class:`~nbquant.widgets.view.controls.Control`.
         actions: Names, labels, places and tooltips of the buttons.
         blocked: Action -> why it can do nothing now.
+        stale: Whether the point that is shown is of earlier settings.
         problem: What the last input could not do; "" if all is well.
         outcome: What was pruned and saved.
         summary: The chosen point in a line.
@@ -93,6 +94,7 @@ class Explorer(FigurePanel):
     actions: traitlets.List[Any] = traitlets.List().tag(sync=True)
     blocked = traitlets.Dict().tag(sync=True)
     titles = traitlets.Dict().tag(sync=True)
+    stale = traitlets.Bool().tag(sync=True)
     outcome = traitlets.Unicode().tag(sync=True)
     summary = traitlets.Unicode().tag(sync=True)
     code_text = traitlets.Unicode().tag(sync=True)
@@ -164,6 +166,7 @@ class Explorer(FigurePanel):
         for names, show in (
             (["method", "parameters", "damping", "focus"], self._show_controls),
             (["can_undo", "can_redo"], self._show_blocked),
+            ([*SETTINGS, "point", "exact"], self._show_stale),
             (["saved", "pruned"], self._show_outcome),
             (["exact", "finetuned", "measurement", "point"], self._show_summary),
             (["exact", "finetuned"], self._refresh_code),
@@ -198,6 +201,9 @@ class Explorer(FigurePanel):
 
     def _show_blocked(self) -> None:
         self.blocked = blocked(self.state)
+
+    def _show_stale(self) -> None:
+        self.stale = self.state.is_stale
 
     def _show_outcome(self) -> None:
         self.outcome = outcome(self.state)

@@ -63,6 +63,7 @@ class PanelLink:
             ("breakdown", self._show_now),
             ("focus", self._show_focus),
             ("log_count", self._show_brushed),
+            ("bars", self._show_brushed),
             ("pins", self._show_ghosts),
             ("compared", self._show_ghosts),
             ("measured", self._describe),

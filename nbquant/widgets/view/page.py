@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -203,23 +203,32 @@ class _Content:
         return binary(drawn)
 
     def _histograms(self, layers: tuple[str, ...]) -> dict[str, Any]:
-        """Bars of the whole and of each group, plain and logarithmic."""
+        """Bars of the whole and of each group, of weights and of Σh, plain and logarithmic."""
         statistics = self.parts[layers]
         found = {}
         for per_layer in (False, True):
             for group, cells in statistics.cells(False, False, per_layer).items():
                 none = np.zeros(0)
-                data = histogram_data(
-                    cells.position,
-                    np.diff(cells.prefix[:, 0]),
-                    none,
-                    np.zeros(0, np.int64),
-                    none,
-                    thresholds=None,
-                    pruned_zeros=statistics.zeros_of(group) if statistics.pruned else 0,
-                    label=layers_label(layers) if group == WHOLE else layer_label(group),
-                )
-                found[group] = [binary(draw_histogram(data, log_count=log)) for log in (False, True)]
+                label = layers_label(layers) if group == WHOLE else layer_label(group)
+                zeros = statistics.zeros_of(group) if statistics.pruned else 0
+                held: dict[Literal["weights", "Σh"], np.ndarray] = {
+                    "weights": cells.prefix[:, 0],
+                    "Σh": cells.true_prefix[:, 1],
+                }
+                bars = [
+                    histogram_data(
+                        cells.position,
+                        np.diff(running),
+                        none,
+                        np.zeros(0, np.int64),
+                        none,
+                        pruned_zeros=zeros,
+                        label=label,
+                        of=of,
+                    )
+                    for of, running in held.items()
+                ]
+                found[group] = [[binary(draw_histogram(data, log_count=log)) for log in (False, True)] for data in bars]
         return found
 
     def _map(self, name: str) -> theme.Figure:
@@ -262,6 +271,8 @@ class _Content:
             "region": {},
             "brushed": {},
             "activity": "",
+            "cancelled": False,
+            "stale": False,
             "problem": "",
             "outcome": "",
             "code_text": "",

@@ -123,7 +123,9 @@ def pins_table(state: ExplorerState) -> DataTable:
     show()
     state.observe(lambda change: show(), ["pins", "exact", "ledger", "measurement"])
     table.observe(take_press, "pressed")
-    table.observe(lambda change: setattr(state, "compared", int(change["new"] or -1)), "hovered")
+    table.observe(
+        lambda change: setattr(state, "compared", int(table.hovered or table.focused or -1)), ["hovered", "focused"]
+    )
     return table
 
 
