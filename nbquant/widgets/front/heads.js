@@ -24,6 +24,15 @@ function shortened(axis, length, size, family) {
   return text ? { ...axis, title: { ...axis.title, text: fitted(text, length, size, family) } } : axis;
 }
 
+/** An axis whose tick labels of a width stand side by side on a length [px]. */
+function thinned(axis, length, each) {
+  const { tickvals, ticktext } = axis ?? {};
+  if (!Array.isArray(tickvals) || !Array.isArray(ticktext)) return axis;
+  const step = Math.max(Math.ceil((tickvals.length * each) / Math.max(length, each)), 1);
+  const kept = (list) => list.filter((_, i) => i % step === 0);
+  return { ...axis, tickangle: 0, tickvals: kept(tickvals), ticktext: kept(ticktext) };
+}
+
 /** One entry a colour: curves of a method differ in their dashes. */
 function legendEntries(data) {
   const entries = new Map();
@@ -52,6 +61,7 @@ function figureHead(kind, told) {
       const size = layout.font?.size ?? 12;
       if (kind === "curves") {
         own.showlegend = false;
+        own.xaxis = thinned(layout.xaxis, node.clientWidth - 90, 3.8 * size);
         own.margin.b = 3.4 * size;
         const items = legendEntries(data).map(({ name, colour }) => {
           const swatch = element("span", { className: "nbquant-swatch", "aria-hidden": "true" });

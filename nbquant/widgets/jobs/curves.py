@@ -107,8 +107,14 @@ class CurvePass:
         here = wanted.family(*wanted.key)
         selection = basis.selection.damped(basis.statistics.offset)
         running = curve_of(here, selection, points=known.get(here, []), progress=lambda _done, _total: report(0, None))
+        title, parameter = wanted.record.title, wanted.record.parameter
+        self._jobs.rename(SLOT, f"Running {title}")
         for points in running.toward(wanted.target):
+            before = set(map(id, known.get(here, [])))
             known[here] = points
+            for p in (p for p in points if id(p) not in before):
+                gave = f"{parameter.symbol} = {p.parameter:.3g} gave {p.compression_ratio:.3g}×"
+                self._jobs.rename(SLOT, f"Running {title}, run {len(points) + 1}; {gave}")
             with self._jobs.lock:
                 report(len(points), None)
                 if wanted.key == self._wanted().key and any(wanted.target.met(p) for p in points):

@@ -38,6 +38,7 @@ class Jobs:
         self._slots = {name: Slot(name) for name in slots}
         self._newest: dict[str, object] = {}  # what stands for the job that is wanted in each slot
         self._under_way: dict[str, tuple[str, float, str]] = {}
+        self._activities: dict[str, str] = {}
         self._errors: dict[str, str] = {}
         self._show, self._show_error = show, show_error
 
@@ -82,11 +83,11 @@ class Jobs:
             with self.lock:
                 if self._newest.get(slot) is job:
                     shown = now
-                    self._under_way[slot] = activity, done / total if total else -1.0, words
+                    self._under_way[slot] = self._activities[slot], done / total if total else -1.0, words
                     self._show_activity()
 
         with self.lock:
-            self._newest[slot] = job
+            self._newest[slot], self._activities[slot] = job, activity
             self._under_way.pop(slot, None)
             reported(0, None)
             self._slots[slot].start(Job(work, finished, failed, lambda: self._settle(slot, job), reported))
@@ -94,6 +95,11 @@ class Jobs:
     def wanted(self, slot: str) -> bool:
         """Whether a result of this slot is still to come."""
         return self.busy(slot) and slot in self._newest
+
+    def rename(self, slot: str, activity: str) -> None:
+        """Say what the job of a slot does now, from its next report on."""
+        with self.lock:
+            self._activities[slot] = activity
 
     @property
     def any_wanted(self) -> bool:

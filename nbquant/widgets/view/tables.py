@@ -25,18 +25,18 @@ CODEWORDS = (
     Column("share_of_loss", "predicted loss", "bar", ".1%", "Share of the predicted loss increase"),
 )
 PINS = (
-    Column("label", "operating point"),
+    Column("label", "pin"),
     Column("method", "method"),
     Column("ratio", "ratio", "number", ".2f", "Compression ratio"),
-    Column("d_ratio", "Δ", "number", "+.1%", "Against what is chosen now"),
+    Column("d_ratio", "Δ ratio", "number", "+.1%", "Against what is chosen now"),
     Column("rate", "bit/weight", "number", ".3f", "Rate, side information included"),
     Column("levels", "levels", "number", ",.0f"),
     Column("loss", "predicted loss", "number", ".3g", "Predicted loss increase"),
-    Column("d_loss", "Δ", "number", "+.1%", "Against what is chosen now"),
+    Column("d_loss", "Δ loss", "number", "+.1%", "Against what is chosen now"),
     Column("accuracy", "accuracy", "number", ".2%", "Measured on the test set"),
     Column("d_accuracy", "Δ points", "number", "+.2f", "Percentage points against what was measured now"),
     Column("bytes", "bytes", "number", ",.0f", "Size of the file"),
-    Column("d_bytes", "Δ", "number", "+.1%", "Against what is chosen now"),
+    Column("d_bytes", "Δ bytes", "number", "+.1%", "Against what is chosen now"),
     Column("go", "Go to", "action", tooltip="Take up all its settings"),
     Column("remove", "✕", "action", tooltip="Remove the pin"),
 )
