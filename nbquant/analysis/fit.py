@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from nbquant.analysis.accuracy import evaluations_of, fit_accuracy
 from nbquant.analysis.curve import curve_of
 from nbquant.analysis.target import Target, split_targets, target_of
 from nbquant.progress import Progress
@@ -30,6 +31,8 @@ def fit(
     levels: int | None = None,
     lmbda: float | None = None,
     step: float | None = None,
+    accuracy_loss: float | None = None,
+    evaluate: Any = None,
     file_of: nn.Module | str | os.PathLike[str] | None = None,
     progress: Progress = True,
     **options: Any,
@@ -52,6 +55,11 @@ def fit(
         levels: Largest number of reconstruction values.
         lmbda: For ECSQ, trellis and feedback: Lagrange multiplier λ [loss/bit].
         step: For uniform: cell width [weight].
+        accuracy_loss: Accuracy that may be lost [percentage points]: the result has the highest compression ratio that
+            was found to lose no more, on all samples of ``evaluate``, and tells in ``accuracy`` what it lost and how
+            sure it is that other samples lose no more. Tries that lose clearly more end after some samples.
+        evaluate: How ``accuracy_loss`` is measured: ``(model, batches)`` or ``(model, batches, loss)``; or
+            ``evaluate(quantized)``, which gives one evaluation, or one a batch, by ``nq.evaluate(…, reference=model)``.
         file_of: The module or checkpoint path that was selected from: ``ratio`` is then that of the whole file
             that :func:`nbquant.save` writes, with its header and all unquantized tensors.
         progress: True for progress bars, False for none, or a callable (done, total), which may raise to cancel.
@@ -71,8 +79,14 @@ def fit(
     known = _method_of(method)
     if known is None:
         assert not isinstance(method, str | type)
-        _require_nothing_else(method, {**given, "file_of": file_of})
+        _require_nothing_else(
+            method, {**given, "file_of": file_of, "accuracy_loss": accuracy_loss, "evaluate": evaluate}
+        )
         return quantize(method, selection, progress=progress)
+    if accuracy_loss is not None:
+        return _fit_accuracy(selection, known, given, accuracy_loss, evaluate, file_of, progress)
+    if evaluate is not None:
+        raise ValueError("evaluate measures accuracy_loss, but that was not given: give both, or leave evaluate out")
     targets, options = split_targets(known, given)
     family = methods.family(known.name, **options)  # rejects unknown names before a target is missed
     target = target_of(**targets)
@@ -81,6 +95,29 @@ def fit(
     family(1)  # reject invalid option values before computing anything
     curve = curve_of(family, selection, progress=progress)
     return curve.fit(target) if file_of is None else _fit_file(selection, target, curve.fit, file_of)
+
+
+def _fit_accuracy(
+    selection: Selection,
+    method: Method,
+    given: dict[str, Any],
+    at_most: float,
+    evaluate: Any,
+    file_of: Any,
+    progress: Progress,
+) -> Quantized:
+    """Fit to an accuracy that may be lost, with options and no other target."""
+    targets, options = split_targets(method, {**given, "file_of": file_of})
+    others = [name for name, value in {**targets, "file_of": options.pop("file_of")}.items() if value is not None]
+    if others:
+        raise ValueError(f"accuracy_loss is a target of its own, but {', '.join(others)} came too: leave one out")
+    Target("accuracy_loss", at_most)  # rejects what is no number above zero
+    if evaluate is None:
+        raise ValueError("accuracy_loss requires evaluate=(model, batches), but evaluate is missing: give both")
+    family = methods.family(method.name, **options)
+    family(1)
+    curve = curve_of(family, selection, progress=False)
+    return fit_accuracy(at_most, curve.fit, evaluations_of(evaluate), progress)
 
 
 def _method_of(method: object) -> Method | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nbquant.coding.ledger import Ledger
 from nbquant.duplicate import duplicate
 from nbquant.kernels import dispatch
+from nbquant.quantization.accuracy import AccuracyLoss
 from nbquant.quantization.codebook import Codebook, QuantizedTensor
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.parametrize import look_up, register_lookups
@@ -38,6 +39,7 @@ class Quantized:
         record: Origin of the sensitivities; None without sensitivities.
         finetuned: Settings of the fine-tuning, as names and plain values; empty without it.
         shards: Ranks that each hold a part of every tensor; None if all of it is here.
+        accuracy: The accuracy that it was found to lose, where that was the target; None otherwise.
     """
 
     quantizer: Quantizer
@@ -50,6 +52,7 @@ class Quantized:
     record: SensitivityRecord | None = None
     finetuned: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     shards: Shards | None = None
+    accuracy: AccuracyLoss | None = None
 
     def __len__(self) -> int:
         """Number of weights N."""
@@ -244,6 +247,7 @@ class Quantized:
             ledger=ledger,
             distortion=math.nan,
             finetuned=dict(finetuned or {}),
+            accuracy=None,
         )
 
     def __repr__(self) -> str:
