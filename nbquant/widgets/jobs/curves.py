@@ -11,6 +11,8 @@ from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve
 from nbquant.kernels.precompile import precompile
+from nbquant.quantization import methods
+from nbquant.quantization.method import Family
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.result import Sensitivity
@@ -90,6 +92,7 @@ class CurvePass:
                         self._show(basis, dict(found))
             if BOUND not in basis.statistics.curves:
                 basis.statistics.curves[BOUND] = _bound(basis.statistics, lambda *_: report(len(found), len(keys)))
+            found = _ran(basis.statistics) | found
             wanted = self._wanted()
             if wanted.record.curve is None:
                 return self._run(wanted, basis, found, report)
@@ -120,6 +123,13 @@ class CurvePass:
                 if wanted.key == self._wanted().key and any(wanted.target.met(p) for p in points):
                     self._show(basis, {**found, wanted.key: points})
         return basis, {**found, wanted.key: known.get(here, [])}
+
+
+def _ran(statistics: Statistics) -> Curves:
+    """What methods without a curve found on this selection, each with the options it ran with last."""
+    known = [points for family, points in statistics.curves.items() if isinstance(family, Family) and points]
+    ran = [points for points in known if methods.of(points[0].quantizer).curve is None]
+    return {(points[0].quantizer.method, points[0].quantizer.weighted): points for points in ran}
 
 
 def _bound(statistics: Statistics, progress: Report) -> BoundData | None:

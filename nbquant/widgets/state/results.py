@@ -175,23 +175,32 @@ class Results(Inputs):
 
     def _has_to_run(self) -> bool:
         """Whether the method has to run before there are points around the target."""
-        points = self.curves.get(self.settings.key, []) if self.settings.record.curve is None else None
-        return points is not None and not any(self.settings.target.met(p) for p in points)
+        points = self._chosen_curve() or []
+        return self.settings.record.curve is None and not any(self.settings.target.met(p) for p in points)
+
+    def _chosen_curve(self) -> list[OperatingPoint] | None:
+        """The curve of the chosen method and its options; None if it is not there."""
+        points, now = self.curves.get(self.settings.key), self.settings
+        if not points or now.record.curve is not None:
+            return points
+        options = [name for name in ("weighted", "coding", "per_layer") if name in now.record.options]
+        quantizer = points[0].quantizer
+        return points if all(getattr(quantizer, n) == getattr(now, n) for n in options) else None
 
     def _choose(self) -> None:
         """Find the point at the target on the chosen curve, once that is there."""
         inputs, now = self._curves_of, self.settings
-        if inputs is None or now.key not in self.curves:
+        curve = self._chosen_curve()
+        if inputs is None or curve is None:
             return
         self._show_table()
         with self._jobs.reporting("target"):
-            curve = self.curves[now.key]
             point = solve(now.target, curve, inputs.statistics)
             of = replace(inputs.settings, method=now.method, weighted=now.weighted, driver=now.driver, value=now.value)
             self._show_point(FitRequest(point, of, curve, inputs.statistics, inputs.selection))
 
     def _show_table(self) -> None:
-        inputs, points = self._curves_of, self.curves.get(self.settings.key)
+        inputs, points = self._curves_of, self._chosen_curve()
         if inputs is None or points is None:
             return
         group = self._group_of(points[0]) if points else ""

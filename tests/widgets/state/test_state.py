@@ -639,3 +639,28 @@ def test_a_method_that_runs_meets_the_target_closely_once_its_points_are_there(r
     assert state.wait(WAIT)
     assert Target("ratio", ratio).met(state.exact)
     assert Target("ratio", ratio).is_close(state.exact, 0.06)  # of a small network rates are steps
+
+
+def test_curve_that_ran_stays_while_its_settings_hold():
+    model = network()
+    state = ExplorerState(model, sensitivity=sensitivities(model), method="trellis", ratio=8.0)
+    assert state.wait(WAIT)
+    ran, options = state.curves["trellis", True], (state.coding, state.per_layer)
+    state.method = "kmeans"
+    assert state.wait(WAIT)
+    assert state.curves["trellis", True] is ran
+    state.method = "trellis"
+    assert state.wait(WAIT)
+    assert (state.coding, state.per_layer) == options
+    assert state.curves["trellis", True][0] in ran
+    state.method = "kmeans"
+    state.coding = "fixed"
+    assert state.wait(WAIT)
+    assert state.point.quantizer.coding == "fixed"
+    state.choose_point("trellis", True, "ratio", 8.0)  # its curve is of another code, and is not taken for this one's
+    assert state.wait(WAIT)
+    assert state.point.quantizer.coding == state.coding == "fixed"
+    state.damping = 0.5
+    state.method = "kmeans"
+    assert state.wait(WAIT)
+    assert not any(points is ran for points in state.curves.values())
