@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -301,10 +302,10 @@ def test_curves_sweep_ladder_and_plots(model, selection):
 
 @pytest.fixture
 def commands():
-    """The shell makes its help when it starts."""
-    yield importlib.reload(cli).commands
-    methods.METHODS, codes.CODES = methods.METHODS[:-1], codes.CODES[:-1]
-    importlib.reload(cli)
+    """A command makes its help when it is imported, which is when it runs."""
+    sys.modules.pop("nbquant.cli.quantize", None)
+    yield cli.commands
+    sys.modules.pop("nbquant.cli.quantize", None)
 
 
 def test_the_shell(commands, selection, model, tmp_path):

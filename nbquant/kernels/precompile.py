@@ -59,6 +59,7 @@ AFTERWARDS: Kernels = (
     (huffman.count_symbols, (_I1, _I8_2)),
     (losses.add_losses, (_F4, _F4, _F8, _I1, _F8_2)),
     (huffman.canonical_codewords, (_CONSTANT,)),
+    (assign.gather, (_I4, _I1, _I4)),
     (blahut.partition_moment, (_F8, _F8, _F8, _F8)),
     (blahut.ceiling, (_F8, _F8_2, _F8_2, _F8_2, _F8_2, _F8_2, _F8, _F8, _F8)),
 )

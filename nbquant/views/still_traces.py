@@ -13,7 +13,7 @@ from nbquant.views import theme
 from nbquant.views.still_axes import on_white, plain
 
 _POINTS = 0.75  # points per pixel
-_DASH = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+_DASH = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))}
 _MARKER = {"circle": "o", "square": "s", "diamond": "D", "x": "X", "triangle-down": "v", "cross": "P", "star": "*"}
 _SIDE = {"left": ("right", -1), "center": ("center", 0), "right": ("left", 1)}
 _LEVEL = {"bottom": ("top", -1), "middle": ("center", 0), "top": ("bottom", 1)}
@@ -90,7 +90,7 @@ def _scatter(axes: Axes, trace: Mapping[str, Any], order: float) -> None:
         axes.plot(
             x,
             y,
-            _DASH[line.get("dash", "solid")],
+            linestyle=_DASH[line.get("dash", "solid")],
             color=on_white(line.get("color")),
             linewidth=_POINTS * line.get("width", 2),
             zorder=order,

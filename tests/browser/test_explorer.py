@@ -369,7 +369,7 @@ def test_cancel_works_while_a_cell_runs(notebook):
     page = notebook(
         cells=[
             "import nbquant as nq",
-            "e = nq.explore(*nq.zoo.load('resnet8-fashion')); e",
+            "e = nq.explore(*nq.zoo.load('resnet8-fashion'), measure_at_rest=False); e",
         ]
     )
     page.run_all()
