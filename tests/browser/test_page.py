@@ -5,9 +5,9 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from torch import nn
 
-from nbquant.widgets.view import page
 from nbquant.widgets.view.explorer import explore
 from nbquant.widgets.view.export import export_html
+from nbquant.widgets.view.packing import FEW_LEVELS
 from tests.widgets.samples import batches, sensitivities
 
 from .lab import Complaints
@@ -100,7 +100,7 @@ def test_point_is_the_kernel_s(opened, state, settings, target):
         assert state.state.wait(WAIT)
         assert state.state.error == ""
         point = state.state.point
-        if settings.get("method") == "uniform" or point.levels > page.FEW_LEVELS:
+        if settings.get("method") == "uniform" or point.levels > FEW_LEVELS:
             assert found["ratio"] == pytest.approx(point.compression_ratio, rel=0.08)
             return
         assert found["ratio"] == pytest.approx(point.compression_ratio, rel=1e-5)

@@ -1,10 +1,8 @@
 """Make a page of the explorer that runs without a kernel: curves as tables, figures, and the front end."""
 
-import base64
-import gzip
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -13,7 +11,7 @@ import numpy as np
 
 from nbquant.analysis.bounds import rate_distortion_bound
 from nbquant.analysis.curves import tabulated_pairs
-from nbquant.analysis.live import LiveTable, live_table, mean_of_cells
+from nbquant.analysis.live import live_table, mean_of_cells
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve
@@ -33,11 +31,11 @@ from nbquant.widgets.front.bundle import part, script, style
 from nbquant.widgets.front.figure_panel import FigurePanel, binary
 from nbquant.widgets.panels import panels
 from nbquant.widgets.state import ExplorerState
+from nbquant.widgets.view.packing import packed, packed_clusters, single, thinned
 
 MOST_BYTES = 6_000_000  # of a page
 MOST_POINTS = 96  # of a curve
 LEAST_POINTS = 12
-FEW_LEVELS = 40  # up to which all points are kept: they take little room
 MOST_LAYERS = 16  # that are offered one by one, the largest
 GAP = 0.05  # bit/weight that the bound may be off
 OPTIONS = ("coding", "per_layer", "pinned_zero")
@@ -99,7 +97,7 @@ def _page(content: "_Content", most: int, title: str | None) -> bytes:
     values = {
         "title": html.escape(title or f"nbquant: {layers_label(content.state.selection.layers)}"),
         "style": style("figure_panel", "data_table", "cockpit"),
-        "data": _packed(content.at_most(most)),
+        "data": packed(content.at_most(most)),
         "script": script("cockpit") + part("page"),
     }
     return (PAGE % values).encode()
@@ -159,7 +157,7 @@ class _Content:
             if id(found) in same:
                 tables[key] = same[id(found)]
             elif found:
-                tables[key], same[id(found)] = self._tables(shown, _thinned(found, points)), key
+                tables[key], same[id(found)] = self._tables(shown, thinned(found, points)), key
         return {
             "traits": self._traits(),
             "tables": tables,
@@ -184,10 +182,10 @@ class _Content:
             for group in points[0].clusters
         }
         first = next(iter(found.values()))
-        shared = {name: _small(getattr(first, name)) for name in ("ratio", "rate", "loss", "value", "levels")}
+        shared = {name: single(getattr(first, name)) for name in ("ratio", "rate", "loss", "value", "levels")}
         named = {name: getattr(first, name) for name in ("method", "weighted", "coding", "parameter", "source_bits")}
-        ledger = {name: _small(bits) for name, bits in first.ledger.items() if bits.any()}
-        return named | shared | {"ledger": ledger, "groups": {group: _clusters(t) for group, t in found.items()}}
+        ledger = {name: single(bits) for name, bits in first.ledger.items() if bits.any()}
+        return named | shared | {"ledger": ledger, "groups": {group: packed_clusters(t) for group, t in found.items()}}
 
     def _curves_figure(self, shown: _Shown) -> theme.Figure:
         known = [self.curves[shown, *pair] for pair in tabulated_pairs()]
@@ -196,7 +194,7 @@ class _Content:
         drawn = draw_rate_distortion(data, [] if bound is None else bound_traces(bound, brief=True))
         for trace in drawn["data"]:
             trace |= {
-                name: _small(trace[name])
+                name: single(trace[name])
                 for name in ("x", "y", "customdata")
                 if isinstance(trace.get(name), np.ndarray)
             }
@@ -293,72 +291,8 @@ def _family(shown: _Shown, method: str, weighted: bool) -> Family:
     return known.family(weighted=weighted, **asked)
 
 
-def _thinned(points: Sequence[OperatingPoint], most: int) -> list[OperatingPoint]:
-    """Points about evenly apart in the logarithm of the ratio, the first and last, and all with few levels."""
-    if len(points) <= most:
-        return list(points)
-    place = np.log([p.compression_ratio for p in points])
-    wanted = np.linspace(place.min(), place.max(), most)
-    chosen = {0, len(points) - 1, *(int(np.abs(place - each).argmin()) for each in wanted)}
-    chosen |= {i for i, p in enumerate(points) if p.levels <= FEW_LEVELS}
-    return [points[i] for i in sorted(chosen)]
-
-
-def _clusters(table: LiveTable) -> dict[str, Any]:
-    """Clusters of a group in few bytes: centres to 2⁻¹⁵ of the largest, lengths to 2⁻⁸ bit."""
-    most = float(np.abs(table.centre).max(initial=0)) or 1.0
-    found: dict[str, Any] = {
-        "start": table.start,
-        "scale": most / 32767,
-        "centre": np.round(table.centre * (32767 / most)).astype(np.int16),
-        "count": table.count.astype(np.uint32),
-        "length": np.round(table.length * 256).astype(np.uint16),
-        "mean_h": table.mean_h,
-        "intervals": table.threshold is not None,
-    }
-    if table.threshold is not None and not _are_middles(table):
-        found["threshold"] = table.threshold
-    return found
-
-
-def _are_middles(table: LiveTable) -> bool:
-    """Whether boundaries lie in the middle between centres, where the page can compute them."""
-    assert table.threshold is not None
-    middle = (table.centre[1:] + table.centre[:-1]) / 2
-    inside = np.isfinite(table.threshold[:-1])
-    return bool(np.allclose(table.threshold[:-1][inside], middle[inside], rtol=1e-4, atol=1e-7))
-
-
-def _small(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float32)
-
-
 def _bound(statistics: Statistics) -> Any:
     try:
         return bound_data(rate_distortion_bound(statistics, gap=GAP, progress=False), statistics)
     except ValueError:  # all weights are alike or zero
         return None
-
-
-def _packed(value: Any) -> str:
-    """JSON with its bytes behind it, gzipped, as text; page.js reads it."""
-    chunks: list[bytes] = []
-    places: dict[bytes, list[int]] = {}  # equal ones are stored once
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return plain(binary(value))
-        if isinstance(value, bytes):
-            if value not in places:
-                places[value] = [sum(map(len, chunks)), len(value)]
-                chunks.append(value + bytes(-len(value) % 8))
-            return {"$": places[value]}
-        if isinstance(value, Mapping):
-            return {str(key): plain(each) for key, each in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(each) for each in value]
-        return value.item() if isinstance(value, np.generic) else value
-
-    head = json.dumps(plain(value), allow_nan=False, separators=(",", ":")).encode()
-    whole = len(head).to_bytes(8, "little") + head + bytes(-len(head) % 8) + b"".join(chunks)
-    return base64.b64encode(gzip.compress(whole, 6, mtime=0)).decode()
