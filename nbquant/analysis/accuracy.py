@@ -173,6 +173,8 @@ def evaluations_of(given: Any) -> Evaluations:
     """
     if isinstance(given, tuple) and len(given) in (2, 3) and isinstance(given[0], nn.Module):
         model, batches, loss = (*given, None)[:3]
+        if isinstance(batches, Iterator):
+            raise ValueError("batches are read more than once, but an iterator came: pass a list or a DataLoader")
 
         def evaluations(quantized: Quantized) -> Iterator[Evaluation]:
             network = quantized.apply(model)
@@ -180,7 +182,7 @@ def evaluations_of(given: Any) -> Evaluations:
                 yield evaluate(network, [batch], loss, False, reference=model)
 
         return evaluations
-    if callable(given):
+    if callable(given) and not isinstance(given, nn.Module):
         return lambda quantized: _listed(given(quantized))
     raise TypeError(
         "evaluate must be (model, batches), (model, batches, loss), or a function of a quantized result that gives "

@@ -310,7 +310,7 @@ def _line(curve: Curve) -> theme.Trace:
         "showlegend": True,
         "legend": "legend2" if curve.weighted else "legend",
         "hovertemplate": f"<b>{style.label}</b><br>%{{x:.2f}}×, %{{customdata[0]:.3f}} bit/weight<br>predicted loss "
-        f"+%{{y:.3g}}<br>{curve.parameter_name} %{{customdata[1]:.4g}}<extra></extra>",
+        f"+%{{y:.3g}}<br>{curve.parameter_name} %{{customdata[1]:.4~g}}<extra></extra>",
     }
 
 

@@ -159,6 +159,8 @@ def test_function_is_asked_and_one_evaluation_is_enough():
     [
         ({"accuracy_loss": 1.0}, ValueError, "requires evaluate="),
         ({"evaluate": (network(), [])}, ValueError, "evaluate measures accuracy_loss"),
+        ({"accuracy_loss": 1.0, "evaluate": (network(), iter([]))}, ValueError, "more than once, but an iterator came"),
+        ({"accuracy_loss": 1.0, "evaluate": network()}, TypeError, r"evaluate must be \(model, batches\)"),
         ({"accuracy_loss": 1.0, "evaluate": 3}, TypeError, r"evaluate must be \(model, batches\)"),
         ({"accuracy_loss": 1.0, "ratio": 8, "evaluate": (network(), [])}, ValueError, "ratio came too"),
         ({"accuracy_loss": -1.0, "evaluate": (network(), [])}, ValueError, "above 0"),

@@ -157,6 +157,7 @@ def test_drag_over_the_curves_moves_the_target_and_a_click_chooses_one(opened):
         asked,
     )
     assert line == pytest.approx(0.6, abs=0.02)
+    assert opened.evaluate("() => nbquantModel.get('clicked').serial ?? 0") == 0  # a drag is no click
     spot = opened.evaluate(
         """() => { const node = document.querySelector('[data-figure=rate_distortion]');
                    const trace = node._fullData.find(t => t.name === 'uniform');

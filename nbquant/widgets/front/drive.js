@@ -132,6 +132,7 @@ function driveSection(ask) {
     section,
     /** Take up another curve's bounds. */
     bound(table) {
+      complain(""); // it was of another curve
       const names = ["ratio", "rate", "levels", ...(table.parameter === "levels" ? [] : [table.parameter])];
       if (names.join() !== [...controls.keys()].join()) {
         for (const [name, control] of controls) {

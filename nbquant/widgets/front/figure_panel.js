@@ -285,11 +285,13 @@ function figurePanel({ model, el }, arrange = stacked) {
 
   function listen(name, node) {
     listening.add(name);
+    const hasDragged =
+      kinds[name] === "curves" ? steerTarget(node, (ratio) => wish("ratio", within(ratio))) : () => false;
     node.on("plotly_click", (event) => {
+      if (hasDragged()) return;
       model.set("clicked", clickedPoint(name, event, serialOf("clicked") + 1));
       model.save_changes();
     });
-    if (kinds[name] === "curves") steerTarget(node, (ratio) => wish("ratio", within(ratio)));
     if (!canvases.has(name)) return;
     for (const event of ["plotly_afterplot", "plotly_relayout", "plotly_relayouting"]) {
       node.on(event, () => overlay([name]));

@@ -325,7 +325,9 @@ class PageModel {
       { label: "file", value: `≈ ${bytesText(bits / 8)}`, note: `${(before / Math.max(bits, 1)).toFixed(1)}×` },
       ...kept,
     ]);
-    this.tell("summary", `${count(now.levels)} levels: ${QUANTITIES.ratio.text(now.ratio)}×, ${QUANTITIES.rate.text(now.rate)} bit/weight, predicted loss +${significant(now.loss)}`);
+    const method = this.state.controls.find(({ name }) => name === "method").options.find(([, value]) => value === now.method);
+    const code = this.state.controls.find(({ name }) => name === "coding").options.find(([, value]) => value === this.settings.coding);
+    this.tell("summary", `${method[0]}, ${code[0]}, ${count(now.levels)} levels: ${QUANTITIES.ratio.text(now.ratio)}×, ${QUANTITIES.rate.text(now.rate)} bit/weight, predicted loss +${significant(now.loss)}`);
   }
 
   showCodebook({ centre, count: counts, length }) {

@@ -48,4 +48,7 @@ function steerTarget(node, ask) {
     window.addEventListener("pointermove", onMove, true);
     for (const type of ENDS) window.addEventListener(type, onEnd, true);
   });
+
+  /** Whether the button that was let go of last had dragged: plotly takes that for a click, where it was pressed. */
+  return () => isDrag;
 }

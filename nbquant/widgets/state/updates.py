@@ -104,6 +104,12 @@ class Updates(Results):
 
     def _on_focus(self) -> None:
         with self._jobs.lock:
+            if self.parameters and self.focus not in self.parameters:
+                self._jobs.tell(
+                    "inputs", f"focus must be one of {', '.join(self.parameters)}, but is {self.focus!r}"[:400]
+                )
+                self.focus = max(self.selection, key=lambda t: t.weight.numel()).name
+                return
             self.set_trait("by_hand", None)
             self._brush.clear()
             self._show_table()

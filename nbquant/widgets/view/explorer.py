@@ -188,6 +188,7 @@ class Explorer(FigurePanel):
         """Give an input of the widget to the state; one that it refuses goes back."""
         if self._shower == get_ident():
             return
+        self.state.tell("inputs", "")
         try:
             setattr(self.state, name, getattr(self, name))
         except traitlets.TraitError as error:

@@ -17,7 +17,11 @@ def facts(state: ExplorerState) -> list[dict[str, str]]:
     accuracy, original = _accuracy(state)
     size, against = _file(state)
     found = [
-        {"label": "measured accuracy", "value": accuracy, "note": original},
+        {
+            "label": "measured loss" if _has_loss_only(state) else "measured accuracy",
+            "value": accuracy,
+            "note": original,
+        },
         *_divergence(state),
         {"label": "file", "value": size, "note": against},
     ]
@@ -66,7 +70,9 @@ def caption(state: ExplorerState, short: bool = False) -> str:
     costs = point if state.kept is None else state.kept
     q = point.quantizer
     code = codes.named(q.coding).title
-    said = f"{method_style(q.method, q.weighted).label}, {costs.levels} levels, {code}"
+    weighted = q.weighted and state.sensitivity is not None
+    levels = f"{costs.levels} level{'s' * (costs.levels != 1)}"
+    said = f"{method_style(q.method, weighted).label}, {levels}, {code}"
     if q.per_layer:
         said += ", per layer"
     if short:
@@ -125,9 +131,14 @@ def _divergence(state: ExplorerState) -> list[dict[str, str]]:
     return [{"label": "KL divergence from original", "value": f"{beside.kl_mean:.3g} nat", "note": note}]
 
 
+def _has_loss_only(state: ExplorerState) -> bool:
+    """Whether it was measured and does not classify."""
+    return state.measurement is not None and state.measurement.evaluation.accuracy is None
+
+
 def _said(evaluation: Evaluation) -> str:
     if evaluation.accuracy is None:
-        return f"loss {evaluation.loss:.4f}"
+        return f"{evaluation.loss:.4f}"
     bits = evaluation.bits_per_label
     more = f", {bits:.3f} bit/label" if evaluation.is_sequence and bits is not None else ""
     return f"{100 * evaluation.accuracy:.2f} %{more}"

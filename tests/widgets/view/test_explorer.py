@@ -414,7 +414,12 @@ def test_size_is_an_input_of_the_state(explorer):
 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
-    [("method", "nope", "method must be one of"), ("levels", "many", "levels"), ("damping", -1.0, "damping")],
+    [
+        ("method", "nope", "method must be one of"),
+        ("levels", "many", "levels"),
+        ("damping", -1.0, "damping"),
+        ("focus", "nope", "focus must be one of 0.weight"),
+    ],
 )
 def test_input_that_cannot_be_goes_back_and_is_told(explorer, name, value, told):
     before = getattr(explorer, name)
