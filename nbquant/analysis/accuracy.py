@@ -1,194 +1,191 @@
-"""Search for the smallest result that loses at most so much accuracy, by sequential tests on paired samples."""
+"""Accuracy of quantized networks against rate, by method and by sensitivity, before and after fine-tuning."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from statistics import NormalDist
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from torch import nn
 
-from nbquant.analysis.target import OutOfReachError, Target
+from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import curve, quantize_at
 from nbquant.models.evaluate import Evaluation, evaluate
 from nbquant.progress import Progress, track
-from nbquant.quantization.accuracy import AccuracyLoss
+from nbquant.quantization.method import Family
+from nbquant.quantization.methods import family
 from nbquant.quantization.quantized import Quantized
+from nbquant.quantization.selection import Selection
 
-Evaluations = Callable[[Quantized], Iterable[Evaluation]]
-"""evaluations(quantized) evaluates it batch by batch, each with the original as the reference."""
+Images = Iterable[tuple[Any, Any]]
+"""Batches of (inputs, targets), iterable any number of times."""
 
-START = 8.0  # compression ratio of the first try
-LEAST, MOST = 1.0, 1e4  # ratios that are tried
-CLOSE = 0.01  # relative distance of the largest ratio that passed and the smallest that failed
-WRONG = 1e-3  # probability that a test ends early with the wrong answer
-LEAST_LABELS = 100  # before a test may end early
+Tune = Callable[[Quantized, nn.Module], Quantized]
+"""Maps a quantized selection and its model to the same selection with fine-tuned values, for instance
+``lambda q, model: nq.finetune(q, model, batches).quantized``."""
+
+PAPER_METHODS = (("kmeans", False), ("kmeans", True), ("uniform", False), ("ecsq", True))
+"""The four curves of the paper's first figure."""
+
+WEIGHTED_KMEANS = family("kmeans")
+"""Method of the paper's second figure."""
+
+BITS = (1, 2, 3, 4, 5, 6)
+RATES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 
 
-@dataclass
-class _Sums:
-    """Running sums of the paired changes d of labels: −1 where the quantized network is newly wrong, +1 newly right."""
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A quantized selection and the evaluation of the network with it.
 
-    labels: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-    checks: int = 0
+    Attributes:
+        quantized: The quantized selection.
+        evaluation: Evaluation of the network with the quantized weights.
+    """
 
-    def add(self, found: Evaluation) -> None:
-        """Add a batch.
-
-        Raises:
-            ValueError: It does not classify, or has no reference.
-        """
-        beside, n = found.comparison, found.labels
-        if beside is None or beside.accuracy_change is None or beside.accuracy_error is None or not n:
-            raise ValueError(
-                "accuracy_loss requires classes and the original's predictions, but an evaluation came without: "
-                "evaluate with reference=model, or use another target"
-            )
-        mean, error = beside.accuracy_change, 0.0 if n == 1 else beside.accuracy_error
-        self.labels += n
-        self.total += n * mean
-        self.squares += n * mean**2 + n * (n - 1) * error**2
+    quantized: Quantized
+    evaluation: Evaluation
 
     @property
-    def lost(self) -> float:
-        """Accuracy lost so far, in [−1, 1]."""
-        return -self.total / self.labels
-
-    @property
-    def error(self) -> float:
-        """Its standard error."""
-        if self.labels < 2:
-            return math.inf
-        variance = (self.squares - self.total**2 / self.labels) / (self.labels - 1)
-        return math.sqrt(max(variance, 0.0) / self.labels)
-
-    def decides(self, limit: float) -> bool:
-        """Whether the loss is so far from a limit that more labels will hardly change the answer.
-
-        The probabilities of a wrong answer at all checks sum to at most :data:`WRONG`.
-        """
-        self.checks += 1
-        if self.labels < LEAST_LABELS:
-            return False
-        allowed = WRONG / (self.checks * (self.checks + 1))
-        # One label more that changed keeps an unchanged sample from looking certain.
-        error = max(self.error, 1 / self.labels)
-        return abs(self.lost - limit) > NormalDist().inv_cdf(1 - allowed / 2) * error
+    def codeword_length(self) -> float:
+        """Average codeword length [bit/weight] over the weights that have a codeword."""
+        books = self.quantized.codebooks.values()
+        coded = sum(int(book.counts.sum()) for book in books)
+        bits = sum(int(book.counts @ book.codeword_length) for book in books)
+        return bits / coded if coded else 0.0
 
 
-def fit_accuracy(
-    at_most: float,
-    fit: Callable[[Target], Quantized],
-    evaluations: Evaluations,
-    progress: Progress = True,
-) -> Quantized:
-    """Find the largest compression ratio that loses at most so much accuracy.
-
-    Ratios are bisected, which takes for granted that a higher ratio does not lose less. Each try is tested batch by
-    batch and ends early once the answer is clear; the result is tested on all.
+def evaluate_trial(quantized: Quantized, model: nn.Module, images: Images, tune: Tune | None = None) -> list[Trial]:
+    """Evaluate the network with quantized weights, and again after fine-tuning if requested.
 
     Args:
-        at_most: Accuracy that may be lost [percentage points].
-        fit: fit(target) quantizes to a ratio.
-        evaluations: See :data:`Evaluations`.
-        progress: See :data:`nbquant.progress.Progress`; counts tries.
+        quantized: What :func:`nbquant.fit` returned.
+        model: The model selected from; unchanged.
+        images: Batches to evaluate on.
+        tune: Fine-tuning; None skips it.
+    """
+    versions = [quantized] if tune is None else [quantized, tune(quantized, model)]
+    return [Trial(q, evaluate(q.apply(model), images, progress=False)) for q in versions]
+
+
+def accuracy_by_method(
+    model: nn.Module,
+    selection: Selection,
+    images: Images,
+    tune: Tune | None = None,
+    *,
+    methods: Sequence[tuple[str, bool]] = PAPER_METHODS,
+    bits: Sequence[int] = BITS,
+    rates: Sequence[float] = RATES,
+    progress: Progress = True,
+) -> pd.DataFrame:
+    """Tabulate accuracy against average codeword length for fixed-length and Huffman codes.
+
+    Args:
+        model: The model selected from.
+        selection: From :func:`nbquant.select`, with sensitivities.
+        images: Batches to evaluate on.
+        tune: Fine-tuning; None leaves out the fine-tuned rows.
+        methods: Pairs of a method's name and whether it is weighted by sensitivity.
+        bits: Codeword lengths b of the fixed-length codes: the points of least distortion with at most 2ᵇ levels.
+        rates: Rates of the Huffman codes [bit/weight], side information included: the points of each curve
+            nearest to them.
+        progress: See :data:`nbquant.progress.Progress`; counts points.
 
     Returns:
-        The result, with ``accuracy`` set: what it lost, and how sure it is.
+        One row per point: ``method``, ``weighted``, ``coding``, ``finetuned``, ``levels``, ``codeword_length``
+        [bit/weight], ``rate``, ``compression_ratio``, ``accuracy`` in [0, 1], ``loss``.
 
-    Raises:
-        ValueError: More is lost even at the lowest ratio, or what the evaluations lack.
-        nbquant.progress.Cancelled: By ``progress``.
+    Source: Choi et al. 2017 (arXiv:1612.01543), figure 1.
     """
-    limit = at_most / 100
-    passed: dict[float, Quantized] = {}
-    failed: list[float] = []
-
-    def tried(ratio: float) -> Quantized | None:
-        """What passes at a ratio."""
-        try:
-            quantized = fit(Target("ratio", ratio))
-        except OutOfReachError:
-            return None
-        known = next((q for q in passed.values() if q.compression_ratio == quantized.compression_ratio), None)
-        if known is not None:
-            return known
-        sums = _Sums()
-        for found in evaluations(quantized):
-            sums.add(found)
-            if sums.lost > limit and sums.decides(limit):
-                break  # what may pass is tested on all
-        if not sums.labels:
-            raise ValueError("accuracy_loss requires samples, but the evaluation had none")
-        if sums.lost > limit:
-            return None
-        return replace(quantized, accuracy=_result(sums, at_most))
-
-    for ratio in track(_ratios(passed, failed), "Testing accuracy", progress):
-        found = tried(ratio)
-        if found is None:
-            failed.append(ratio)
-        else:
-            passed[max(ratio, found.compression_ratio)] = found
-    if not passed:
-        raise ValueError(
-            f"accuracy_loss {at_most:g} cannot be met: more is lost even at a ratio of {min(failed):.3g}; allow more, "
-            "or choose another method"
-        )
-    return passed[max(passed)]
+    statistics = Statistics.of(selection, progress)
+    points: list[OperatingPoint] = []
+    for method, weighted in methods:
+        points += _with_levels(curve(family(method, weighted=weighted, coding="fixed"), statistics), bits)
+        points += _near_rates(curve(family(method, weighted=weighted), statistics), rates)
+    rows: list[dict[str, Any]] = []
+    for point in track(points, "accuracy of methods", progress):
+        rows += _rows(point, model, selection, statistics, images, tune)
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _ratios(passed: dict[float, Any], failed: list[float]) -> Iterator[float]:
-    """Ratios to try: by factors of two until one passes and one fails, then in the middle between those."""
-    ratio = START
-    while True:
-        yield ratio
-        best, worst = max(passed, default=0.0), min(failed, default=math.inf)
-        if not best:
-            if worst <= LEAST:
-                return
-            ratio = max(worst / 2, LEAST)
-        elif worst == math.inf:
-            if best >= MOST:
-                return
-            ratio = min(2 * best, MOST)
-        elif worst <= best * (1 + CLOSE):
-            return
-        else:
-            ratio = math.sqrt(best * worst)
+def accuracy_by_sensitivity(
+    model: nn.Module,
+    selections: Mapping[str, Selection],
+    images: Images,
+    tune: Tune | None = None,
+    *,
+    method: Family = WEIGHTED_KMEANS,
+    rates: Sequence[float] = RATES,
+    progress: Progress = True,
+) -> pd.DataFrame:
+    """Tabulate accuracy against average codeword length for several sensitivities.
 
+    Args:
+        model: The model selected from.
+        selections: Label of each sensitivity -> the selection with it.
+        images: Batches to evaluate on.
+        tune: Fine-tuning; None leaves out the fine-tuned rows.
+        method: Quantization method; weighted.
+        rates: As for :func:`accuracy_by_method`.
+        progress: See :data:`nbquant.progress.Progress`; counts points.
 
-def _result(sums: _Sums, at_most: float) -> AccuracyLoss:
-    error = max(sums.error, 1 / sums.labels)
-    confidence = NormalDist(sums.lost, error).cdf(at_most / 100)
-    return AccuracyLoss(100 * sums.lost, 100 * error, confidence, sums.labels, at_most)
+    Returns:
+        As :func:`accuracy_by_method`, with a first column ``sensitivity``, its label.
 
-
-def evaluations_of(given: Any) -> Evaluations:
-    """Make the evaluations of ``fit(…, evaluate=…)``: a function, or a model with batches and maybe its loss.
-
-    Raises:
-        TypeError: Anything else.
+    Source: Choi et al. 2017 (arXiv:1612.01543), figure 2.
     """
-    if isinstance(given, tuple) and len(given) in (2, 3) and isinstance(given[0], nn.Module):
-        model, batches, loss = (*given, None)[:3]
-        if isinstance(batches, Iterator):
-            raise ValueError("batches are read more than once, but an iterator came: pass a list or a DataLoader")
-
-        def evaluations(quantized: Quantized) -> Iterator[Evaluation]:
-            network = quantized.apply(model)
-            for batch in batches:
-                yield evaluate(network, [batch], loss, False, reference=model)
-
-        return evaluations
-    if callable(given) and not isinstance(given, nn.Module):
-        return lambda quantized: _listed(given(quantized))
-    raise TypeError(
-        "evaluate must be (model, batches), (model, batches, loss), or a function of a quantized result that gives "
-        f"evaluations with a reference, but got {given!r}"[:300]
-    )
+    if not method.weighted:
+        raise ValueError(f"method must be weighted, since sensitivities are compared, but got {method}.")
+    found = {name: Statistics.of(selection, progress) for name, selection in selections.items()}
+    jobs = [(name, p) for name, statistics in found.items() for p in _near_rates(curve(method, statistics), rates)]
+    rows: list[dict[str, Any]] = []
+    for name, point in track(jobs, "accuracy by sensitivity", progress):
+        made = _rows(point, model, selections[name], found[name], images, tune)
+        rows += [{"sensitivity": name, **row} for row in made]
+    return pd.DataFrame(rows, columns=("sensitivity", *_COLUMNS))
 
 
-def _listed(found: Any) -> Iterable[Evaluation]:
-    return [found] if isinstance(found, Evaluation) else found
+_COLUMNS = (
+    "method",
+    "weighted",
+    "coding",
+    "finetuned",
+    "levels",
+    "codeword_length",
+    "rate",
+    "compression_ratio",
+    "accuracy",
+    "loss",
+)
+
+
+def _with_levels(points: Sequence[OperatingPoint], bits: Sequence[int]) -> list[OperatingPoint]:
+    fitting = ([p for p in points if p.levels <= 2**b] for b in bits)
+    return _once(min(some, key=lambda p: p.distortion) for some in fitting if some)
+
+
+def _near_rates(points: Sequence[OperatingPoint], rates: Sequence[float]) -> list[OperatingPoint]:
+    return _once(min(points, key=lambda p: abs(p.rate - rate)) for rate in rates)
+
+
+def _once(points: Iterable[OperatingPoint]) -> list[OperatingPoint]:
+    return list({id(p): p for p in points}.values())
+
+
+def _rows(
+    point: OperatingPoint,
+    model: nn.Module,
+    selection: Selection,
+    statistics: Statistics,
+    images: Images,
+    tune: Tune | None,
+) -> list[dict[str, Any]]:
+    quantized = quantize_at(selection, point, statistics)
+    rows = []
+    for finetuned, trial in enumerate(evaluate_trial(quantized, model, images, tune)):
+        q = trial.quantized
+        how = (q.quantizer.method, q.quantizer.weighted, q.quantizer.coding, bool(finetuned))
+        cost = (q.levels, trial.codeword_length, q.rate, q.compression_ratio)
+        rows.append(dict(zip(_COLUMNS, (*how, *cost, trial.evaluation.accuracy, trial.evaluation.loss), strict=True)))
+    return rows

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from nbquant.analysis.accuracy import evaluations_of, fit_accuracy
+from nbquant.analysis.accuracy_loss import evaluations_of, fit_accuracy
 from nbquant.analysis.curve import curve_of
 from nbquant.analysis.target import Target, split_targets, target_of
 from nbquant.progress import Progress

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nbquant.coding.ledger import Ledger
 from nbquant.duplicate import duplicate
 from nbquant.kernels import dispatch
-from nbquant.quantization.accuracy import AccuracyLoss
+from nbquant.quantization.accuracy_loss import AccuracyLoss
 from nbquant.quantization.codebook import Codebook, QuantizedTensor
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.parametrize import look_up, register_lookups

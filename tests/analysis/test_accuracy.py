@@ -1,188 +1,83 @@
-"""The smallest result that loses at most so much accuracy."""
-
-import math
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import nbquant as nq
-from nbquant.analysis import accuracy
-from nbquant.analysis.target import OutOfReachError
-from nbquant.models.comparison import Comparison
-from nbquant.models.evaluate import Evaluation
-from nbquant.quantization.accuracy import AccuracyLoss
+from nbquant.analysis.accuracy import accuracy_by_method, accuracy_by_sensitivity, evaluate_trial
+from nbquant.models.batches import Batches
+from nbquant.quantization.methods import family
 
 
-def batch(changes):
-    """An evaluation of labels that changed so: −1 newly wrong, +1 newly right."""
-    d = np.asarray(changes, np.float64)
-    error = float(d.std(ddof=1) / math.sqrt(len(d))) if len(d) > 1 else math.nan
-    return Evaluation(0.5, 1.0, len(d), len(d), comparison=Comparison(0.0, 0.0, 1.0, float(d.mean()), error))
-
-
-@given(st.lists(st.lists(st.sampled_from([-1, 0, 0, 0, 1]), min_size=1, max_size=9), min_size=1, max_size=9))
-def test_sums_of_batches_are_those_of_all_labels(batches):
-    sums = accuracy._Sums()
-    for changes in batches:
-        sums.add(batch(changes))
-    d = np.concatenate(batches).astype(float)
-    assert sums.lost == pytest.approx(-d.mean())
-    if len(d) > 1:
-        assert sums.error == pytest.approx(d.std(ddof=1) / math.sqrt(len(d)), abs=1e-9)
-
-
-def search(lost_at, at_most, sizes=(200,) * 10, seed=0):
-    """Search on made-up results: ``lost_at(ratio)`` of the labels are newly wrong; the labels that were looked at."""
-    rng, looked = np.random.default_rng(seed), {}
-    order = rng.permutation(sum(sizes))
-
-    def fit(target):
-        if target.value > 64:
-            raise OutOfReachError("out of reach")
-        return Made(target.value)
-
-    def evaluations(quantized):
-        wrong = order < lost_at(quantized.compression_ratio) * len(order)
-        start = 0
-        for size in sizes:
-            looked[quantized.compression_ratio] = start + size
-            yield batch(-wrong[start : start + size].astype(int))
-            start += size
-
-    return accuracy.fit_accuracy(at_most, fit, evaluations, progress=False), looked
-
-
-@dataclass(frozen=True)
-class Made:
-    """Stands for a result."""
-
-    compression_ratio: float
-    accuracy: AccuracyLoss | None = None
-
-
-@settings(max_examples=30, deadline=None)
-@given(limit_at=st.floats(1.5, 60), at_most=st.sampled_from([0.5, 1.0, 5.0]), seed=st.integers(0, 5))
-def test_largest_ratio_that_loses_no_more_is_found_within_one_percent(limit_at, at_most, seed):
-    """Against the known answer: the loss of all labels grows with the ratio and reaches the limit at one of them."""
-    found, _ = search(lambda ratio: at_most / 100 * ratio / limit_at, at_most, seed=seed)
-    assert found.accuracy.lost <= at_most
-    # 2,000 labels: the loss moves in steps of 0.05 points.
-    assert limit_at * (1 - 0.02) <= found.compression_ratio <= limit_at * (1 + 0.05 / at_most + 1e-9)
-
-
-def test_tries_that_lose_clearly_more_end_early_and_the_result_is_tested_on_all():
-    found, looked = search(lambda ratio: 0.005 if ratio <= 10 else 0.5, 1.0)
-    assert 9.9 <= found.compression_ratio <= 10
-    assert all(count == 200 for ratio, count in looked.items() if ratio > 10)
-    assert found.accuracy.labels == 2000
-
-
-def test_confidence_is_that_of_the_normal_distribution():
-    found, _ = search(lambda ratio: 0.01, 2.0)
-    error = math.sqrt(0.01 * 0.99 / 1999) * 100
-    assert found.accuracy.lost == pytest.approx(1.0)
-    assert found.accuracy.error == pytest.approx(error, rel=1e-3)
-    assert found.accuracy.confidence == pytest.approx(0.5 * (1 + math.erf(1.0 / error / math.sqrt(2))), rel=1e-3)
-    assert found.compression_ratio == pytest.approx(64, rel=0.011)  # as far as the method reaches
-    assert "1.00 ± 0.22 points of accuracy lost on 2,000 labels" in str(found.accuracy)
-
-
-def test_early_ends_are_wrong_no_more_often_than_said(monkeypatch):
-    """A loss just at the limit is taken for more in at most 0.1 % of the tests; here a tenth may be."""
-    monkeypatch.setattr(accuracy, "WRONG", 0.1)
-    rng, wrong = np.random.default_rng(0), 0
-    for _ in range(300):
-        sums = accuracy._Sums()
-        for _ in range(20):
-            sums.add(batch(-(rng.random(200) < 0.05).astype(int)))
-            if sums.lost > 0.05 and sums.decides(0.05):
-                wrong += 1
-                break
-    assert wrong <= 30
-
-
-def test_limit_that_no_ratio_meets_is_told():
-    with pytest.raises(ValueError, match="accuracy_loss 1 cannot be met: more is lost even at a ratio of 1"):
-        search(lambda ratio: 0.5, 1.0)
-
-
+@pytest.fixture(scope="module")
 def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
-
-
-def data(count=4):
-    """Classes that the network itself gives, with noise: so that quantizing costs something."""
-    torch.manual_seed(1)
-    model, x = network(), torch.randn(100 * count, 8)
+    """A linear classifier of 8 inputs that is right on all its samples, and its selection."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(8, 4, bias=False)
     with torch.no_grad():
-        target = (model(x) + 0.1 * torch.randn(len(x), 4)).argmax(1)
-    return [(x[i : i + 100], target[i : i + 100]) for i in range(0, len(x), 100)]
+        model.weight.copy_(torch.randn(4, 8, generator=generator))
+    inputs = torch.randn(200, 8, generator=generator)
+    with torch.no_grad():
+        images = Batches(inputs, model(inputs).argmax(1), 50)
+    h = nq.sensitivity(model, images, damping=0.1, progress=False)
+    return model, nq.select(model, sensitivity=h), images
 
 
-@pytest.mark.parametrize("method", ["kmeans", "ecsq", "trellis"])
-def test_network_loses_no_more_and_would_at_a_higher_ratio(method):
-    model, batches = network(), data()
-    selection = nq.select(model)
-    options = {} if method != "trellis" else {"coding": "arithmetic"}
-    found = nq.fit(selection, method, accuracy_loss=3.0, evaluate=(model, batches), progress=False, **options)
-    measured = nq.evaluate(found.apply(model), batches, progress=False, reference=model)
-    assert found.quantizer.method == method
-    assert found.accuracy.lost == pytest.approx(-100 * measured.comparison.accuracy_change)
-    assert found.accuracy.lost <= 3.0
-    assert found.accuracy.labels == 400
-    assert 0 <= found.accuracy.confidence <= 1
+def tune(quantized, model):
+    """Stands in for fine-tuning: moves nothing, but is told apart."""
+    return quantized.with_values({g: b.value for g, b in quantized.codebooks.items()}, {"epochs": 1})
 
 
-def test_function_is_asked_and_one_evaluation_is_enough():
-    model, batches = network(), data(1)
-    asked = []
-
-    def evaluate(quantized):
-        asked.append(quantized.compression_ratio)
-        return nq.evaluate(quantized.apply(model), batches, progress=False, reference=model)
-
-    found = nq.fit(nq.select(model), "uniform", accuracy_loss=5.0, evaluate=evaluate, progress=False)
-    assert isinstance(found.accuracy, AccuracyLoss)
-    assert found.compression_ratio in asked
-    tuned = nq.finetune(found, model, batches, epochs=1, progress=False).quantized
-    assert tuned.accuracy is None  # of other values
+def test_points_are_what_fitting_and_evaluating_gives(network):
+    model, selection, images = network
+    rows = accuracy_by_method(model, selection, images, methods=[("kmeans", True)], rates=(6,), progress=False)
+    fixed = rows[rows.coding == "fixed"]
+    assert fixed.levels.tolist() == [2, 4, 8, 16, 32]  # 32 distinct weights: 64 levels are the same point
+    assert fixed.codeword_length.tolist() == [1, 2, 3, 4, 5]
+    by_hand = nq.KMeans(4, coding="fixed").fit(selection)
+    assert fixed.compression_ratio.iloc[1] == pytest.approx(by_hand.compression_ratio)
+    accuracy = nq.evaluate(by_hand.apply(model), images, progress=False).accuracy
+    assert fixed.accuracy.iloc[1] == accuracy < 1
+    assert fixed.accuracy.iloc[-1] == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("weight", "length"),
     [
-        ({"accuracy_loss": 1.0}, ValueError, "requires evaluate="),
-        ({"evaluate": (network(), [])}, ValueError, "evaluate measures accuracy_loss"),
-        ({"accuracy_loss": 1.0, "evaluate": (network(), iter([]))}, ValueError, "more than once, but an iterator came"),
-        ({"accuracy_loss": 1.0, "evaluate": network()}, TypeError, r"evaluate must be \(model, batches\)"),
-        ({"accuracy_loss": 1.0, "evaluate": 3}, TypeError, r"evaluate must be \(model, batches\)"),
-        ({"accuracy_loss": 1.0, "ratio": 8, "evaluate": (network(), [])}, ValueError, "ratio came too"),
-        ({"accuracy_loss": -1.0, "evaluate": (network(), [])}, ValueError, "above 0"),
-        ({"accuracy_loss": "1", "evaluate": (network(), [])}, TypeError, "must be a number"),
-        ({"accuracy_loss": 1.0, "evaluate": (network(), [])}, ValueError, "requires samples"),
-        ({"accuracy_loss": 1.0, "evaluate": (network(), []), "codng": "fixed"}, TypeError, "coding"),
-        ({"accuracy_loss": 1.0, "evaluate": (network(), []), "file_of": network()}, ValueError, "file_of came too"),
+        ([1.0, 1, 2, 3], 6 / 4),  # codewords of 1, 2 and 2 bit
+        ([0.0, 0, 0, 0, 0, 1, 1, 2], 1),  # five pruned, which have none; of the others two are alike
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(arguments, error, message):
-    with pytest.raises(error, match=message):
-        nq.fit(nq.select(network()), "kmeans", progress=False, **arguments)
+def test_length_is_the_mean_over_coded_weights_by_hand(weight, length):
+    model = nn.Linear(len(weight), 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor(weight))
+    quantized = nq.KMeans(3, weighted=False).fit(nq.select(model))
+    (trial,) = evaluate_trial(quantized, model, [(torch.zeros(2, len(weight)), torch.tensor([0, 0]))])
+    assert trial.codeword_length == length
 
 
-def test_model_that_does_not_classify_is_refused():
-    model = nn.Linear(4, 1)
-    batches = [(torch.randn(8, 4), torch.randn(8, 1))]
-    with pytest.raises(ValueError, match="requires classes"):
-        nq.fit(
-            nq.select(model),
-            "kmeans",
-            accuracy_loss=1.0,
-            evaluate=(model, batches, nn.functional.mse_loss),
-            progress=False,
-        )
+def test_every_method_has_its_points_before_and_after(network):
+    ticks = []
+    rows = accuracy_by_method(
+        *network, tune, bits=(1, 3), rates=(4, 8), progress=lambda done, total: ticks.append((done, total))
+    )
+    counts = rows.groupby(["method", "weighted", "coding", "finetuned"]).size()
+    assert set(counts) == {2}
+    assert len(counts) == 4 * 2 * 2
+    before, after = (rows[rows.finetuned == f].reset_index(drop=True) for f in (False, True))
+    assert before.drop(columns="finetuned").equals(after.drop(columns="finetuned")), "the stand-in moves nothing"
+    assert ticks[-1] == (16, 16)
+    assert (rows[rows.coding == "fixed"].levels <= 8).all()
+
+
+def test_sensitivities_are_compared_at_the_same_rates(network):
+    model, selection, images = network
+    other = nq.select(model, sensitivity={"weight": torch.ones(4, 8)})
+    rows = accuracy_by_sensitivity(model, {"h": selection, "1": other}, images, rates=(6, 8), progress=False)
+    assert rows.columns[0] == "sensitivity"
+    assert rows.sensitivity.tolist() == ["h", "h", "1", "1"]
+    assert rows.coding.unique().tolist() == ["huffman"]
+    np.testing.assert_allclose(rows.rate[:2], rows.rate[2:], atol=1)
+    with pytest.raises(ValueError, match="must be weighted"):
+        accuracy_by_sensitivity(model, {"h": selection}, images, method=family("kmeans", weighted=False))
