@@ -15,6 +15,8 @@ from nbquant.widgets.kinds import AMOUNT, COUNT, FLAG, NUMBER, Kind, check, is_f
 
 DRIVERS = drivers()
 """Quantities of which any one is asked for and the others follow."""
+OPTIONS = ("weighted", "coding", "per_layer", "pinned_zero")
+"""Settings that are options of methods; a method may lack some."""
 SIZES = ("standard", "compact", "projection")
 """Layouts of the explorer: for a page, for half a screen, for a class."""
 
@@ -87,11 +89,16 @@ class Settings:
         """The chosen method."""
         return methods.named(self.method)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Values of the options that the chosen method has."""
+        return {name: getattr(self, name) for name in OPTIONS if name in self.record.options}
+
     def family(self, method: str, weighted: bool) -> Family:
         """The quantizers of any method with those of these options that it has."""
         known = methods.named(method)
-        asked = {name: getattr(self, name) for name in ("coding", "per_layer", "pinned_zero") if name in known.options}
-        return known.family(weighted=weighted, **asked)
+        asked = {name: getattr(self, name) for name in OPTIONS if name in known.options}
+        return known.family(**asked | {"weighted": weighted})
 
     def at(self, driver: str, value: float, **others: Any) -> "Settings":
         """The same with another target, and other settings.

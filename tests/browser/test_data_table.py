@@ -93,7 +93,7 @@ class Page:
         tab.on("console", lambda message: self.complaints.append(message.text))
         tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         tab.set_content(PAGE)
-        tab.evaluate("([esm, css]) => load(esm, css)", [script("dataTable"), style("data_table")])
+        tab.evaluate("([esm, css]) => load(esm, css)", [script("dataTable"), style("figure_panel", "data_table")])
 
     def start(self, *args, **kwargs):
         widget = Widget()

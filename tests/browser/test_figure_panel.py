@@ -8,7 +8,8 @@ from anywidget import AnyWidget
 from ipywidgets.widgets.widget import _remove_buffers
 
 from nbquant.views import theme
-from nbquant.widgets.panels.panels import figure_panel
+from nbquant.widgets.front.figure_panel import FigurePanel
+from nbquant.widgets.panels.panels import arguments
 
 pytestmark = pytest.mark.browser
 
@@ -20,7 +21,7 @@ def line(*y, **layout):
 
 @pytest.fixture
 def panel():
-    panel = figure_panel()
+    panel = FigurePanel(*arguments())
     yield panel
     panel.close()
 
@@ -86,7 +87,7 @@ class Page:
         tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         tab.on("request", lambda request: self.requests.append(request.url))
         tab.set_content(PAGE)
-        panel = figure_panel()
+        panel = FigurePanel(*arguments())
         tab.evaluate("([esm, css]) => load(esm, css)", [panel._esm, panel._css])
 
     def start(self, panel):

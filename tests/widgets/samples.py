@@ -13,6 +13,12 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 5))
 
 
+def two_layers() -> nn.Sequential:
+    """A smaller one for them."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 5))
+
+
 def batches(samples: int = 64) -> list[tuple[Tensor, Tensor]]:
     """Batches of 16 samples of 20 numbers, in five classes."""
     torch.manual_seed(1)

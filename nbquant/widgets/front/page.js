@@ -131,7 +131,7 @@ class PageModel {
     const own = (name, usual) => (options.includes(name) || !pair ? settings[name] : usual);
     const layers = settings.layers;
     const shared = [
-      JSON.stringify(layers).replaceAll(",", ", "),
+      JSON.stringify(layers),
       settings.coding,
       String(layers.length > 1 && Boolean(own("per_layer", false))),
       String(Boolean(settings.pinned_zero)),
@@ -297,7 +297,7 @@ class PageModel {
   }
 
   showHistogram() {
-    const histograms = this.data.histograms[JSON.stringify(this.settings.layers).replaceAll(",", ", ")];
+    const histograms = this.data.histograms[JSON.stringify(this.settings.layers)];
     const group = this.group(this.table(this.settings).groups);
     this.showFigure("clusters", histograms[group][this.state.bars === "h" ? 1 : 0][this.state.log_count ? 1 : 0]);
   }

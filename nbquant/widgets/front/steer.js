@@ -3,13 +3,6 @@
 const ENDS = ["pointerup", "pointercancel"];
 const STARTS = 3; // px that a drag takes to begin; less is a click, which chooses a curve
 
-/** The value at a place on a horizontal axis. */
-function ratioAt(axis, pixel) {
-  const [a, b] = axis.range;
-  const at = a + ((pixel - axis._offset) / axis._length) * (b - a);
-  return axis.type === "log" ? 10 ** at : at;
-}
-
 /** Watch a figure of curves over compression ratio; `ask(ratio)` is told where the target is dragged to. */
 function steerTarget(node, ask) {
   let from = null;
@@ -31,7 +24,7 @@ function steerTarget(node, ask) {
     if (!isDrag && Math.abs(x - from.x) < STARTS) return;
     isDrag = true;
     const { across } = from;
-    ask(ratioAt(across, Math.min(Math.max(x, across._offset), across._offset + across._length)));
+    ask(valueAt(across, Math.min(Math.max(x, across._offset), across._offset + across._length)));
   }
 
   function onEnd() {

@@ -7,10 +7,11 @@ function pixelOf(axis, value, isDown = false) {
   return axis._offset + (isDown ? 1 - share : share) * axis._length;
 }
 
-/** The value at a place on a horizontal linear axis. */
+/** The value at a place on a horizontal axis. */
 function valueAt(axis, pixel) {
   const [a, b] = axis.range;
-  return a + ((pixel - axis._offset) / axis._length) * (b - a);
+  const at = a + ((pixel - axis._offset) / axis._length) * (b - a);
+  return axis.type === "log" ? 10 ** at : at;
 }
 
 /** Axes of a figure that has been drawn, else null. */

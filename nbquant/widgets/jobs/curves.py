@@ -11,6 +11,7 @@ from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve
 from nbquant.kernels.precompile import precompile
+from nbquant.progress import Progress
 from nbquant.quantization import methods
 from nbquant.quantization.method import Family
 from nbquant.quantization.moments import Calibration
@@ -91,7 +92,7 @@ class CurvePass:
                     if key == self._wanted().key:
                         self._show(basis, dict(found))
             if BOUND not in basis.statistics.curves:
-                basis.statistics.curves[BOUND] = _bound(basis.statistics, lambda *_: report(len(found), len(keys)))
+                basis.statistics.curves[BOUND] = bound_of(basis.statistics, lambda *_: report(len(found), len(keys)))
             found = _ran(basis.statistics) | found
             wanted = self._wanted()
             if wanted.record.curve is None:
@@ -132,7 +133,7 @@ def _ran(statistics: Statistics) -> Curves:
     return {(points[0].quantizer.method, points[0].quantizer.weighted): points for points in ran}
 
 
-def _bound(statistics: Statistics, progress: Report) -> BoundData | None:
+def bound_of(statistics: Statistics, progress: Progress) -> BoundData | None:
     """Compute the rate-distortion bound, as near as a picture shows it; None where all weights are alike or zero."""
     try:
         return bound_data(rate_distortion_bound(statistics, gap=PREVIEW, progress=progress), statistics)

@@ -1,12 +1,11 @@
 """The one list of panels."""
 
 from nbquant import registry
-from nbquant.widgets.front.figure_panel import FigurePanel
 from nbquant.widgets.panels.error import ERROR, WEIGHTED_ERROR
 from nbquant.widgets.panels.finetuning import FINETUNING
 from nbquant.widgets.panels.heatmap import HEATMAP
 from nbquant.widgets.panels.histogram import HISTOGRAM
-from nbquant.widgets.panels.panel import Panel
+from nbquant.widgets.panels.panel import Kind, Panel
 from nbquant.widgets.panels.prediction import PREDICTION
 from nbquant.widgets.panels.rate_distortion import RATE_DISTORTION
 from nbquant.widgets.state import ExplorerState
@@ -15,10 +14,10 @@ PANELS: tuple[Panel, ...] = (HISTOGRAM, HEATMAP, ERROR, WEIGHTED_ERROR, RATE_DIS
 """All panels, in the order of the page. Look at ``panels.PANELS``, so that additions are seen."""
 
 
-def figure_panel() -> FigurePanel:
-    """Make a widget for the figures of all panels, without any yet."""
+def arguments() -> tuple[list[str], dict[str, Kind], list[str]]:
+    """Make the arguments of a figure panel for all panels: their names, kinds, and the names of the late ones."""
     kinds = {panel.name: panel.kind for panel in PANELS}
-    return FigurePanel(kinds, kinds, [panel.name for panel in PANELS if panel.late])
+    return list(kinds), kinds, [panel.name for panel in PANELS if panel.late]
 
 
 def named(name: str) -> Panel:

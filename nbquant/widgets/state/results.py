@@ -146,8 +146,7 @@ class Results(Inputs):
     def is_stale(self) -> bool:
         """Whether the point that is shown is of earlier settings, whatever the target."""
         request, now = self._exact.request, self.settings
-        options = [name for name in ("weighted", "coding", "per_layer", "pinned_zero") if name in now.record.options]
-        names = ("layers", "method", "estimator", "samples", "damping", *options)
+        names = ("layers", "method", "estimator", "samples", "damping", *now.options)
         return request is not None and any(getattr(request.settings, n) != getattr(now, n) for n in names)
 
     def _request(self) -> FitRequest:
@@ -183,9 +182,8 @@ class Results(Inputs):
         points, now = self.curves.get(self.settings.key), self.settings
         if not points or now.record.curve is not None:
             return points
-        options = [name for name in ("weighted", "coding", "per_layer") if name in now.record.options]
         quantizer = points[0].quantizer
-        return points if all(getattr(quantizer, n) == getattr(now, n) for n in options) else None
+        return points if all(getattr(quantizer, name) == value for name, value in now.options.items()) else None
 
     def _choose(self) -> None:
         """Find the point at the target on the chosen curve, once that is there."""
@@ -239,16 +237,10 @@ class Results(Inputs):
         self.set_trait(name, value)
         if name in ("exact", "ledger") and self._exact.result is not None:
             self._price_pins(self._exact.result)
-        if name == "exact" and value is not None:
-            self._measure_at_rest()
-
-    def _measure_at_rest(self) -> None:
-        """Measure the point that has come to rest."""
 
     def _show_finetuned(self, found: FineTuned, ledger: Ledger | None) -> None:
         for name, value in (("finetuned", found), ("ledger", ledger), ("training", found), ("measurement", None)):
             self.set_trait(name, value)
-        self._measure_at_rest()
 
     def _show_measurement(self, request: FitRequest, measurement: Measurement) -> None:
         """Show it in the place of what was known of the same weights."""

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
+from nbquant.pipeline.finetune import FineTuned
 from nbquant.pipeline.prune import Pruned
 from nbquant.quantization.moments import Calibration
 from nbquant.widgets.jobs.curves import CurvePass
@@ -86,6 +88,15 @@ class Updates(Results):
         if isinstance(self._weights.origin, nn.Module):
             return "there are no data; give them with explore(model, data)"
         return "a checkpoint has weights only; load it into its module, and call explore(model, data)"
+
+    def _show_exact(self, name: str, value: Any) -> None:
+        super()._show_exact(name, value)
+        if name == "exact" and value is not None:
+            self._measure_at_rest()
+
+    def _show_finetuned(self, found: FineTuned, ledger: Ledger | None) -> None:
+        super()._show_finetuned(found, ledger)
+        self._measure_at_rest()
 
     def _measure_at_rest(self) -> None:
         """Measure the point that has come to rest on some samples, unless it has been measured."""

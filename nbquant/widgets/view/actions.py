@@ -15,7 +15,7 @@ class Action:
         label: Its text.
         place: Where it stands: "bar", "prune", "train", "save", "session", or "" for none.
         tooltip: What it does, in a sentence.
-        run: What the state does.
+        run: What the state does; None if the explorer hands something to the browser.
         blocked: Why it can do nothing now; "" if it can.
     """
 
@@ -23,7 +23,7 @@ class Action:
     label: str
     place: str
     tooltip: str
-    run: Callable[[ExplorerState], None]
+    run: Callable[[ExplorerState], None] | None
     blocked: Callable[[ExplorerState], str] = lambda state: ""
 
 
@@ -78,10 +78,20 @@ ACTIONS = (
         _needs_data,
     ),
     Action("save", "Save", "save", "Write the compressed network to this file", ExplorerState.save),
+    Action("download", "Download .nbq", "save", "Download the compressed network", None),
+    Action("code", "Copy as code", "session", "The lines that give this result without the explorer", None),
+    Action("session", "Save session", "session", "Download all settings and pins as a JSON file", None),
+    Action(
+        "page",
+        "Download page",
+        "session",
+        "Download the explorer as an HTML page that needs no kernel and no network",
+        None,
+    ),
     Action("cancel", "Cancel", "", "Stop what is under way", ExplorerState.cancel),
     Action("resume", "Go on", "", "Go on with what was cancelled", ExplorerState.resume),
 )
-"""Actions of the state; the explorer adds those that hand something to the browser."""
+"""All actions, in the order of their buttons."""
 
 
 def blocked(state: ExplorerState) -> dict[str, str]:

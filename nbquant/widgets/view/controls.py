@@ -14,7 +14,6 @@ SIZES = {"standard": "standard", "half a screen": "compact", "projection": "proj
 MOST_EPOCHS = 1000
 MOST_SAMPLES = 1_000_000_000
 REGION = "region_text"  # an input of the view alone
-OPTIONS = ("weighted", "coding", "per_layer", "pinned_zero")  # that a method may lack
 
 
 @dataclass(frozen=True)

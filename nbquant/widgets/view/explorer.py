@@ -42,33 +42,6 @@ SHOWN = {name: name for name in ("activity", "progress", "pace", "cancelled", "d
 """Results of the state that the widget shows, and what they are called there."""
 JSON, OCTETS = "application/json", "application/octet-stream"
 PAGE = "nbquant.html", "text/html"
-GIVING = [
-    {
-        "name": "code",
-        "label": "Copy as code",
-        "place": "session",
-        "tooltip": "The lines that give this result without the explorer",
-    },
-    {
-        "name": "session",
-        "label": "Save session",
-        "place": "session",
-        "tooltip": "Download all settings and pins as a JSON file",
-    },
-    {
-        "name": "page",
-        "label": "Download page",
-        "place": "session",
-        "tooltip": "Download the explorer as an HTML page that needs no kernel and no network",
-    },
-    {
-        "name": "download",
-        "label": "Download .nbq",
-        "place": "save",
-        "tooltip": "Download the compressed network",
-    },
-]
-"""Buttons that hand something to the browser, beside the actions of the state."""
 
 
 class Explorer(FigurePanel):
@@ -106,7 +79,7 @@ class Explorer(FigurePanel):
         self._shower: int | None = None  # thread in which an input of the state is shown
         self.tables = {"layers": layers_table(state), "codebook": codebook_table(state), "pins": pins_table(state)}
         self._acts: dict[str, Callable[[], None]] = {
-            **{action.name: partial(action.run, state) for action in ACTIONS},
+            **{action.name: partial(action.run, state) for action in ACTIONS if action.run is not None},
             "code": self._show_code,
             "session": self._offer_session,
             "page": self._offer_page,
@@ -119,13 +92,10 @@ class Explorer(FigurePanel):
         self.add_traits(**made)
         for name, table in self.tables.items():
             table.join(self, f"{name}_table")
-        names = [panel.name for panel in panels.PANELS]
         super().__init__(
-            names,
-            {panel.name: panel.kind for panel in panels.PANELS},
-            [panel.name for panel in panels.PANELS if panel.late],
+            *panels.arguments(),
             titles={panel.name: panel.title for panel in panels.PANELS},
-            actions=[{key: getattr(a, key) for key in ("name", "label", "place", "tooltip")} for a in ACTIONS] + GIVING,
+            actions=[{key: getattr(a, key) for key in ("name", "label", "place", "tooltip")} for a in ACTIONS],
             controls=controls(state),
             size=state.size,
         )

@@ -3,13 +3,13 @@
 import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
 import numpy as np
 
-from nbquant.analysis.bounds import rate_distortion_bound
 from nbquant.analysis.curves import tabulated_pairs
 from nbquant.analysis.live import live_table, mean_of_cells
 from nbquant.analysis.operating_point import OperatingPoint
@@ -22,14 +22,17 @@ from nbquant.quantization import methods
 from nbquant.quantization.clustering import WHOLE
 from nbquant.quantization.method import Family
 from nbquant.views import theme
-from nbquant.views.bound import bound_data, bound_traces
+from nbquant.views.bound import bound_traces
 from nbquant.views.heatmap import heatmap_data
 from nbquant.views.heatmap_drawing import draw_equal_sensitivities, draw_heatmap
 from nbquant.views.histogram import draw_histogram, histogram_data
 from nbquant.views.rate_distortion import Curve, draw_rate_distortion, rate_distortion_data
 from nbquant.widgets.front.bundle import part, script, style
 from nbquant.widgets.front.figure_panel import FigurePanel, binary
+from nbquant.widgets.jobs.curves import BOUND, bound_of
 from nbquant.widgets.panels import panels
+from nbquant.widgets.panels.heatmap import pooling_of
+from nbquant.widgets.settings import OPTIONS
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.view.packing import packed, packed_clusters, single, thinned
 
@@ -37,8 +40,6 @@ MOST_BYTES = 6_000_000  # of a page
 MOST_POINTS = 96  # of a curve
 LEAST_POINTS = 12
 MOST_LAYERS = 16  # that are offered one by one, the largest
-GAP = 0.05  # bit/weight that the bound may be off
-OPTIONS = ("coding", "per_layer", "pinned_zero")
 FIXED = (
     *("measure_at_rest", "estimator", "samples", "damping", "pooling"),
     *("density", "epochs", "path", "region_text"),
@@ -105,7 +106,7 @@ def _page(content: "_Content", most: int, title: str | None) -> bytes:
 
 @dataclass(frozen=True)
 class _Shown:
-    """What a curve is of: layers, and the options that all methods share where they have them."""
+    """Layers of curves, and the options of those methods that have them."""
 
     layers: tuple[str, ...]
     coding: str
@@ -113,9 +114,9 @@ class _Shown:
     pinned_zero: bool
 
     def key(self, family: Family | None = None) -> str:
-        """What the page finds it by; of a family also its curve."""
+        """Make the key under which the page looks this up; with a family, that of its curve."""
         shared = [
-            json.dumps(list(self.layers)),
+            _key(self.layers),
             self.coding,
             str(self.per_layer).lower(),
             str(self.pinned_zero).lower(),
@@ -124,8 +125,13 @@ class _Shown:
         return "|".join(shared + own)
 
 
+def _key(layers: Sequence[str]) -> str:
+    """Make the key of some layers: the same text as JavaScript's JSON.stringify."""
+    return json.dumps(list(layers), ensure_ascii=False, separators=(",", ":"))
+
+
 class _Content:
-    """All that a page shows: curves by what they are of, and figures."""
+    """Everything in a page: curves by their layers and options, and figures."""
 
     def __init__(self, widget: FigurePanel, state: ExplorerState, progress: Progress) -> None:
         self.widget, self.state = widget, state
@@ -145,24 +151,32 @@ class _Content:
         self.curves: dict[tuple[_Shown, str, bool], list[OperatingPoint]] = {}
         pairs = [(shown, *pair) for shown in self.shown for pair in tabulated_pairs()]
         for shown, method, weighted in track(pairs, "curves", progress):
-            self.curves[shown, method, weighted] = curve(_family(shown, method, weighted), self.parts[shown.layers])
-        self.bounds = {part: _bound(known) for part, known in self.parts.items()}
+            self.curves[shown, method, weighted] = curve(
+                self._family(shown, method, weighted), self.parts[shown.layers]
+            )
+        self.bounds = {
+            layers: known.curves.get(BOUND) or bound_of(known, False) for layers, known in self.parts.items()
+        }
 
     def at_most(self, points: int) -> dict[str, Any]:
         """Everything in the page, with at most so many points a curve."""
         tables: dict[str, Any] = {}
         same: dict[int, str] = {}  # curves that several options share are stored once
         for (shown, method, weighted), found in self.curves.items():
-            key = shown.key(_family(shown, method, weighted))
+            key = shown.key(self._family(shown, method, weighted))
             if id(found) in same:
                 tables[key] = same[id(found)]
             elif found:
                 tables[key], same[id(found)] = self._tables(shown, thinned(found, points)), key
+        return self.figures | {"tables": tables}
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        """Everything but the curves' tables, however many points those have."""
         return {
             "traits": self._traits(),
-            "tables": tables,
             "figures": {shown.key(): self._curves_figure(shown) for shown in self.shown},
-            "histograms": {json.dumps(list(layers)): self._histograms(layers) for layers in self.parts},
+            "histograms": {_key(layers): self._histograms(layers) for layers in self.parts},
             "maps": {name: self._map(name) for name in self.state.parameters},
             "groups": {t.name: t.layer for t in self.state.selection},
             "methods": {
@@ -171,8 +185,13 @@ class _Content:
             },
             "pairs": [list(pair) for pair in tabulated_pairs()],
             "labels": {layer: layer_label(layer) for layer in self.state.available_layers},
-            "whole": WHOLE,
         }
+
+    def _family(self, shown: _Shown, method: str, weighted: bool) -> Family:
+        settings = replace(
+            self.state.settings, coding=shown.coding, per_layer=shown.per_layer, pinned_zero=shown.pinned_zero
+        )
+        return settings.family(method, weighted)
 
     def _tables(self, shown: _Shown, points: Sequence[OperatingPoint]) -> dict[str, Any]:
         """A curve, with the clusters of each group."""
@@ -233,9 +252,7 @@ class _Content:
         h = self.state.sensitivity
         if h is None or name not in h:
             return binary(draw_equal_sensitivities(name))
-        found = draw_heatmap(
-            heatmap_data(h[name], name=name, pooling="mean" if self.state.pooling == "mean" else "max")
-        )
+        found = draw_heatmap(heatmap_data(h[name], name=name, pooling=pooling_of(self.state)))
         for trace in found["data"]:
             trace["z"] = np.round(trace["z"], 2).astype(np.float32)  # as precise as it is told, and packs well
         return binary(found)
@@ -283,16 +300,3 @@ class _Content:
                 if self.widget.kinds[name] in ("clusters", "curves", "map") and name not in gone
             },
         }
-
-
-def _family(shown: _Shown, method: str, weighted: bool) -> Family:
-    known = methods.named(method)
-    asked = {name: getattr(shown, name) for name in OPTIONS if name in known.options}
-    return known.family(weighted=weighted, **asked)
-
-
-def _bound(statistics: Statistics) -> Any:
-    try:
-        return bound_data(rate_distortion_bound(statistics, gap=GAP, progress=False), statistics)
-    except ValueError:  # all weights are alike or zero
-        return None

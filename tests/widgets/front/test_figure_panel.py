@@ -14,7 +14,7 @@ from nbquant.views import theme
 from nbquant.views.palette import LEDGER_COLOURS, method_style
 from nbquant.widgets.front.bundle import PLOTLY_JS, PLOTLY_VERSION
 from nbquant.widgets.front.figure_panel import FigurePanel
-from nbquant.widgets.panels.panels import figure_panel
+from nbquant.widgets.panels.panels import arguments
 
 
 def line(*y, **layout):
@@ -28,7 +28,7 @@ def decoded(array):
 
 @pytest.fixture
 def panel():
-    panel = figure_panel()
+    panel = FigurePanel(*arguments())
     yield panel
     panel.close()
 

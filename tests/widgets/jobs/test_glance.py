@@ -9,14 +9,9 @@ import nbquant as nq
 from nbquant.widgets.jobs import network as jobs
 from nbquant.widgets.panels.rate_distortion import data
 from nbquant.widgets.state import ExplorerState
-from tests.widgets.samples import batches, sensitivities
+from tests.widgets.samples import batches, sensitivities, two_layers
 
 WAIT = 60
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 5))
 
 
 class Slow(nn.Module):
@@ -24,7 +19,7 @@ class Slow(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner = network()
+        self.inner = two_layers()
 
     def forward(self, x):
         time.sleep(1e-3 * len(x))
@@ -38,12 +33,12 @@ def explored(model, data, **inputs):
 
 
 def test_point_at_rest_is_measured_with_its_paired_error():
-    state = explored(network(), batches())
+    state = explored(two_layers(), batches())
     found = state.measurement
     assert found.quantized is state.exact
     assert (found.at_rest, found.partial) == (True, False)  # there are 64 samples
-    applied = state.exact.apply(network())
-    assert found.evaluation == nq.evaluate(applied, batches(), progress=False, reference=network())
+    applied = state.exact.apply(two_layers())
+    assert found.evaluation == nq.evaluate(applied, batches(), progress=False, reference=two_layers())
     state.ratio = 8.0
     assert state.wait(WAIT)
     assert state.measurement.quantized is state.exact
@@ -86,7 +81,7 @@ def test_measuring_all_replaces_it_and_stays(monkeypatch):
 
 
 def test_it_can_be_turned_off_and_on():
-    state = explored(network(), batches(), measure_at_rest=False)
+    state = explored(two_layers(), batches(), measure_at_rest=False)
     assert state.measurement is None
     state.measure_at_rest = True
     assert state.wait(WAIT)
@@ -94,7 +89,7 @@ def test_it_can_be_turned_off_and_on():
 
 
 def test_without_data_nothing_is_tried():
-    state = ExplorerState(network(), ratio=6.0)
+    state = ExplorerState(two_layers(), ratio=6.0)
     assert state.wait(WAIT)
     assert state.measurement is None
     assert state.error == ""
@@ -112,14 +107,14 @@ def test_few_of_them_are_kept():
 
 
 def test_fine_tuned_values_are_measured_too():
-    state = explored(network(), batches())
+    state = explored(two_layers(), batches())
     state.finetune()
     assert state.wait(WAIT)
     assert state.measurement.quantized is state.finetuned.quantized
 
 
 def test_figure_of_curves_shows_only_what_was_asked_for():
-    state = explored(network(), batches(), method="kmeans")
+    state = explored(two_layers(), batches(), method="kmeans")
     assert data(state, whole=True).measured == ()
     state.measure()
     assert state.wait(WAIT)

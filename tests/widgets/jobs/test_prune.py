@@ -2,23 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
 
 import nbquant as nq
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.view.explorer import explore
+from tests.widgets.samples import batches, two_layers
 
 WAIT = 60
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 5))
-
-
-def batches():
-    torch.manual_seed(1)
-    return [(torch.randn(16, 20), torch.randint(5, (16,))) for _ in range(4)]
 
 
 def prune(state, density):
@@ -29,7 +19,7 @@ def prune(state, density):
 
 
 def test_pruned_module_is_estimated_quantized_measured_and_saved(tmp_path):
-    model = network()
+    model = two_layers()
     state = ExplorerState(model, batches(), ratio=12.0)
     assert state.wait(WAIT)
     h, original = state.sensitivity, nq.evaluate(model, batches(), progress=False)
@@ -49,7 +39,7 @@ def test_pruned_module_is_estimated_quantized_measured_and_saved(tmp_path):
 
 
 def test_pruning_starts_from_the_module_that_was_given():
-    state = ExplorerState(network(), batches(), ratio=6.0, layers="2")
+    state = ExplorerState(two_layers(), batches(), ratio=6.0, layers="2")
     assert state.wait(WAIT)
     prune(state, 0.25)
     prune(state, 0.5)
@@ -62,7 +52,7 @@ def test_pruning_starts_from_the_module_that_was_given():
 
 
 def test_without_data_weights_are_only_set_to_zero():
-    model = network()
+    model = two_layers()
     h = {name: torch.rand(p.shape) + 0.01 for name, p in model.named_parameters()}
     state = ExplorerState(model, sensitivity=h, ratio=6.0)
     assert state.wait(WAIT)
@@ -74,7 +64,7 @@ def test_without_data_weights_are_only_set_to_zero():
 
 
 def test_density_out_of_range_is_an_error_and_changes_nothing():
-    state = ExplorerState(network(), batches(), ratio=6.0)
+    state = ExplorerState(two_layers(), batches(), ratio=6.0)
     assert state.wait(WAIT)
     before = state.point
     state.density = 0.0
@@ -86,7 +76,7 @@ def test_density_out_of_range_is_an_error_and_changes_nothing():
 
 
 def test_view_prunes():
-    explorer = explore(network(), batches(), ratio=6.0)
+    explorer = explore(two_layers(), batches(), ratio=6.0)
     assert explorer.state.wait(WAIT)
     explorer.density = 0.25
     explorer._handle_custom_msg({"kind": "act", "name": "prune"}, [])

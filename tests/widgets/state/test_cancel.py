@@ -3,25 +3,18 @@
 import threading
 
 import pytest
-import torch
-from torch import nn
 
 from nbquant.widgets.jobs import curves
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.view.explorer import Explorer
-from tests.widgets.samples import batches, sensitivities
+from tests.widgets.samples import batches, sensitivities, two_layers
 
 WAIT = 60
 
 
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 5))
-
-
 @pytest.fixture
 def state():
-    model = network()
+    model = two_layers()
     state = ExplorerState(model, batches(), sensitivity=sensitivities(model), ratio=6.0, measure_at_rest=False)
     assert state.wait(WAIT)
     return state
@@ -74,7 +67,7 @@ def test_another_setting_goes_on_as_well(state, held):
 
 
 def test_cancelled_estimate_is_made_again():
-    state = ExplorerState(network(), batches(), ratio=6.0, measure_at_rest=False)
+    state = ExplorerState(two_layers(), batches(), ratio=6.0, measure_at_rest=False)
     state.cancel()
     state.wait(WAIT)
     state.resume()

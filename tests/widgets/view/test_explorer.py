@@ -13,19 +13,14 @@ from torch import nn
 
 import nbquant as nq
 from nbquant.widgets.view.explorer import explore
-from tests.widgets.samples import batches, sensitivities
+from tests.widgets.samples import batches, sensitivities, two_layers
 
 WAIT = 60
 
 
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 5))
-
-
 @pytest.fixture
 def explorer():
-    model = network()
+    model = two_layers()
     explorer = explore(model, batches(), sensitivity=sensitivities(model), ratio=6.0, measure_at_rest=False)
     settle(explorer)
     return explorer
@@ -156,7 +151,7 @@ def test_codewords_lengths_and_counts_of_the_weights_themselves(explorer):
     assert numbers(now["count"]).tolist() == exact.counts.tolist()
     assert [len(word) for word in now["codeword"]] == exact.codeword_length.tolist()
     bounds = numbers(now["threshold"])
-    weight = torch.cat([p.detach().reshape(-1) for p in network().parameters()]).numpy()
+    weight = torch.cat([p.detach().reshape(-1) for p in two_layers().parameters()]).numpy()
     found = np.searchsorted(bounds, weight)
     assigned = torch.cat([t.assignment.reshape(-1) for t in exact.tensors.values()]).numpy()
     # Boundaries travel in float32; hardly a weight lies within their rounding.
@@ -286,7 +281,7 @@ def test_brushed_region_is_outlined(explorer):
     explorer.region = {"figure": "heatmap", "x0": -0.5, "x1": 19.5, "y0": -0.5, "y1": 3.5, "serial": 1}
     settle(explorer)
     outline = explorer.brushed
-    rows = network()[0].weight[:4].detach().numpy().reshape(-1)
+    rows = two_layers()[0].weight[:4].detach().numpy().reshape(-1)
     edge = numbers(outline["edge"])
     assert numbers(outline["height"]).tolist() == np.histogram(rows, edge)[0].tolist()
     assert "0.weight" in outline["label"]
@@ -386,8 +381,8 @@ def test_compressed_file_is_downloaded(explorer, sent, tmp_path):
     assert message["name"] == "model.nbq"
     assert len(content) == explorer.state.ledger.total // 8
     (tmp_path / "model.nbq").write_bytes(content)
-    restored = nq.load(tmp_path / "model.nbq").apply(network())
-    expected = explorer.state.exact.apply(network())
+    restored = nq.load(tmp_path / "model.nbq").apply(two_layers())
+    expected = explorer.state.exact.apply(two_layers())
     assert all(torch.equal(a, b) for a, b in zip(restored.parameters(), expected.parameters(), strict=True))
 
 
@@ -478,7 +473,7 @@ def test_pruned_zeros_are_counted():
 
 
 def test_without_data_what_needs_them_is_off(explorer):
-    alone = explore(network(), ratio=6.0)
+    alone = explore(two_layers(), ratio=6.0)
     settle(alone)
     reasons = [alone.blocked["measure"], alone.blocked["finetune"], control(alone, "estimator")["disabled"]]
     assert all("explore(model, data)" in reason for reason in reasons)

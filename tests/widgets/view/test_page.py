@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 import nbquant as nq
@@ -17,19 +16,14 @@ from nbquant.quantization import methods
 from nbquant.widgets.view import page
 from nbquant.widgets.view.explorer import explore
 from nbquant.widgets.view.export import export_html
-from tests.widgets.samples import batches, sensitivities
+from tests.widgets.samples import batches, sensitivities, two_layers
 
 WAIT = 60
 
 
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 5))
-
-
 @pytest.fixture(scope="module")
 def explorer():
-    model = network()
+    model = two_layers()
     explorer = explore(model, batches(), sensitivity=sensitivities(model), ratio=6.0)
     assert explorer.state.wait(WAIT)
     return explorer
@@ -80,7 +74,8 @@ def test_every_curve_is_in_it_as_computed(explorer, written, pair, layers, per_l
     family = known.family(weighted=weighted, **{n: v for n, v in options.items() if n in known.options})
     points = curve(family, explorer.state.statistics.part(layers))
     own = per_layer and "per_layer" in known.options
-    key = f"{json.dumps(list(layers))}|huffman|{str(own).lower()}|false|{method}|{str(weighted).lower()}"
+    of = json.dumps(list(layers), separators=(",", ":"))
+    key = f"{of}|huffman|{str(own).lower()}|false|{method}|{str(weighted).lower()}"
     found = table(data, key)
     ratio, loss = numbers(found["ratio"]), numbers(found["loss"])
     assert len(ratio) >= min(len(points), 40)
@@ -114,7 +109,7 @@ def test_what_needs_weights_says_how_to_get_it(written):
 def test_weights_are_not_in_it(written):
     """A page is given to others: it holds centres and counts, but no weight."""
     data = written.read_bytes()
-    weight = network()[0].weight.detach().numpy().tobytes()
+    weight = two_layers()[0].weight.detach().numpy().tobytes()
     (text,) = re.findall(rb'id="nbquant-data">([^<]+)<', data)
     whole = gzip.decompress(base64.b64decode(text))
     assert weight[:64] not in whole
@@ -129,7 +124,7 @@ def test_it_fetches_nothing(written):
 
 
 def test_selection_is_exported_with_its_sensitivities(explorer, tmp_path):
-    model = network()
+    model = two_layers()
     selection = nq.select(model, sensitivities(model), layers=["0"])
     path = tmp_path / "selection.html"
     export_html(selection, path, title="One <layer>", progress=False)
@@ -173,3 +168,8 @@ def test_explorer_offers_the_page(explorer, monkeypatch):
     ((message, (content,)),) = sent
     assert (message["name"], message["mime"]) == ("nbquant.html", "text/html")
     assert content.startswith(b"<!doctype html>")
+
+
+def test_layers_are_named_as_the_page_names_them():
+    """By JSON.stringify, which writes commas without a space and letters as they are."""
+    assert page._key(["a, b", "ä"]) == '["a, b","ä"]'
