@@ -27,7 +27,7 @@ from nbquant.widgets.view.controls import REGION, controls
 from nbquant.widgets.view.link import PanelLink
 from nbquant.widgets.view.page import page_of
 from nbquant.widgets.view.pictures import picture_of
-from nbquant.widgets.view.readout import caption, outcome
+from nbquant.widgets.view.readout import outcome, summary
 from nbquant.widgets.view.still_output import HIDING, StillOutput
 from nbquant.widgets.view.tables import codebook_table, layers_table, pins_table
 from nbquant.widgets.view.while_busy import answer_while_busy
@@ -180,7 +180,7 @@ class Explorer(FigurePanel):
         self.outcome = outcome(self.state)
 
     def _show_summary(self) -> None:
-        self.summary = caption(self.state)
+        self.summary = summary(self.state)
 
     def _brush(self, text: str) -> None:
         if text != self._region():

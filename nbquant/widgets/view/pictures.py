@@ -8,7 +8,7 @@ from nbquant.views.ledger import ledger_data, plot_ledger
 from nbquant.views.still import picture, still
 from nbquant.widgets.panels import panels
 from nbquant.widgets.state import ExplorerState
-from nbquant.widgets.view.readout import caption, newest_ledger
+from nbquant.widgets.view.readout import caption, newest_ledger, settings_text
 
 SHOWN = ("histogram", "heatmap", "rate_distortion")  # in one picture
 
@@ -17,7 +17,7 @@ def still_figure(state: ExplorerState, name: str) -> Figure | None:
     """A panel, or the ledger, drawn by matplotlib; None while there is nothing to draw."""
     if name == "ledger":
         ledger = newest_ledger(state)
-        return None if ledger is None else plot_ledger(ledger_data({caption(state, short=True): ledger}))
+        return None if ledger is None else plot_ledger(ledger_data({settings_text(state): ledger}))
     drawn = panels.named(name).figure(state)
     return None if drawn is None else still(drawn)
 

@@ -62,8 +62,8 @@ def note(state: ExplorerState) -> str:
     return "h = 1: none given" if state.lacking else "with h = 1"
 
 
-def caption(state: ExplorerState, short: bool = False) -> str:
-    """Settings and what came of them, in a line; where ``short`` without what they cost."""
+def settings_text(state: ExplorerState) -> str:
+    """Settings of the point that is shown; "" if there is none."""
     point = state.point
     if point is None:
         return ""
@@ -73,16 +73,24 @@ def caption(state: ExplorerState, short: bool = False) -> str:
     weighted = q.weighted and state.sensitivity is not None
     levels = f"{costs.levels} level{'s' * (costs.levels != 1)}"
     said = f"{method_style(q.method, weighted).label}, {levels}, {code}"
-    if q.per_layer:
-        said += ", per layer"
-    if short:
-        return said
-    accuracy = _accuracy(state)[0]
-    measured = "" if state.measurement is None else f", {accuracy}"
+    return f"{said}, per layer" if q.per_layer else said
+
+
+def summary(state: ExplorerState) -> str:
+    """Settings and what came of them, in a line; "" if there is no point."""
+    if state.point is None:
+        return ""
+    costs = state.point if state.kept is None else state.kept
+    measured = "" if state.measurement is None else f", {_accuracy(state)[0]}"
     return (
-        f"{said}: {costs.compression_ratio:.2f}×, {costs.rate:.3f} bit/weight, predicted loss "
-        f"+{predicted_loss(state):.3g}{measured}. {layers_label(state.selection.layers)}"
+        f"{settings_text(state)}: {costs.compression_ratio:.2f}×, {costs.rate:.3f} bit/weight, predicted loss "
+        f"+{predicted_loss(state):.3g}{measured}"
     )
+
+
+def caption(state: ExplorerState) -> str:
+    """The summary with the layers; "" if there is no point."""
+    return f"{summary(state)}. {layers_label(state.selection.layers)}" if state.point is not None else ""
 
 
 def outcome(state: ExplorerState) -> str:
