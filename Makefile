@@ -41,21 +41,26 @@ unexport PYTHONDONTWRITEBYTECODE
 # tests/conftest.py says how many workers there are and which tests stay with one of them.
 PYTEST := $(PY) -m pytest --numprocesses=auto --dist=loadscope --no-loadscope-reorder
 
-# Everything runs even when something fails, so that one run tells all.
+# Everything runs even when something fails, so that one run tells all. Linters run beside the tests, which leave a core now
+# and then, and are heard after them.
 define RUN
-	@passed=; failed=; \
+	@heard=$$(mktemp -d); trap 'rm -rf "$$heard"' EXIT; \
 	check() { \
 	    name=$$1; shift; printf '\n--- %s\n' "$$name"; \
-	    if "$$@"; then passed="$$passed, $$name"; else failed="$$failed, $$name"; fi; \
+	    if "$$@"; then echo "$$name" >> "$$heard/passed"; else echo "$$name" >> "$$heard/failed"; fi; \
 	}; \
-	check 'ruff check' $(PY) -m ruff check; \
-	check 'ruff format' $(PY) -m ruff format --check; \
-	check 'mypy' $(PY) -m mypy; \
-	check 'lint-imports' $(VENV)/bin/lint-imports; \
+	lint() { \
+	    check 'ruff check' $(PY) -m ruff check; \
+	    check 'ruff format' $(PY) -m ruff format --check; \
+	    check 'mypy' $(PY) -m mypy; \
+	    check 'lint-imports' $(VENV)/bin/lint-imports; \
+	}; \
+	lint > "$$heard/lint" 2>&1 & linters=$$!; \
 	$(1) \
-	printf '\n'; \
-	if [ -n "$$passed" ]; then echo "make $@ passed: $${passed#, }"; fi; \
-	if [ -n "$$failed" ]; then echo "make $@ FAILED: $${failed#, }"; exit 1; fi
+	wait $$linters; cat "$$heard/lint"; printf '\n'; \
+	told() { paste -sd, "$$heard/$$1" | sed 's/,/, /g'; }; \
+	if [ -e "$$heard/passed" ]; then echo "make $@ passed: $$(told passed)"; fi; \
+	if [ -e "$$heard/failed" ]; then echo "make $@ FAILED: $$(told failed)"; exit 1; fi
 endef
 
 test: $(VENV)/.test

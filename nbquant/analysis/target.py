@@ -9,7 +9,7 @@ import numpy as np
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.quantization import methods
 from nbquant.quantization.method import Method
-from nbquant.quantization.parameter import LMBDA, STEP
+from nbquant.quantization.parameter import LEVELS, LMBDA, STEP
 from nbquant.quantization.quantized import Quantized
 
 CLOSE = 0.005  # relative tolerance of a target
@@ -29,6 +29,7 @@ class Target:
     method's own parameter, such as λ [loss/bit] or the step [weight].
 
     Raises:
+        TypeError: Not a number, or levels that are not a whole one.
         ValueError: A value that is not a finite number above zero.
     """
 
@@ -40,6 +41,8 @@ class Target:
             raise TypeError(f"{self.name} must be a number, but got {self.value!r}")
         if not np.isfinite(self.value) or self.value <= 0:
             raise ValueError(f"{self.name} must be finite and above 0, but got {self.value!r}")
+        if self.name == LEVELS.name and self.value != int(self.value):
+            raise TypeError(f"levels must be a whole number, but got {self.value!r}")
 
     @property
     def is_parameter(self) -> bool:

@@ -162,6 +162,13 @@ def test_targets_are_numbers(value):
         nq.fit(SELECTIONS[1.0], rate=value)
 
 
+@pytest.mark.parametrize("method", ["kmeans", "uniform", "ecsq"])
+def test_levels_are_a_whole_number(method):
+    with pytest.raises(TypeError, match=r"levels must be a whole number, but got 2\.5"):
+        nq.fit(SELECTIONS[1.0], method, levels=2.5)
+    assert Target("levels", 3.0).value == 3
+
+
 def test_nothing_to_quantize():
     model = nn.Linear(3, 2)
     with torch.no_grad():
