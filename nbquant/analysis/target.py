@@ -29,7 +29,6 @@ class Target:
     method's own parameter, such as λ [loss/bit] or the step [weight].
 
     Raises:
-        TypeError: Not a number, or levels that are not a whole one.
         ValueError: A value that is not a finite number above zero.
     """
 
@@ -41,8 +40,6 @@ class Target:
             raise TypeError(f"{self.name} must be a number, but got {self.value!r}")
         if not np.isfinite(self.value) or self.value <= 0:
             raise ValueError(f"{self.name} must be finite and above 0, but got {self.value!r}")
-        if self.name == LEVELS.name and self.value != int(self.value):
-            raise TypeError(f"levels must be a whole number, but got {self.value!r}")
 
     @property
     def is_parameter(self) -> bool:
@@ -124,11 +121,14 @@ def target_of(**targets: float | None) -> Target:
     """Select the one target that is not None.
 
     Raises:
+        TypeError: Not a number, or levels that are not a whole one.
         ValueError: None or several were given.
     """
     given = {name: value for name, value in targets.items() if value is not None}
     if len(given) != 1:
         came = ", ".join(f"{k}={v!r}" for k, v in given.items()) or "none"
         raise ValueError(f"exactly one of {', '.join(targets)} is required, but got {came}")
-    name, value = next(iter(given.items()))
-    return Target(name, value)
+    target = Target(*next(iter(given.items())))
+    if target.name == LEVELS.name and target.value != int(target.value):
+        raise TypeError(f"levels must be a whole number, but got {target.value!r}")
+    return target

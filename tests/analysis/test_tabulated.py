@@ -166,7 +166,7 @@ def test_targets_are_numbers(value):
 def test_levels_are_a_whole_number(method):
     with pytest.raises(TypeError, match=r"levels must be a whole number, but got 2\.5"):
         nq.fit(SELECTIONS[1.0], method, levels=2.5)
-    assert Target("levels", 3.0).value == 3
+    assert target_of(levels=3.0) == Target("levels", 3)
 
 
 def test_nothing_to_quantize():
