@@ -1,0 +1,332 @@
+"""A block format: weights in blocks that share a scale, as other libraries store them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from nbquant.kernels.cpu import block_codes as kernels
+from nbquant.quantization.blocks.block_codes import BlockCodes, Part
+from nbquant.quantization.blocks.grid import NONE_1
+from nbquant.quantization.blocks.layout import Layout
+
+Blocks = Float32[np.ndarray, "blocks length"]
+Encoded = tuple[UInt8[np.ndarray, "blocks length"], dict[str, np.ndarray]]
+"""Codes, and parts as stored by name."""
+
+ROW = -1  # as a length: one block for each row
+TENSOR = -2  # one block for all weights
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What codes are dequantized with: ŵ = scale · (level − zero) + minimum, one of each for a group of weights."""
+
+    scale: Float32[np.ndarray, " groups"]
+    zero: Float32[np.ndarray, " groups"] = field(default_factory=lambda: NONE_1)
+    minimum: Float32[np.ndarray, " groups"] = field(default_factory=lambda: NONE_1)
+
+    def __getitem__(self, groups: slice) -> "Scales":
+        return Scales(self.scale[groups], self.zero[groups], self.minimum[groups])
+
+
+@dataclass(frozen=True)
+class BlockFormat:
+    """A block format with two encoders: the library's own, and a search for the best stored scales.
+
+    Attributes:
+        name: Name, as in :func:`nbquant.quantization.blocks.formats.named`.
+        title: Name in tables and figures.
+        library: Library that the plain encoder equals bit for bit, with the version it was checked against.
+        length: Weights of a block; ``ROW`` or ``TENSOR`` where it is a whole row, or all weights.
+        levels: Level of each code, before scaling.
+        code_bits: Stored bits of a code.
+        part_bits: Stored bits of each value of the parts, by name.
+        plain: plain(blocks) encodes as the library does.
+        search: search(blocks, sensitivity) encodes with the scales of least weighted error that it finds.
+        scales: scales(parts) returns what codes are dequantized with.
+        groups: Groups of a block, each with its own scale.
+        across_rows: Whether blocks run on from one row into the next; else rows are padded.
+        exact_zero: Whether every block can hold an exact zero.
+        padding_code: Code that fills up incomplete blocks; None: what a weight of zero becomes.
+        layout: Bytes of a block in the library's files; None if codes and parts are arrays of their own there.
+        any_length: Whether the library lets the user choose the length of blocks.
+    """
+
+    name: str
+    title: str
+    library: str
+    length: int
+    levels: Float32[np.ndarray, " k"]
+    code_bits: float
+    part_bits: tuple[tuple[str, float], ...]
+    plain: Callable[[Blocks], Encoded]
+    search: Callable[[Blocks, Blocks | None], Encoded]
+    scales: Callable[[Mapping[str, np.ndarray]], Scales]
+    groups: int = 1
+    across_rows: bool = False
+    exact_zero: bool = True
+    padding_code: int | None = None
+    layout: Layout | None = None
+    any_length: bool = False
+
+    def __repr__(self) -> str:
+        return f"BlockFormat({self.name!r})"
+
+    def with_length(self, length: int) -> "BlockFormat":
+        """Change the number of weights of a block.
+
+        Args:
+            length: Weights, or ``ROW`` or ``TENSOR``.
+
+        Raises:
+            ValueError: A format whose blocks have a fixed length, or no such length.
+        """
+        if not self.any_length:
+            raise ValueError(f"{self.name} has blocks of {self.length} weights: leave the length out.")
+        if length < 1 and length not in (ROW, TENSOR):
+            raise ValueError(f"a block must have at least one weight, but got {length}.")
+        ends = {ROW: "channel", TENSOR: "tensor"}
+        return replace(self, length=length, name=f"{self.name.split('/')[0]}/{ends.get(length, length)}")
+
+    def encode(
+        self,
+        weight: Float[np.ndarray, "rows columns"],
+        sensitivity: Float[np.ndarray, "rows columns"] | None = None,
+        search: bool = False,
+    ) -> BlockCodes:
+        """Encode a matrix.
+
+        Args:
+            weight: Weights, one row per output channel; a vector is one row.
+            sensitivity: Hessian diagonal h, for the search.
+            search: Whether to search for the scales of least ½ Σ h (w − ŵ)², instead of rounding as the library does.
+
+        Raises:
+            ValueError: No weights, weights that are not finite, negative sensitivities or others than weights, or
+                sensitivities without a search.
+        """
+        matrix = _finite_matrix(weight, "weights")
+        if sensitivity is not None and not search:
+            raise ValueError("a library's own rounding takes no sensitivities: pass search=True, or leave them out.")
+        h = None if sensitivity is None else _sensitivity(sensitivity, matrix.shape)
+        blocks = self._blocks(matrix)
+        if search:
+            codes, parts = self.search(blocks, None if h is None else self._blocks(h))
+        else:
+            codes, parts = self.plain(blocks)
+        return self._codes(codes, parts, matrix.shape, fill=self.padding_code)
+
+    def assemble(self, codes: UInt8[np.ndarray, "rows columns"], parts: Mapping[str, np.ndarray]) -> BlockCodes:
+        """Put codes and parts together that were stored as arrays.
+
+        Args:
+            codes: Code of each weight, a byte each.
+            parts: Stored values of each part by name, blocks in the order of the weights.
+
+        Raises:
+            ValueError: Codes that are not a matrix of bytes below the number of levels, or a missing part.
+        """
+        if codes.ndim != 2 or codes.dtype != np.uint8 or codes.size == 0 or int(codes.max()) >= len(self.levels):
+            raise ValueError(
+                f"codes of {self.name} must be a matrix of bytes below {len(self.levels)}, "
+                f"but are {codes.dtype} of shape {codes.shape}" + (f", up to {codes.max()}." if codes.size else ".")
+            )
+        padding = np.full(self.padding_of(codes.shape), self.padding_code or 0, np.uint8)
+        return self._named(codes, self._checked(parts, codes.shape), padding)
+
+    def decode(self, codes: BlockCodes) -> Float32[np.ndarray, "rows columns"]:
+        """Compute the weights that codes stand for, as the library does."""
+        blocks = self._code_blocks(codes)
+        out = np.empty(blocks.shape, np.float32)
+        self._dequantize(blocks, self.scales({part.name: part.values for part in codes.parts}), out)
+        return self._matrix(out, codes.shape)
+
+    def pack(self, codes: BlockCodes) -> UInt8[np.ndarray, " bytes"]:
+        """Pack codes into the bytes of the library's files.
+
+        Raises:
+            ValueError: A format without bytes of its own.
+        """
+        parts = {part.name: part.values for part in codes.parts}
+        data = self._layout().pack(self._code_blocks(codes), parts).reshape(-1)
+        return data[: self._bytes_of(codes.shape)]
+
+    def unpack(
+        self, data: UInt8[np.ndarray, "..."], shape: tuple[int, int], parts: Mapping[str, np.ndarray] | None = None
+    ) -> BlockCodes:
+        """Unpack the bytes of the library's files.
+
+        Args:
+            data: Bytes of all blocks.
+            shape: Rows and columns of the weights.
+            parts: Parts that the library stores as arrays of their own, by name.
+
+        Raises:
+            ValueError: A format without bytes of its own, another number of bytes than the shape needs, or a missing
+                part.
+        """
+        codes, own = self._layout().unpack(self._raw(data, shape), self.blocks_of(shape)[1])
+        return self._codes(codes, self._checked(own | dict(parts or {}), shape), shape)
+
+    def decode_bytes(
+        self, data: UInt8[np.ndarray, "..."], shape: tuple[int, int], parts: Mapping[str, np.ndarray] | None = None
+    ) -> Float32[np.ndarray, "rows columns"]:
+        """Compute the weights that the bytes of the library's files stand for, a piece at a time.
+
+        Args:
+            data: See :meth:`unpack`.
+            shape: See :meth:`unpack`.
+            parts: See :meth:`unpack`.
+
+        Raises:
+            ValueError: As :meth:`unpack`.
+        """
+        layout, raw = self._layout(), self._raw(data, shape)
+        count, length = self.blocks_of(shape)
+        given = None if layout.fields else self.scales(self._checked(parts or {}, shape))
+        out = np.empty((count, length), np.float32)
+        piece = max(1, _PIECE // length)
+        for start in range(0, count, piece):
+            codes, own = layout.unpack(raw[start : start + piece], length)
+            groups = slice(start * self.groups, (start + piece) * self.groups)
+            scales = self.scales(own) if given is None else given[groups]
+            self._dequantize(codes, scales, out[start : start + piece])
+        return self._matrix(out, shape)
+
+    def blocks_of(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Count the blocks of a matrix, and the weights of each with padding."""
+        rows, columns = shape
+        if self.length == TENSOR:
+            return 1, rows * columns
+        if self.length == ROW:
+            return rows, columns
+        if self.across_rows:
+            return -(-rows * columns // self.length), self.length
+        return rows * -(-columns // self.length), self.length
+
+    def padding_of(self, shape: tuple[int, int]) -> int:
+        """Count the codes that are stored to fill up blocks, or only the last byte where blocks run across rows."""
+        weights = shape[0] * shape[1]
+        if self.across_rows:
+            return int(-weights * self.code_bits % 8 // self.code_bits)
+        count, length = self.blocks_of(shape)
+        return count * length - weights
+
+    def _layout(self) -> Layout:
+        if self.layout is None:
+            raise ValueError(f"{self.name} has no bytes of its own: store codes and parts as arrays.")
+        return self.layout
+
+    def _bytes_of(self, shape: tuple[int, int]) -> int:
+        if self.across_rows:
+            return int((shape[0] * shape[1] + self.padding_of(shape)) * self.code_bits // 8)
+        return self.blocks_of(shape)[0] * self._layout().size
+
+    def _raw(self, data: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Bytes of whole blocks, blocks × size."""
+        required, size = self._bytes_of(shape), self._layout().size
+        if data.dtype != np.uint8 or data.size != required:
+            raise ValueError(
+                f"{shape[0]} × {shape[1]} weights in {self.name} are {required} bytes (uint8), "
+                f"but got {data.size} of {data.dtype}."
+            )
+        raw = np.ascontiguousarray(data).reshape(-1)
+        missing = self.blocks_of(shape)[0] * size - required
+        return (np.concatenate([raw, np.zeros(missing, np.uint8)]) if missing else raw).reshape(-1, size)
+
+    def _checked(self, parts: Mapping[str, np.ndarray], shape: tuple[int, int]) -> dict[str, np.ndarray]:
+        """The parts of the format, each with values for all blocks."""
+        count = self.blocks_of(shape)[0]
+        found = {}
+        for name, _ in self.part_bits:
+            if name not in parts:
+                raise ValueError(f"{self.name} has the part {name!r}, but only got {', '.join(parts) or 'none'}.")
+            found[name] = parts[name]
+        first = self.part_bits[0][0]
+        if len(found[first]) != count:
+            raise ValueError(
+                f"{shape[0]} × {shape[1]} weights in {self.name} are {count} blocks, "
+                f"but the part {first!r} has {len(found[first])}."
+            )
+        return found
+
+    def _dequantize(self, codes: np.ndarray, scales: Scales, out: np.ndarray) -> None:
+        first = float(self.levels[0])
+        table = NONE_1 if self._successive else self.levels
+        kernels.dequantize(codes, table, first, scales.scale, scales.zero, scales.minimum, self.groups, out)
+
+    @cached_property
+    def _successive(self) -> bool:
+        return bool((np.diff(self.levels) == 1).all())
+
+    def _lines(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Rows that are cut into blocks one by one, and weights of each."""
+        rows, columns = shape
+        return (1, rows * columns) if self.across_rows or self.length == TENSOR else (rows, columns)
+
+    def _blocks(self, matrix: Float32[np.ndarray, "rows columns"]) -> Blocks:
+        count, length = self.blocks_of(matrix.shape)
+        if count * length == matrix.size:
+            return matrix.reshape(count, length)
+        lines, weights = self._lines(matrix.shape)
+        padded = np.zeros((lines, count // lines * length), np.float32)
+        padded[:, :weights] = matrix.reshape(lines, weights)
+        return padded.reshape(count, length)
+
+    def _codes(
+        self, codes: np.ndarray, parts: Mapping[str, np.ndarray], shape: tuple[int, int], fill: int | None = None
+    ) -> BlockCodes:
+        lines, weights = self._lines(shape)
+        rows = codes.reshape(lines, -1)
+        kept = np.ascontiguousarray(rows[:, :weights]).reshape(shape)
+        padding = rows[:, weights:].reshape(-1)[: self.padding_of(shape)]
+        return self._named(kept, parts, padding if fill is None else np.full_like(padding, fill))
+
+    def _named(self, codes: np.ndarray, parts: Mapping[str, np.ndarray], padding: np.ndarray) -> BlockCodes:
+        named = tuple(Part(name, parts[name], bits) for name, bits in self.part_bits)
+        return BlockCodes(self.name, codes, named, padding, self.code_bits)
+
+    def _code_blocks(self, codes: BlockCodes) -> np.ndarray:
+        count, length = self.blocks_of(codes.shape)
+        if count * length == codes.codes.size:
+            return codes.codes.reshape(count, length)
+        lines, weights = self._lines(codes.shape)
+        rows = np.zeros((lines, count // lines * length), np.uint8)
+        rows[:, :weights] = codes.codes.reshape(lines, weights)
+        padding = codes.padding.reshape(lines, -1)
+        rows[:, weights : weights + padding.shape[1]] = padding
+        return rows.reshape(count, length)
+
+    def _matrix(self, blocks: Blocks, shape: tuple[int, int]) -> Float32[np.ndarray, "rows columns"]:
+        lines, weights = self._lines(shape)
+        return np.ascontiguousarray(blocks.reshape(lines, -1)[:, :weights]).reshape(shape)
+
+
+_PIECE = 1 << 16  # weights decoded at a time: their codes stay in the cache
+
+
+def _finite_matrix(values: np.ndarray, what: str) -> Float32[np.ndarray, "rows columns"]:
+    array = np.asarray(values)
+    if array.dtype.kind != "f":
+        raise ValueError(f"{what} must be floating-point numbers, but are {array.dtype}.")
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise ValueError(f"{what} must be a matrix or a vector of at least one, but have shape {array.shape}.")
+    with np.errstate(over="ignore"):
+        matrix = np.ascontiguousarray(np.atleast_2d(array), np.float32)
+    bad = matrix.size - int(np.isfinite(matrix).sum())
+    if bad:
+        raise ValueError(f"{what} must be finite in float32, but {bad} of {matrix.size} are not: replace NaN and inf.")
+    return matrix
+
+
+def _sensitivity(values: np.ndarray, shape: tuple[int, int]) -> Float32[np.ndarray, "rows columns"]:
+    h = _finite_matrix(values, "sensitivities")
+    if h.shape != shape:
+        raise ValueError(f"one sensitivity for each of {shape[0]} × {shape[1]} weights is required, but got {h.shape}.")
+    if h.min() < 0:
+        count = int((h < 0).sum())
+        raise ValueError(f"sensitivities must be non-negative, but {count} of {h.size} are not (min {h.min():.3g}).")
+    return h

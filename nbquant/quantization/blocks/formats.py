@@ -1,0 +1,34 @@
+"""Registry of block formats."""
+
+from nbquant import registry
+from nbquant.quantization.blocks.block_format import ROW, TENSOR, BlockFormat
+from nbquant.quantization.blocks.gguf_blocks import Q8_0
+from nbquant.quantization.blocks.normal_float import NF4
+
+BLOCK_FORMATS: tuple[BlockFormat, ...] = (Q8_0, NF4)
+"""All block formats, in the order of menus. Read as ``formats.BLOCK_FORMATS``, so that additions are seen."""
+
+_ENDS = {"channel": ROW, "tensor": TENSOR}
+
+
+def names() -> tuple[str, ...]:
+    """List the names of all block formats."""
+    return tuple(block_format.name for block_format in BLOCK_FORMATS)
+
+
+def named(name: str) -> BlockFormat:
+    """Look up a block format by its name.
+
+    Args:
+        name: The name; "int4/64", "int8/channel" or "int8/tensor" sets the length of blocks, where it is free.
+
+    Raises:
+        ValueError: An unknown name (names the nearest), or a length that the format cannot have.
+    """
+    base, slash, length = name.partition("/")
+    found = registry.find(BLOCK_FORMATS, base, "block format")
+    if not slash:
+        return found
+    if length not in _ENDS and not length.isdecimal():
+        raise ValueError(f"the length of blocks must be a number, channel or tensor, but got {length!r}.")
+    return found.with_length(_ENDS.get(length) or int(length))

@@ -1,0 +1,146 @@
+"""Grids of levels: how scaled weights are rounded to codes, and the error of candidate scales."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from nbquant.kernels.cpu import block_codes, block_search
+
+Blocks = Float32[np.ndarray, "blocks length"]
+Candidates = Float32[np.ndarray, "blocks candidates"]
+
+NONE_1 = np.empty(0, np.float32)
+NONE_2 = np.empty((0, 0), np.float32)
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """Sensitivities of weights in blocks.
+
+    Attributes:
+        h: Sensitivities, blocks × length; empty: all 1.
+        unit: What they are multiplied by: their inverse maximum.
+    """
+
+    h: Blocks
+    unit: float
+
+    @staticmethod
+    def of(sensitivity: Blocks | None) -> "Weighting":
+        """Normalize sensitivities; without any, all are 1."""
+        if sensitivity is None:
+            return Weighting(NONE_2, 1.0)
+        most = float(sensitivity.max())
+        return Weighting(sensitivity, 1.0 / most if most else 1.0)
+
+    def __getitem__(self, blocks: slice) -> "Weighting":
+        return Weighting(self.h[blocks] if self.h.size else self.h, self.unit)
+
+
+@dataclass(frozen=True)
+class IntegerGrid:
+    """Successive integers.
+
+    Attributes:
+        low: Least level.
+        high: Greatest level.
+        first: Level of code 0; codes are bytes, in two's complement.
+    """
+
+    low: int
+    high: int
+    first: int = 0
+
+    @cached_property
+    def levels(self) -> Float32[np.ndarray, " k"]:
+        """Level of each code."""
+        if self.first == 0 and self.low < 0:
+            return np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32)
+        return np.arange(self.first, self.high + 1, dtype=np.float32)
+
+    def errors(
+        self,
+        weight: Blocks,
+        weighting: Weighting,
+        scale: Candidates,
+        zero: Candidates = NONE_2,
+        minimum: Candidates = NONE_2,
+    ) -> Float64[np.ndarray, "blocks candidates"]:
+        """Compute the weighted error of each candidate."""
+        error = np.empty(scale.shape)
+        block_search.integer_errors(
+            weight, weighting.h, weighting.unit, scale, zero, minimum, float(self.low), float(self.high), error
+        )
+        return error
+
+    def codes(
+        self,
+        weight: Blocks,
+        scale: Float32[np.ndarray, " blocks"],
+        zero: Float32[np.ndarray, " blocks"] = NONE_1,
+        minimum: Float32[np.ndarray, " blocks"] = NONE_1,
+    ) -> UInt8[np.ndarray, "blocks length"]:
+        """Round scaled weights to the nearest code."""
+        out = np.empty(weight.shape, np.uint8)
+        first = np.float32(self.first)
+        shift = (zero if len(zero) else np.zeros(1, np.float32)) - first
+        inverse = inverse_of(scale)
+        low, high = float(self.low - self.first), float(self.high - self.first)
+        block_codes.round_to_integers(weight, inverse, False, minimum, shift, block_codes.EVEN, low, high, out)
+        return out
+
+
+@dataclass(frozen=True)
+class LevelGrid:
+    """A few levels in a table.
+
+    Attributes:
+        table: Level of each code; several codes may have the same.
+        ties: Whether a weight in the middle takes the "lower" level or the one nearer to "zero".
+    """
+
+    table: tuple[float, ...]
+    ties: str = "lower"
+
+    @cached_property
+    def levels(self) -> Float32[np.ndarray, " k"]:
+        """Level of each code."""
+        return np.array(self.table, np.float32)
+
+    @cached_property
+    def order(self) -> UInt8[np.ndarray, " d"]:
+        """Codes by increasing level; the first of several with the same level."""
+        return np.unique(self.levels, return_index=True)[1].astype(np.uint8)
+
+    @cached_property
+    def thresholds(self) -> Float32[np.ndarray, " d-1"]:
+        """Thresholds between successive levels; what exceeds one belongs to the upper level."""
+        increasing = self.levels[self.order]
+        middle = (increasing[:-1] + increasing[1:]) / 2
+        if self.ties == "zero":
+            middle = np.where(middle < 0, np.nextafter(middle, np.float32(-np.inf)), middle)
+        return middle
+
+    def errors(
+        self, weight: Blocks, weighting: Weighting, scale: Candidates
+    ) -> Float64[np.ndarray, "blocks candidates"]:
+        """Compute the weighted error of each candidate."""
+        error = np.empty(scale.shape)
+        block_search.level_errors(
+            weight, weighting.h, weighting.unit, scale, self.thresholds, self.levels[self.order], error
+        )
+        return error
+
+    def codes(self, weight: Blocks, scale: Float32[np.ndarray, " blocks"]) -> UInt8[np.ndarray, "blocks length"]:
+        """Round scaled weights to the nearest code."""
+        out = np.empty(weight.shape, np.uint8)
+        block_codes.round_to_levels(weight, inverse_of(scale), self.thresholds, self.order, out)
+        return out
+
+
+def inverse_of(scale: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    """Invert scales in float32; 0 for a scale of 0."""
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.where(scale == 0, np.float32(0), np.float32(1) / scale)

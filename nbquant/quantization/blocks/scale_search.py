@@ -1,0 +1,98 @@
+"""Search for the stored scales of least weighted error.
+
+The scale is rounded to its stored type first, then codes are chosen for it.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from nbquant.kernels.cpu import block_search
+from nbquant.quantization.blocks.grid import Blocks, Candidates, Weighting
+
+Rounding = Callable[[np.ndarray], Float32[np.ndarray, "..."]]
+"""Rounds scales to the nearest value of the stored type."""
+
+_PIECE = 1 << 18  # weights whose candidates are in memory at a time
+
+
+class Grid(Protocol):
+    """Levels to which scaled weights are rounded."""
+
+    @property
+    def levels(self) -> Float32[np.ndarray, " k"]:
+        """Level of each code."""
+
+    def errors(
+        self, weight: Blocks, weighting: Weighting, scale: Candidates
+    ) -> Float64[np.ndarray, "blocks candidates"]:
+        """Compute the weighted error of each candidate."""
+
+    def codes(self, weight: Blocks, scale: Float32[np.ndarray, " blocks"]) -> UInt8[np.ndarray, "blocks length"]:
+        """Round scaled weights to the nearest code."""
+
+
+def best_scales(
+    weight: Blocks,
+    sensitivity: Blocks | None,
+    grid: Grid,
+    start: Float32[np.ndarray, " blocks"],
+    factors: Float32[np.ndarray, " candidates"],
+    rounding: Rounding,
+    refinements: int = 1,
+) -> Float32[np.ndarray, " blocks"]:
+    """Search for the scale of least Σ h (w − ŵ)² of each block, among values of the stored type.
+
+    First ``factors`` times a start are compared, then the least-squares scale of the best codes so far and its
+    neighbours; the best one stays.
+
+    Args:
+        weight: Weights w.
+        sensitivity: Sensitivities h; None: all 1.
+        grid: Levels.
+        start: A scale of each block, mostly what maps its largest weight to the end of the grid.
+        factors: What it is multiplied by; the first should be 1.
+        rounding: Rounds to the stored type.
+        refinements: How often the least-squares scale is tried.
+    """
+    weighting = Weighting.of(sensitivity)
+    found = np.empty(len(weight), np.float32)
+    piece = max(1, _PIECE // weight.shape[1])
+    for first in range(0, len(weight), piece):
+        part = slice(first, first + piece)
+        w, h = weight[part], weighting[part]
+        candidates = rounding(start[part, None] * factors)
+        best, error = _least(candidates, grid.errors(w, h, candidates))
+        for _ in range(refinements):
+            fitted = least_squares_scale(w, h, grid.codes(w, best), grid.levels, best)
+            candidates = rounding(fitted[:, None] * NEAR)
+            better, its_error = _least(candidates, grid.errors(w, h, candidates))
+            best = np.where(its_error < error, better, best)
+            error = np.minimum(error, its_error)
+        found[part] = best
+    return found
+
+
+NEAR = np.array([1, 1 - 2**-10, 1 + 2**-10, 1 - 2**-8, 1 + 2**-8], np.float32)
+"""Neighbours of a least-squares scale that are tried with it."""
+
+
+def least_squares_scale(
+    weight: Blocks,
+    weighting: Weighting,
+    codes: UInt8[np.ndarray, "blocks length"],
+    levels: Float32[np.ndarray, " k"],
+    otherwise: Float32[np.ndarray, " blocks"],
+) -> Float32[np.ndarray, " blocks"]:
+    """Fit the scale of each block to its codes by weighted least squares; ``otherwise`` where all levels are 0."""
+    sums = np.empty((len(weight), 5))
+    block_search.moments(weight, weighting.h, weighting.unit, codes, levels, 1, sums)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sums[:, 2] > 0, sums[:, 4] / sums[:, 2], otherwise).astype(np.float32)
+
+
+def _least(candidates: Candidates, errors: Float64[np.ndarray, "blocks candidates"]) -> tuple[np.ndarray, np.ndarray]:
+    chosen = np.where(np.isfinite(errors), errors, np.inf).argmin(axis=1)[:, None]
+    return np.take_along_axis(candidates, chosen, 1)[:, 0], np.take_along_axis(errors, chosen, 1)[:, 0]
