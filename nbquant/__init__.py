@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nbquant.analysis.curves import curves
     from nbquant.analysis.decomposition import decompose
     from nbquant.analysis.fit import fit
+    from nbquant.analysis.inspection import inspect
     from nbquant.analysis.ladder import ladder
     from nbquant.analysis.price import price
     from nbquant.analysis.sweep import sweep
@@ -63,6 +64,7 @@ __all__ = [
     "finetune",
     "fit",
     "gather_quantized",
+    "inspect",
     "ladder",
     "load",
     "load_sensitivity",
@@ -98,6 +100,7 @@ _HOMES = {
     "finetune": "nbquant.pipeline.finetune",
     "fit": "nbquant.analysis.fit",
     "gather_quantized": "nbquant.models.ranks",
+    "inspect": "nbquant.analysis.inspection",
     "ladder": "nbquant.analysis.ladder",
     "load": "nbquant.storage.stored",
     "load_sensitivity": "nbquant.sensitivity.files",

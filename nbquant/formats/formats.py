@@ -15,7 +15,11 @@ _CONVERT = (
 )
 _WRITE = "save them by safetensors.torch.save_file({name: torch.tensor(array)}, …) and pass that file."
 _CONVERTED = (
-    (".gguf", "load it in transformers by AutoModel.from_pretrained(folder, gguf_file=…), and pass the module."),
+    (
+        ".gguf",
+        "nbquant.inspect shows what it holds; to quantize again, load it in transformers by "
+        "AutoModel.from_pretrained(folder, gguf_file=…), and pass the module.",
+    ),
     (".onnx", f"read graph.initializer with onnx.load and onnx.numpy_helper.to_array, {_WRITE}"),
     ((".h5", ".hdf5", ".keras"), f"read the arrays with Keras (model.get_weights()) or h5py, {_WRITE}"),
     ((".npz", ".npy"), f"read the arrays with numpy.load, {_WRITE}"),

@@ -1,6 +1,6 @@
 """Counts of what a format destroyed: zeros, signs, finite values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Float
@@ -17,7 +17,8 @@ class Damage:
         negative_zeros: Decoded weights of −0.0.
         signs_flipped: Weights that came back with the other sign (to zero is not counted).
         not_finite: Decoded weights that are NaN or infinite.
-        relative_error: Σ (w − ŵ)² / Σ w²; 1 where all weights became zero, NaN without energy.
+        error: Σ (w − ŵ)².
+        energy: Σ w².
     """
 
     weights: int
@@ -26,7 +27,17 @@ class Damage:
     negative_zeros: int
     signs_flipped: int
     not_finite: int
-    relative_error: float
+    error: float
+    energy: float
+
+    @property
+    def relative_error(self) -> float:
+        """Σ (w − ŵ)² / Σ w²; 1 where all weights became zero, NaN without energy."""
+        return self.error / self.energy if self.energy else float("nan")
+
+    def __add__(self, other: "Damage") -> "Damage":
+        """Add the counts of other weights."""
+        return Damage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 def damage(weight: Float[np.ndarray, "..."], decoded: Float[np.ndarray, "..."]) -> Damage:
@@ -48,5 +59,6 @@ def damage(weight: Float[np.ndarray, "..."], decoded: Float[np.ndarray, "..."]) 
         negative_zeros=int(((decoded == 0) & np.signbit(decoded)).sum()),
         signs_flipped=int((((weight > 0) & (decoded < 0)) | ((weight < 0) & (decoded > 0))).sum()),
         not_finite=int((~np.isfinite(decoded)).sum()),
-        relative_error=float(lost / energy) if energy else float("nan"),
+        error=float(lost),
+        energy=float(energy),
     )

@@ -1,0 +1,282 @@
+"""Inspection of files that other libraries have quantized: what each tensor stores, needs and lost."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from nbquant.analysis.bounds import largest_distortion, rate_distortion_bound
+from nbquant.analysis.original import Matched, Original, in_order, matched
+from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.tabulated import curve
+from nbquant.coding.entropy import entropy
+from nbquant.formats.packed_files import open_packed
+from nbquant.formats.packed_tensor import PackedTensor
+from nbquant.kernels.cpu.huffman import count_symbols
+from nbquant.progress import Progress, track
+from nbquant.quantization import methods as known_methods
+from nbquant.quantization.blocks.block_codes import BlockCodes
+from nbquant.quantization.blocks.damage import Damage, damage
+from nbquant.quantization.selection import as_selection
+from nbquant.sensitivity.files import load_sensitivity
+
+SLOPES = 8  # points of the bound
+SLOPE_RANGE = (0.5, 4e-3)  # in units of 2 ln 2 times the distortion of a single level
+GAP = 0.02  # tolerance of the bound [bit/weight]
+CODES = 256
+
+COLUMNS = {
+    "name": "object",
+    "original": "object",
+    "order": "object",
+    "shape": "object",
+    "format": "object",
+    "weights": "int64",
+    "bits": "int64",
+    "rate": "float64",
+    "code_bits": "float64",
+    "side_bits": "float64",
+    "code_entropy": "float64",
+    "side_entropy": "float64",
+    "entropy": "float64",
+    "levels": "Int64",
+    "zeros": "Int64",
+    "negative_zeros": "Int64",
+    "not_finite": "Int64",
+    "original_zeros": "Int64",
+    "zeros_lost": "Int64",
+    "signs_flipped": "Int64",
+    "relative_error": "float64",
+    "distortion": "float64",
+    "loss": "float64",
+    "bound_rate": "float64",
+    "bits_wasted": "float64",
+    "decibels_lost": "float64",
+}
+
+
+def inspect(
+    path: str | os.PathLike[str],
+    original: nn.Module | str | os.PathLike[str] | None = None,
+    sensitivity: Mapping[str, Tensor] | str | os.PathLike[str] | None = None,
+    *,
+    methods: Sequence[str] = ("ecsq",),
+    progress: Progress = True,
+) -> pd.DataFrame:
+    """Inspect a file that another library has quantized, such as a GGUF file.
+
+    The file is read a piece at a time, so that memory does not grow with it.
+
+    Args:
+        path: The file, in one of :data:`nbquant.formats.packed_files.PACKED_FORMATS`.
+        original: The network before quantization, or the path of its checkpoint: shows what was lost, and what other
+            codes need for the same loss. Names and orders of rows are matched.
+        sensitivity: Hessian diagonals h by the original's names, or their file; without them, h = 1.
+        methods: Methods with a curve from histograms; each adds a column ``NAME_rate``.
+        progress: See :data:`nbquant.progress.Progress`; counts tensors.
+
+    Returns:
+        A row for each tensor. ``bits`` are stored; ``rate``, ``code_bits`` and ``side_bits`` (scales and all else) are
+        per weight, and so are the entropies: what ideal codes of single symbols would take. ``levels`` are the codes
+        in use, ``zeros`` and ``negative_zeros`` decoded weights. With the original: how many of its zeros
+        (``original_zeros``) were lost, signs flipped; ``relative_error`` Σ(w − ŵ)²/Σw², ``distortion`` ½·mean h(w − ŵ)²
+        [loss/weight], ``loss`` over all weights; the rate-distortion function at that distortion ``bound_rate``
+        [bit/weight], ``bits_wasted`` the rate above it, ``decibels_lost`` the distortion over that of the bound at the
+        same rate [dB]; ``ecsq_rate`` what entropy-constrained scalar quantization takes for the distortion.
+        What does not apply is missing.
+
+    Raises:
+        ValueError: Another kind of file, a damaged one, a sensitivity without an original, an unknown method.
+        TypeError: Arguments of other types.
+        OSError: A file that does not exist or cannot be read.
+        Cancelled: By ``progress``.
+    """
+    if sensitivity is not None and original is None:
+        raise ValueError("sensitivities weigh the error against the original: pass original=, or leave them out.")
+    families = [known_methods.named(name) for name in methods]
+    without = [method.name for method in families if method.curve is None]
+    if without:
+        raise ValueError(f"methods with a curve from histograms are required, but {', '.join(without)} came.")
+    source = None if original is None else Original.of(original)
+    h = load_sensitivity(sensitivity) if isinstance(sensitivity, str | os.PathLike) else sensitivity
+    opened = open_packed(path)
+    rows = []
+    for packed in track(list(opened.tensors.values()), "tensors", progress):
+        row, match, own_h = _stored(packed), None, None
+        name = None if source is None else source.name_of(packed)
+        if source is not None and name is not None:
+            tensor = source.tensor(name)
+            match = matched(tensor, packed)
+            if h is not None and name in h and match is not None:
+                own_h = in_order(h[name], packed, match.order)
+            row |= {"original": name, "order": None if match is None else match.order}
+        contents = _contents(packed, match, own_h)
+        row |= contents.row()
+        if match is not None and contents.damage is not None and packed.format is not None:
+            row |= _against(match, own_h, contents, row["rate"], methods)
+        rows.append(row)
+    extra = {f"{name}_rate": "float64" for name in methods} if source is not None else {}
+    frame = pd.DataFrame(rows)
+    wanted = COLUMNS | extra
+    return frame.reindex(columns=list(wanted)).astype(wanted)
+
+
+@dataclass
+class _Contents:
+    """Counts over the pieces of a tensor."""
+
+    weights: int
+    codes: Int64[np.ndarray, "4 k"] = field(default_factory=lambda: np.zeros((4, CODES), np.int64))
+    parts: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    zeros: int = 0
+    negative_zeros: int = 0
+    not_finite: int = 0
+    damage: Damage | None = None
+    loss: float = 0.0
+
+    def add_codes(self, codes: BlockCodes) -> None:
+        count_symbols(codes.codes.reshape(-1), self.codes)
+        for part in codes.parts:
+            self.parts.setdefault(part.name, []).append(np.ascontiguousarray(part.values).reshape(-1))
+
+    def row(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "zeros": self.zeros,
+            "negative_zeros": self.negative_zeros,
+            "not_finite": self.not_finite,
+        }
+        counts = self.codes.sum(0)
+        if counts.any():
+            side = sum(_symbol_entropy(np.concatenate(values)) for values in self.parts.values())
+            own = entropy(counts)
+            found |= {"levels": int((counts > 0).sum()), "code_entropy": own, "side_entropy": side / self.weights}
+            found["entropy"] = own + side / self.weights
+        if self.damage is not None:
+            found |= {
+                "original_zeros": self.damage.zeros,
+                "zeros_lost": self.damage.zeros_lost,
+                "signs_flipped": self.damage.signs_flipped,
+                "relative_error": self.damage.relative_error,
+                "distortion": self.loss / self.weights,
+                "loss": self.loss,
+            }
+        return found
+
+
+def _symbol_entropy(values: np.ndarray) -> float:
+    """Entropy of all values of a part together [bit]: of their bits, so that −0.0 and NaN are symbols too."""
+    symbols = values.view(f"u{values.dtype.itemsize}") if values.dtype.kind == "f" else values
+    counts = np.unique(symbols, return_counts=True)[1]
+    return entropy(counts) * len(values)
+
+
+def _stored(packed: PackedTensor) -> dict[str, Any]:
+    """What the header tells."""
+    row: dict[str, Any] = {
+        "name": packed.name,
+        "shape": "×".join(map(str, packed.shape)),
+        "format": packed.kind,
+        "weights": packed.weights,
+        "bits": packed.bits,
+        "rate": packed.bits / packed.weights,
+    }
+    if packed.format is not None:
+        row |= {"code_bits": packed.format.code_bits, "side_bits": row["rate"] - packed.format.code_bits}
+    return row
+
+
+def _contents(packed: PackedTensor, match: Matched | None, h: Tensor | None) -> _Contents:
+    """Read a tensor a piece at a time."""
+    found = _Contents(packed.weights)
+    for first, last in packed.pieces():
+        if packed.codes is not None:
+            found.add_codes(packed.codes(first, last))
+        if packed.values is None:
+            continue
+        decoded = packed.values(first, last)
+        zero = decoded == 0
+        found.zeros += int(zero.sum())
+        found.negative_zeros += int((zero & np.signbit(decoded)).sum())
+        found.not_finite += int((~np.isfinite(decoded)).sum())
+        if match is not None:
+            weight = match.matrix[first:last].float().numpy()
+            here = damage(weight, decoded)
+            found.damage = here if found.damage is None else found.damage + here
+            error = np.square(np.subtract(weight, decoded, dtype=np.float64))
+            found.loss += float(0.5 * (error if h is None else error * h[first:last].numpy()).sum())
+    return found
+
+
+def _against(
+    match: Matched, h: Tensor | None, contents: _Contents, rate: float, methods: Sequence[str]
+) -> dict[str, float]:
+    """Compare with the bound and with other methods on the same weights."""
+    distortion = contents.loss / contents.weights
+    weighted = h is not None
+    statistics = Statistics.of(as_selection(match.matrix, h))
+    if not math.isfinite(distortion) or distortion <= 0:
+        return {}
+    found: dict[str, float] = {}
+    worst = largest_distortion(statistics)
+    if 0 < distortion < worst:
+        lmbdas = np.geomspace(*SLOPE_RANGE, SLOPES) * 2 * math.log(2) * worst
+        bound = rate_distortion_bound(statistics, lmbdas=lmbdas, gap=GAP, progress=False)
+        limit = Limit.of(bound.rate, bound.distortion, worst)
+        at = limit.rate(distortion)
+        found |= {"bound_rate": at, "bits_wasted": rate - at}
+        found["decibels_lost"] = 10 * math.log10(distortion / limit.distortion(rate))
+    for name in methods:
+        family = known_methods.family(name, weighted=weighted)
+        points = curve(family, statistics)
+        found[f"{name}_rate"] = Limit.of(
+            np.array([p.rate for p in points]), np.array([p.distortion for p in points]), worst
+        ).rate(distortion)
+    return found
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A curve of distortion over rate: log D is linear in R between points, and beyond the finest one.
+
+    At high rates R(D) grows by half a bit for each halving of D, for the weights that are not zero: beyond the finest
+    point its last slope is kept, which is at most the coarse end's excess above the limit.
+    """
+
+    at: Float[np.ndarray, " p"]
+    log_distortion: Float[np.ndarray, " p"]
+
+    @staticmethod
+    def of(rate: Float[np.ndarray, " p"], distortion: Float[np.ndarray, " p"], worst: float) -> "Limit":
+        """Make the curve through points, and through no bits at the worst distortion."""
+        rate, distortion = np.append(rate, 0.0), np.append(distortion, worst)
+        kept = distortion > 0
+        order = np.argsort(rate[kept], kind="stable")
+        logs = np.minimum.accumulate(np.log(distortion[kept][order]))
+        first = np.concatenate([[True], np.diff(logs) < 0])
+        return Limit(rate[kept][order][first], logs[first])
+
+    def rate(self, distortion: float) -> float:
+        """Compute the rate at a distortion [bit/weight]."""
+        log = math.log(distortion)
+        if log < self.log_distortion[-1]:
+            return float(self.at[-1] + (self.log_distortion[-1] - log) / self._slope)
+        return float(np.interp(-log, -self.log_distortion, self.at))
+
+    def distortion(self, rate: float) -> float:
+        """Compute the distortion at a rate [loss/weight]."""
+        if rate > self.at[-1]:
+            return math.exp(self.log_distortion[-1] - (rate - self.at[-1]) * self._slope)
+        return math.exp(float(np.interp(rate, self.at, self.log_distortion)))
+
+    @property
+    def _slope(self) -> float:
+        """Fall of log D per bit at the fine end."""
+        if len(self.at) < 2:
+            return 2 * math.log(2)
+        return float((self.log_distortion[-2] - self.log_distortion[-1]) / (self.at[-1] - self.at[-2]))
