@@ -12,7 +12,7 @@ from nbquant.coding import codes
 from nbquant.progress import Progress
 from nbquant.quantization import methods
 from nbquant.quantization.clustering import quantize_clusters
-from nbquant.quantization.method import Family
+from nbquant.quantization.method import Family, Groups, Tabulated
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer, ScalarQuantizer
 from nbquant.quantization.selection import Selection
@@ -125,9 +125,22 @@ def _points(family: Family, statistics: Statistics) -> list[OperatingPoint]:
     cells = statistics.cells(family.weighted, family.needs_rows, family.per_layer)
     if not cells:
         return []
-    assert family.method.curve is not None
-    made = family.method.curve(family, cells, statistics.pruned)
+    made = _clusters(family, cells, statistics)
     return [point_of_clusters(quantizer, groups, statistics) for quantizer, groups in zip(*made, strict=True)]
+
+
+def _clusters(family: Family, cells: Groups, statistics: Statistics) -> Tabulated:
+    """The clusters along a curve, which curves for several codes share where the code does not move them."""
+    method = family.method
+    assert method.curve is not None
+    if method.code_moves_clusters:
+        return method.curve(family, cells, statistics.pruned)
+    shared = method.family(**dict(family.options) | {"coding": None})
+    key = "clusters", shared
+    if key not in statistics.curves:
+        statistics.curves[key] = method.curve(shared, cells, statistics.pruned)
+    quantizers, clusters = statistics.curves[key]
+    return [family(getattr(quantizer, method.parameter.name)) for quantizer in quantizers], clusters
 
 
 def solve(target: Target, points: Sequence[OperatingPoint], statistics: Statistics) -> OperatingPoint:

@@ -26,6 +26,8 @@ INTERLEAVED = 1 << 18
 MOST = 1 << 20
 """Largest number of symbols of an alphabet."""
 
+_AT_ONCE = 1 << 18  # roots of all resolutions that are tried together
+
 
 @dataclass(frozen=True, eq=False)
 class ArithmeticCode:
@@ -62,19 +64,21 @@ class ArithmeticCode:
         check_counts(array)
         if len(array) > MOST:
             raise ValueError(f"an arithmetic code has 1 to {MOST} symbols, but got {len(array)}.")
-        share = np.sqrt(array / array.max())
-        finest = [(2 + half) << octave >> 1 for octave in range(16) for half in (0, 1)]
-        codes = (cls(np.where(array > 0, np.maximum(np.rint(share * fine), 1), 0).astype(np.int64)) for fine in finest)
-        return min(codes, key=lambda code: code.table_bits + code.ideal_bits(array))
+        share, used = np.sqrt(array / array.max()), array > 0
+        finest = np.array([(2 + half) << octave >> 1 for octave in range(16) for half in (0, 1)])
+        best, least = array, math.inf
+        for some in np.array_split(finest, -(-len(finest) * len(array) // _AT_ONCE)):
+            roots = np.where(used, np.maximum(np.rint(share * some[:, None]), 1), 0).astype(np.int64)
+            table = [kernels.write_roots(row, np.zeros(0, np.uint8)) for row in roots]
+            total = table + (kernels.PRECISION - np.log2(_frequencies(roots)[:, used])) @ array[used]
+            if total.size and total.min() < least:
+                best, least = roots[total.argmin()], float(total.min())
+        return cls(best)
 
     @cached_property
     def frequencies(self) -> Int64[np.ndarray, " k"]:
         """Frequencies f_j, which sum to 2²⁴: 1 each, the rest ∝ t_j², the rounding error added to the first largest."""
-        square = self.roots**2
-        used = self.roots > 0
-        total = (1 << kernels.PRECISION) - int(used.sum())
-        frequencies = used + square * total // int(square.sum())
-        frequencies[self.roots.argmax()] += (1 << kernels.PRECISION) - int(frequencies.sum())
+        frequencies = _frequencies(self.roots[None])[0]
         frequencies.setflags(write=False)
         return frequencies
 
@@ -208,6 +212,16 @@ class ArithmeticCode:
         shift = kernels.PRECISION - min(max(len(self).bit_length() + 3, 12), 18)
         slots = np.arange((1 << (kernels.PRECISION - shift)) + 1) << shift
         return np.searchsorted(np.cumsum(self.frequencies), np.minimum(slots, slots[-1] - 1), side="right"), shift
+
+
+def _frequencies(roots: Int64[np.ndarray, "r k"]) -> Int64[np.ndarray, "r k"]:
+    """Compute the frequencies of several codes; see :attr:`ArithmeticCode.frequencies`."""
+    square, used = roots**2, roots > 0
+    total = (1 << kernels.PRECISION) - used.sum(1, keepdims=True)
+    frequencies: Int64[np.ndarray, "r k"] = used + square * total // square.sum(1, keepdims=True)
+    rest = (1 << kernels.PRECISION) - frequencies.sum(1)
+    frequencies[np.arange(len(roots)), roots.argmax(1)] += rest
+    return frequencies
 
 
 def _lanes(count: int) -> int:

@@ -104,4 +104,10 @@ def ecsq_curve(family: Family, groups: Groups, pruned: bool) -> Tabulated:
     return [family(float(x)) for x in lmbdas], [{g: s[i] for g, s in solved.items()} for i in range(len(lmbdas))]
 
 
-ECSQ_METHOD = Method(make=ECSQ, labels=("ECSQ", "Hessian-weighted ECSQ"), quantize=quantize_clusters, curve=ecsq_curve)
+ECSQ_METHOD = Method(
+    make=ECSQ,
+    labels=("ECSQ", "Hessian-weighted ECSQ"),
+    quantize=quantize_clusters,
+    curve=ecsq_curve,
+    code_moves_clusters=False,
+)

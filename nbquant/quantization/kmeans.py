@@ -109,4 +109,5 @@ KMEANS_METHOD = Method(
     quantize=quantize_clusters,
     curve=kmeans_curve,
     boundaries=midpoints,
+    code_moves_clusters=False,
 )

@@ -42,6 +42,8 @@ class Method:
         boundaries: boundaries(quantizer, codebook) returns the k − 1 boundaries between cells, or None if unknown;
             None if they depend on more than the codebook.
         needs_calibration: Whether it uses :func:`nbquant.calibrate`.
+        code_moves_clusters: Whether the clusters of its curve depend on the code of the indices; if not, curves for
+            several codes share them.
     """
 
     make: type[Any]
@@ -51,6 +53,7 @@ class Method:
     place: Callable[[Any, Groups, bool], Quantizer] | None = None
     boundaries: Callable[[Any, Float[np.ndarray, " k"]], Float[np.ndarray, " k-1"] | None] | None = None
     needs_calibration: bool = False
+    code_moves_clusters: bool = True
 
     def __repr__(self) -> str:
         return f"Method({self.name!r})"
