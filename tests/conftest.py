@@ -30,6 +30,8 @@ FIRST = (
     *("test_docs.py", "kernels/test_fork.py", "test_course.py", "analysis", "sensitivity"),
 )
 
+IN_JUPYTERLAB = tuple(f"tests/browser/test_{name}.py" for name in ("explorer", "lab", "still_output"))
+
 
 def _place(item: pytest.Item) -> int:
     path = item.path.relative_to(HERE)
@@ -47,13 +49,13 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Give all browser tests to one worker, which starts one JupyterLab; any takes a run of a notebook or a file."""
+    """Give what runs in JupyterLab to one worker, which starts one; any takes a run of a notebook or a file."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.startswith("tests/browser/"):
-                return "tests/browser"
+            if nodeid.startswith(IN_JUPYTERLAB):
+                return "JupyterLab"
             return nodeid if "::test_notebook_runs[" in nodeid else nodeid.partition("::")[0]
 
     return Scheduling(config, log)

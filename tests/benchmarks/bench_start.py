@@ -44,11 +44,11 @@ print("at rest", time.perf_counter() - begun, flush=True)
 """
 
 
-def run(root: Path, caches: Path, code: str, *arguments: str) -> dict[str, tuple[float, float]]:
+def run(root: Path, caches: Path, code: str, *arguments: str, smoke: bool) -> dict[str, tuple[float, float]]:
     """Wall and CPU seconds of a process, its own and those of its children; with what it told, without CPU time."""
-    environment = os.environ | {
-        "PYTHONPATH": str(root), "NUMBA_CACHE_DIR": str(caches / "numba"), "NBQUANT_CACHE": str(caches / "statistics"),
-    }  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(root), "NBQUANT_CACHE": str(caches / "statistics")}
+    if not smoke:
+        environment["NUMBA_CACHE_DIR"] = str(caches / "numba")
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments], cwd=caches, env=environment, stdout=subprocess.PIPE, text=True
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
         file = Path(folder, "small.nbq")
         for where in caches.values():
             where.mkdir()
-        run(ROOT, caches[HERE], SAVE, str(file))
+        run(ROOT, caches[HERE], SAVE, str(file), smoke=chosen.smoke)
         programs = {
             "import torch": TORCH,
             "import nbquant": NBQUANT,
@@ -90,18 +90,20 @@ def main(argv: list[str]) -> None:
             "nbquant inspect": PROGRAM.format(["inspect", str(file)]),
             "explorer": EXPLORER,
         }
-        if not chosen.smoke:
+        if chosen.smoke:
+            programs = {what: programs[what] for what in ("import torch", "import nbquant", "explorer")}
+        else:
             programs["fresh explorer"] = EXPLORER
         ratio: dict[tuple[str, str], float] = {}
         for what, code in programs.items():
             taken: dict[str, list[dict[str, tuple[float, float]]]] = {name: [] for name in roots}
-            warm = 0 if what.startswith("fresh") else 1  # what is measured has run once before
+            warm = 0 if chosen.smoke or what.startswith("fresh") else 1  # what is measured has run once before
             for turn in range(chosen.rounds + warm):
                 for name, root in roots.items():
-                    if not warm:
+                    if what.startswith("fresh"):
                         shutil.rmtree(caches[name])
                         caches[name].mkdir()
-                    found = run(root, caches[name], code)
+                    found = run(root, caches[name], code, smoke=chosen.smoke)
                     if turn >= warm:
                         taken[name].append(found)
             for part in taken[HERE][0]:
