@@ -2,10 +2,10 @@
 
 from nbquant import registry
 from nbquant.quantization.blocks.block_format import ROW, TENSOR, BlockFormat
-from nbquant.quantization.blocks.gguf_blocks import Q8_0
+from nbquant.quantization.blocks.gguf_blocks import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 from nbquant.quantization.blocks.normal_float import NF4
 
-BLOCK_FORMATS: tuple[BlockFormat, ...] = (Q8_0, NF4)
+BLOCK_FORMATS: tuple[BlockFormat, ...] = (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, NF4)
 """All block formats, in the order of menus. Read as ``formats.BLOCK_FORMATS``, so that additions are seen."""
 
 _ENDS = {"channel": ROW, "tensor": TENSOR}

@@ -13,6 +13,7 @@ Candidates = Float32[np.ndarray, "blocks candidates"]
 
 NONE_1 = np.empty(0, np.float32)
 NONE_2 = np.empty((0, 0), np.float32)
+_MOST = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class LevelGrid:
 
 
 def inverse_of(scale: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    """Invert scales in float32; 0 for a scale of 0."""
+    """Invert scales in float32; 0 for a scale of 0, the largest number where the inverse is infinite."""
     with np.errstate(divide="ignore", over="ignore"):
-        return np.where(scale == 0, np.float32(0), np.float32(1) / scale)
+        inverse = np.where(scale == 0, np.float32(0), np.float32(1) / scale)
+    return np.clip(inverse, -_MOST, _MOST)

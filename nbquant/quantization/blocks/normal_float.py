@@ -6,6 +6,7 @@ import numpy as np
 
 from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded, Scales
+from nbquant.quantization.blocks.extremes import largest_magnitudes
 from nbquant.quantization.blocks.grid import LevelGrid, inverse_of
 from nbquant.quantization.blocks.layout import Layout, Plane
 from nbquant.quantization.blocks.scale_search import best_scales
@@ -28,18 +29,12 @@ def _scales(parts: Mapping[str, np.ndarray]) -> Scales:
     return Scales(parts["scale"].reshape(-1))
 
 
-def _largest(weight: Blocks) -> np.ndarray:
-    extreme = np.empty(len(weight), np.float32)
-    kernels.first_of_largest_magnitude(weight, extreme)
-    return np.abs(extreme)
-
-
 _FACTORS = np.concatenate([[1], np.linspace(0.7, 1.08, 15)]).astype(np.float32)
 _LEAST = np.float32(1e-38)
 
 
 def _plain(weight: Blocks) -> Encoded:
-    scale = _largest(weight)
+    scale = largest_magnitudes(weight)
     codes = np.empty(weight.shape, np.uint8)
     inverse = inverse_of(np.maximum(scale, _LEAST))
     kernels.round_to_levels(weight, inverse, _NF4.thresholds, _NF4.order, codes)
@@ -47,7 +42,7 @@ def _plain(weight: Blocks) -> Encoded:
 
 
 def _search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
-    scale = best_scales(weight, sensitivity, _NF4, _largest(weight), _FACTORS, round_to_float)
+    scale = best_scales(weight, sensitivity, _NF4, largest_magnitudes(weight), _FACTORS, round_to_float)
     return _NF4.codes(weight, scale), {"scale": scale}
 
 
