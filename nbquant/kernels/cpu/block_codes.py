@@ -10,7 +10,7 @@ from nbquant.kernels.compiled import compiled
 
 Array = np.ndarray
 
-TRUNCATE, AWAY, EVEN = 0, 1, 2  # how halves are rounded
+TRUNCATE, AWAY, EVEN, SHIFTED = 0, 1, 2, 3  # how halves are rounded
 
 _PIECE = 1024  # weights rounded to levels at a time
 
@@ -71,8 +71,8 @@ def round_to_integers(
         scale: Scale of each block, or its inverse.
         divide: Whether to divide by ``scale``; else to multiply by it.
         minimum: Minimum m of each block, or empty.
-        shift: Shift z of each block or one for all, added before truncation (mode ``TRUNCATE``), after rounding else.
-        mode: ``TRUNCATE``, ``AWAY`` (halves away from zero) or ``EVEN`` (halves to even).
+        shift: Shift z of each block or one for all, added before ``TRUNCATE`` and ``SHIFTED``, and after the others.
+        mode: ``TRUNCATE``, ``AWAY`` (halves away from zero), ``EVEN`` or ``SHIFTED`` (halves to even).
         low: Least integer.
         high: Greatest integer.
         out: Output: the integers as bytes (two's complement where negative).
@@ -92,8 +92,10 @@ def round_to_integers(
                 size = abs(x)
                 whole = np.floor(size)
                 x = np.copysign(whole + np.floor(np.float32(2.0) * (size - whole)), x) + z
-            else:
+            elif mode == EVEN:
                 x = np.rint(x) + z
+            else:
+                x = np.rint(x + z)
             to[j] = np.uint8(np.int32(min(max(x, least), most)))
 
 
@@ -128,6 +130,48 @@ def round_to_levels(weight: Array, inverse: Array, threshold: Array, code: Array
         coded = flat[first * length : first * length + n]
         for j in range(len(coded)):
             coded[j] = code[rank[j]]
+
+
+@compiled()
+def round_to_floats(
+    weight: Array,
+    scale: Array,
+    mantissa: int,
+    exponent: int,
+    greatest: int,
+    sign: int,
+    bits: Array,
+    out: Array,
+) -> None:
+    """Round scaled weights to small floating-point numbers, halves to even; too large ones become the greatest.
+
+    A weight of −0 becomes +0, but a small negative one that rounds to zero becomes −0.
+
+    Args:
+        weight: Weights, blocks × length.
+        scale: Scale of each block, by which weights are divided.
+        mantissa: Bits of the mantissa.
+        exponent: Exponent of the least normal number.
+        greatest: Code of the greatest number.
+        sign: Code of −0.
+        bits: Scratch memory: int32, as many as there are weights in a block.
+        out: Output: codes.
+    """
+    scaled, integers = bits.view(np.float32), bits
+    least_octave = np.int32((exponent + 127) << 23)
+    drop = np.int32(mantissa << 23)
+    for b in range(weight.shape[0]):
+        row, s, to = weight[b], scale[b], out[b]
+        for j in range(len(row)):
+            scaled[j] = row[j] / s + np.float32(0.0)
+        for j in range(len(row)):
+            magnitude = np.int32(integers[j] & np.int32(0x7FFFFFFF))
+            octave = np.int32(max(np.int32(magnitude & np.int32(0x7F800000)), least_octave))
+            above = np.int32(octave - least_octave) >> (23 - mantissa)
+            step = np.int32(np.int32(254 << 23) - np.int32(octave - drop))
+            size = np.rint(abs(scaled[j]) * np.int32(step).view(np.float32))
+            code = min(np.int32(size) + above, greatest) if size < 256 else greatest
+            to[j] = np.uint8(code | (sign if integers[j] < 0 else 0))
 
 
 @compiled()

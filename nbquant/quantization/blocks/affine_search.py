@@ -87,3 +87,50 @@ def least_squares_line(
         s = (n * qw - q1 * w1) / determinant
         m = (q2 * w1 - q1 * qw) / determinant
     return np.where(sure, s, scale).astype(np.float32), np.where(sure, m, minimum).astype(np.float32)
+
+
+def best_zero_points(
+    weight: Blocks, sensitivity: Blocks | None, grid: IntegerGrid, rounding: Rounding, refinements: int = 2
+) -> tuple[PerBlock, PerBlock]:
+    """Search for the scale s and integer zero point z of least Σ h (w − s (q − z))² of each block.
+
+    Args:
+        weight: Weights w.
+        sensitivity: Sensitivities h; None: all 1.
+        grid: Integers q; zero points are among them.
+        rounding: Rounds scales to the stored type.
+        refinements: How often the least-squares scale is tried.
+    """
+    weighting = Weighting.of(sensitivity)
+    scale, zero = np.empty((2, len(weight)), np.float32)
+    piece = max(1, PIECE // weight.shape[1])
+    for first in range(0, len(weight), piece):
+        part = slice(first, first + piece)
+        w, h = weight[part], weighting[part]
+        least, most = ranges(w)
+        span = np.maximum(most, 0) / 2 - np.minimum(least, 0) / 2
+        low = np.minimum(least, 0)[:, None] + 2 * span[:, None] * _CUT[0]
+        high = np.maximum(most, 0)[:, None] - 2 * span[:, None] * _CUT[1]
+        scales = rounding((high / 2 - low / 2) * np.float32(2 / (grid.high - grid.low)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ideal = np.nan_to_num(grid.low - low / scales)
+        zeros = np.clip(np.rint(ideal), grid.low, grid.high).astype(np.float32)
+        (s, z), error = least_error((scales, zeros), grid.errors(w, h, scales, zeros))
+        for _ in range(refinements):
+            sums = fit_sums(w, h, grid.codes(w, s, z), grid)
+            n, q1, q2, w1, qw = sums.T
+            square = q2 - 2 * z * q1 + z * z * n
+            with np.errstate(divide="ignore", invalid="ignore"):
+                fitted = np.where(square > 0, (qw - z * w1) / square, s).astype(np.float32)
+            scales = rounding(fitted[:, None] * _NEAR_ZERO[0])
+            zeros = np.clip(z[:, None] + _NEAR_ZERO[1], grid.low, grid.high)
+            better, its_error = least_error((scales, zeros), grid.errors(w, h, scales, zeros))
+            s = np.where(its_error < error, better[0], s)
+            z = np.where(its_error < error, better[1], z)
+            error = np.minimum(error, its_error)
+        scale[part], zero[part] = s, z
+    return scale, zero
+
+
+_NEAR_ZERO = np.array([(1, 0), (1, -1), (1, 1), (1 - 2**-8, 0), (1 + 2**-8, 0)], np.float32).T
+"""Factors of a scale and steps of a zero point that are tried together."""

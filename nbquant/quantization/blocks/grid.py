@@ -99,7 +99,7 @@ class LevelGrid:
 
     Attributes:
         table: Level of each code; several codes may have the same.
-        ties: Whether a weight in the middle takes the "lower" level or the one nearer to "zero".
+        ties: Whether a weight in the middle takes the "lower" or "upper" level, or the one nearer to "zero".
     """
 
     table: tuple[float, ...]
@@ -120,9 +120,8 @@ class LevelGrid:
         """Thresholds between successive levels; what exceeds one belongs to the upper level."""
         increasing = self.levels[self.order]
         middle = (increasing[:-1] + increasing[1:]) / 2
-        if self.ties == "zero":
-            middle = np.where(middle < 0, np.nextafter(middle, np.float32(-np.inf)), middle)
-        return middle
+        takes_upper = {"lower": middle != middle, "upper": middle == middle, "zero": middle < 0}[self.ties]
+        return np.where(takes_upper, np.nextafter(middle, np.float32(-np.inf)), middle)
 
     def errors(
         self, weight: Blocks, weighting: Weighting, scale: Candidates
