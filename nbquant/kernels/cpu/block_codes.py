@@ -175,9 +175,7 @@ def round_to_floats(
 
 
 @compiled()
-def dequantize(
-    codes: Array, level: Array, first: float, scale: Array, zero: Array, minimum: Array, out: Array
-) -> None:
+def dequantize(codes: Array, level: Array, first: float, scale: Array, zero: Array, minimum: Array, out: Array) -> None:
     """Compute the weights that codes stand for, in float32 and in this order of operations.
 
     ŵ = s (level − z) + m

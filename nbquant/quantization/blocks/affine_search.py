@@ -20,7 +20,12 @@ _NEAR = np.array([1, 1 - 2**-8, 1 + 2**-8], np.float32)
 
 
 def best_ranges(
-    weight: Blocks, sensitivity: Blocks | None, grid: IntegerGrid, rounding: Rounding, refinements: int = 2
+    weight: Blocks,
+    sensitivity: Blocks | None,
+    grid: IntegerGrid,
+    rounding: Rounding,
+    refinements: int = 2,
+    to_zero: bool = False,
 ) -> tuple[PerBlock, PerBlock]:
     """Search for the scale s and minimum m of least Σ h (w − s q − m)² of each block, both of the stored type.
 
@@ -33,28 +38,36 @@ def best_ranges(
         grid: Integers from 0.
         rounding: Rounds to the stored type.
         refinements: How often the least-squares fit is tried.
+        to_zero: Whether minima must not be above 0.
     """
     weighting = Weighting.of(sensitivity)
     scale, minimum = np.empty((2, len(weight)), np.float32)
     piece = max(1, PIECE // weight.shape[1])
     for first in range(0, len(weight), piece):
         part = slice(first, first + piece)
-        scale[part], minimum[part] = _best_of_piece(weight[part], weighting[part], grid, rounding, refinements)
+        scale[part], minimum[part] = _best_of_piece(weight[part], weighting[part], grid, rounding, refinements, to_zero)
     return scale, minimum
 
 
 def _best_of_piece(
-    weight: Blocks, weighting: Weighting, grid: IntegerGrid, rounding: Rounding, refinements: int
+    weight: Blocks, weighting: Weighting, grid: IntegerGrid, rounding: Rounding, refinements: int, to_zero: bool
 ) -> tuple[PerBlock, PerBlock]:
     least, most = ranges(weight)
     span = most / 2 - least / 2  # halved, so that it is finite
+    if to_zero:
+        least = np.minimum(least, 0)
+        span = most / 2 - least / 2
     low = least[:, None] + 2 * span[:, None] * _CUT[0]
+    if to_zero:
+        low = np.minimum(low, 0)
     high = most[:, None] - 2 * span[:, None] * _CUT[1]
     scales, minima = rounding((high / 2 - low / 2) * np.float32(2 / grid.high)), rounding(low)
     (scale, minimum), error = least_error((scales, minima), grid.errors(weight, weighting, scales, NONE_2, minima))
     for _ in range(refinements):
         sums = fit_sums(weight, weighting, grid.codes(weight, scale, minimum=minimum), grid)
         fitted, offset = least_squares_line(sums, scale, minimum)
+        if to_zero:
+            offset = np.minimum(offset, 0)
         minima = np.repeat(rounding(offset)[:, None], len(_NEAR), 1)
         # The scale once more, for the rounded minimum.
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -15,6 +15,7 @@ from nbquant.quantization.blocks.integers import (
     INT8_ASYM,
     INT8_TORCHAO,
 )
+from nbquant.quantization.blocks.k_quants import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K
 from nbquant.quantization.blocks.microscaling import (
     FP8_E4M3,
     FP8_E5M2,
@@ -33,6 +34,7 @@ BLOCK_FORMATS: tuple[BlockFormat, ...] = (
     *(FP8_E4M3, FP8_E5M2, MXFP8, MXFP8_E5M2, MXFP6, MXFP6_E3M2, MXFP4, NVFP4),
     *(NF4, NF4_DOUBLE, FP4, FP4_DOUBLE),
     *(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4_GGUF, TQ1_0, TQ2_0),
+    *(Q2_K, Q3_K, Q4_K, Q5_K, Q6_K),
 )
 """All block formats, in the order of menus. Read as ``formats.BLOCK_FORMATS``, so that additions are seen."""
 

@@ -114,9 +114,7 @@ def _bytes(bits: int, full: bool = True) -> IntegerGrid:
 
 
 INT8 = _symmetric("int8", "int8", ONNXRUNTIME, _bytes(8, full=False), 8, ROW, _onnx_scale)
-INT8_TORCHAO = _symmetric(
-    "int8_torchao", "int8 (torchao)", TORCHAO, _bytes(8), 8, ROW, _at_least(127.5), divide=False
-)
+INT8_TORCHAO = _symmetric("int8_torchao", "int8 (torchao)", TORCHAO, _bytes(8), 8, ROW, _at_least(127.5), divide=False)
 INT4, INT3, INT2 = (
     _symmetric(f"int{bits}", f"int{bits}", COMPRESSED_TENSORS, _bytes(bits), bits, 128, _over((2**bits - 1) / 2))
     for bits in (4, 3, 2)

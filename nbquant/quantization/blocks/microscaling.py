@@ -58,7 +58,9 @@ def power_scales(parts: Mapping[str, np.ndarray]) -> Scales:
     return Scales(E8M0_VALUES[parts["scale"].reshape(-1)])
 
 
-def _mx(grid: FloatGrid, name: str, title: str, library: str, up_from: int | None, layout: Layout | None) -> BlockFormat:
+def _mx(
+    grid: FloatGrid, name: str, title: str, library: str, up_from: int | None, layout: Layout | None
+) -> BlockFormat:
     """A power of two for 32 weights.
 
     Args:

@@ -35,7 +35,9 @@ _LEAST = np.float32(1e-38)
 _NEIGHBOURS = np.arange(-3, 4)
 
 
-def _codes(grid: LevelGrid, weight: Blocks, scale: Float32[np.ndarray, " blocks"]) -> UInt8[np.ndarray, "blocks length"]:
+def _codes(
+    grid: LevelGrid, weight: Blocks, scale: Float32[np.ndarray, " blocks"]
+) -> UInt8[np.ndarray, "blocks length"]:
     out = np.empty(weight.shape, np.uint8)
     kernels.round_to_levels(weight, inverse_of(scale), grid.thresholds, grid.order, out)
     return out

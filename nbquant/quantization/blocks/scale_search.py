@@ -17,7 +17,14 @@ Rounding = Callable[[np.ndarray], Float32[np.ndarray, "..."]]
 
 PIECE = 1 << 18  # weights whose candidates are in memory at a time
 
-_TRIED = {2: (0.35, 1.15, 16), 3: (0.55, 1.1, 16), 4: (0.7, 1.08, 16), 5: (0.84, 1.05, 16), 8: (0.97, 1.006, 16)}
+_TRIED = {
+    2: (0.35, 1.15, 16),
+    3: (0.55, 1.1, 16),
+    4: (0.7, 1.08, 16),
+    5: (0.84, 1.05, 16),
+    6: (0.9, 1.03, 16),
+    8: (0.97, 1.006, 16),
+}
 """Range of factors by bits, and their number: fewer levels gain from clipping more."""
 
 
