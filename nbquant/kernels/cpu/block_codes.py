@@ -158,6 +158,7 @@ def round_to_floats(
         out: Output: codes.
     """
     scaled, integers = bits.view(np.float32), bits
+    most = np.float32(256)  # more than any mantissa; infinity must not become an integer
     least_octave = np.int32((exponent + 127) << 23)
     drop = np.int32(mantissa << 23)
     for b in range(weight.shape[0]):
@@ -170,8 +171,8 @@ def round_to_floats(
             above = np.int32(octave - least_octave) >> (23 - mantissa)
             step = np.int32(np.int32(254 << 23) - np.int32(octave - drop))
             size = np.rint(abs(scaled[j]) * np.int32(step).view(np.float32))
-            code = min(np.int32(size) + above, greatest) if size < 256 else greatest
-            to[j] = np.uint8(code | (sign if integers[j] < 0 else 0))
+            code = min(np.int32(size if size < most else most) + above, np.int32(greatest))
+            to[j] = np.uint8(code + (sign if integers[j] < 0 else 0))
 
 
 @compiled()

@@ -210,7 +210,7 @@ def fit_scales_by_descent(weight: Array, half: int, scale: Array, codes: Array) 
 
 
 @compiled()
-def _extreme(x: Array) -> float:
+def _extreme(x: Array) -> np.float32:
     """The weight of largest magnitude, with its sign; the first of several."""
     most, found = _ZERO, _ZERO
     for j in range(len(x)):

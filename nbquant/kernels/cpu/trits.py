@@ -28,7 +28,7 @@ def gather_trits(codes: Array, first: int, stride: int, count: int, out: Array, 
         for i in range(stride):
             number = 0
             for k in range(PER_BYTE):
-                number = 3 * number + (np.int64(row[first + k * stride + i]) if k < count else 0)
+                number = 3 * number + (int(row[first + k * stride + i]) if k < count else 0)
             to[offset + i] = np.uint8((number * 256 + 242) // 243)
 
 

@@ -89,8 +89,14 @@ class BlockFormat:
             raise ValueError(f"{self.name} has blocks of {self.length} weights: leave the length out.")
         if length < 1 and length not in (ROW, TENSOR):
             raise ValueError(f"a block must have at least one weight, but got {length}.")
+        layout = None
+        if self.layout is not None:
+            size = length * self.code_bits / 8
+            if size < 1 or size % 1:
+                raise ValueError(f"a block of {self.name} must fill whole bytes, but got a length of {length}.")
+            layout = replace(self.layout, size=int(size))
         ends = {ROW: "channel", TENSOR: "tensor"}
-        return replace(self, length=length, name=f"{self.name.split('/')[0]}/{ends.get(length, length)}")
+        return replace(self, length=length, layout=layout, name=f"{self.name.split('/')[0]}/{ends.get(length, length)}")
 
     def encode(
         self,

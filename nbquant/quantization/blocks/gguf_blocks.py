@@ -11,7 +11,7 @@ from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encode
 from nbquant.quantization.blocks.extremes import largest_magnitudes, ranges, signed_extremes
 from nbquant.quantization.blocks.grid import NONE_1, IntegerGrid, inverse_of
 from nbquant.quantization.blocks.layout import Field, Layout, Plane
-from nbquant.quantization.blocks.scale_search import best_scales, factors
+from nbquant.quantization.blocks.scale_search import best_scales, factors, two_sided_factors
 from nbquant.quantization.blocks.stored_scales import as_half, round_to_half
 
 LIBRARY = "gguf 0.19.0"
@@ -41,12 +41,9 @@ def _symmetric(bits: int, title: str, layout: Layout) -> BlockFormat:
         )
         return codes, {"scale": as_half(scale)}
 
-    other_sign = -half / (half - 1)  # maps the extreme to the greatest level
-    tried = np.concatenate([factors(bits), factors(bits)[1::2] * np.float32(other_sign)])
-
     def search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
         start = signed_extremes(weight) / np.float32(-half)
-        scale = best_scales(weight, sensitivity, grid, start, tried, round_to_half)
+        scale = best_scales(weight, sensitivity, grid, start, two_sided_factors(bits), round_to_half)
         return grid.codes(weight, scale), {"scale": as_half(scale)}
 
     return BlockFormat(

@@ -108,3 +108,65 @@ MXFP4_GGUF = BlockFormat(
     scales=_half_power_scales,
     layout=Layout(17, (Plane(1, 4, 16),), (Field("scale", 0, "u1"),)),
 )
+
+_BYTES = np.arange(256)
+_E4M3 = np.ldexp(
+    ((_BYTES & 7) + np.where(_BYTES & 0x78, 8, 0)).astype(np.float32), np.maximum(_BYTES >> 3 & 15, 1) - 10
+)
+_HALF_E4M3 = np.where(_BYTES == 0x7F, 0, _E4M3 / 2).astype(np.float32)
+"""Half the value of each scale byte, its sign ignored. As in gguf, 0x7f is 0, and 0xff is a number."""
+_MOST_SCALE = np.uint8(0x7E)
+
+
+def _nvfp4_scales(parts: Mapping[str, np.ndarray]) -> Scales:
+    return Scales(_HALF_E4M3[parts["scale"].reshape(-1)])
+
+
+def _scale_bytes(scale: Float32[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Round scales to E4M3, halves up; too large ones become 448."""
+    limited = np.clip(scale, 0, 448).astype(np.float32)
+    subnormal = (limited * np.float32(512) + np.float32(0.5)).astype(np.int32)
+    normal = ((limited.view(np.int32) + (1 << 19)) >> 20) - (120 << 3)
+    return np.minimum(np.where(limited < np.float32(2**-6), np.minimum(subnormal, 7), normal), _MOST_SCALE).astype(
+        np.uint8
+    )
+
+
+def _nvfp4_rows(weight: Blocks) -> Blocks:
+    return weight.reshape(len(weight) * 4, -1)
+
+
+def _nvfp4_encoded(weight: Blocks, stored: UInt8[np.ndarray, " groups"]) -> Encoded:
+    codes = _rounded(_DOUBLED, _nvfp4_rows(weight), _HALF_E4M3[stored])
+    return codes.reshape(weight.shape), {"scale": stored.reshape(-1, 4)}
+
+
+def _nvfp4_plain(weight: Blocks) -> Encoded:
+    return _nvfp4_encoded(weight, _scale_bytes(largest_magnitudes(_nvfp4_rows(weight)) / np.float32(6)))
+
+
+_NVFP4_FACTORS = np.concatenate([[1], np.linspace(0.8, 1.7, 15)]).astype(np.float32)
+
+
+def _nvfp4_search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
+    h = None if sensitivity is None else _nvfp4_rows(sensitivity)
+    rows = _nvfp4_rows(weight)
+    start = largest_magnitudes(rows) / np.float32(12)
+    scale = best_scales(rows, h, _DOUBLED, start, _NVFP4_FACTORS, lambda values: _HALF_E4M3[_scale_bytes(values * 2)])
+    return _nvfp4_encoded(weight, _scale_bytes(scale * 2))
+
+
+NVFP4_GGUF = BlockFormat(
+    name="nvfp4_gguf",
+    title="GGUF NVFP4",
+    library=GGML,
+    length=64,
+    levels=_DOUBLED.levels,
+    code_bits=4,
+    part_bits=(("scale", 8),),
+    plain=_nvfp4_plain,
+    search=_nvfp4_search,
+    scales=_nvfp4_scales,
+    groups=4,
+    layout=Layout(36, (Plane(4, 4, 8),), (Field("scale", 0, "u1", 4),)),
+)

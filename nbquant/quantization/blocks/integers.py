@@ -8,9 +8,8 @@ from jaxtyping import Float32
 from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.quantization.blocks.affine_search import best_zero_points
 from nbquant.quantization.blocks.block_format import ROW, BlockFormat, Blocks, Encoded, Scales
-from nbquant.quantization.blocks.extremes import largest_magnitudes, ranges, signed_extremes
+from nbquant.quantization.blocks.extremes import largest_magnitudes, ranges
 from nbquant.quantization.blocks.grid import NONE_1, IntegerGrid, inverse_of
-from nbquant.quantization.blocks.layout import Layout, Plane
 from nbquant.quantization.blocks.scale_search import best_scales, factors
 from nbquant.quantization.blocks.stored_scales import round_to_float
 
@@ -65,13 +64,8 @@ def _symmetric(
         return codes, {"scale": scale}
 
     def search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
-        start = signed_extremes(weight) / np.float32(grid.low)
-        ends = factors(bits)
-        if grid.high != -grid.low:
-            ends = np.concatenate([ends, ends[1::2] * np.float32(grid.low / grid.high)])
-        scale = best_scales(weight, sensitivity, grid, start, ends, round_to_float)
-        # A scale of either sign gives the same levels, up to the least one: negative scales are not what readers expect.
-        scale = np.where(scale < 0, -scale, scale) if grid.high == -grid.low else scale
+        start = largest_magnitudes(weight) / np.float32(-grid.low)
+        scale = best_scales(weight, sensitivity, grid, start, factors(bits), round_to_float)
         return grid.codes(weight, scale), {"scale": scale}
 
     return BlockFormat(

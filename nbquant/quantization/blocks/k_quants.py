@@ -13,7 +13,7 @@ from nbquant.quantization.blocks.extremes import signed_extremes
 from nbquant.quantization.blocks.grid import NONE_1, IntegerGrid
 from nbquant.quantization.blocks.k_search import search_affine, search_symmetric
 from nbquant.quantization.blocks.layout import Field, Layout, Packed, Plane
-from nbquant.quantization.blocks.six_bits import pack_16, pack_8_pairs, unpack_16, unpack_8_pairs
+from nbquant.quantization.blocks.six_bits import pack_8_pairs, pack_16, unpack_8_pairs, unpack_16
 from nbquant.quantization.blocks.stored_scales import as_half
 
 GGML = "ggml 0.20.2"
@@ -151,10 +151,10 @@ class Symmetric:
         parts = {"scale": as_half(whole), "sub_scale": stored}
         used = self.scales(parts).scale
         again = _rounded(rows, used, NONE_1, -self.half, self.half - 1)
-        codes = np.where(used[:, None] == 0, codes, again).reshape(weight.shape)
+        blocks = np.where(used[:, None] == 0, codes, again).reshape(weight.shape)
         if not self.stored_from_zero:
-            codes[nothing] = 0
-        return codes, parts
+            blocks[nothing] = 0
+        return blocks, parts
 
     def search(self, weight: Blocks, sensitivity: Blocks | None) -> Encoded:
         """Encode with the scales of least weighted error that are found."""

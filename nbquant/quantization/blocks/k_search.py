@@ -13,10 +13,11 @@ from jaxtyping import Float16, Float32, Float64, UInt8
 from nbquant.quantization.blocks.affine_search import best_ranges, fit_sums
 from nbquant.quantization.blocks.extremes import signed_extremes
 from nbquant.quantization.blocks.grid import NONE_2, Blocks, IntegerGrid, Weighting
-from nbquant.quantization.blocks.scale_search import PIECE, best_scales, factors, least_error
+from nbquant.quantization.blocks.scale_search import PIECE, best_scales, least_error, two_sided_factors
 from nbquant.quantization.blocks.stored_scales import as_half, round_to_float, round_to_half
 
 Plain = Callable[[Blocks], tuple[np.ndarray, dict[str, np.ndarray]]]
+Start = Callable[[Blocks], tuple[np.ndarray, np.ndarray]]
 PerBlock = Float32[np.ndarray, " blocks"]
 Integers = Float32[np.ndarray, "blocks groups"]
 
@@ -152,7 +153,7 @@ def _fitted_affine(sums: Float64[np.ndarray, "blocks groups 5"], state: "_Affine
 
 
 def search_symmetric(
-    weight: Blocks, sensitivity: Blocks | None, grid: IntegerGrid, groups: int, sub_half: int, start: Callable
+    weight: Blocks, sensitivity: Blocks | None, grid: IntegerGrid, groups: int, sub_half: int, start: Start
 ) -> tuple[UInt8[np.ndarray, "blocks length"], Float16[np.ndarray, " blocks"], Integers]:
     """Search for the signed integer scales of groups, and the scale of their block.
 
@@ -169,8 +170,7 @@ def search_symmetric(
     """
     weighting = Weighting.of(sensitivity)
     bits = int(np.log2(grid.high - grid.low + 1))
-    tried = factors(bits)
-    tried = np.concatenate([tried, tried[1::2] * np.float32(grid.low / grid.high)])
+    tried = two_sided_factors(bits)
     pieces = []
     for part in _pieces(weight):
         rows, h = _grouped(weight[part], groups), _grouped_weighting(weighting[part], groups)

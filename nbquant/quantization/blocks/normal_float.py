@@ -66,6 +66,7 @@ def _format(grid: LevelGrid, name: str, title: str) -> BlockFormat:
         search=search,
         scales=lambda parts: Scales(parts["scale"].astype(np.float32).reshape(-1)),
         across_rows=True,
+        any_length=True,
         layout=Layout(LENGTH // 2, (Plane(0, -4, 1),)),
     )
 
@@ -95,7 +96,7 @@ def _double(grid: LevelGrid, name: str, title: str) -> BlockFormat:
             [dequantize_nested(tried[:, k], parts["nested_scale"], parts["offset"]) for k in range(count)], axis=1
         )
         # Levels above and below 0 differ, so a negative scale is only the best one where nothing else is near.
-        piece = PIECE // LENGTH
+        piece = max(1, PIECE // weight.shape[1])
         for first in range(0, len(weight), piece):
             part = slice(first, first + piece)
             errors = grid.errors(weight[part], weighting[part], scales[part])
@@ -114,6 +115,7 @@ def _double(grid: LevelGrid, name: str, title: str) -> BlockFormat:
         search=search,
         scales=_nested_scales,
         across_rows=True,
+        any_length=True,
         layout=Layout(LENGTH // 2, (Plane(0, -4, 1),)),
     )
 

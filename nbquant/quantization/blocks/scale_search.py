@@ -34,6 +34,12 @@ def factors(bits: int) -> Float32[np.ndarray, " candidates"]:
     return np.concatenate([[1], np.linspace(least, most, count)]).astype(np.float32)
 
 
+def two_sided_factors(bits: int) -> Float32[np.ndarray, " candidates"]:
+    """List the factors of scales that map the extreme weight near −2^(b−1), and near 2^(b−1) − 1, half as many."""
+    half = 1 << (bits - 1)
+    return np.concatenate([factors(bits), factors(bits)[1::2] * np.float32(-half / (half - 1))])
+
+
 class Grid(Protocol):
     """Levels to which scaled weights are rounded."""
 
