@@ -1,6 +1,7 @@
 """Kernels between weights in blocks, their codes and the bytes of other libraries' formats.
 
-Rows of the arrays are blocks. A code is a byte; its level is a value before scaling.
+Rows of the arrays are blocks. A code is a byte; its level is a value before scaling. Inner loops run over slices from
+their first element, which lets the compiler use vector units.
 """
 
 import numpy as np
@@ -9,34 +10,44 @@ from nbquant.kernels.compiled import compiled
 
 Array = np.ndarray
 
-TRUNCATE, AWAY, EVEN = 0, 1, 2  # how halves are rounded
+TRUNCATE, AWAY, EVEN, SHIFTED = 0, 1, 2, 3  # how halves are rounded
+
+_PIECE = 1024  # weights rounded to levels at a time
 
 
 @compiled()
 def extremes(weight: Array, least: Array, most: Array) -> None:
     """Find the least and the greatest weight of each block."""
     for b in range(weight.shape[0]):
-        low, high = weight[b, 0], weight[b, 0]
-        for j in range(1, weight.shape[1]):
-            low = min(low, weight[b, j])
-            high = max(high, weight[b, j])
+        row = weight[b]
+        low, high = row[0], row[0]
+        for j in range(len(row)):
+            low = min(low, row[j])
+            high = max(high, row[j])
         least[b] = low
         most[b] = high
 
 
 @compiled()
-def first_of_largest_magnitude(weight: Array, extreme: Array) -> None:
-    """Find the weight of largest magnitude of each block, with its sign; the first of several."""
-    for b in range(weight.shape[0]):
-        most = np.float32(0.0)
-        for j in range(weight.shape[1]):
-            most = max(most, abs(weight[b, j]))
-        found = weight[b, 0]
-        for j in range(weight.shape[1]):
-            if abs(weight[b, j]) == most:
-                found = weight[b, j]
+def largest_magnitudes(bits: Array, extreme: Array) -> None:
+    """Find the weight of largest magnitude of each block, with its sign; the first of several.
+
+    Works on the bits of float32: magnitudes are ordered like them, and a maximum of integers is fast.
+
+    Args:
+        bits: Weights as int32, blocks × length.
+        extreme: Output: bits of the weight found.
+    """
+    for b in range(bits.shape[0]):
+        row = bits[b]
+        most = np.int32(0)
+        for j in range(len(row)):
+            most = max(most, np.int32(row[j] & np.int32(0x7FFFFFFF)))
+        for j in range(len(row)):
+            if np.int32(row[j] & np.int32(0x7FFFFFFF)) == most:
+                most = row[j]
                 break
-        extreme[b] = found
+        extreme[b] = most
 
 
 @compiled()
@@ -60,8 +71,8 @@ def round_to_integers(
         scale: Scale of each block, or its inverse.
         divide: Whether to divide by ``scale``; else to multiply by it.
         minimum: Minimum m of each block, or empty.
-        shift: Shift z of each block or one for all, added before truncation (mode ``TRUNCATE``), after rounding else.
-        mode: ``TRUNCATE``, ``AWAY`` (halves away from zero) or ``EVEN`` (halves to even).
+        shift: Shift z of each block or one for all, added before ``TRUNCATE`` and ``SHIFTED``, and after the others.
+        mode: ``TRUNCATE``, ``AWAY`` (halves away from zero), ``EVEN`` or ``SHIFTED`` (halves to even).
         low: Least integer.
         high: Greatest integer.
         out: Output: the integers as bytes (two's complement where negative).
@@ -71,8 +82,9 @@ def round_to_integers(
         s = scale[b]
         m = minimum[b] if len(minimum) else np.float32(0.0)
         z = shift[b] if len(shift) > 1 else shift[0]
-        for j in range(weight.shape[1]):
-            x = weight[b, j] - m
+        row, to = weight[b], out[b]
+        for j in range(len(row)):
+            x = row[j] - m
             x = x / s if divide else x * s
             if mode == TRUNCATE:
                 x = np.trunc(x + z)
@@ -80,9 +92,11 @@ def round_to_integers(
                 size = abs(x)
                 whole = np.floor(size)
                 x = np.copysign(whole + np.floor(np.float32(2.0) * (size - whole)), x) + z
-            else:
+            elif mode == EVEN:
                 x = np.rint(x) + z
-            out[b, j] = np.uint8(np.int32(min(max(x, least), most)))
+            else:
+                x = np.rint(x + z)
+            to[j] = np.uint8(np.int32(min(max(x, least), most)))
 
 
 @compiled()
@@ -97,56 +111,99 @@ def round_to_levels(weight: Array, inverse: Array, threshold: Array, code: Array
         out: Output: codes.
     """
     length = weight.shape[1]
-    piece = 64
-    scaled = np.empty(piece, np.float32)
-    rank = np.empty(piece, np.int32)
-    for b in range(weight.shape[0]):
-        for start in range(0, length, piece):
-            n = min(piece, length - start)
+    scaled = np.empty(_PIECE + length, np.float32)
+    rank = np.empty(_PIECE + length, np.int32)
+    flat = out.reshape(-1)
+    many = max(1, _PIECE // length)
+    for first in range(0, weight.shape[0], many):
+        blocks = min(many, weight.shape[0] - first)
+        for b in range(blocks):
+            row, to, s = weight[first + b], scaled[b * length : (b + 1) * length], inverse[first + b]
+            for j in range(len(row)):
+                to[j] = row[j] * s
+        n = blocks * length
+        for j in range(n):
+            rank[j] = 0
+        for t in threshold:
             for j in range(n):
-                scaled[j] = weight[b, start + j] * inverse[b]
-                rank[j] = 0
-            for t in threshold:
-                for j in range(n):
-                    rank[j] += scaled[j] > t
-            for j in range(n):
-                out[b, start + j] = code[rank[j]]
+                rank[j] += np.int32(1) if scaled[j] > t else np.int32(0)
+        coded = flat[first * length : first * length + n]
+        for j in range(len(coded)):
+            coded[j] = code[rank[j]]
 
 
 @compiled()
-def dequantize(
-    codes: Array, level: Array, first: float, scale: Array, zero: Array, minimum: Array, groups: int, out: Array
+def round_to_floats(
+    weight: Array,
+    scale: Array,
+    mantissa: int,
+    exponent: int,
+    greatest: int,
+    sign: int,
+    bits: Array,
+    out: Array,
 ) -> None:
-    """Compute the weights that codes stand for, in float32 and in this order of operations.
+    """Round scaled weights to small floating-point numbers, halves to even; too large ones become the greatest.
 
-    ŵ = s (level − z) + m, for each group of a block
+    A weight of −0 becomes +0, but a small negative one that rounds to zero becomes −0.
 
     Args:
-        codes: Codes, blocks × length.
+        weight: Weights, blocks × length.
+        scale: Scale of each block, by which weights are divided.
+        mantissa: Bits of the mantissa.
+        exponent: Exponent of the least normal number.
+        greatest: Code of the greatest number.
+        sign: Code of −0.
+        bits: Scratch memory: int32, as many as there are weights in a block.
+        out: Output: codes.
+    """
+    scaled, integers = bits.view(np.float32), bits
+    most = np.float32(256)  # more than any mantissa; infinity must not become an integer
+    least_octave = np.int32((exponent + 127) << 23)
+    drop = np.int32(mantissa << 23)
+    for b in range(weight.shape[0]):
+        row, s, to = weight[b], scale[b], out[b]
+        for j in range(len(row)):
+            scaled[j] = row[j] / s + np.float32(0.0)
+        for j in range(len(row)):
+            magnitude = np.int32(integers[j] & np.int32(0x7FFFFFFF))
+            octave = np.int32(max(np.int32(magnitude & np.int32(0x7F800000)), least_octave))
+            above = np.int32(octave - least_octave) >> (23 - mantissa)
+            step = np.int32(np.int32(254 << 23) - np.int32(octave - drop))
+            size = np.rint(abs(scaled[j]) * np.int32(step).view(np.float32))
+            code = min(np.int32(size if size < most else most) + above, np.int32(greatest))
+            to[j] = np.uint8(code + (sign if integers[j] < 0 else 0))
+
+
+@compiled()
+def dequantize(codes: Array, level: Array, first: float, scale: Array, zero: Array, minimum: Array, out: Array) -> None:
+    """Compute the weights that codes stand for, in float32 and in this order of operations.
+
+    ŵ = s (level − z) + m
+
+    Args:
+        codes: Codes, groups × length.
         level: Level of each code, or empty where the levels are ``first``, ``first`` + 1, …
         first: Level of code 0.
         scale: Scale s of each group.
         zero: Zero point z of each group, or empty.
         minimum: Minimum m of each group, or empty.
-        groups: Groups in a block.
-        out: Output: weights, blocks × length.
+        out: Output: weights, groups × length.
     """
-    length = codes.shape[1] // groups
-    lowest = np.float32(first)
-    for g in range(codes.shape[0] * groups):
-        b, start = g // groups, g % groups * length
-        s = scale[g]
+    for g in range(codes.shape[0]):
+        code, to, s = codes[g], out[g], scale[g]
         z = zero[g] if len(zero) else np.float32(0.0)
         if len(level):
-            for j in range(start, start + length):
-                out[b, j] = s * (level[codes[b, j]] - z)
+            for j in range(len(code)):
+                to[j] = s * (level[code[j]] - z)
         else:
-            for j in range(start, start + length):
-                out[b, j] = s * (np.float32(codes[b, j]) + lowest - z)
+            lowest = np.float32(first) - z
+            for j in range(len(code)):
+                to[j] = s * (np.float32(code[j]) + lowest)
         if len(minimum):
             m = minimum[g]
-            for j in range(start, start + length):
-                out[b, j] += m
+            for j in range(len(code)):
+                to[j] += m
 
 
 @compiled()
@@ -154,7 +211,7 @@ def gather_bits(codes: Array, shift: int, bits: int, stride: int, out: Array, of
     """Pack some bits of each code into the bytes of its block.
 
     Byte i of a run of ``stride`` bytes holds the codes i, i + stride, i + 2 stride, … of as many codes as fit, the
-    first in its lowest bits. Bits below zero in number stand for the reverse order within a byte.
+    first in its lowest bits.
 
     Args:
         codes: Codes, blocks × length.
@@ -167,15 +224,26 @@ def gather_bits(codes: Array, shift: int, bits: int, stride: int, out: Array, of
     width = abs(bits)
     per_byte = 8 // width
     mask = np.uint8((1 << width) - 1)
+    runs = codes.shape[1] // (per_byte * stride)
     for b in range(codes.shape[0]):
-        for run in range(codes.shape[1] // (per_byte * stride)):
-            at, start = offset + run * stride, run * per_byte * stride
-            for i in range(stride):
-                out[b, at + i] = 0
+        row, to = codes[b], out[b]
+        if stride == 1:  # codes of a byte are neighbours
+            packed = to[offset : offset + runs]
             for k in range(per_byte):
-                left = width * (k if bits > 0 else per_byte - 1 - k)
-                for i in range(stride):
-                    out[b, at + i] |= np.uint8(((codes[b, start + k * stride + i] >> shift) & mask) << left)
+                left = (width * (k if bits > 0 else per_byte - 1 - k)) & 7
+                for i in range(len(packed)):
+                    value = ((row[i * per_byte + k] >> shift) & mask) << left
+                    packed[i] = value if k == 0 else packed[i] | value
+            continue
+        for run in range(runs):
+            packed = to[offset + run * stride : offset + (run + 1) * stride]
+            for k in range(per_byte):
+                left = (width * (k if bits > 0 else per_byte - 1 - k)) & 7
+                start = (run * per_byte + k) * stride
+                part = row[start : start + stride]
+                for i in range(len(packed)):
+                    value = ((part[i] >> shift) & mask) << left
+                    packed[i] = value if k == 0 else packed[i] | value
 
 
 @compiled()
@@ -187,15 +255,28 @@ def scatter_bits(data: Array, offset: int, shift: int, bits: int, stride: int, c
     width = abs(bits)
     per_byte = 8 // width
     mask = np.uint8((1 << width) - 1)
+    left = shift & 7
+    runs = codes.shape[1] // (per_byte * stride)
     for b in range(codes.shape[0]):
-        for run in range(codes.shape[1] // (per_byte * stride)):
-            at, start = offset + run * stride, run * per_byte * stride
+        row, source = codes[b], data[b]
+        if stride == 1:
+            packed = source[offset : offset + runs]
             for k in range(per_byte):
-                right = width * (k if bits > 0 else per_byte - 1 - k)
-                first = start + k * stride
+                right = (width * (k if bits > 0 else per_byte - 1 - k)) & 7
+                for i in range(len(packed)):
+                    value = ((packed[i] >> right) & mask) << left
+                    at = i * per_byte + k
+                    row[at] = value if shift == 0 else row[at] | value
+            continue
+        for run in range(runs):
+            packed = source[offset + run * stride : offset + (run + 1) * stride]
+            for k in range(per_byte):
+                right = (width * (k if bits > 0 else per_byte - 1 - k)) & 7
+                start = (run * per_byte + k) * stride
+                part = row[start : start + stride]
                 if shift == 0:
-                    for i in range(stride):
-                        codes[b, first + i] = np.uint8((data[b, at + i] >> right) & mask)
+                    for i in range(len(packed)):
+                        part[i] = ((packed[i] >> right) & mask) << left
                 else:
-                    for i in range(stride):
-                        codes[b, first + i] |= np.uint8(((data[b, at + i] >> right) & mask) << shift)
+                    for i in range(len(packed)):
+                        part[i] |= ((packed[i] >> right) & mask) << left

@@ -100,6 +100,9 @@ def float_errors(
     candidates = scale.shape[1]
     inverse = np.empty(candidates, np.float32)
     summed = np.empty(candidates, np.float32)
+    scaled = np.empty(candidates, np.float32)
+    steps = np.empty(2 * candidates, np.float32)
+    bits, step_bits = scaled.view(np.int32), steps.view(np.int32)
     weighted = sensitivity.size > 0
     least_step = np.int32((exponent + 127) << 23)
     drop = np.int32(mantissa << 23)
@@ -116,11 +119,14 @@ def float_errors(
                 w = abs(weight[b, j])
                 h = np.float32(sensitivity[b, j] * unit) if weighted else np.float32(1.0)
                 for c in range(candidates):
-                    x = w * inverse[c]
-                    octave = max(x.view(np.int32) & np.int32(0x7F800000), least_step) - drop
-                    step = np.int32(octave).view(np.float32)
-                    back = np.int32(np.int32(254 << 23) - octave).view(np.float32)
-                    e = x - min(np.rint(x * back) * step, end)
+                    scaled[c] = w * inverse[c]
+                for c in range(candidates):
+                    octave = np.int32(max(np.int32(bits[c] & np.int32(0x7F800000)), least_step) - drop)
+                    step_bits[c] = octave
+                    step_bits[candidates + c] = np.int32(254 << 23) - octave
+                for c in range(candidates):
+                    x = scaled[c]
+                    e = x - min(np.rint(x * steps[candidates + c]) * steps[c], end)
                     summed[c] += h * (e * e)
             for c in range(candidates):
                 error[b, c] += summed[c]

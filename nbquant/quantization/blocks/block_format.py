@@ -9,6 +9,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.quantization.blocks.block_codes import BlockCodes, Part
+from nbquant.quantization.blocks.extremes import largest_magnitudes
 from nbquant.quantization.blocks.grid import NONE_1
 from nbquant.quantization.blocks.layout import Layout
 
@@ -88,8 +89,14 @@ class BlockFormat:
             raise ValueError(f"{self.name} has blocks of {self.length} weights: leave the length out.")
         if length < 1 and length not in (ROW, TENSOR):
             raise ValueError(f"a block must have at least one weight, but got {length}.")
+        layout = None
+        if self.layout is not None:
+            size = length * self.code_bits / 8
+            if size < 1 or size % 1:
+                raise ValueError(f"a block of {self.name} must fill whole bytes, but got a length of {length}.")
+            layout = replace(self.layout, size=int(size))
         ends = {ROW: "channel", TENSOR: "tensor"}
-        return replace(self, length=length, name=f"{self.name.split('/')[0]}/{ends.get(length, length)}")
+        return replace(self, length=length, layout=layout, name=f"{self.name.split('/')[0]}/{ends.get(length, length)}")
 
     def encode(
         self,
@@ -256,7 +263,8 @@ class BlockFormat:
     def _dequantize(self, codes: np.ndarray, scales: Scales, out: np.ndarray) -> None:
         first = float(self.levels[0])
         table = NONE_1 if self._successive else self.levels
-        kernels.dequantize(codes, table, first, scales.scale, scales.zero, scales.minimum, self.groups, out)
+        codes, out = (array.reshape(len(array) * self.groups, -1) for array in (codes, out))
+        kernels.dequantize(codes, table, first, scales.scale, scales.zero, scales.minimum, out)
 
     @cached_property
     def _successive(self) -> bool:
@@ -316,8 +324,8 @@ def _finite_matrix(values: np.ndarray, what: str) -> Float32[np.ndarray, "rows c
         raise ValueError(f"{what} must be a matrix or a vector of at least one, but have shape {array.shape}.")
     with np.errstate(over="ignore"):
         matrix = np.ascontiguousarray(np.atleast_2d(array), np.float32)
-    bad = matrix.size - int(np.isfinite(matrix).sum())
-    if bad:
+    if not np.isfinite(largest_magnitudes(matrix)).all():
+        bad = int((~np.isfinite(matrix)).sum())
         raise ValueError(f"{what} must be finite in float32, but {bad} of {matrix.size} are not: replace NaN and inf.")
     return matrix
 

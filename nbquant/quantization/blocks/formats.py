@@ -2,10 +2,42 @@
 
 from nbquant import registry
 from nbquant.quantization.blocks.block_format import ROW, TENSOR, BlockFormat
-from nbquant.quantization.blocks.gguf_blocks import Q8_0
-from nbquant.quantization.blocks.normal_float import NF4
+from nbquant.quantization.blocks.gguf_blocks import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
+from nbquant.quantization.blocks.gguf_tables import IQ4_NL, MXFP4_GGUF, NVFP4_GGUF
+from nbquant.quantization.blocks.integers import (
+    INT2,
+    INT2_ASYM,
+    INT3,
+    INT3_ASYM,
+    INT4,
+    INT4_ASYM,
+    INT8,
+    INT8_ASYM,
+    INT8_TORCHAO,
+)
+from nbquant.quantization.blocks.k_quants import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K
+from nbquant.quantization.blocks.matmul_n_bits import MATMUL4, MATMUL4_ASYM, MATMUL8, MATMUL8_ASYM
+from nbquant.quantization.blocks.microscaling import (
+    FP8_E4M3,
+    FP8_E5M2,
+    MXFP4,
+    MXFP6,
+    MXFP6_E3M2,
+    MXFP8,
+    MXFP8_E5M2,
+    NVFP4,
+)
+from nbquant.quantization.blocks.normal_float import FP4, FP4_DOUBLE, NF4, NF4_DOUBLE
+from nbquant.quantization.blocks.ternary import TQ1_0, TQ2_0
 
-BLOCK_FORMATS: tuple[BlockFormat, ...] = (Q8_0, NF4)
+BLOCK_FORMATS: tuple[BlockFormat, ...] = (
+    *(INT8, INT8_TORCHAO, INT4, INT3, INT2, INT8_ASYM, INT4_ASYM, INT3_ASYM, INT2_ASYM),
+    *(MATMUL4, MATMUL4_ASYM, MATMUL8, MATMUL8_ASYM),
+    *(FP8_E4M3, FP8_E5M2, MXFP8, MXFP8_E5M2, MXFP6, MXFP6_E3M2, MXFP4, NVFP4),
+    *(NF4, NF4_DOUBLE, FP4, FP4_DOUBLE),
+    *(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4_GGUF, NVFP4_GGUF, TQ1_0, TQ2_0),
+    *(Q2_K, Q3_K, Q4_K, Q5_K, Q6_K),
+)
 """All block formats, in the order of menus. Read as ``formats.BLOCK_FORMATS``, so that additions are seen."""
 
 _ENDS = {"channel": ROW, "tensor": TENSOR}

@@ -13,6 +13,7 @@ Candidates = Float32[np.ndarray, "blocks candidates"]
 
 NONE_1 = np.empty(0, np.float32)
 NONE_2 = np.empty((0, 0), np.float32)
+_MOST = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class LevelGrid:
 
     Attributes:
         table: Level of each code; several codes may have the same.
-        ties: Whether a weight in the middle takes the "lower" level or the one nearer to "zero".
+        ties: Whether a weight in the middle takes the "lower" or "upper" level, or the one nearer to "zero".
     """
 
     table: tuple[float, ...]
@@ -119,9 +120,8 @@ class LevelGrid:
         """Thresholds between successive levels; what exceeds one belongs to the upper level."""
         increasing = self.levels[self.order]
         middle = (increasing[:-1] + increasing[1:]) / 2
-        if self.ties == "zero":
-            middle = np.where(middle < 0, np.nextafter(middle, np.float32(-np.inf)), middle)
-        return middle
+        takes_upper = {"lower": middle != middle, "upper": middle == middle, "zero": middle < 0}[self.ties]
+        return np.where(takes_upper, np.nextafter(middle, np.float32(-np.inf)), middle)
 
     def errors(
         self, weight: Blocks, weighting: Weighting, scale: Candidates
@@ -141,6 +141,7 @@ class LevelGrid:
 
 
 def inverse_of(scale: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    """Invert scales in float32; 0 for a scale of 0."""
+    """Invert scales in float32; 0 for a scale of 0, the largest number where the inverse is infinite."""
     with np.errstate(divide="ignore", over="ignore"):
-        return np.where(scale == 0, np.float32(0), np.float32(1) / scale)
+        inverse = np.where(scale == 0, np.float32(0), np.float32(1) / scale)
+    return np.clip(inverse, -_MOST, _MOST)

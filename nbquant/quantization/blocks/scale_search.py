@@ -15,7 +15,29 @@ from nbquant.quantization.blocks.grid import Blocks, Candidates, Weighting
 Rounding = Callable[[np.ndarray], Float32[np.ndarray, "..."]]
 """Rounds scales to the nearest value of the stored type."""
 
-_PIECE = 1 << 18  # weights whose candidates are in memory at a time
+PIECE = 1 << 18  # weights whose candidates are in memory at a time
+
+_TRIED = {
+    2: (0.35, 1.15, 16),
+    3: (0.55, 1.1, 16),
+    4: (0.7, 1.08, 16),
+    5: (0.84, 1.05, 16),
+    6: (0.9, 1.03, 16),
+    8: (0.97, 1.006, 16),
+}
+"""Range of factors by bits, and their number: fewer levels gain from clipping more."""
+
+
+def factors(bits: int) -> Float32[np.ndarray, " candidates"]:
+    """List the factors of the scale that are tried, 1 first."""
+    least, most, count = _TRIED[bits]
+    return np.concatenate([[1], np.linspace(least, most, count)]).astype(np.float32)
+
+
+def two_sided_factors(bits: int) -> Float32[np.ndarray, " candidates"]:
+    """List the factors of scales that map the extreme weight near −2^(b−1), and near 2^(b−1) − 1, half as many."""
+    half = 1 << (bits - 1)
+    return np.concatenate([factors(bits), factors(bits)[1::2] * np.float32(-half / (half - 1))])
 
 
 class Grid(Protocol):
@@ -59,16 +81,16 @@ def best_scales(
     """
     weighting = Weighting.of(sensitivity)
     found = np.empty(len(weight), np.float32)
-    piece = max(1, _PIECE // weight.shape[1])
+    piece = max(1, PIECE // weight.shape[1])
     for first in range(0, len(weight), piece):
         part = slice(first, first + piece)
         w, h = weight[part], weighting[part]
         candidates = rounding(start[part, None] * factors)
-        best, error = _least(candidates, grid.errors(w, h, candidates))
+        (best,), error = least_error((candidates,), grid.errors(w, h, candidates))
         for _ in range(refinements):
             fitted = least_squares_scale(w, h, grid.codes(w, best), grid.levels, best)
             candidates = rounding(fitted[:, None] * NEAR)
-            better, its_error = _least(candidates, grid.errors(w, h, candidates))
+            (better,), its_error = least_error((candidates,), grid.errors(w, h, candidates))
             best = np.where(its_error < error, better, best)
             error = np.minimum(error, its_error)
         found[part] = best
@@ -93,6 +115,11 @@ def least_squares_scale(
         return np.where(sums[:, 2] > 0, sums[:, 4] / sums[:, 2], otherwise).astype(np.float32)
 
 
-def _least(candidates: Candidates, errors: Float64[np.ndarray, "blocks candidates"]) -> tuple[np.ndarray, np.ndarray]:
-    chosen = np.where(np.isfinite(errors), errors, np.inf).argmin(axis=1)[:, None]
-    return np.take_along_axis(candidates, chosen, 1)[:, 0], np.take_along_axis(errors, chosen, 1)[:, 0]
+def least_error(
+    candidates: tuple[Candidates, ...], errors: Float64[np.ndarray, "blocks candidates"]
+) -> tuple[tuple[Float32[np.ndarray, " blocks"], ...], Float64[np.ndarray, " blocks"]]:
+    """Choose the candidate of least error of each block, the first of several; one that is not finite never wins."""
+    known = np.where(np.isfinite(errors), errors, np.inf)
+    chosen = known.argmin(axis=1)[:, None]
+    values = tuple(np.take_along_axis(kind, chosen, 1)[:, 0] for kind in candidates)
+    return values, np.take_along_axis(known, chosen, 1)[:, 0]
