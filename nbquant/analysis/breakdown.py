@@ -14,7 +14,6 @@ from nbquant.coding import codes
 from nbquant.coding.code import Lengths
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.positions import gap_code, group_tables
-from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
 from nbquant.quantization.codebook import Codebook
 from nbquant.quantization.quantized import Quantized
@@ -100,14 +99,16 @@ def _shape(quantized: Quantized, name: str) -> torch.Size | None:
 
 
 def _sums(quantized: Quantized, selection: Selection, progress: Progress) -> LayerSums:
-    blocks = [(t, i) for t in selection for i in range(0, max(t.weight.numel(), 1), SWEEP_BLOCK)]
+    # A block format restores a whole tensor at once.
+    size = {t.name: SWEEP_BLOCK if quantized.tensors[t.name].scaling is None else t.weight.numel() for t in selection}
+    blocks = [(t, i) for t in selection for i in range(0, max(t.weight.numel(), 1), max(size[t.name], 1))]
     found: LayerSums = {}
     for tensor, begin in track(blocks, "breakdown", progress):
-        part = slice(begin, begin + SWEEP_BLOCK)
+        part = slice(begin, begin + size[tensor.name])
         own = quantized.tensors[tensor.name]
         w, h = tensor.weight.reshape(-1)[part], tensor.sensitivity
         h = None if h is None else h.reshape(-1)[part]
-        sums = dispatch.cluster_losses(w, h, own.codebook, own.assignment[part])
+        sums = own.losses(w, h, part)
         found[tensor.name] = found[tensor.name] + sums if tensor.name in found else sums
     return found
 

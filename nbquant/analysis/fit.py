@@ -1,7 +1,7 @@
 """Quantize a selection to a target."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,11 +11,14 @@ from nbquant.analysis.curve import curve_of
 from nbquant.analysis.target import Target, split_targets, target_of
 from nbquant.progress import Progress
 from nbquant.quantization import methods
+from nbquant.quantization.block_quantizer import BLOCKS_METHOD
+from nbquant.quantization.blocks import formats as block_formats
 from nbquant.quantization.method import Method
 from nbquant.quantization.quantize import quantize
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.selection import Selection
+from nbquant.registry import nearest
 from nbquant.required import SELECTION, require
 from nbquant.storage.write import file_ledger
 
@@ -24,7 +27,7 @@ EXACT_TRIES = 8
 
 def fit(
     selection: Selection,
-    method: str | type[Any] | Quantizer = methods.DEFAULT.name,
+    method: str | Sequence[str] | type[Any] | Quantizer = methods.DEFAULT.name,
     *,
     ratio: float | None = None,
     rate: float | None = None,
@@ -49,7 +52,8 @@ def fit(
             quantizer (``nq.ECSQ(lmbda=1e-6)``), which includes its target and options. Trellis and feedback have no
             curve from histograms: they run on the weights, several times for a ratio or a rate, and do not support
             ``levels``. Feedback uses the layers of a selection with a calibration, see :func:`nbquant.calibrate`;
-            without one it equals trellis.
+            without one it equals trellis. Or a block format of another library by name ("nf4", "q4_k", "int4/64"),
+            which needs no target; or several, of which each layer gets the one that fits the target best.
         ratio: Least compression ratio of the selected weights.
         rate: Largest rate [bit/weight], side information included.
         levels: Largest number of reconstruction values.
@@ -76,9 +80,16 @@ def fit(
     """
     require("selection", selection, Selection, SELECTION)
     given = {"ratio": ratio, "rate": rate, "levels": levels, "lmbda": lmbda, "step": step, **options}
+    if isinstance(method, list | tuple) or (isinstance(method, str) and block_formats.is_name(method)):
+        if "formats" in options:
+            raise ValueError("formats are the method here: leave the option out")
+        options["formats"] = (method,) if isinstance(method, str) else tuple(method)
+        given["formats"], method = options["formats"], BLOCKS_METHOD.name
+        if len(options["formats"]) == 1 and all(given[name] is None for name in ("ratio", "rate", "levels", "lmbda")):
+            given["lmbda"] = 1.0  # there is nothing to choose
     known = _method_of(method)
     if known is None:
-        assert not isinstance(method, str | type)
+        assert not isinstance(method, str | type | Sequence)
         _require_nothing_else(
             method, {**given, "file_of": file_of, "accuracy_loss": accuracy_loss, "evaluate": evaluate}
         )
@@ -123,6 +134,12 @@ def _fit_accuracy(
 def _method_of(method: object) -> Method | None:
     """The method of a name or class; None for a quantizer."""
     if isinstance(method, str):
+        if method not in methods.names():
+            known = (*methods.names(), *block_formats.names())
+            raise ValueError(
+                f"method must be one of {', '.join(methods.names())}, or a block format such as nf4 or q4_k, but got "
+                f"{method!r}{nearest(method, known)}"
+            )
         return methods.named(method)
     if isinstance(method, type):
         found = [known for known in methods.METHODS if known.make is method]
@@ -132,7 +149,10 @@ def _method_of(method: object) -> Method | None:
         return None
     classes = ", ".join(known.make.__name__ for known in methods.METHODS)
     came = f"the class {method.__name__}" if isinstance(method, type) else f"{method!r}"[:200]
-    raise TypeError(f"method must be a name, one of the classes {classes}, or a quantizer of one, but got {came}")
+    raise TypeError(
+        f"method must be a name, a list of block formats, one of the classes {classes}, or a quantizer of one, but got "
+        f"{came}"
+    )
 
 
 def _require_nothing_else(quantizer: Quantizer, others: dict[str, Any]) -> None:

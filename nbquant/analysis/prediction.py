@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nbquant.kernels import dispatch
 from nbquant.losses import Loss, record_loss
 from nbquant.nested import call, map_tensors
 from nbquant.progress import Progress, track
@@ -114,7 +113,7 @@ def _diagonal(
                     "them for this model, or pass None"
                 )
             h = sensitivity[name].reshape(-1).to(parameter.device)
-        losses = dispatch.cluster_losses(parameter.reshape(-1), h, tensor.codebook, tensor.assignment)
+        losses = tensor.losses(parameter.detach().reshape(-1), h)
         total += float(losses[:, 2].sum())
     return total
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve, quantize_at
-from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
 from nbquant.quantization.methods import family
 from nbquant.quantization.quantized import Quantized
@@ -162,7 +161,7 @@ def _row(label: str, reference: Selection, made: Quantized, point: OperatingPoin
     for t in reference:
         own = made.tensors[t.name]
         h = None if t.sensitivity is None else t.sensitivity.reshape(-1)
-        loss += float(dispatch.cluster_losses(t.weight.reshape(-1), h, own.codebook, own.assignment)[:, 2].sum())
+        loss += float(own.losses(t.weight.reshape(-1), h)[:, 2].sum())
     return {
         "sensitivity": label,
         "parameter": point.parameter,

@@ -9,8 +9,7 @@ import numpy as np
 
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.search import first_lmbda, search_lmbda
-from nbquant.analysis.target import Target
-from nbquant.kernels import dispatch
+from nbquant.analysis.target import OutOfReachError, Target
 from nbquant.progress import Progress
 from nbquant.quantization.clusters import Clusters
 from nbquant.quantization.method import Family
@@ -59,6 +58,9 @@ class RunningCurve:
         if target.name == "rate":
             ratio = self.selection.source_bits / len(self.selection) / target.value
         points = sorted(self.points, key=lambda p: -p.parameter)
+        if self.family.method.corners is not None:
+            yield from self._at_corners(points, ratio)
+            return
         for _ in range(MOST_POINTS):
             lmbda = _next(points, ratio, self.selection)
             if lmbda is None:
@@ -77,12 +79,49 @@ class RunningCurve:
         self.selection.require_whole(self.family.method.name)
         if target.name == self.family.method.parameter.name:
             return self._run(target.value, self.progress)
+        if self.family.method.corners is not None:
+            return self._at_corner(target)
         if self.points:
             return self._between(target)
         return search_lmbda(self._run, self.selection, target, self.progress)
 
     def _run(self, lmbda: float, progress: Progress) -> Quantized:
         return quantize(self.family(lmbda), self.selection, progress=progress)
+
+    def _corners(self) -> Sequence[float]:
+        assert self.family.method.corners is not None
+        return self.family.method.corners(self.family(1.0), self.selection, self.progress)
+
+    def _at_corners(self, points: list[OperatingPoint], ratio: float) -> Iterator[list[OperatingPoint]]:
+        """All points, or those around the target if there are many."""
+        left = [lmbda for lmbda in self._corners() if lmbda not in {p.parameter for p in points}]
+        while left and len(points) < MOST_POINTS:
+            beside = [p.parameter for p in points if p.compression_ratio >= ratio]
+            place = len(left) // 2 if not points else sum(lmbda >= min(beside, default=math.inf) for lmbda in left)
+            points.append(point_of(self._run(left.pop(min(place, len(left) - 1)), self.progress), self.selection))
+            points.sort(key=lambda p: -p.parameter)
+            yield list(points)
+
+    def _at_corner(self, target: Target) -> Quantized:
+        """The finest of finitely many results that meets a target, found by bisection."""
+        left = list(self._corners())
+        best = tried = None
+        while left:
+            middle = 0 if tried is None else len(left) // 2  # the coarsest first: it meets whatever can be met
+            tried = self._run(left[middle], False)
+            if target.met(tried):
+                best, left = tried, left[middle + 1 :]
+            elif best is None:
+                break
+            else:
+                left = left[:middle]
+        if best is None:
+            assert tried is not None
+            raise OutOfReachError(
+                f"{target.name} {target.value:g} is out of reach: the coarsest {self.family.method.title} have "
+                f"{target.name} {target.quantity(tried):.4g}; ask for less, or allow coarser formats"
+            )
+        return best
 
     def _between(self, target: Target) -> Quantized:
         """The point that meets a target, or one between it and the next finer that just meets it."""
@@ -123,7 +162,7 @@ def point_of(quantized: Quantized, selection: Selection) -> OperatingPoint:
     for t in selection:
         own = quantized.tensors[t.name]
         h = None if t.sensitivity is None else t.sensitivity.reshape(-1)
-        sums = dispatch.cluster_losses(t.weight.reshape(-1), h, own.codebook, own.assignment)
+        sums = own.losses(t.weight.reshape(-1), h)
         losses[quantized.group_of(t.name)] += float(sums[:, LOSS].sum())
     clusters = {
         group: Clusters(book.value.cpu().double().numpy(), book.counts.cpu().numpy(), losses[group], None)

@@ -31,5 +31,5 @@ def stored_as(name: str) -> tuple[Code, ...]:
 
 
 def stored_names(major: int) -> tuple[str, ...]:
-    """List the names of codes in files of a major version."""
-    return tuple(dict.fromkeys(code.stored for code in CODES if code.major == major))
+    """List the names of codes in files of a major version: version 3 has all, for block formats."""
+    return tuple(dict.fromkeys(code.stored for code in CODES if major in (code.major, 3)))

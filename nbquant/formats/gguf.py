@@ -64,7 +64,7 @@ BLOCKS = {
     40: ("nvfp4", 64, 36),
 }
 """Types in blocks: name, weights and bytes of a block. Q8_1 and Q8_K are never in files."""
-NAMES = {"mxfp4": "gguf_mxfp4", "nvfp4": "gguf_nvfp4"}
+NAMES = {"mxfp4": "mxfp4_gguf", "nvfp4": "nvfp4_gguf"}
 """Block formats whose bytes in GGUF are not those of the published format of that name."""
 
 

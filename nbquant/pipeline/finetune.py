@@ -139,6 +139,7 @@ def finetune(
     """
     require("quantized", quantized, Quantized, QUANTIZED)
     require("model", model, nn.Module, MODULE)
+    quantized.require_codebooks("finetune")
     if gradient not in get_args(Gradient):
         raise ValueError(f"gradient must be one of {', '.join(get_args(Gradient))}, but got {gradient!r}")
     by = "loss" if keep_best is True else keep_best

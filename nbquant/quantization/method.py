@@ -41,6 +41,8 @@ class Method:
             are none.
         boundaries: boundaries(quantizer, codebook) returns the k − 1 boundaries between cells, or None if unknown;
             None if they depend on more than the codebook.
+        corners: corners(quantizer, selection, progress) lists all values of λ that give different results, from coarse
+            to fine; None if there is no end of them.
         needs_calibration: Whether it uses :func:`nbquant.calibrate`.
         code_moves_clusters: Whether the clusters of its curve depend on the code of the indices; if not, curves for
             several codes share them.
@@ -52,6 +54,7 @@ class Method:
     curve: Callable[["Family", Groups, bool], Tabulated] | None = None
     place: Callable[[Any, Groups, bool], Quantizer] | None = None
     boundaries: Callable[[Any, Float[np.ndarray, " k"]], Float[np.ndarray, " k-1"] | None] | None = None
+    corners: Callable[[Any, Selection, Progress], Sequence[float]] | None = None
     needs_calibration: bool = False
     code_moves_clusters: bool = True
 

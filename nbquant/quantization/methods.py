@@ -3,6 +3,7 @@
 from typing import Any
 
 from nbquant import registry
+from nbquant.quantization.block_quantizer import BLOCKS_METHOD
 from nbquant.quantization.ecsq import ECSQ_METHOD
 from nbquant.quantization.feedback import FEEDBACK_METHOD
 from nbquant.quantization.kmeans import KMEANS_METHOD
@@ -11,7 +12,14 @@ from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.trellis import TRELLIS_METHOD
 from nbquant.quantization.uniform import UNIFORM_METHOD
 
-METHODS: tuple[Method, ...] = (KMEANS_METHOD, UNIFORM_METHOD, ECSQ_METHOD, TRELLIS_METHOD, FEEDBACK_METHOD)
+METHODS: tuple[Method, ...] = (
+    KMEANS_METHOD,
+    UNIFORM_METHOD,
+    ECSQ_METHOD,
+    TRELLIS_METHOD,
+    FEEDBACK_METHOD,
+    BLOCKS_METHOD,
+)
 """All methods, in the order of menus and legends. Read as ``methods.METHODS``, so that additions are seen."""
 DEFAULT = ECSQ_METHOD
 

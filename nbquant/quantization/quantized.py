@@ -139,6 +139,7 @@ class Quantized:
             ValueError: The model lacks a quantized parameter, has it in another shape, or in a recurrent layer, which
                 reads its weights around parametrizations.
         """
+        self.require_codebooks("parametrize")
         parametrized = duplicate(model)
         parameters = self.parameters_of(parametrized)
         device = {self.group_of(name): parameter.device for name, parameter in parameters.items()}
@@ -199,6 +200,18 @@ class Quantized:
                 "nbquant.gather_quantized(quantized, model) on all of them."
             )
 
+    def require_codebooks(self, what: str) -> None:
+        """Refuse a quantization whose weights are not the values of codebooks.
+
+        Raises:
+            ValueError: A block format, which scales them.
+        """
+        if any(tensor.scaling is not None for tensor in self.tensors.values()):
+            raise ValueError(
+                f"{what} requires weights that are values of a codebook, but {self.quantizer.method} scales them by "
+                "blocks: use one of the other methods."
+            )
+
     def with_values(
         self,
         values: Mapping[str, Float[Tensor, " k"]],
@@ -219,6 +232,7 @@ class Quantized:
         Raises:
             ValueError: Other groups, another number of values, or values that are not finite in the codebook's dtype.
         """
+        self.require_codebooks("with_values")
         if values.keys() != self.codebooks.keys():
             raise ValueError(
                 f"values must be given for the groups {', '.join(map(repr, self.codebooks))}, but are for "

@@ -14,6 +14,7 @@ from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import block_shapes
 from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
+from nbquant.quantization.blocks import formats as block_formats
 from nbquant.quantization.codebook import Codebook, QuantizedTensor, alphabet_of
 from nbquant.quantization.rate import code_ledger
 
@@ -29,10 +30,12 @@ def book_ledger(book: Codebook, coding: str) -> Ledger:
     """Count payload by codeword lengths, code table, and codebook as stored.
 
     For a lattice under the codes of file version 2, the codebook is the step and a bit for each integer from
-    the first to the last in use.
+    the first to the last in use; for levels of a block format it is a bit for each of them.
     """
     counts, lengths = book.counts.cpu().numpy(), book.codeword_length.cpu().numpy()
     ledger = code_ledger(counts, lengths, coding, torch.finfo(book.value.dtype).bits)
+    if book.levels is not None:
+        return Ledger({**ledger, "codebook": len(block_formats.named(book.levels.format).levels)})
     if not codes.named(coding).adaptive or book.lattice is None:
         return ledger
     return Ledger({**ledger, "codebook": LATTICE_BITS + lattice_span(book)})
@@ -71,6 +74,9 @@ def coded(
         for name in track(list(tensors), "coding", progress):
             measured[name] = with_sizes(tensors[name], codebooks[group_of(name, codebooks)], code, pruned)
         ledger = Ledger({**ledger, "payload": 8 * sum(sum(tensor.streams or ()) for tensor in measured.values())})
+    for tensor in measured.values():
+        if tensor.scaling is not None:
+            ledger += Ledger(tensor.scaling.bits())
     if positions is not None:
         ledger += positions() if not code.adaptive else Ledger(position_payload=0, position_table=0)
     return measured, ledger

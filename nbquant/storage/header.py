@@ -13,6 +13,7 @@ from nbquant.coding import codes
 from nbquant.coding.code import Code
 from nbquant.coding.levels import MOST_SPAN
 from nbquant.coding.positions import MAX_SPAN
+from nbquant.quantization.blocks import formats as block_formats
 from nbquant.storage.columns import (
     Table,
     column,
@@ -31,6 +32,7 @@ from nbquant.storage.columns import (
 from nbquant.storage.dtypes import DTYPES, QUANTIZED, entry_bytes
 from nbquant.storage.layout import (
     DEFAULT_CODING,
+    MAJOR_WITH_FORMATS,
     Layout,
     QuantizedEntry,
     RawEntry,
@@ -41,6 +43,7 @@ from nbquant.storage.layout import (
     block_entries,
 )
 from nbquant.storage.metadata import MOST_METADATA, is_metadata
+from nbquant.storage.parts import parts_of
 from nbquant.tensorfile import parse_json
 
 RESERVED = "__metadata__"  # not allowed as a tensor name in safetensors files
@@ -83,6 +86,8 @@ def write_header(layout: Layout) -> bytes:
         if any(lattices):
             for key in ("first", "span", "dependent"):
                 header["codebooks"][key] = column([getattr(lattice, key, None) for lattice in lattices])
+        if layout.major == MAJOR_WITH_FORMATS:
+            header["codebooks"]["format"] = column([book.format for book in layout.codebooks])
     if layout.tables:
         header["tables"] = {
             "span": [table.span for table in layout.tables],
@@ -127,7 +132,7 @@ def read_header(raw: bytes, file_size: int, most_restored: int, major: int = 1) 
     )
     kinds = codes.stored_as(coding)
     adaptive = kinds[0].adaptive
-    codebooks = _codebooks(table_of(header, "codebooks"), file_size, kinds)
+    codebooks = _codebooks(table_of(header, "codebooks"), file_size, kinds, major == MAJOR_WITH_FORMATS)
     tables = _tables(table_of(header, "tables"))
     quantized = table_of(header, "quantized")
     raw_entries = _raw(table_of(header, "raw"))
@@ -166,7 +171,33 @@ def read_header(raw: bytes, file_size: int, most_restored: int, major: int = 1) 
     return layout
 
 
-def _codebooks(table: Table, file_size: int, kinds: Sequence[Code]) -> tuple[StoredCodebook, ...]:
+def _codebooks(table: Table, file_size: int, kinds: Sequence[Code], with_formats: bool) -> tuple[StoredCodebook, ...]:
+    books = _plain_codebooks(table, file_size, kinds)
+    if not with_formats:
+        return books
+    known = block_formats.names()
+    named = values_of(
+        table, "format", len(books), lambda v: v is None or (isinstance(v, str) and _is_format(v)), f"null, {known}"
+    )
+    require(any(named), "at least one block format in version 3", named)
+    found = tuple(replace(book, format=name) for book, name in zip(books, named, strict=True))
+    for book in found:
+        if book.format is not None:
+            most = len(block_formats.named(book.format).levels)
+            require(book.levels <= most, f"at most {most} levels in {book.format}", book.levels)
+            require(book.dtype == "F32" and book.lattice is None, f"levels of {book.format} in F32", book.dtype)
+    return found
+
+
+def _is_format(name: str) -> bool:
+    try:
+        block_formats.named(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain_codebooks(table: Table, file_size: int, kinds: Sequence[Code]) -> tuple[StoredCodebook, ...]:
     rows = rows_of(table, "name")
     names = names_of(table, rows)
     require(len(set(names)) == rows, "each codebook must have a name of its own", names)
@@ -281,7 +312,8 @@ def _with_blocks(
             _check_block(
                 block, entry, codebooks[entry.codebook], None if entry.table is None else tables[entry.table], coding
             )
-        found.append(replace(entry, blocks=taken))
+        form = codebooks[entry.codebook].format
+        found.append(replace(entry, blocks=taken, parts=() if form is None else parts_of(form, entry.shape)))
     return tuple(found)
 
 

@@ -11,11 +11,14 @@ from nbquant.coding.code import Code
 from nbquant.coding.huffman import HUFFMAN
 from nbquant.coding.ledger import Ledger
 from nbquant.coding.levels import block_shapes
+from nbquant.quantization.blocks import formats
 from nbquant.storage.dtypes import entry_bytes
+from nbquant.storage.parts import StoredPart
 
 DEFAULT_CODING = HUFFMAN.stored  # of files without this key
 MAGIC = b"\x89nbq\r\n\x1a\n"
 MINOR, MINOR_WITH_METADATA = 0, 1
+MAJOR_WITH_FORMATS = 3
 PREFIX = 16  # bytes: magic, major, minor, length of the header
 CHECKSUM = 4  # bytes after the header and after each section
 DIGEST = 16  # bytes at the end
@@ -52,6 +55,7 @@ class StoredCodebook:
         levels: Number of values k.
         bits: Length of the code table [bit]; None for codes without one: fixed-length or adaptive.
         lattice: Lattice stored in place of the values; None if the values are stored.
+        format: Block format whose levels the values are: a bit for each of them is stored; None if the values are.
     """
 
     name: str
@@ -59,10 +63,13 @@ class StoredCodebook:
     levels: int
     bits: int | None
     lattice: StoredLattice | None = None
+    format: str | None = None
 
     @property
     def values_bits(self) -> int:
-        """Bits of the stored values or lattice."""
+        """Bits of the stored values, lattice or levels in use."""
+        if self.format is not None:
+            return len(formats.named(self.format).levels)
         return self.lattice.bits if self.lattice else 8 * self.levels * entry_bytes(self.dtype)
 
     @property
@@ -128,6 +135,7 @@ class QuantizedEntry:
         codebook: Index of its codebook.
         table: Index of the table of its gaps; None if it has none.
         blocks: Its blocks.
+        parts: Scales of a block format.
     """
 
     name: str
@@ -136,11 +144,12 @@ class QuantizedEntry:
     codebook: int
     table: int | None
     blocks: tuple[StoredBlock, ...]
+    parts: tuple[StoredPart, ...] = ()
 
     @property
     def size(self) -> int:
         """Bytes of its section."""
-        return sum(block.size for block in self.blocks)
+        return sum(block.size for block in self.blocks) + sum(part.size for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -207,7 +216,9 @@ class Layout:
 
     @property
     def major(self) -> int:
-        """Major version: the one that includes its codes."""
+        """Major version: the one that includes its codes, and block formats."""
+        if any(book.format is not None for book in self.codebooks):
+            return MAJOR_WITH_FORMATS
         return codes.stored_as(self.coding)[0].major
 
     @property
@@ -257,6 +268,9 @@ class Layout:
         if self.pruned:
             parts["position_payload"] = sum(block.positions for block in blocks)
             parts["position_table"] = sum(table.bits for table in self.tables)
+        for entry in self.quantized:
+            for part in entry.parts:
+                parts[part.name] = parts.get(part.name, 0) + part.total
         return Ledger(parts)
 
     @property

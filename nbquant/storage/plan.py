@@ -30,6 +30,7 @@ from nbquant.storage.layout import (
     StoredTable,
     block_entries,
 )
+from nbquant.storage.parts import StoredPart, parts_of, require_parts
 from nbquant.storage.recipe import recipe_of
 from nbquant.storage.source import UnquantizedTensors
 
@@ -79,7 +80,7 @@ def _adaptive(quantized: Quantized, groups: Mapping[str, str], kind: Code) -> _P
         dtype, lattice = SPELLED[book.value.dtype], book.lattice
         first = int(lattice.integer[0]) if lattice and len(lattice.integer) else 0
         stored = StoredLattice(first, lattice_span(book), lattice.dependent) if lattice else None
-        books.append(StoredCodebook(group, dtype, len(book.value), None, stored))
+        books.append(StoredCodebook(group, dtype, len(book.value), None, stored, format_of(book)))
     entries = []
     for name, tensor in quantized.tensors.items():
         book = quantized.codebooks[groups[name]]
@@ -90,8 +91,10 @@ def _adaptive(quantized: Quantized, groups: Mapping[str, str], kind: Code) -> _P
             weights = int((flat[begin : begin + count] >= 0).sum())
             blocks.append(StoredBlock(count, weights, 8 * size))
             begin += count
-        dtype = SPELLED[tensor.codebook.dtype]
-        entries.append(QuantizedEntry(name, tuple(tensor.shape), dtype, order[groups[name]], None, tuple(blocks)))
+        dtype, parts = SPELLED[tensor.dtype], _parts(name, tensor)
+        entries.append(
+            QuantizedEntry(name, tuple(tensor.shape), dtype, order[groups[name]], None, tuple(blocks), parts)
+        )
     return tuple(books), (), tuple(entries), PlannedCodes({}, (), {})
 
 
@@ -103,7 +106,8 @@ def _with_codes(quantized: Quantized, groups: Mapping[str, str], kind: Code) -> 
     for group, book in quantized.codebooks.items():
         code = of_group[group]
         bits = None if not kind.has_table else code.table_bits if code else 0
-        books.append(StoredCodebook(group, SPELLED[book.value.dtype], len(book.value), bits))
+        dtype = SPELLED[book.value.dtype]
+        books.append(StoredCodebook(group, dtype, len(book.value), bits, format=format_of(book)))
     gaps = {name: _gaps(tensor) for name, tensor in quantized.tensors.items()} if pruned else {}
     whole = {name: reduce(add, parts) for name, parts in gaps.items()}
     names = list(whole)
@@ -116,9 +120,8 @@ def _with_codes(quantized: Quantized, groups: Mapping[str, str], kind: Code) -> 
     order = {group: i for i, group in enumerate(quantized.codebooks)}
     entries = []
     for name, tensor in quantized.tensors.items():
-        entry = QuantizedEntry(
-            name, tuple(tensor.shape), SPELLED[tensor.codebook.dtype], order[groups[name]], tables.get(name), ()
-        )
+        book_of, table, dtype = order[groups[name]], tables.get(name), SPELLED[tensor.dtype]
+        entry = QuantizedEntry(name, tuple(tensor.shape), dtype, book_of, table, (), _parts(name, tensor))
         parts = gaps.get(name, [GapHistogram(np.zeros(0, np.int64), np.zeros(0, np.int64))] * len(slices(tensor)))
         code, of_tensor = of_group[groups[name]], of_gaps[tables[name]] if name in tables else None
         levels = len(tensor.codebook)
@@ -198,6 +201,18 @@ def _require_consistent(name: str, tensor: QuantizedTensor, book: Codebook) -> N
         raise ValueError(
             f"{tensor.shape.numel()} indices are required for {name!r}, but there are {tensor.assignment.numel()}."
         )
+
+
+def format_of(book: Codebook) -> str | None:
+    """Name of the block format whose levels a codebook has."""
+    return None if book.levels is None else book.levels.format
+
+
+def _parts(name: str, tensor: QuantizedTensor) -> tuple[StoredPart, ...]:
+    if tensor.scaling is None:
+        return ()
+    require_parts(name, tensor.scaling, tensor.shape)
+    return parts_of(tensor.scaling.format, tensor.shape)
 
 
 def slices(tensor: QuantizedTensor) -> list[slice]:

@@ -15,7 +15,16 @@ from typing import BinaryIO
 from nbquant.coding import codes
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.header import read_header
-from nbquant.storage.layout import CHECKSUM, DIGEST, MAGIC, MOST_HEADER, PREFIX, Layout, Section
+from nbquant.storage.layout import (
+    CHECKSUM,
+    DIGEST,
+    MAGIC,
+    MAJOR_WITH_FORMATS,
+    MOST_HEADER,
+    PREFIX,
+    Layout,
+    Section,
+)
 
 PIECE = 1 << 20  # bytes read at a time
 EXPANSION = 4096  # restored bytes per byte of the file, unless the caller allows more …
@@ -133,7 +142,7 @@ def _header_length(prefix: bytes, size: int) -> tuple[int, int]:
     if len(prefix) < PREFIX:
         raise CorruptFileError("magic", f"{PREFIX} bytes are required at the start, but {len(prefix)} came: {_AGAIN}.")
     major, minor, length = struct.unpack("<HHI", prefix[len(MAGIC) :])
-    known = sorted({code.major for code in codes.CODES})
+    known = sorted({MAJOR_WITH_FORMATS, *(code.major for code in codes.CODES)})
     if major not in known:
         raise CorruptFileError(
             "version",

@@ -141,7 +141,7 @@ def _require_fitting(
             f"among its {len(present)}: pass the one that was selected from."
         )
     for name, tensor in quantized.tensors.items():
-        required = tuple(tensor.shape), SPELLED[tensor.codebook.dtype]
+        required = tuple(tensor.shape), SPELLED[tensor.dtype]
         if present[name] != required:
             raise ValueError(
                 f"{name!r} must have shape {required[0]} and type {required[1]} in the {what}, but has "

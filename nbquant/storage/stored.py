@@ -26,7 +26,7 @@ from nbquant.kernels import dispatch
 from nbquant.listed import listed
 from nbquant.models.layers import owner
 from nbquant.progress import Progress, track
-from nbquant.quantization.codebook import PRUNED, Codebook, QuantizedTensor, alphabet_of
+from nbquant.quantization.codebook import PRUNED, Codebook, QuantizedTensor, Scaling, alphabet_of
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.quantized import Quantized
 from nbquant.required import require_path
@@ -36,6 +36,7 @@ from nbquant.storage.dtypes import DTYPES, as_bytes, entry_bytes, of_bytes
 from nbquant.storage.errors import CorruptFileError
 from nbquant.storage.frame import frame_of
 from nbquant.storage.layout import Layout, QuantizedEntry, RawEntry, StoredBlock
+from nbquant.storage.parts import decode_part
 from nbquant.storage.recipe import distortion_of, finetuned_of, quantizer_of, record_of
 from nbquant.storage.sections import damage_of, open_layout, reading
 
@@ -136,6 +137,8 @@ class Stored:
                 whole[begin : begin + len(part)] = part
                 begin += len(part)
             return whole.view(DTYPES[entry.dtype]).reshape(entry.shape)
+        if self._book(entry.codebook).levels is not None:
+            return self._scaled(entry).dequantize()
         out, dtype = np.empty(prod(entry.shape), f"i{entry_bytes(entry.dtype)}"), DTYPES[entry.dtype]
         for _ in self._decoded(entry, self._book(entry.codebook).bits_of(dtype), 0, out):
             pass
@@ -200,6 +203,10 @@ class Stored:
         for entry in layout.quantized:
             book = self._book(entry.codebook)
             levels = len(book.value)
+            if book.levels is not None:
+                tensors[entry.name] = tensor = self._scaled(entry)
+                counts[entry.codebook] += symbol_counts(tensor.assignment, levels)
+                continue
             dtype = index_dtype(levels)
             out = np.empty(prod(entry.shape), f"i{dtype.itemsize}")
             for block in self._decoded(entry, np.arange(levels, dtype=out.dtype), PRUNED, out):
@@ -212,7 +219,9 @@ class Stored:
         for i, stored in enumerate(layout.codebooks):
             book = self._book(i)
             length = book.lengths() if code.known_from_counts else torch.from_numpy(ideal_lengths(counts[i]))
-            codebooks[stored.name] = Codebook(book.value.clone(), torch.from_numpy(counts[i]), length, book.lattice)
+            codebooks[stored.name] = Codebook(
+                book.value.clone(), torch.from_numpy(counts[i]), length, book.lattice, book.levels
+            )
         quantized_bytes = sum(prod(entry.shape) * entry_bytes(entry.dtype) for entry in layout.quantized)
         return Quantized(
             quantizer=quantizer,
@@ -239,6 +248,9 @@ class Stored:
 
     def _chunks(self, entry: QuantizedEntry | RawEntry) -> Iterator[Tensor]:
         if isinstance(entry, QuantizedEntry):
+            if self._book(entry.codebook).levels is not None:
+                yield from self._scaled(entry).dequantize().reshape(-1).split(positions.BLOCK_ENTRIES)
+                return
             dtype = DTYPES[entry.dtype]
             for block in self._decoded(entry, self._book(entry.codebook).bits_of(dtype), 0, None):
                 yield torch.from_numpy(block).view(dtype)
@@ -255,8 +267,9 @@ class Stored:
         values: Shaped[np.ndarray, " k"],
         pruned: int,
         out: Shaped[np.ndarray, " n"] | None,
+        parts: list[bytes] | None = None,
     ) -> Iterator[Shaped[np.ndarray, " b"]]:
-        """The blocks of a tensor, decoded into their places in ``out`` if it is given."""
+        """The blocks of a tensor, decoded into their places in ``out`` if given; scales are added to ``parts``."""
         book = self._book(entry.codebook)
         section = self._layout.section(entry)
         adaptive = self._layout.adaptive
@@ -280,11 +293,29 @@ class Stored:
                 for i, block in enumerate(entry.blocks):
                     yield reader.take(block.size), block, begin, i
                     begin += block.entries
+                if parts is not None:
+                    parts.extend(reader.take(part.size) for part in entry.parts)
                 reader.end()
 
         # A generator left to the garbage collector would close its file at any time, in any thread.
         with damage_of(section.label), closing(items()) as tasks:
             yield from dispatch.in_order(decoded, tasks)
+
+    def _scaled(self, entry: QuantizedEntry) -> QuantizedTensor:
+        """A tensor in a block format, read as a whole."""
+        book = self._book(entry.codebook)
+        assert book.levels is not None
+        dtype, levels = index_dtype(len(book.value)), len(book.value)
+        out = np.empty(prod(entry.shape), f"i{dtype.itemsize}")
+        data: list[bytes] = []
+        for _ in self._decoded(entry, np.arange(levels, dtype=out.dtype), PRUNED, out, data):
+            pass
+        with damage_of(self._layout.section(entry).label):
+            parts = tuple(map(decode_part, data, entry.parts))
+        scaling = Scaling(book.levels.format, book.levels.codes, parts, DTYPES[entry.dtype])
+        code = codes.stored_as(self._layout.coding)[0]
+        streams = None if code.known_from_counts else tuple(b.payload // 8 for b in entry.blocks)
+        return QuantizedTensor(book.value, torch.from_numpy(out), torch.Size(entry.shape), streams, scaling)
 
     def _book(self, index: int) -> Book:
         if index not in self._read:

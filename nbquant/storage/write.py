@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +17,7 @@ from nbquant.coding.code_table import encode_lengths
 from nbquant.coding.ledger import Ledger
 from nbquant.kernels import dispatch
 from nbquant.progress import Progress, track
-from nbquant.quantization.codebook import Lattice, QuantizedTensor
+from nbquant.quantization.codebook import BlockLevels, Lattice, QuantizedTensor
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.streams import adaptive_streams
 from nbquant.replacing import replacing
@@ -30,6 +31,7 @@ from nbquant.storage.layout import (
     QuantizedEntry,
     StoredBlock,
 )
+from nbquant.storage.parts import encode_part
 from nbquant.storage.plan import PlannedCodes, indices, plan, slices
 from nbquant.storage.source import UnquantizedTensors, unquantized_of
 
@@ -132,6 +134,8 @@ def _write(
         code = made.of_group.get(stored.name)
         table = code.encode_table() if stored.bits and code is not None else b""
         values = _lattice(book.lattice) if book.lattice and stored.lattice else as_bytes(book.value.detach().cpu())
+        if book.levels is not None:
+            values = _levels(book.levels, stored.values_bits)
         out.section([values, table])
     for gaps in made.of_gaps:
         out.section([encode_lengths(gaps.code.lengths)])
@@ -143,7 +147,8 @@ def _write(
             streams = _unchanged(adaptive_streams(tensor, book, kind, layout.pruned), entry)
         else:
             streams = _streams(tensor, entry, layout, made)
-        out.section(_ticking(streams, ticks))
+        parts = () if tensor.scaling is None else tensor.scaling.parts
+        out.section(chain(_ticking(streams, ticks), map(encode_part, parts)))
     for i in range(len(layout.raw)):
         out.section(unquantized.pieces(i))
         next(ticks, None)
@@ -166,6 +171,13 @@ def _lattice(lattice: Lattice) -> bytes:
     used = np.zeros(integer[-1] - integer[0] + 1 if len(integer) else 0, bool)
     used[integer - integer[0] if len(integer) else []] = True
     return struct.pack("<d", lattice.step) + np.packbits(used).tobytes()
+
+
+def _levels(levels: BlockLevels, count: int) -> bytes:
+    """A bit for each code of a block format: whether it is in use."""
+    used = np.zeros(count, bool)
+    used[levels.codes] = True
+    return np.packbits(used).tobytes()
 
 
 def _unchanged(streams: Iterable[bytes], entry: QuantizedEntry) -> Iterator[bytes]:

@@ -169,9 +169,15 @@ def error_data(
     if len(shapes) > 1:
         raise ValueError(f"weight, tensor and sensitivity must have one shape, but came with {sorted(shapes)}.")
 
+    scaled = None if tensor.scaling is None else tensor.dequantize()
+
     def read(part: Callable[[Tensor], Tensor]) -> Tensor:
-        before, index = part(weight.detach()), part(tensor.assignment.reshape(tensor.shape))
-        after = dispatch.gather(tensor.codebook.to(index.device), index.reshape(-1)).reshape(index.shape)
+        before = part(weight.detach())
+        if scaled is None:
+            index = part(tensor.assignment.reshape(tensor.shape))
+            after = dispatch.gather(tensor.codebook.to(index.device), index.reshape(-1)).reshape(index.shape)
+        else:
+            after = part(scaled)
         error = before.to(torch.float64, copy=True).sub_(after.to(before.device))
         if not weighted:
             return error.abs_()

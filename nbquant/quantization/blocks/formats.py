@@ -64,3 +64,8 @@ def named(name: str) -> BlockFormat:
     if length not in _ENDS and not length.isdecimal():
         raise ValueError(f"the length of blocks must be a number, channel or tensor, but got {length!r}.")
     return found.with_length(_ENDS.get(length) or int(length))
+
+
+def is_name(name: str) -> bool:
+    """Whether this is the name of a block format, with or without a length."""
+    return name.partition("/")[0] in names()
