@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nbquant.models.select import select
     from nbquant.pipeline.finetune import finetune
     from nbquant.pipeline.prune import prune
+    from nbquant.quantization.block_quantizer import BlockQuantizer
     from nbquant.quantization.ecsq import ECSQ
     from nbquant.quantization.feedback import Feedback
     from nbquant.quantization.kmeans import KMeans
@@ -47,6 +48,7 @@ __version__ = VERSION
 
 __all__ = [
     "ECSQ",
+    "BlockQuantizer",
     "CorruptFileError",
     "Feedback",
     "KMeans",
@@ -82,6 +84,7 @@ __all__ = [
 
 # The module of each public name, or the module that it is.
 _HOMES = {
+    "BlockQuantizer": "nbquant.quantization.block_quantizer",
     "ECSQ": "nbquant.quantization.ecsq",
     "CorruptFileError": "nbquant.storage.errors",
     "Feedback": "nbquant.quantization.feedback",

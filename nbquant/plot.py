@@ -73,7 +73,7 @@ def histogram(
     if group not in quantized.codebooks:
         known = ", ".join(map(repr, quantized.codebooks))
         raise ValueError(f"group must be one of those with a codebook, {known}, but is {group!r}.")
-    book, statistics = quantized.codebooks[group], Statistics.of(selection)
+    book, statistics = quantized.codebook_of(group), Statistics.of(selection)
     cells = statistics.cells(False, False, group != WHOLE)[group]
     data = histogram_data(
         cells.position,

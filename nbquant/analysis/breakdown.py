@@ -167,11 +167,11 @@ def _side_information(book: Codebook, coding: str) -> Ledger:
 
 
 def _codewords(quantized: Quantized, group: str, sums: LayerSums, total: float) -> pd.DataFrame:
-    book = quantized.codebooks[group]
+    book, order = quantized.codebook_of(group), quantized.centres(group)[1].cpu().numpy()
     value, lengths = book.value.detach().cpu().double().numpy(), book.codeword_length.cpu().numpy()
     count = book.counts.cpu().numpy()
     members = [s[:-1, LOSS] for name, s in sums.items() if quantized.group_of(name) == group]
-    loss = np.sum(members, axis=0)
+    loss = np.sum(members, axis=0)[order]
     return pd.DataFrame(
         {
             "centre": value,

@@ -111,6 +111,7 @@ def live_table(points: Sequence[OperatingPoint], group: str, unquantized_bits: i
     quantizer = points[0].quantizer
     clusters = [p.clusters[group] for p in points]
     ledgers = [p.ledger + Ledger(unquantized=unquantized_bits) for p in points]
+    parts = dict.fromkeys(part for ledger in ledgers for part in ledger)
     ends = [np.append(c.threshold, np.nan) for c in clusters if c.threshold is not None]
     return LiveTable(
         method=quantizer.method,
@@ -125,7 +126,7 @@ def live_table(points: Sequence[OperatingPoint], group: str, unquantized_bits: i
         loss=np.array([p.predicted_loss_increase for p in points]),
         value=np.array([p.parameter for p in points], np.float64),
         levels=np.array([p.levels for p in points], np.float64),
-        ledger={part: np.array([ledger[part] for ledger in ledgers], np.float64) for part in ledgers[0]},
+        ledger={part: np.array([ledger.get(part, 0) for ledger in ledgers], np.float64) for part in parts},
         start=np.cumsum([0, *(len(c.codebook) for c in clusters)], dtype=np.int32),
         centre=np.concatenate([c.codebook for c in clusters]).astype(np.float32),
         count=np.concatenate([c.counts for c in clusters]).astype(np.float32),

@@ -164,9 +164,10 @@ def point_of(quantized: Quantized, selection: Selection) -> OperatingPoint:
         h = None if t.sensitivity is None else t.sensitivity.reshape(-1)
         sums = own.losses(t.weight.reshape(-1), h)
         losses[quantized.group_of(t.name)] += float(sums[:, LOSS].sum())
+    books = {group: quantized.codebook_of(group) for group in quantized.codebooks}
     clusters = {
         group: Clusters(book.value.cpu().double().numpy(), book.counts.cpu().numpy(), losses[group], None)
-        for group, book in quantized.codebooks.items()
+        for group, book in books.items()
     }
     return OperatingPoint(quantized.quantizer, clusters, quantized.ledger, len(selection), selection.source_bits)
 

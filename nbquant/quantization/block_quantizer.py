@@ -1,6 +1,7 @@
 """Block formats of other libraries as a quantization method: one format, or the best of several for each layer."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -21,6 +22,7 @@ from nbquant.quantization.blocks.block_format import BlockFormat
 from nbquant.quantization.blocks.scaling import Scaling, block_matrix, ordered_codes
 from nbquant.quantization.clustering import groups_of
 from nbquant.quantization.codebook import BlockLevels, Codebook, QuantizedTensor
+from nbquant.quantization.integers import is_pruned
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.method import Method
 from nbquant.quantization.parameter import LMBDA, Parameter
@@ -32,6 +34,8 @@ from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.trellis import require_valid
 
 K_QUANTS = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_0")
+USUAL = ("int2/tensor", "int3/tensor", "int4/tensor", *K_QUANTS)
+"""Formats for layers of any size: blocks are too dear where rows are short."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class BlockQuantizer:
     per_layer: ClassVar[bool] = True
 
     lmbda: float = 0.0
-    formats: tuple[str, ...] = K_QUANTS
+    formats: tuple[str, ...] = USUAL
     search: bool = True
     weighted: bool = True
     coding: str = "fixed"
@@ -160,13 +164,16 @@ def quantize_blocks(quantizer: BlockQuantizer, selection: Selection, progress: P
     Raises:
         ValueError: Weights or sensitivities that are not finite; ranks that hold shards.
         nbquant.progress.Cancelled: By ``progress``.
+
+    Warns:
+        UserWarning: Zeros of a pruned selection that are not zero any more.
     """
     require_valid(selection)
     groups = groups_of(selection, quantizer.per_layer)
     chosen = _chosen(quantizer, selection, progress)
     tensors: dict[str, QuantizedTensor] = {}
     codebooks: dict[str, Codebook] = {}
-    loss = 0.0
+    loss, lost = 0.0, dict[str, int]()
     for group, members in track(list(groups.items()), "quantize", progress):
         form = formats.named(chosen[group])
         encoded = {t.name: _encoded(quantizer, form, t) for t in members}
@@ -188,6 +195,16 @@ def quantize_blocks(quantizer: BlockQuantizer, selection: Selection, progress: P
             scaling = Scaling(form.name, order, encoded[t.name].parts, t.weight.dtype)
             tensors[t.name] = QuantizedTensor(value, index, t.weight.shape, scaling=scaling)
             loss += _loss(form, encoded[t.name], t)
+            lost[form.name] = lost.get(form.name, 0) + int(
+                ((t.weight == 0) & (tensors[t.name].dequantize() != 0)).sum()
+            )
+    if is_pruned(selection) and any(lost.values()):
+        told = ", ".join(f"{count:,} in {name}" for name, count in lost.items() if count)
+        warnings.warn(
+            f"pruned weights should stay zero, but some do not ({told}): choose formats with an exact zero, or a method "
+            "with a codebook",
+            stacklevel=2,
+        )
     tensors, ledger = coded(tensors, codebooks, quantizer.coding, None, progress)
     return Quantized(
         quantizer=quantizer,

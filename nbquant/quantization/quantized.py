@@ -114,6 +114,28 @@ class Quantized:
         """Find the group of a tensor: the only one, or its layer's."""
         return group_of(name, self.codebooks)
 
+    def centres(self, group: str) -> tuple[Float[Tensor, " k"], Int64[Tensor, " k"]]:
+        """Compute the mean restored weight of each codeword, ascending, and the codewords' indices in this order.
+
+        In a block format a codeword restores to many values; otherwise these are the reconstruction values.
+        """
+        book = self.codebooks[group]
+        if book.levels is None:
+            return book.value, torch.arange(len(book.value), device=book.value.device)
+        total = torch.zeros(len(book.value), dtype=torch.float64)
+        for name, tensor in self.tensors.items():
+            if self.group_of(name) == group:
+                total.index_add_(0, tensor.assignment.long().cpu(), tensor.dequantize().double().cpu().reshape(-1))
+        return (total / book.counts).sort(stable=True)
+
+    def codebook_of(self, group: str) -> Codebook:
+        """Find a codebook in units of the weights, ascending; see :meth:`centres`."""
+        book = self.codebooks[group]
+        if book.levels is None:
+            return book
+        value, order = self.centres(group)
+        return Codebook(value, book.counts[order], book.codeword_length[order])
+
     def apply(self, model: nn.Module) -> nn.Module:
         """Copy the model with the quantized weights; the original is unchanged.
 

@@ -211,7 +211,7 @@ def test_table(selection):
 
 def test_unknown_method():
     with pytest.raises(
-        ValueError, match="method must be one of kmeans, uniform, ecsq, trellis, feedback, but got 'lloyd'"
+        ValueError, match="method must be one of kmeans, uniform, ecsq, trellis, feedback, blocks, but got 'lloyd'"
     ):
         family("lloyd")
 

@@ -134,7 +134,7 @@ def test_a_target_is_met_by_the_finest_choice(selection):
         (lambda s: nq.fit(s, "nf5"), ValueError, r"or a block format such as nf4 or q4_k, but got 'nf5'.*did you mean"),
         (lambda s: nq.fit(s, ["q4_k", "q9"], ratio=4), ValueError, "block format must be one of"),
         (lambda s: nq.fit(s, [], ratio=4), ValueError, "at least one block format is required"),
-        (lambda s: nq.fit(s, "nf4/32"), ValueError, "nf4 has blocks of 64 weights: leave the length out"),
+        (lambda s: nq.fit(s, "q4_0/16"), ValueError, "q4_0 has blocks of 32 weights: leave the length out"),
         (lambda s: nq.fit(s, "int4/0"), ValueError, "at least one weight, but got 0"),
         (lambda s: nq.fit(s, "nf4", formats=("q4_0",)), ValueError, "formats are the method here"),
         (lambda s: nq.fit(s, "nf4", serch=False), TypeError, "did you mean 'search'"),

@@ -108,9 +108,9 @@ def test_a_real_checkpoint_is_told(tmp_path):
 
 def test_newer_versions(tmp_path, small):
     header, sections = parts(small.read_bytes())
-    error = refused(tmp_path / "m.nbq", assembled(header, sections, major=3, minor=3))
+    error = refused(tmp_path / "m.nbq", assembled(header, sections, major=4, minor=3))
     assert error.section == "version"
-    assert "has 3.3: update nbquant" in error.reason
+    assert "has 4.3: update nbquant" in error.reason
     header |= {"news": [1, 2], "recipe": header["recipe"] | {"mood": "good"}}
     header["raw"]["colour"] = "green"
     (tmp_path / "m.nbq").write_bytes(assembled(header, sections, minor=7))

@@ -246,7 +246,7 @@ def now(state: ExplorerState, serial: int) -> dict[str, Any]:
     threshold = clusters.threshold
     codeword = None
     if kept is not None:
-        book = kept.codebooks[state.group]
+        book = kept.codebook_of(state.group)
         centre, count, length = (x.double().cpu().numpy() for x in (book.value, book.counts, book.codeword_length))
         threshold = _thresholds(state, centre, clusters)
         if state.breakdown is not None:
