@@ -19,7 +19,7 @@ project = "nbquant"
 author = "The nbquant developers"
 version = release = nbquant.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb"]
-exclude_patterns = ["site"]
+exclude_patterns = ["site", "jupyter_execute"]
 html_theme = "furo"
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "amsmath"]

@@ -201,8 +201,8 @@ def quantize_blocks(quantizer: BlockQuantizer, selection: Selection, progress: P
     if is_pruned(selection) and any(lost.values()):
         told = ", ".join(f"{count:,} in {name}" for name, count in lost.items() if count)
         warnings.warn(
-            f"pruned weights should stay zero, but some do not ({told}): choose formats with an exact zero, or a method "
-            "with a codebook",
+            f"pruned weights should stay zero, but some do not ({told}): choose formats with an exact zero, or another "
+            "method",
             stacklevel=2,
         )
     tensors, ledger = coded(tensors, codebooks, quantizer.coding, None, progress)

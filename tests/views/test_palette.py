@@ -21,5 +21,5 @@ def test_weighting_changes_the_dash_but_not_the_colour():
 
 
 def test_unknown_method_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="ecsq, trellis, feedback, but got 'kmean'"):
+    with pytest.raises(ValueError, match="ecsq, trellis, feedback, blocks, but got 'kmean'"):
         method_style("kmean", True)
