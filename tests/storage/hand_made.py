@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +10,10 @@ import nbquant as nq
 from nbquant.coding.huffman import codeword_lengths
 from nbquant.coding.ledger import Ledger, fixed_length
 from nbquant.coding.trellis import integers_of
-from nbquant.quantization.codebook import Codebook, Lattice, QuantizedTensor
+from nbquant.quantization.blocks import formats
+from nbquant.quantization.blocks.block_codes import Part
+from nbquant.quantization.blocks.scaling import Scaling, ordered_codes, part_shapes
+from nbquant.quantization.codebook import BlockLevels, Codebook, Lattice, QuantizedTensor
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.selection import SensitivityRecord
@@ -148,6 +152,40 @@ def frequencies() -> tuple[Quantized, nn.Module]:
     return quantized(nq.ECSQ(0.01, coding="arithmetic", per_layer=True), books, pruned=True), model
 
 
+def scales() -> tuple[Quantized, nn.Module]:
+    """Levels of block formats: zero points in 4 bits and scales in float32; minima, of a layer in bfloat16."""
+    model = nn.ModuleDict({"a": nn.Linear(6, 3), "b": nn.Linear(40, 2, bias=False, dtype=torch.bfloat16)})
+    shapes = {"a": ("int4_asym/4", {"a.weight": (3, 6), "a.bias": (1, 3)}), "b": ("q4_1", {"b.weight": (2, 40)})}
+    tensors, codebooks = {}, {}
+    for layer, (name, of) in shapes.items():
+        form = formats.named(name)
+        codes = {key: (np.arange(r * c) ** 2 % 13).astype(np.uint8).reshape(r, c) for key, (r, c) in of.items()}
+        used = np.unique(np.concatenate([c.reshape(-1) for c in codes.values()]))
+        order = ordered_codes(form, used)
+        counts = sum(np.bincount(c.reshape(-1), minlength=256)[order] for c in codes.values())
+        length = torch.full((len(order),), fixed_length(len(order)))
+        value = torch.from_numpy(form.levels[order])
+        codebooks[layer] = Codebook(value, torch.from_numpy(counts), length, levels=BlockLevels(name, order))
+        place = np.zeros(256, np.int8)
+        place[order] = np.arange(len(order))
+        for key, c in codes.items():
+            shape = tuple(dict(model.named_parameters())[key].shape)
+            parts = []
+            for part, (dtype, size) in part_shapes(form, shape).items():
+                values = (np.arange(int(np.prod(size))) * 5 % 7 - 3).reshape(size)
+                parts.append(
+                    Part(
+                        part, (values * 0.25 if dtype.kind == "f" else values).astype(dtype), dict(form.part_bits)[part]
+                    )
+                )
+            scaling = Scaling(name, order, tuple(parts), dict(model.named_parameters())[key].dtype)
+            tensors[key] = QuantizedTensor(
+                value, torch.from_numpy(place[c.reshape(-1)]), torch.Size(shape), None, scaling
+            )
+    quantizer = nq.BlockQuantizer(formats=("int4_asym/4", "q4_1"))
+    return Quantized(quantizer, tensors, codebooks, Ledger(payload=0), 0.0625, 0), model
+
+
 GOLDEN = {
     "dense": dense,
     "pruned-layers": pruned_layers,
@@ -156,4 +194,5 @@ GOLDEN = {
     "paths": paths,
     "ranks": ranks,
     "frequencies": frequencies,
+    "scales": scales,
 }

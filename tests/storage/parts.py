@@ -9,6 +9,9 @@ from hashlib import blake2b
 from math import prod
 from typing import Any
 
+from nbquant.quantization.blocks import formats
+from nbquant.storage.parts import parts_of
+
 MAGIC = b"\x89nbq\r\n\x1a\n"
 SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -76,10 +79,11 @@ def section_kinds(header: dict[str, Any], block: int) -> list[SectionKind]:
     books = header.get("codebooks", {"name": []})
     rows = len(books["name"])
     if rows:
-        bare = {"bits": None, "span": None} | books
-        fields = (column(bare, key, rows) for key in ("levels", "dtype", "bits", "span"))
-        for row, (levels, dtype, bits, span) in enumerate(zip(*fields, strict=True)):
+        bare = {"bits": None, "span": None, "format": None} | books
+        fields = (column(bare, key, rows) for key in ("levels", "dtype", "bits", "span", "format"))
+        for row, (levels, dtype, bits, span, form) in enumerate(zip(*fields, strict=True)):
             values = levels * SIZES[dtype] if span is None else 8 + -(-span // 8)
+            values = values if form is None else -(-len(formats.named(form).levels) // 8)
             found.append(SectionKind("codebooks", row, values + -(-(bits or 0) // 8), values))
     tables = header.get("tables", {"span": []})
     rows = len(tables["span"])
@@ -97,8 +101,11 @@ def section_kinds(header: dict[str, Any], block: int) -> list[SectionKind]:
     blocks = header.get("blocks", {})
     streams = [column(blocks, key, sum(counts)) for key in ("positions", "payload") if key in blocks]
     sizes = [sum(-(-bits // 8) for bits in row) for row in zip(*streams, strict=True)]
+    own = column(books, "format", len(books["name"])) if "format" in books else [None] * len(books["name"])
     for row, count in enumerate(counts):
-        found.append(SectionKind("quantized", row, sum(sizes[:count])))
+        form = own[column(quantized, "codebook", len(counts))[row]]
+        scales = sum(part.size for part in parts_of(form, quantized["shape"][row])) if form else 0
+        found.append(SectionKind("quantized", row, sum(sizes[:count]) + scales))
         sizes = sizes[count:]
     raw = header.get("raw", {"name": [], "shape": []})
     rows = len(raw["name"])

@@ -175,12 +175,20 @@ def _blocks_ranks():
     return _fit(nn.Sequential(nn.Linear(20, 13), _one(torch.randn(2, 150).bfloat16())), nq.ECSQ(1e-2, coding="context"))
 
 
+def _scaled():
+    return _fit(_linear(), nq.BlockQuantizer(formats=("nf4_double", "int4_asym/4"), coding="huffman"), True)
+
+
+def _scaled_ranks():
+    return _fit(_linear(0.4, torch.bfloat16), nq.BlockQuantizer(formats=("q4_k",), coding="context"))
+
+
 MAKERS: dict[str, Callable] = {
     "dense": _dense, "layers": _layers, "fixed": _fixed, "one-level": _one_level, "zeros": _zeros, "tied": _tied,
     "double": _double, "gaps": _gaps, "skewed": _skewed, "wide": _wide, "blocks": _blocks,
     "blocks-dense": _blocks_dense, "paths": _paths, "paths-pruned": _paths_pruned, "ranks": _ranks,
     "blocks-ranks": _blocks_ranks, "arithmetic": _arithmetic, "blocks-arithmetic": _blocks_arithmetic,
-    "wide-arithmetic": _wide_arithmetic,
+    "wide-arithmetic": _wide_arithmetic, "scaled": _scaled, "scaled-ranks": _scaled_ranks,
 }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def read(data):
     """Name to (type, shape, bytes)."""
     assert data[:8] == b"\x89nbq\r\n\x1a\n"
     major, _, length = struct.unpack("<HHI", data[8:16])
-    assert major in (1, 2)
+    assert major in (1, 2, 3)
     assert blake2b(data[:-16], digest_size=16).digest() == data[-16:]
     assert zlib.crc32(data[: 16 + length]) == int.from_bytes(data[16 + length : 20 + length], "little")
     header = json.loads(data[16 : 16 + length])
@@ -63,15 +63,18 @@ def read(data):
         return content
 
     coding = header.get("coding")
-    assert coding in {1: (None,), 2: ("arithmetic", "context")}[major]
+    assert coding in {1: (None,), 2: ("arithmetic", "context"), 3: (None,)}[major]
     books = []
     for book in named(header, "codebooks"):
         if coding == "context":
             books.append(adaptive_codebook(book, section))
             continue
-        size = book["levels"] * SIZES[book["dtype"]]
+        size = book["levels"] * SIZES[book["dtype"]] if book.get("format") is None else in_bytes(LEVELS[book["format"]])
         content = section(size + in_bytes(book["bits"] or 0))
         values = [content[i : i + SIZES[book["dtype"]]] for i in range(0, size, SIZES[book["dtype"]])]
+        if book.get("format") is not None:
+            used = bits_of(content)[: LEVELS[book["format"]]]
+            values = [code for code in in_order(book["format"]) if used[code] == "1"]
         if coding == "arithmetic":
             code = arithmetic.frequencies(arithmetic.roots(bits_of(content[size:])[: book["bits"]], book["levels"]))
         elif book["bits"] is None:
@@ -92,6 +95,11 @@ def read(data):
     found = {}
     for tensor in named(header, "quantized"):
         dtype, values, code = books[tensor["codebook"]]
+        form = named(header, "codebooks")[tensor["codebook"]].get("format")
+        if form is not None:
+            (block,) = [next(blocks)]
+            found[tensor["name"]] = tensor["dtype"], tensor["shape"], scaled(form, tensor, block, values, code, section)
+            continue
         own = [converted(value, dtype, tensor["dtype"]) for value in values]
         if coding == "context":
             shapes = adaptive.block_shapes(tensor["shape"], BLOCK)
@@ -136,6 +144,37 @@ def read(data):
         found[tensor["name"]] = tensor["dtype"], tensor["shape"], content
     assert at == len(data) - 16
     return found | {name: found[target] for name, target in header.get("tied", {}).items()}
+
+
+LEVELS = {"int4_asym/4": 256, "q4_1": 16}
+
+
+def in_order(form):
+    """Codes of a block format by level."""
+    return sorted(range(LEVELS[form]), key=lambda code: code - 256 * (LEVELS[form] == 256 and code > 127))
+
+
+def scaled(form, tensor, block, values, code, section):
+    """Entries of a tensor in a block format of few weights."""
+    rows, cols = (tensor["shape"][0] if len(tensor["shape"]) > 1 else 1), tensor["shape"][-1]
+    length = {"int4_asym/4": 4, "q4_1": 32}[form]
+    count = rows * -(-cols // length)
+    sizes = {"int4_asym/4": (4 * count, in_bytes(4 * count)), "q4_1": (2 * count, 2 * count)}[form]
+    border = in_bytes(block["payload"])
+    content = section(border + sum(sizes))
+    index = symbols(bits_of(content[:border])[: block["payload"]], code, rows * cols)
+    first, second = content[border : border + sizes[0]], content[border + sizes[0] :]
+    out = b""
+    for place, i in enumerate(index):
+        at = place // cols * -(-cols // length) + place % cols // length
+        if form == "q4_1":
+            scale, minimum = struct.unpack_from("<e", first, 2 * at)[0], struct.unpack_from("<e", second, 2 * at)[0]
+            out += converted(struct.pack("<f", scale * values[i] + minimum), "F32", tensor["dtype"])
+        else:
+            zero = int(bits_of(second)[4 * at : 4 * at + 4], 2)
+            level = values[i] - 256 * (values[i] > 127)
+            out += struct.pack("<f", struct.unpack_from("<f", first, 4 * at)[0] * (level - zero + 16 * (zero > 7)))
+    return out
 
 
 def adaptive_codebook(book, section):
