@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nbquant.analysis.curves import curves
     from nbquant.analysis.decomposition import decompose
     from nbquant.analysis.fit import fit
+    from nbquant.analysis.format_comparison import compare_formats
     from nbquant.analysis.inspection import inspect
     from nbquant.analysis.ladder import ladder
     from nbquant.analysis.price import price
@@ -56,6 +57,7 @@ __all__ = [
     "Uniform",
     "average_sensitivity",
     "calibrate",
+    "compare_formats",
     "course",
     "curves",
     "decompose",
@@ -93,6 +95,7 @@ _HOMES = {
     "Uniform": "nbquant.quantization.uniform",
     "average_sensitivity": "nbquant.sensitivity.ranks",
     "calibrate": "nbquant.sensitivity.calibration",
+    "compare_formats": "nbquant.analysis.format_comparison",
     "course": "nbquant.course",
     "curves": "nbquant.analysis.curves",
     "decompose": "nbquant.analysis.decomposition",

@@ -36,6 +36,7 @@ from nbquant.views import theme
 from nbquant.views.bound import bound_data, bound_traces
 from nbquant.views.decomposition import decomposition_data, draw_decomposition
 from nbquant.views.divergence import divergence_data, draw_divergence
+from nbquant.views.formats import draw_formats, draw_spent, formats_data, spent_data
 from nbquant.views.heatmap import error_data, heatmap_data
 from nbquant.views.heatmap_drawing import draw_heatmap
 from nbquant.views.histogram import draw_histogram, histogram_data
@@ -201,6 +202,22 @@ def divergence(rows: pd.DataFrame, *, backend: Backend = "plotly") -> go.Figure 
     """
     require("rows", rows, pd.DataFrame, "must be a table", "pass the result of nbquant.sweep, with evaluate=…")
     return _shown(draw_divergence(divergence_data(rows)), backend)
+
+
+def formats(rows: pd.DataFrame, *, backend: Backend = "plotly") -> go.Figure | Figure:
+    """Draw block formats on the rate-distortion plane, or where the bits of a quantized file go.
+
+    Args:
+        rows: From :func:`nbquant.compare_formats`, or from :func:`nbquant.inspect`.
+        backend: "plotly" or "matplotlib".
+
+    Raises:
+        ValueError: Other rows, or another backend.
+    """
+    require("rows", rows, pd.DataFrame, "must be a table", "pass the result of nbquant.compare_formats or .inspect")
+    if "code_entropy" in rows:
+        return _shown(draw_spent(spent_data(rows)), backend)
+    return _shown(draw_formats(formats_data(rows)), backend)
 
 
 def price(found: Price, *, backend: Backend = "plotly") -> go.Figure | Figure:

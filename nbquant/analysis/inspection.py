@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 
-from nbquant.analysis.bounds import largest_distortion, rate_distortion_bound
+from nbquant.analysis.bounds import largest_distortion
+from nbquant.analysis.log_curve import LogCurve, bound_curve
 from nbquant.analysis.original import Matched, Original, in_order, matched
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve
@@ -26,9 +27,6 @@ from nbquant.quantization.blocks.damage import Damage, damage
 from nbquant.quantization.selection import as_selection
 from nbquant.sensitivity.files import load_sensitivity
 
-SLOPES = 8  # points of the bound
-SLOPE_RANGE = (0.5, 4e-3)  # in units of 2 ln 2 times the distortion of a single level
-GAP = 0.02  # tolerance of the bound [bit/weight]
 CODES = 256
 
 COLUMNS = {
@@ -225,58 +223,13 @@ def _against(
     found: dict[str, float] = {}
     worst = largest_distortion(statistics)
     if 0 < distortion < worst:
-        lmbdas = np.geomspace(*SLOPE_RANGE, SLOPES) * 2 * math.log(2) * worst
-        bound = rate_distortion_bound(statistics, lmbdas=lmbdas, gap=GAP, progress=False)
-        limit = Limit.of(bound.rate, bound.distortion, worst)
+        limit = bound_curve(statistics)
         at = limit.rate(distortion)
         found |= {"bound_rate": at, "bits_wasted": rate - at}
         found["decibels_lost"] = 10 * math.log10(distortion / limit.distortion(rate))
     for name in methods:
         family = known_methods.family(name, weighted=weighted)
         points = curve(family, statistics)
-        found[f"{name}_rate"] = Limit.of(
-            np.array([p.rate for p in points]), np.array([p.distortion for p in points]), worst
-        ).rate(distortion)
+        rate_of, distortion_of = (np.array([getattr(p, n) for p in points]) for n in ("rate", "distortion"))
+        found[f"{name}_rate"] = LogCurve.of(rate_of, distortion_of, worst).rate(distortion)
     return found
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A curve of distortion over rate: log D is linear in R between points, and beyond the finest one.
-
-    At high rates R(D) grows by half a bit for each halving of D, for the weights that are not zero: beyond the finest
-    point its last slope is kept, which is at most the coarse end's excess above the limit.
-    """
-
-    at: Float[np.ndarray, " p"]
-    log_distortion: Float[np.ndarray, " p"]
-
-    @staticmethod
-    def of(rate: Float[np.ndarray, " p"], distortion: Float[np.ndarray, " p"], worst: float) -> "Limit":
-        """Make the curve through points, and through no bits at the worst distortion."""
-        rate, distortion = np.append(rate, 0.0), np.append(distortion, worst)
-        kept = distortion > 0
-        order = np.argsort(rate[kept], kind="stable")
-        logs = np.minimum.accumulate(np.log(distortion[kept][order]))
-        first = np.concatenate([[True], np.diff(logs) < 0])
-        return Limit(rate[kept][order][first], logs[first])
-
-    def rate(self, distortion: float) -> float:
-        """Compute the rate at a distortion [bit/weight]."""
-        log = math.log(distortion)
-        if log < self.log_distortion[-1]:
-            return float(self.at[-1] + (self.log_distortion[-1] - log) / self._slope)
-        return float(np.interp(-log, -self.log_distortion, self.at))
-
-    def distortion(self, rate: float) -> float:
-        """Compute the distortion at a rate [loss/weight]."""
-        if rate > self.at[-1]:
-            return math.exp(self.log_distortion[-1] - (rate - self.at[-1]) * self._slope)
-        return math.exp(float(np.interp(rate, self.at, self.log_distortion)))
-
-    @property
-    def _slope(self) -> float:
-        """Fall of log D per bit at the fine end."""
-        if len(self.at) < 2:
-            return 2 * math.log(2)
-        return float((self.log_distortion[-2] - self.log_distortion[-1]) / (self.at[-1] - self.at[-2]))

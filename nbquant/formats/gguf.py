@@ -305,7 +305,8 @@ def _codes(found: BlockFormat, raw: np.ndarray, columns: int, first: int, last: 
 def _values(
     found: BlockFormat, raw: np.ndarray, columns: int, first: int, last: int
 ) -> Float32[np.ndarray, "rows columns"]:
-    return found.decode_bytes(raw[first:last].reshape(-1), (last - first, columns))
+    with np.errstate(over="ignore", invalid="ignore"):  # scales may be NaN or infinite
+        return found.decode_bytes(raw[first:last].reshape(-1), (last - first, columns))
 
 
 GGUF = PackedFormat("GGUF", is_gguf, open_gguf)

@@ -72,6 +72,8 @@ class BlockQuantizer:
         if not names:
             raise ValueError("at least one block format is required, but formats is empty.")
         for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"formats must be names of block formats, but got {name!r}"[:300])
             formats.named(name)
         check_options(self.weighted, self.coding, self.per_layer)
         if not isinstance(self.search, bool):

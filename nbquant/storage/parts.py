@@ -61,10 +61,12 @@ def decode_part(data: bytes, stored: StoredPart) -> Part:
     """Read what :func:`encode_part` writes.
 
     Raises:
-        ValueError: Padding other than zeros.
+        ValueError: Padding other than zeros, or values that are not finite.
     """
     if stored.bits == 8 * stored.dtype.itemsize:
         values = np.frombuffer(data, stored.dtype.newbyteorder("<")).astype(stored.dtype)
+        if stored.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError(f"its {stored.name} must be finite, but is not: write the file again.")
         return Part(stored.name, values.reshape(stored.shape), stored.bits)
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
     if bits[stored.total :].any():
@@ -85,6 +87,11 @@ def require_parts(name: str, scaling: Scaling, shape: Sequence[int]) -> None:
     """
     wanted = [(part.name, part.dtype, part.shape) for part in parts_of(scaling.format, shape)]
     given = [(part.name, part.values.dtype, part.values.shape) for part in scaling.parts]
+    bad = sum(int((~np.isfinite(part.values)).sum()) for part in scaling.parts if part.values.dtype.kind == "f")
+    if bad:
+        raise ValueError(
+            f"finite scales are required, but {bad} of {name!r} in {scaling.format} are not: scale it down."
+        )
     if wanted != given:
         raise ValueError(
             f"{name!r} in {scaling.format} must have the scales {wanted}, but has {given}: quantize again."

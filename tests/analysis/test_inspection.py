@@ -14,7 +14,7 @@ from torch import nn
 
 import nbquant as nq
 from nbquant import cli
-from nbquant.analysis.inspection import Limit
+from nbquant.analysis.log_curve import LogCurve
 from tests.formats.test_gguf import write
 
 
@@ -175,7 +175,7 @@ def test_sensitivities_of_another_shape_are_refused(network, path):
 
 
 def test_limit_goes_through_its_points_and_on():
-    limit = Limit.of(np.array([1.0, 2.0]), np.array([0.25, 0.0625]), 1.0)
+    limit = LogCurve.of(np.array([1.0, 2.0]), np.array([0.25, 0.0625]), 1.0)
     for rate, distortion in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.25), (2.0, 0.0625), (4.0, 0.0625 / 16)):
         assert limit.distortion(rate) == pytest.approx(distortion)
         assert limit.rate(distortion) == pytest.approx(rate)

@@ -38,7 +38,8 @@ class Scaling:
         """Compute the weights of indices into the codebook."""
         codes = self.codes[assignment.cpu().numpy()].reshape(block_matrix(shape))
         found = formats.named(self.format)
-        decoded = found.decode(found.assemble(codes, {part.name: part.values for part in self.parts}))
+        with np.errstate(over="ignore", invalid="ignore"):
+            decoded = found.decode(found.assemble(codes, {part.name: part.values for part in self.parts}))
         return torch.from_numpy(decoded).to(self.dtype).reshape(tuple(shape))
 
     def bits(self) -> dict[str, int]:
@@ -81,7 +82,7 @@ def part_shapes(found: BlockFormat, shape: Sequence[int]) -> dict[str, tuple[np.
 @lru_cache(maxsize=64)
 def _probed(name: str) -> dict[str, tuple[np.dtype, tuple[int, ...], tuple[int, ...]]]:
     """Type and shape of each part, of one block and of many."""
-    found = formats.named(name)
+    found = formats.named(name.partition("/")[0])  # parts do not depend on a length that is free
     length = 4 if found.length in (ROW, TENSOR) else found.length
     one, many = (found.encode(np.ones((count, length), np.float32)) for count in (1, _PROBED))
     return {
