@@ -128,6 +128,20 @@ def test_keys_curves_layers_pins_and_undo(opened):
     opened.locator("[data-panel=pins] button:text-is('Go to')").click()
     opened.wait_for_function("ratio => nbquantModel.get('now').ratio > ratio", arg=first["ratio"])
 
+    opened.keyboard.press("p")
+    opened.keyboard.press("u")
+    opened.wait_for_function("ratio => nbquantModel.get('now').ratio === ratio", arg=first["ratio"])
+    choose(opened, "compared", f"A: kmeans {opened.evaluate('() => nbquantModel.pins[0].now.ratio.toFixed(1)')}×")
+    difference = opened.locator("[data-versus=bytes]").inner_text()
+    expected = opened.evaluate(
+        """() => { const bits = ({ ledger }) => Object.values(ledger).reduce((sum, each) => sum + each, 0);
+                   return Math.round((bits(nbquantModel.get('now')) - bits(nbquantModel.pins[0].now)) / 8); }"""
+    )
+    assert difference.startswith(f"+{expected:,}")
+    assert opened.evaluate("() => nbquantModel.get('ghosts')[0].label") == "A"
+    choose(opened, "compared", "no pin")
+    assert opened.locator("[data-versus]").count() == 0
+
     opened.locator("[data-panel=side] tr[data-key='2'] input").click()
     opened.wait_for_function("() => nbquantModel.get('layers').join() === '2'")
     opened.locator("[data-tab=heatmap]").click()

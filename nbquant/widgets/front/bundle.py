@@ -30,6 +30,7 @@ _PARTS = (
     "figure_panel",
     "data_table",
     "settings",
+    "versus",
     "tabs",
     "cockpit",
 )

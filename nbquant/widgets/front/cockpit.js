@@ -88,6 +88,7 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     added(settingsSection(model, "picture", "Pictures")),
   );
   const bits = element("div", { className: "nbquant-form" }, ledger.section);
+  const pins = element("div", { className: "nbquant-pins" }, added(settingsSection(model, "pins", "Compare")), added(versusSection(model)), tables.pins);
   const titles = model.get("titles");
   const entries = [{ name: "side", title: "Layers", panel: side }];
   for (const name of names) {
@@ -95,7 +96,7 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
   }
   entries.push(
     { name: "codebook", title: "Codebook", panel: tables.codebook },
-    { name: "pins", title: "Pins", panel: tables.pins },
+    { name: "pins", title: "Pins", panel: pins },
     { name: "bits", title: "Bits", panel: bits },
     { name: "settings", title: "Settings", panel: settings },
     { name: "save", title: "Train and save", panel: saveForm(model, act, added, disposers) },

@@ -87,7 +87,9 @@ class PageModel {
     if (changed.has("clicked")) this.takeClick(this.state.clicked);
     if (changed.has("region") && isRegion(this.state.region)) this.refuse("a region of weights");
     if (changed.has("pins_table_pressed")) this.takePress(this.state.pins_table_pressed);
-    if (changed.has("pins_table_hovered") || changed.has("pins_table_focused")) this.showGhosts();
+    if (changed.has("pins_table_focused")) this.compare(Number(this.state.pins_table_focused || -1));
+    if (changed.has("compared")) this.compare(this.state.compared);
+    if (changed.has("pins_table_hovered")) this.showGhosts();
     const settings = SETTINGS.filter((name) => changed.has(name) && name !== "layers");
     if (settings.length) this.take(Object.fromEntries(settings.map((name) => [name, this.state[name]])));
     const driver = QUANTITY_NAMES.find((name) => changed.has(name));
@@ -239,6 +241,7 @@ class PageModel {
         if (control.place === "method" && control.name !== "method") {
           return { ...control, disabled: options.includes(control.name) ? "" : "this method has no such option" };
         }
+        if (control.name === "compared") return { ...control, options: [["no pin", -1], ...this.pins.map(pinAsOption)] };
         return control.name === "focus" ? { ...control, options: this.parametersAsOptions() } : control;
       }),
     );
@@ -351,6 +354,7 @@ class PageModel {
     const bits = Object.values(now.ledger).reduce((sum, each) => sum + each, 0);
     this.pins.push({ label, settings: this.settings, target: this.target, now, bytes: bits / 8 });
     this.showPins();
+    this.showOptions();
   }
 
   showPins() {
@@ -373,12 +377,40 @@ class PageModel {
       go: true,
       remove: true,
     }));
+    this.showVersus();
     const names = ["key", ...this.state.pins_table_columns.map(({ name }) => name)];
     this.tell("pins_table_rows", Object.fromEntries(names.map((name) => [name, rows.map((row) => row[name] ?? null)])));
   }
 
+  compare(place) {
+    this.tell("compared", place);
+    this.tell("pins_table_focused", place >= 0 ? String(place) : "");
+    this.showGhosts();
+    this.showVersus();
+  }
+
+  /** As versus() in view/readout.py, without what needs the weights. */
+  showVersus() {
+    const { now, compared } = this.state;
+    const pin = this.pins[compared];
+    if (!pin) return this.tell("versus", []);
+    const bytes = Object.values(now.ledger).reduce((sum, each) => sum + each, 0) / 8;
+    const signed = (value, text) => `${value < 0 ? "−" : "+"}${text(Math.abs(value))}`;
+    const share = (value, of, digits) => (of > 0 ? signed(value / of - 1, (v) => `${(100 * v).toFixed(digits)}%`) : "");
+    const ratio = QUANTITIES.ratio.text;
+    this.tell("versus", [
+      { label: "bytes", value: signed(bytes - pin.bytes, count), note: share(bytes, pin.bytes, 2) },
+      { label: "predicted loss", value: signed(now.loss - pin.now.loss, significant), note: share(now.loss, pin.now.loss, 1) },
+      {
+        label: "ratio",
+        value: `${signed(now.ratio - pin.now.ratio, ratio)}×`,
+        note: `${ratio(now.ratio)}× against ${ratio(pin.now.ratio)}×`,
+      },
+    ]);
+  }
+
   showGhosts() {
-    const pin = this.pins[Number(this.state.pins_table_hovered || this.state.pins_table_focused || -1)];
+    const pin = this.pins[this.state.pins_table_hovered ? Number(this.state.pins_table_hovered) : this.state.compared];
     this.tell("ghosts", pin ? [{ label: pin.label, centre: pin.now.centre }] : []);
   }
 
@@ -389,10 +421,14 @@ class PageModel {
       this.take(pin.settings, pin.target);
     } else {
       this.pins = this.pins.filter((each) => each !== pin);
+      this.compare(-1);
       this.showPins();
+      this.showOptions();
     }
   }
 }
+
+const pinAsOption = ({ label, now }, i) => [`${label}: ${now.method} ${now.ratio.toFixed(1)}×`, i];
 
 /** A number of bytes as people say it, as size_text in view/readout.py. */
 function bytesText(size) {

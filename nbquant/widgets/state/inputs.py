@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import PurePath
 from threading import get_ident
 from typing import Any
 
@@ -13,11 +14,15 @@ from nbquant.quantization import methods
 from nbquant.quantization.kmeans import KMeans
 from nbquant.sensitivity import estimators
 from nbquant.widgets.jobs.jobs import message_of
-from nbquant.widgets.kinds import MOST
+from nbquant.widgets.kinds import MOST, Kind, check
 from nbquant.widgets.settings import DRIVERS, SIZES, Settings
 
 SETTINGS = tuple(field.name for field in fields(Settings) if field.name not in ("driver", "value"))
 """Inputs that results follow from, beside those of :data:`DRIVERS`."""
+
+
+CHECKED = {"path": Kind("the name of a file that ends in .nbq", lambda value: PurePath(value).suffix == ".nbq")}
+"""Kinds of inputs that have another type and no part in the results."""
 
 
 class Inputs(traitlets.HasTraits):
@@ -106,6 +111,10 @@ class Inputs(traitlets.HasTraits):
                 self.set_trait(name, value)
             except traitlets.TraitError as error:
                 raise ValueError(f"{name} cannot be {value!r}: {message_of(error)}") from None
+        for name, kind in CHECKED.items():
+            check({name: getattr(self, name)}, {name: kind})
+        if self.compared != -1:
+            raise ValueError(f"compared must be -1 at first, as there are no pins yet, but is {self.compared}")
         asked = [name for name in DRIVERS if name in inputs] or ["ratio"]
         if len(asked) > 1:
             raise ValueError(f"at most one of {', '.join(DRIVERS)} can be asked for, but {' and '.join(asked)} came")
@@ -117,9 +126,12 @@ class Inputs(traitlets.HasTraits):
         try:
             if isinstance(value, float) and not -MOST < value < MOST:
                 raise traitlets.TraitError("it is not finite")
-            return self.traits()[name]._validate(self, value)
+            found = self.traits()[name]._validate(self, value)
         except traitlets.TraitError as error:
             raise ValueError(f"{name} cannot be {value!r}: {message_of(error)}"[:400]) from None
+        if name in CHECKED:
+            check({name: found}, {name: CHECKED[name]})
+        return found
 
     def _put(self, settings: Settings, point: OperatingPoint | None) -> None:
         """Set all inputs from settings, and the quantities that are not asked for from the point."""

@@ -55,6 +55,7 @@ class Results(Inputs):
         measurement: Accuracy at ``point``, of a part of the samples until all were asked for; None if it has not been
             measured there.
         measured: All measurements of this selection so far.
+        comparison: The result at ``point`` beside that of the pin that is compared; None while there is none.
         brushed: Weights of a region of the parameter in focus; None if none was brushed.
         pins: Operating points that were pinned.
         saved: The last file that was written; None before.
@@ -83,6 +84,7 @@ class Results(Inputs):
     training = traitlets.Any(None, allow_none=True, read_only=True)
     measurement = traitlets.Any(None, allow_none=True, read_only=True)
     measured = traitlets.Tuple((), read_only=True)
+    comparison = traitlets.Any(None, allow_none=True, read_only=True)
     brushed = traitlets.Any(None, allow_none=True, read_only=True)
     pins = traitlets.Tuple((), read_only=True)
     saved = traitlets.Any(None, allow_none=True, read_only=True)
@@ -274,6 +276,8 @@ class Results(Inputs):
         if self.measurement is not None and not self.measurement.partial:
             found = self.measurement.evaluation
             pin = replace(pin, accuracy=found.accuracy, loss=found.loss)
+        if self.kept is not None:
+            self._pins.keep(pin, self.kept)
         return pin
 
     def _price_pins(self, costs: OperatingPoint | Quantized) -> None:

@@ -197,7 +197,10 @@ class ExplorerState(Updates):
             path: Replaces the input of this name.
         """
         if path is not None:
+            self.tell("inputs", "")
             self.path = os.fspath(path)
+            if self.path != os.fspath(path):
+                return  # refused, which was told
         save_file(self._workbench(), Path(self.path), lambda saved: self.set_trait("saved", saved))
 
     def deliver(self, take: Callable[[str, bytes], None]) -> None:

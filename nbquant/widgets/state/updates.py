@@ -1,7 +1,7 @@
 """Update the results when settings, sensitivities or the module change."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
@@ -14,6 +14,9 @@ from nbquant.models.select import Sensitivities
 from nbquant.pipeline.finetune import FineTuned
 from nbquant.pipeline.prune import Pruned
 from nbquant.quantization.moments import Calibration
+from nbquant.quantization.quantized import Quantized
+from nbquant.widgets.jobs.compare import SLOT as COMPARE
+from nbquant.widgets.jobs.compare import PinComparison, compare
 from nbquant.widgets.jobs.curves import CurvePass
 from nbquant.widgets.jobs.estimate import estimate
 from nbquant.widgets.jobs.jobs import message_of
@@ -23,10 +26,12 @@ from nbquant.widgets.jobs.save import ledger_of_file
 from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.jobs.weights import Weights
 from nbquant.widgets.jobs.workbench import Workbench
+from nbquant.widgets.kinds import check
 from nbquant.widgets.settings import DRIVERS, Settings
 from nbquant.widgets.state.estimates import Estimates
 from nbquant.widgets.state.history import History
-from nbquant.widgets.state.inputs import SETTINGS
+from nbquant.widgets.state.inputs import CHECKED, SETTINGS
+from nbquant.widgets.state.pins import Pin
 from nbquant.widgets.state.results import Results
 
 SLOTS = (
@@ -38,6 +43,7 @@ SLOTS = (
     "finetune",
     "accuracy",
     "glance",
+    "compare",
     "save",
     "deliver",
     "page",
@@ -77,6 +83,8 @@ class Updates(Results):
         self.observe(self._on_input, [*SETTINGS, *DRIVERS])
         self.observe(lambda change: self._on_focus(), ["focus"])
         self.observe(lambda change: self._measure_at_rest(), ["measure_at_rest"])
+        self.observe(self._on_checked, ["compared", *CHECKED])
+        self.observe(lambda change: self._compare(), ["compared", "exact", "finetuned", "measure_at_rest"])
         if sensitivity is None and self._network is not None:
             self.estimate()
 
@@ -103,6 +111,45 @@ class Updates(Results):
         if self.measure_at_rest and self.measurement is None and self._network is not None:
             glance(self._workbench(), self._show_measurement)
 
+    def _compare(self) -> None:
+        """Compare what is kept at this target with the pin of the user's choice, if any."""
+        with self._jobs.lock:
+            self._jobs.cancel(COMPARE)
+            self.set_trait("comparison", None)
+            self._jobs.tell(COMPARE, "")
+            if self.kept is None or not 0 <= self.compared < len(self._pins):
+                return
+            pin = self._pins[self.compared]
+
+            def show(found: PinComparison) -> None:
+                self._pins.keep(pin, found.other)
+                self.set_trait("comparison", found)
+
+            with self._jobs.reporting(COMPARE):
+                compare(self._workbench(), pin.label, self._result_of(pin), self.measure_at_rest, show)
+
+    def _result_of(self, pin: Pin) -> Callable[[Report], Quantized]:
+        """Get what gives the result of a pin, which may have to be computed again.
+
+        Raises:
+            ValueError: It cannot be: it was fine-tuned, or its weights or sensitivities are gone.
+        """
+        known, settings = self._pins.result(pin), pin.inputs
+        if known is not None:
+            return lambda report: known
+        if pin.pruned != self.pruned_to:
+            was = "not pruned" if pin.pruned is None else f"pruned to a density of {pin.pruned:g}"
+            raise ValueError(f"pin {pin.label} is of the model {was}, which this one is not: compare another pin")
+        if pin.finetuned:
+            raise ValueError(
+                f"the fine-tuned values of pin {pin.label} are no longer at hand: go to it, fine-tune and pin again"
+            )
+        mine = settings.estimator, settings.samples
+        weights = self._weights if self._estimates.in_use in (None, mine) else self._estimates.get(*mine)
+        if weights is None:
+            raise ValueError(f"the sensitivities of pin {pin.label} are not at hand: go to it once, and back")
+        return self._curves.quantizing(settings, weights, weights.select(settings.layers), self._curves_of)
+
     def _workbench(self) -> Workbench:
         return Workbench(self._jobs, self._weights, self._network, self.lacking, self._exact, self.finetuned)
 
@@ -112,6 +159,25 @@ class Updates(Results):
         if not self._is_following:
             with self._deciding():
                 self._accept(self.settings.changed(change["name"], change["new"], self.ratio), change["name"])
+
+    def _on_checked(self, change: Any) -> None:
+        """Put an input back that cannot have its new value, and tell why."""
+        if self._is_following:
+            return
+        name, value = change["name"], change["new"]
+        with self._jobs.lock:
+            try:
+                if name == "compared" and not -1 <= value < len(self._pins):
+                    places = f"from 0 to {len(self._pins) - 1}, " if len(self._pins) else ""
+                    raise ValueError(f"compared must be the place of a pin, {places}or -1 for none, but is {value}")
+                if name in CHECKED:
+                    check({name: value}, {name: CHECKED[name]})
+            except ValueError as error:
+                self._jobs.tell("inputs", message_of(error))
+                with self._following():
+                    self.set_trait(name, change["old"])
+            else:
+                self._jobs.tell("inputs", "")
 
     def _on_focus(self) -> None:
         with self._jobs.lock:

@@ -24,7 +24,7 @@ class Control:
         name: Name of the input.
         label: What is written beside it.
         kind: A "choice" of several, a "flag", a "number" or a "text".
-        place: Where it stands: "method", "sensitivity", "picture", "prune", "train" or "save".
+        place: Where it stands: "method", "sensitivity", "picture", "pins", "prune", "train" or "save".
         tooltip: What it means, in a sentence.
         options: Of a choice: label and value of each.
         least: Least number.
@@ -102,6 +102,7 @@ def controls(state: ExplorerState) -> list[dict[str, Any]]:
             _choice("bars", "Bars show", "picture", {"weights": "weights", "Σh, the loss's mass": "h"}),
             Control("log_count", "logarithmic bars", "flag", "picture", "Scale of the histogram's bars"),
             _choice("size", "Size", "picture", SIZES),
+            _choice("compared", "Compare now with", "pins", _pins(state)),
             Control(
                 "density",
                 "Density",
@@ -141,6 +142,16 @@ def _missing(state: ExplorerState, name: str) -> str:
     """Why an option has no effect now."""
     record = state.settings.record
     return "" if name in record.options else f"{record.title} has no such option"
+
+
+def _pins(state: ExplorerState) -> dict[str, Any]:
+    """Places of pins by what they are called; labels may be equal, and then have their places."""
+    labels = [pin.label for pin in state.pins]
+    called = [f"{label} ({i + 1})" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
+    pins = {
+        f"{c}: {p.inputs.method} {p.ratio:.1f}×": i for i, (c, p) in enumerate(zip(called, state.pins, strict=True))
+    }
+    return {"no pin": -1} | pins
 
 
 def _methods() -> dict[str, str]:

@@ -27,7 +27,7 @@ from nbquant.widgets.view.controls import REGION, controls
 from nbquant.widgets.view.link import PanelLink
 from nbquant.widgets.view.page import page_of
 from nbquant.widgets.view.pictures import picture_of
-from nbquant.widgets.view.readout import outcome, summary
+from nbquant.widgets.view.readout import outcome, summary, versus
 from nbquant.widgets.view.still_output import HIDING, StillOutput
 from nbquant.widgets.view.tables import codebook_table, layers_table, pins_table
 from nbquant.widgets.view.while_busy import answer_while_busy
@@ -60,6 +60,7 @@ class Explorer(FigurePanel):
         problem: What the last input could not do; "" if all is well.
         outcome: What was pruned and saved.
         summary: The chosen point in a line.
+        versus: What is shown now against the pin that is compared: "label", "value" and "note" of each, texts.
         code_text: The lines of Python that give this result, once they were asked for.
     """
 
@@ -70,6 +71,7 @@ class Explorer(FigurePanel):
     stale = traitlets.Bool().tag(sync=True)
     outcome = traitlets.Unicode().tag(sync=True)
     summary = traitlets.Unicode().tag(sync=True)
+    versus: traitlets.List[Any] = traitlets.List().tag(sync=True)
     code_text = traitlets.Unicode().tag(sync=True)
     region_text = traitlets.Unicode().tag(sync=True)
 
@@ -102,7 +104,9 @@ class Explorer(FigurePanel):
         self.add_class("nbquant-explorer")
         self._still = StillOutput(self._png, "The explorer: histogram, heat map, rate-distortion curves and ledger")
         self._follow()
-        self._link = PanelLink(state, self, self._still.update)
+        self._link = link = PanelLink(state, self, self._still.update)
+        pins = self.tables["pins"]
+        pins.observe(lambda change: link.point_at(int(pins.hovered or -1)), ["hovered"])
         self.on_msg(lambda _, content, buffers: self._take(content, buffers))
 
     @traitlets.default("_esm")
@@ -134,13 +138,14 @@ class Explorer(FigurePanel):
             self.state.observe(lambda change, name=name: self.set_trait(name, change["new"]), source)
         self.observe(lambda change: self._brush(change["new"]), REGION)
         for names, show in (
-            (["method", "parameters", "damping", "focus"], self._show_controls),
+            (["method", "parameters", "damping", "focus", "pins"], self._show_controls),
             (["can_undo", "can_redo"], self._show_blocked),
             ([*SETTINGS, "point", "exact"], self._show_stale),
             (["saved", "pruned"], self._show_outcome),
             (["exact", "finetuned", "measurement", "point"], self._show_summary),
             (["exact", "finetuned"], self._refresh_code),
             (["brushed"], self._show_region),
+            (["compared", "comparison", "pins", "point", "exact", "ledger", "by_hand"], self._show_versus),
         ):
             self.state.observe(lambda change, show=show: show(), names)
         for show in (self._show_blocked, self._show_outcome, self._show_summary):
@@ -181,6 +186,9 @@ class Explorer(FigurePanel):
 
     def _show_summary(self) -> None:
         self.summary = summary(self.state)
+
+    def _show_versus(self) -> None:
+        self.versus = versus(self.state)
 
     def _brush(self, text: str) -> None:
         if text != self._region():

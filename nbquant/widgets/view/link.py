@@ -49,6 +49,7 @@ class PanelLink:
         self._slow = {panel.name: Slot(panel.name) for panel in panels.PANELS if panel.slow}
         self._serial = 0
         self._answering = False
+        self._pointed = -1
         redraw: dict[str, list[Callable[[], None]]] = {}
         for panel_ in panels.PANELS:
             for trait in panel_.follows:
@@ -66,6 +67,7 @@ class PanelLink:
             ("bars", self._show_brushed),
             ("pins", self._show_ghosts),
             ("compared", self._show_ghosts),
+            ("comparison", self._describe),
             ("measured", self._describe),
             ("training", self._describe),
             ("measurement", self._show_facts),
@@ -113,8 +115,13 @@ class PanelLink:
         if self.state.kept is not None:
             self._come_to_rest()
 
+    def point_at(self, pin: int) -> None:
+        """Show the codebook of a pin for as long as the mouse is on it; −1 for none."""
+        self._pointed = pin
+        self._show_ghosts()
+
     def _show_ghosts(self) -> None:
-        pins, compared = self.state.pins, self.state.compared
+        pins, compared = self.state.pins, self.state.compared if self._pointed < 0 else self._pointed
         shown = [pins[compared]] if 0 <= compared < len(pins) else []
         group = self.state.group
         self.panel.ghosts = [

@@ -264,7 +264,8 @@ class _Content:
             n: v for n, v in self.widget.get_state().items() if n not in own and not n.startswith(("_model", "_view"))
         }
         state = {n: v for n, v in state.items() if n not in ("_esm", "_css", "_dom_classes", "_anywidget_id")}
-        gone = {panel.name for panel in panels.PANELS if {"exact", "finetuned"} & set(panel.follows)}
+        needed = {"exact", "finetuned", "comparison"}  # results of the weights themselves
+        gone = {panel.name for panel in panels.PANELS if needed & set(panel.follows)}
         for name in gone:
             del state[name]
         controls = [dict(control) for control in state["controls"]]
@@ -285,6 +286,9 @@ class _Content:
             "clicked": {},
             "region": {},
             "brushed": {},
+            "compared": -1,
+            "versus": [],
+            "ghosts": [],
             "activity": "",
             "cancelled": False,
             "stale": False,
