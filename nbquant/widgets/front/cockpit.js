@@ -54,6 +54,7 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     heads.set(name, head);
     boxes.get(name).prepend(head.head);
   }
+  if (fixed.curves) heads.get(fixed.curves).add(added(settingsSection(model, "curves", "Vertical axis")));
   const area = (node, name) => {
     node.style.gridArea = name;
     return node;

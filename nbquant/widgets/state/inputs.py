@@ -21,6 +21,8 @@ SETTINGS = tuple(field.name for field in fields(Settings) if field.name not in (
 """Inputs that results follow from, beside those of :data:`DRIVERS`."""
 
 
+AXES = ("predicted", "accuracy", "divergence")
+"""What the rate-distortion figure can show; the last two only of points that were measured."""
 CHECKED = {"path": Kind("the name of a file that ends in .nbq", lambda value: PurePath(value).suffix == ".nbq")}
 """Kinds of inputs that have another type and no part in the results."""
 
@@ -56,6 +58,7 @@ class Inputs(traitlets.HasTraits):
         bars: What the histogram's bars hold: "weights", their number, or "h", the sum of their damped sensitivities,
             by which the centres are weighted.
         log_count: Whether the histogram's axis of counts is logarithmic.
+        axis: Vertical axis of the rate-distortion figure: "predicted" loss, "accuracy" lost or KL "divergence".
         pooling: "max" or "mean" of the entries that share a pixel of a map.
         size: "standard", "compact" (half a screen) or "projection" (for a class).
         compared: Place of the pin to be compared with; −1 for none.
@@ -83,6 +86,7 @@ class Inputs(traitlets.HasTraits):
     path = traitlets.Unicode("model.nbq")
     bars = traitlets.Enum(("weights", "h"), "weights")
     log_count = traitlets.Bool(False)
+    axis = traitlets.Enum(AXES, "predicted")
     pooling = traitlets.Enum(("max", "mean"), "max")
     size = traitlets.Enum(SIZES, "standard")
     compared = traitlets.Int(-1)

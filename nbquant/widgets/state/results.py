@@ -23,6 +23,7 @@ from nbquant.widgets.jobs.jobs import Jobs
 from nbquant.widgets.jobs.measure import Measurement
 from nbquant.widgets.jobs.save import Saved
 from nbquant.widgets.settings import Settings
+from nbquant.widgets.state.evaluations import with_evaluation
 from nbquant.widgets.state.inputs import Inputs
 from nbquant.widgets.state.pins import Pin, Pins
 
@@ -55,6 +56,7 @@ class Results(Inputs):
         measurement: Accuracy at ``point``, of a part of the samples until all were asked for; None if it has not been
             measured there.
         measured: All measurements of this selection so far.
+        evaluated: What was measured of results of this selection, without the results themselves.
         comparison: The result at ``point`` beside that of the pin that is compared; None while there is none.
         brushed: Weights of a region of the parameter in focus; None if none was brushed.
         pins: Operating points that were pinned.
@@ -84,6 +86,7 @@ class Results(Inputs):
     training = traitlets.Any(None, allow_none=True, read_only=True)
     measurement = traitlets.Any(None, allow_none=True, read_only=True)
     measured = traitlets.Tuple((), read_only=True)
+    evaluated = traitlets.Tuple((), read_only=True)
     comparison = traitlets.Any(None, allow_none=True, read_only=True)
     brushed = traitlets.Any(None, allow_none=True, read_only=True)
     pins = traitlets.Tuple((), read_only=True)
@@ -163,6 +166,7 @@ class Results(Inputs):
         """Show curves, and go to the target on the chosen one."""
         if inputs.statistics is not self.statistics:
             self.set_trait("measured", ())
+            self.set_trait("evaluated", ())
         self._curves_of = inputs
         self.set_trait("curves", curves)
         self.set_trait("bound", inputs.statistics.curves.get(BOUND))
@@ -255,6 +259,7 @@ class Results(Inputs):
         others = [m for m in self.measured if m.quantized is not measurement.quantized]
         partial = [m for m in others if m.partial][: -MOST_PARTIAL + 1]  # each keeps the weights' indices
         self.set_trait("measured", (*(m for m in others if m not in partial), measurement))
+        self.set_trait("evaluated", with_evaluation(self.evaluated, measurement))
         finetuned = self.finetuned is not None and self.finetuned.quantized is measurement.quantized
         if request.is_at(self._exact.request) and (finetuned or self.finetuned is None):
             self.set_trait("measurement", measurement)

@@ -35,7 +35,19 @@ from nbquant.widgets.view.while_busy import answer_while_busy
 LINKED = (
     *SETTINGS,
     *DRIVERS,
-    *("focus", "measure_at_rest", "density", "epochs", "path", "bars", "log_count", "pooling", "size", "compared"),
+    *(
+        "focus",
+        "measure_at_rest",
+        "density",
+        "epochs",
+        "path",
+        "bars",
+        "log_count",
+        "axis",
+        "pooling",
+        "size",
+        "compared",
+    ),
 )
 """Inputs of the state that are traits of the widget as well, both ways."""
 SHOWN = {name: name for name in ("activity", "progress", "pace", "cancelled", "driver")} | {"error": "problem"}

@@ -19,7 +19,7 @@ from nbquant.widgets.panels import panels
 from nbquant.widgets.panels.histogram import HISTOGRAM, histogram_edges
 from nbquant.widgets.panels.panel import Panel
 from nbquant.widgets.panels.panels import descriptions
-from nbquant.widgets.panels.rate_distortion import RATE_DISTORTION, curve_points
+from nbquant.widgets.panels.rate_distortion import RATE_DISTORTION, clickable, measured_values
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.view.pictures import still_figure, table
 from nbquant.widgets.view.readout import facts, newest_ledger, note, predicted_loss
@@ -70,7 +70,7 @@ class PanelLink:
             ("comparison", self._describe),
             ("measured", self._describe),
             ("training", self._describe),
-            ("measurement", self._show_facts),
+            ("measurement", self._show_measured),
             ("saved", self._show_facts),
             ("brushed", self._show_brushed),
         ):
@@ -143,6 +143,10 @@ class PanelLink:
     def _show_facts(self) -> None:
         self.panel.facts = facts(self.state)
 
+    def _show_measured(self) -> None:
+        self._show_facts()
+        self._show_now()
+
     def _describe(self) -> None:
         self.panel.descriptions = descriptions(self.state)
 
@@ -208,9 +212,9 @@ class PanelLink:
     def _take_click(self, clicked: Mapping[str, Any]) -> None:
         if clicked.get("figure") != RATE_DISTORTION.name:
             return
-        curves = curve_points(self.state)
-        if clicked["curve"] < len(curves):
-            (method, weighted), _ = curves[clicked["curve"]]
+        curves = clickable(self.state)
+        if clicked["curve"] < len(curves) and curves[clicked["curve"]] is not None:
+            method, weighted = curves[clicked["curve"]]
             # A little less than the point's own ratio, whose last digits the figure may have rounded.
             self.state.choose_point(method, weighted, "ratio", clicked["x"] * (1 - 1e-6))
 
@@ -284,6 +288,7 @@ def now(state: ExplorerState, serial: int) -> dict[str, Any]:
         "mean_h": mean_of_cells(point, state.statistics, state.group),
         "lmbda": float(getattr(point.quantizer, "lmbda", 0.0)),
         "codeword": codeword,
+        "measured": measured_values(state),
     }
 
 

@@ -27,6 +27,7 @@ from nbquant.views.heatmap import heatmap_data
 from nbquant.views.heatmap_drawing import draw_equal_sensitivities, draw_heatmap
 from nbquant.views.histogram import draw_histogram, histogram_data
 from nbquant.views.rate_distortion import Curve, draw_rate_distortion, rate_distortion_data
+from nbquant.views.single_points import SMALL
 from nbquant.widgets.front.bundle import part, script, style
 from nbquant.widgets.front.figure_panel import FigurePanel, binary
 from nbquant.widgets.jobs.curves import BOUND, bound_of
@@ -42,7 +43,7 @@ LEAST_POINTS = 12
 MOST_LAYERS = 16  # that are offered one by one, the largest
 FIXED = (
     *("measure_at_rest", "estimator", "samples", "damping", "pooling"),
-    *("density", "epochs", "path", "region_text"),
+    *("axis", "density", "epochs", "path", "region_text"),
 )
 """Inputs that need the weights or the data."""
 NEEDS_KERNEL = "this page has no kernel; open a notebook and call nq.explore(model, data)"
@@ -210,7 +211,7 @@ class _Content:
         known = [self.curves[shown, *pair] for pair in tabulated_pairs()]
         data = rate_distortion_data([Curve.of_points(points) for points in known if points])
         bound = self.bounds[shown.layers]
-        drawn = draw_rate_distortion(data, [] if bound is None else bound_traces(bound, brief=True))
+        drawn = draw_rate_distortion(data, [] if bound is None else bound_traces(bound, brief=True), SMALL)
         for trace in drawn["data"]:
             trace |= {
                 name: single(trace[name])
@@ -287,6 +288,7 @@ class _Content:
             "region": {},
             "brushed": {},
             "compared": -1,
+            "axis": "predicted",
             "versus": [],
             "ghosts": [],
             "activity": "",
