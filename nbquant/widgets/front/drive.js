@@ -105,8 +105,11 @@ function quantityControl(name, ask, complain) {
   };
 }
 
-/** The section of all sliders. */
-function driveSection(ask) {
+const SEARCHED = "accuracy_loss"; // of which no curve has bounds
+const SEARCHED_BOUNDS = [0.01, 30]; // percentage points
+
+/** The section of all sliders; `canSearch` says whether there are data to search for an accuracy on. */
+function driveSection(ask, canSearch) {
   const grid = element("div", { className: "nbquant-drive-grid" });
   const chooser = element("select", { className: "nbquant-drive-chooser", "aria-label": "What drives" });
   const note = element("div", { className: "nbquant-drive-note", role: "status" });
@@ -134,6 +137,7 @@ function driveSection(ask) {
     bound(table) {
       complain(""); // it was of another curve
       const names = ["ratio", "rate", "levels", ...(table.parameter === "levels" ? [] : [table.parameter])];
+      if (canSearch) names.push(SEARCHED);
       if (names.join() !== [...controls.keys()].join()) {
         for (const [name, control] of controls) {
           if (names.includes(name)) continue;
@@ -147,14 +151,15 @@ function driveSection(ask) {
         const options = names.map((name) => element("option", { value: name, textContent: QUANTITIES[name].label }));
         chooser.replaceChildren(...options);
       }
-      for (const [name, control] of controls) control.bound(boundsOf(table, name));
+      for (const [name, control] of controls) control.bound(name === SEARCHED ? SEARCHED_BOUNDS : boundsOf(table, name));
       section.hidden = false;
     },
     /** Put every slider where the point is; the driver's where it was asked to be. */
     show(point) {
       for (const [name, control] of controls) {
         const isDriver = name === point.driver;
-        const here = name === point.parameter ? point.value : point[name];
+        const searched = point.accuracy_loss ?? (control.value > 0 ? control.value : 0.5);
+        const here = name === SEARCHED ? searched : name === point.parameter ? point.value : point[name];
         control.show(isDriver && point.target > 0 ? point.target : here, isDriver);
       }
       if (controls.has(point.driver)) put(chooser, "value", point.driver);

@@ -10,6 +10,7 @@ from nbquant.analysis.curves import tabulated_pairs
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve
+from nbquant.analysis.target import Target
 from nbquant.kernels.precompile import precompile
 from nbquant.progress import Progress
 from nbquant.quantization import methods
@@ -101,16 +102,18 @@ class CurvePass:
 
     def quantizing(
         self, settings: Settings, weights: Weights, selection: Selection, last: CurveInputs | None
-    ) -> Callable[[Report], Quantized]:
-        """Get what quantizes a selection at the target of any settings; arguments as of :meth:`start`."""
+    ) -> Callable[[Target, Report], Quantized]:
+        """Get what quantizes a selection to any target by the method of any settings; arguments as of :meth:`start`."""
         inputs = _inputs(settings, weights, selection, last)
+        found: CurveInputs | None = None
 
-        def work(report: Report) -> Quantized:
-            basis = self._calibrated(settings, inputs(report), report)
+        def work(target: Target, report: Report) -> Quantized:
+            nonlocal found
+            found = basis = found or self._calibrated(settings, inputs(report), report)
             family = settings.family(*settings.key)
             known: Any = basis.statistics.curves.get(family, [])
             damped = basis.selection.damped(basis.statistics.offset)
-            return curve_of(family, damped, basis.statistics, known, report).fit(settings.target)
+            return curve_of(family, damped, basis.statistics, known, report).fit(target)
 
         return work
 

@@ -179,6 +179,15 @@ class Network:
         with self._exclusive(report):
             return self._at_a_glance(quantized.apply(self.model), other.apply(self.model), report)
 
+    def evaluations(self, quantized: Quantized, report: Report) -> Iterator[Evaluation]:
+        """Evaluate the quantized model against the original on all test samples, batch by batch."""
+        network = quantized.apply(self.model)
+        for batch in self.data.test:
+            report(0, None)
+            with self._exclusive(report):
+                found = evaluate(network, [batch], self.loss, False, reference=self._original)
+            yield found
+
     def _at_a_glance(self, network: nn.Module, reference: nn.Module, report: Report) -> tuple[Evaluation, bool]:
         """Evaluate on the first samples that take about :data:`GLANCE` seconds; and whether these were all."""
         if not self._glance:  # torch's first run takes longer

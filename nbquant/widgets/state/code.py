@@ -97,7 +97,7 @@ def lines(
         arguments.append("calibration=calibration")
     arguments += [] if layers is None else [f"layers={layers!r}"]
     found.append(f"selection = nq.select({', '.join(arguments)}){damped}")
-    found.append(f"quantized = nq.fit(selection, {', '.join(_options(settings))})")
+    found.append(f"quantized = nq.fit(selection, {', '.join(_options(settings, test, ', loss' * given.has_loss))})")
     if epochs is not None:
         asked = f"epochs={epochs}{loss}, validation={test}"
         found.append(f"quantized = nq.finetune(quantized, model, {train}, {asked}).quantized")
@@ -106,12 +106,14 @@ def lines(
     return "\n".join(found) + "\n"
 
 
-def _options(settings: Settings) -> list[str]:
+def _options(settings: Settings, test: str, loss: str) -> list[str]:
     """Arguments of ``fit`` that are not what they are without being named."""
     usual = settings.record.options
     chosen = {name: getattr(settings, name) for name in usual if hasattr(settings, name)}
     named = [f"{name}={value!r}" for name, value in chosen.items() if value != usual[name]]
-    return [repr(settings.method), f"{settings.driver}={settings.value!r}", *named]
+    target = [f"{settings.driver}={settings.value!r}"]
+    target += [f"evaluate=(model, {test}{loss})"] if settings.is_searched else []
+    return [repr(settings.method), *target, *named]
 
 
 def _takes(data: Any, split: bool) -> bool:

@@ -15,10 +15,10 @@ from nbquant.quantization.kmeans import KMeans
 from nbquant.sensitivity import estimators
 from nbquant.widgets.jobs.jobs import message_of
 from nbquant.widgets.kinds import MOST, Kind, check
-from nbquant.widgets.settings import DRIVERS, SIZES, Settings
+from nbquant.widgets.settings import DRIVERS, SIZES, TARGETS, Settings
 
 SETTINGS = tuple(field.name for field in fields(Settings) if field.name not in ("driver", "value"))
-"""Inputs that results follow from, beside those of :data:`DRIVERS`."""
+"""Inputs that results follow from, beside those of :data:`TARGETS`."""
 
 
 AXES = ("predicted", "accuracy", "divergence")
@@ -30,8 +30,8 @@ CHECKED = {"path": Kind("the name of a file that ends in .nbq", lambda value: Pu
 class Inputs(traitlets.HasTraits):
     """Inputs as traits.
 
-    One of ``ratio``, ``rate``, ``levels``, ``lmbda`` and ``step`` is asked for, the one that was set last; the others
-    follow the point.
+    One of ``ratio``, ``rate``, ``levels``, ``lmbda``, ``step`` and ``accuracy_loss`` is asked for, the one that was set
+    last; the others follow the point, but for ``accuracy_loss``, which stays.
 
     Attributes:
         layers: Names of the selected layers.
@@ -46,6 +46,8 @@ class Inputs(traitlets.HasTraits):
         levels: Number of reconstruction values; asked for, it is the largest.
         lmbda: λ of ECSQ [loss/bit]; 0 for other methods.
         step: Δ of uniform quantization [weight]; 0 for other methods.
+        accuracy_loss: Accuracy that may be lost [percentage points]; asked for, the highest ratio that loses no more is
+            searched by measuring.
         estimator: Name of the sensitivity estimator.
         samples: Calibration samples that it sees; 0 is all.
         damping: ε of h + ε·mean(h). Without it ECSQ sets many weights of small h to zero at high ratios, whose errors
@@ -62,7 +64,7 @@ class Inputs(traitlets.HasTraits):
         pooling: "max" or "mean" of the entries that share a pixel of a map.
         size: "standard", "compact" (half a screen) or "projection" (for a class).
         compared: Place of the pin to be compared with; −1 for none.
-        driver: Which of ``ratio``, ``rate``, ``levels``, ``lmbda`` and ``step`` is asked for.
+        driver: Which of ``ratio``, ``rate``, ``levels``, ``lmbda``, ``step`` and ``accuracy_loss`` is asked for.
     """
 
     layers = traitlets.Tuple()
@@ -76,6 +78,7 @@ class Inputs(traitlets.HasTraits):
     levels = traitlets.Int(0)
     lmbda = traitlets.Float(0.0)
     step = traitlets.Float(0.0)
+    accuracy_loss = traitlets.Float(0.5)
     estimator = traitlets.Unicode(estimators.DEFAULT.name)
     samples = traitlets.Int(0, min=0)
     damping = traitlets.Float(0.1, min=0.0)
@@ -90,7 +93,7 @@ class Inputs(traitlets.HasTraits):
     pooling = traitlets.Enum(("max", "mean"), "max")
     size = traitlets.Enum(SIZES, "standard")
     compared = traitlets.Int(-1)
-    driver = traitlets.Enum(DRIVERS, "ratio", read_only=True)
+    driver = traitlets.Enum(TARGETS, "ratio", read_only=True)
 
     _writer: int | None = None  # thread in which settings or a point move the inputs
 
@@ -119,9 +122,9 @@ class Inputs(traitlets.HasTraits):
             check({name: getattr(self, name)}, {name: kind})
         if self.compared != -1:
             raise ValueError(f"compared must be -1 at first, as there are no pins yet, but is {self.compared}")
-        asked = [name for name in DRIVERS if name in inputs] or ["ratio"]
+        asked = [name for name in TARGETS if name in inputs] or ["ratio"]
         if len(asked) > 1:
-            raise ValueError(f"at most one of {', '.join(DRIVERS)} can be asked for, but {' and '.join(asked)} came")
+            raise ValueError(f"at most one of {', '.join(TARGETS)} can be asked for, but {' and '.join(asked)} came")
         own = {name: getattr(self, name) for name in SETTINGS}
         return Settings(**{**own, "layers": layers}, driver=asked[0], value=getattr(self, asked[0]))
 

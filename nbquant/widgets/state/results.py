@@ -10,12 +10,14 @@ from nbquant.analysis.live import largest_ratio, live_table, mean_of_cells
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import solve
+from nbquant.analysis.target import targets_of
 from nbquant.coding.ledger import Ledger
 from nbquant.pipeline.finetune import FineTuned
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.views.rate_distortion import Curve
+from nbquant.widgets.jobs.accuracy_search import FoundRatio
 from nbquant.widgets.jobs.brush import Brush
 from nbquant.widgets.jobs.curves import BOUND, CurveInputs, Curves
 from nbquant.widgets.jobs.exact import ExactPass, FitRequest
@@ -57,6 +59,8 @@ class Results(Inputs):
             measured there.
         measured: All measurements of this selection so far.
         evaluated: What was measured of results of this selection, without the results themselves.
+        found: What the point that was searched for an ``accuracy_loss`` loses, and how sure that is; None before, and
+            for other targets.
         comparison: The result at ``point`` beside that of the pin that is compared; None while there is none.
         brushed: Weights of a region of the parameter in focus; None if none was brushed.
         pins: Operating points that were pinned.
@@ -87,6 +91,7 @@ class Results(Inputs):
     measurement = traitlets.Any(None, allow_none=True, read_only=True)
     measured = traitlets.Tuple((), read_only=True)
     evaluated = traitlets.Tuple((), read_only=True)
+    found = traitlets.Any(None, allow_none=True, read_only=True)
     comparison = traitlets.Any(None, allow_none=True, read_only=True)
     brushed = traitlets.Any(None, allow_none=True, read_only=True)
     pins = traitlets.Tuple((), read_only=True)
@@ -115,6 +120,9 @@ class Results(Inputs):
         self._exact = ExactPass(self._jobs, self._show_exact, price)
         self._brush = Brush(self._jobs, lambda brushed: self.set_trait("brushed", brushed))
         self._pins = Pins(lambda pins: self.set_trait("pins", pins))
+        self._found: dict[Any, FoundRatio] = {}  # by what was searched
+        self._searched: Any = None  # what is being searched
+        self._generation = 0  # of statistics
         self._curves_of: CurveInputs | None = None  # what the curves were computed from
         self._tabled: tuple[list[OperatingPoint], str, int] | None = None  # what the table is of
 
@@ -122,6 +130,23 @@ class Results(Inputs):
     def statistics(self) -> Statistics | None:
         """What the curves are computed from; None before the first."""
         return None if self._curves_of is None else self._curves_of.statistics
+
+    @property
+    def followed(self) -> Settings:
+        """Settings with a target on the curves: for an accuracy, the ratio that was found or the last target."""
+        now = self.settings
+        if not now.is_searched:
+            return now
+        found, last = self._found.get(self._search_key()), self._exact.request
+        if found is not None:
+            return now.at("ratio", found.ratio)
+        if last is not None and last.settings.driver in targets_of(now.method):
+            return now.at(last.settings.driver, last.settings.value)
+        return now.at("ratio", self.ratio)
+
+    def _search_key(self) -> Any:
+        """What a search depends on."""
+        return self.settings, self._generation
 
     @property
     def kept(self) -> Quantized | None:
@@ -152,6 +177,8 @@ class Results(Inputs):
         """Whether the point that is shown is of earlier settings, whatever the target."""
         request, now = self._exact.request, self.settings
         names = ("layers", "method", "estimator", "samples", "damping", *now.options)
+        if self._searched is not None and not self.cancelled:
+            return True
         return request is not None and any(getattr(request.settings, n) != getattr(now, n) for n in names)
 
     def _request(self) -> FitRequest:
@@ -167,6 +194,7 @@ class Results(Inputs):
         if inputs.statistics is not self.statistics:
             self.set_trait("measured", ())
             self.set_trait("evaluated", ())
+            self._generation += 1
         self._curves_of = inputs
         self.set_trait("curves", curves)
         self.set_trait("bound", inputs.statistics.curves.get(BOUND))
@@ -174,14 +202,14 @@ class Results(Inputs):
         if known:
             least = min(float(c.compression_ratio.min()) for c in known)
             most = max(largest_ratio(c.compression_ratio, c.predicted_loss) for c in known)
-            runs = self.settings.record.curve is None and self.settings.driver == "ratio"  # further, if it is asked for
+            runs = self.settings.record.curve is None and self.followed.driver == "ratio"  # further, if it is asked for
             self.set_trait("ratio_bounds", (least, max(most, min(1.1 * self.ratio, MOST_RATIO)) if runs else most))
         self._choose()
 
     def _has_to_run(self) -> bool:
         """Whether the method has to run before there are points around the target."""
         points = self._chosen_curve() or []
-        return self.settings.record.curve is None and not any(self.settings.target.met(p) for p in points)
+        return self.settings.record.curve is None and not any(self.followed.target.met(p) for p in points)
 
     def _chosen_curve(self) -> list[OperatingPoint] | None:
         """The curve of the chosen method and its options; None if it is not there."""
@@ -193,7 +221,7 @@ class Results(Inputs):
 
     def _choose(self) -> None:
         """Find the point at the target on the chosen curve, once that is there."""
-        inputs, now = self._curves_of, self.settings
+        inputs, now = self._curves_of, self.followed
         curve = self._chosen_curve()
         if inputs is None or curve is None:
             return

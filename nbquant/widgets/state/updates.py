@@ -15,6 +15,8 @@ from nbquant.pipeline.finetune import FineTuned
 from nbquant.pipeline.prune import Pruned
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.quantized import Quantized
+from nbquant.widgets.jobs.accuracy_search import SLOT as SEARCH
+from nbquant.widgets.jobs.accuracy_search import FoundRatio, search
 from nbquant.widgets.jobs.compare import SLOT as COMPARE
 from nbquant.widgets.jobs.compare import PinComparison, compare
 from nbquant.widgets.jobs.curves import CurvePass
@@ -27,7 +29,7 @@ from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.jobs.weights import Weights
 from nbquant.widgets.jobs.workbench import Workbench
 from nbquant.widgets.kinds import check
-from nbquant.widgets.settings import DRIVERS, Settings
+from nbquant.widgets.settings import TARGETS, Settings
 from nbquant.widgets.state.estimates import Estimates
 from nbquant.widgets.state.history import History
 from nbquant.widgets.state.inputs import CHECKED, SETTINGS
@@ -39,6 +41,7 @@ SLOTS = (
     "prune",
     "sensitivity",
     "curves",
+    "search",
     "exact",
     "finetune",
     "accuracy",
@@ -49,6 +52,9 @@ SLOTS = (
     "page",
     "brush",
 )
+
+
+MOST_FOUND = 16  # results of searches that are kept
 
 
 class Updates(Results):
@@ -69,7 +75,9 @@ class Updates(Results):
         self.settings = self._first_settings(inputs, self.selection.layers)
         self._original = self._weights.origin
         self._network = Network.of(self._original, data, loss)
-        self._curves = CurvePass(self._jobs, self._show_curves, lambda: self.settings, self._calibration)
+        self._curves = CurvePass(self._jobs, self._show_curves, lambda: self.followed, self._calibration)
+        if self.settings.is_searched and self._network is None:
+            raise ValueError(f"accuracy_loss requires data to measure on, but {self.lacking}")
         self._history = History()
         self._cancelled = False
         self._estimates = Estimates(None if sensitivity is None else self._weights)
@@ -80,7 +88,7 @@ class Updates(Results):
         if sensitivity is not None:
             self._weigh(self.estimator, self.samples, self._weights)
         self._reselect()
-        self.observe(self._on_input, [*SETTINGS, *DRIVERS])
+        self.observe(self._on_input, [*SETTINGS, *TARGETS])
         self.observe(lambda change: self._on_focus(), ["focus"])
         self.observe(lambda change: self._measure_at_rest(), ["measure_at_rest"])
         self.observe(self._on_checked, ["compared", *CHECKED])
@@ -148,7 +156,37 @@ class Updates(Results):
         weights = self._weights if self._estimates.in_use in (None, mine) else self._estimates.get(*mine)
         if weights is None:
             raise ValueError(f"the sensitivities of pin {pin.label} are not at hand: go to it once, and back")
-        return self._curves.quantizing(settings, weights, weights.select(settings.layers), self._curves_of)
+        quantize = self._curves.quantizing(settings, weights, weights.select(settings.layers), self._curves_of)
+        return lambda report: quantize(settings.target, report)
+
+    def _choose(self) -> None:
+        super()._choose()
+        self._search()
+
+    def _search(self) -> None:
+        """Search for the ratio that loses the accuracy that is asked for, unless it is known or not wanted."""
+        inputs = self._curves_of
+        key = self._search_key() if self.settings.is_searched and inputs is not None else None
+        if key is None or inputs is None or key in self._found:
+            self._searched = None
+            self._jobs.cancel(SEARCH)
+            self._jobs.tell(SEARCH, "")
+            self.set_trait("found", None if key is None else self._found[key].loss)
+            return
+        self.set_trait("found", None)
+        if self._searched == key and self._jobs.wanted(SEARCH):
+            return
+        self._searched = key
+
+        def show(found: FoundRatio | str) -> None:
+            self._searched = None
+            if isinstance(found, str):
+                raise ValueError(found)  # which is told
+            self._found = dict([*self._found.items(), (key, found)][-MOST_FOUND:])
+            self._choose()
+
+        fit = self._curves.quantizing(self.settings, inputs.weights, inputs.selection, inputs)
+        search(self._workbench(), self.settings.value, fit, show)
 
     def _workbench(self) -> Workbench:
         return Workbench(self._jobs, self._weights, self._network, self.lacking, self._exact, self.finetuned)
@@ -205,6 +243,8 @@ class Updates(Results):
 
     def _accept(self, settings: Settings, step: str = "") -> None:
         """Let new settings be a step of their own, or part of the last change of the same input."""
+        if settings.is_searched and self._network is None:
+            raise ValueError(f"accuracy_loss requires data to measure on, but {self.lacking}")
         if settings != self.settings:
             self._history.record(self.settings, step)
         self._go(settings)
@@ -296,7 +336,7 @@ class Updates(Results):
 
     def _compute_curves(self) -> None:
         """Compute all curves of the selection, the chosen method's first, so that the picture follows at once."""
-        now = self.settings
+        now = self.followed
         estimator, samples = self._estimates.in_use or (now.estimator, now.samples)
         in_effect = replace(now, layers=self.selection.layers, estimator=estimator, samples=samples)
         self._curves.start(in_effect, self._weights, self.selection, self._curves_of)

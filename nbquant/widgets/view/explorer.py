@@ -19,7 +19,7 @@ from nbquant.widgets.front.figure_panel import FigurePanel
 from nbquant.widgets.jobs.jobs import message_of
 from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.panels import panels
-from nbquant.widgets.settings import DRIVERS
+from nbquant.widgets.settings import TARGETS
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.state.inputs import SETTINGS
 from nbquant.widgets.view.actions import ACTIONS, blocked
@@ -34,7 +34,7 @@ from nbquant.widgets.view.while_busy import answer_while_busy
 
 LINKED = (
     *SETTINGS,
-    *DRIVERS,
+    *TARGETS,
     *(
         "focus",
         "measure_at_rest",
@@ -152,7 +152,7 @@ class Explorer(FigurePanel):
         for names, show in (
             (["method", "parameters", "damping", "focus", "pins"], self._show_controls),
             (["can_undo", "can_redo"], self._show_blocked),
-            ([*SETTINGS, "point", "exact"], self._show_stale),
+            ([*SETTINGS, "point", "exact", "driver", "accuracy_loss", "found", "cancelled", "error"], self._show_stale),
             (["saved", "pruned"], self._show_outcome),
             (["exact", "finetuned", "measurement", "point"], self._show_summary),
             (["exact", "finetuned"], self._refresh_code),

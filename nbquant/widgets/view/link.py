@@ -71,6 +71,7 @@ class PanelLink:
             ("measured", self._describe),
             ("training", self._describe),
             ("measurement", self._show_measured),
+            ("found", self._show_facts),
             ("saved", self._show_facts),
             ("brushed", self._show_brushed),
         ):
@@ -289,6 +290,7 @@ def now(state: ExplorerState, serial: int) -> dict[str, Any]:
         "lmbda": float(getattr(point.quantizer, "lmbda", 0.0)),
         "codeword": codeword,
         "measured": measured_values(state),
+        "accuracy_loss": state.accuracy_loss,
     }
 
 

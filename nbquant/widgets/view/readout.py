@@ -7,6 +7,7 @@ from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
 from nbquant.models.layers import layers_label
 from nbquant.quantization import methods
+from nbquant.quantization.accuracy_loss import AccuracyLoss
 from nbquant.sensitivity import estimators
 from nbquant.views.palette import method_style
 from nbquant.widgets.jobs.compare import PinComparison
@@ -23,7 +24,7 @@ def facts(state: ExplorerState) -> list[dict[str, str]]:
             "value": accuracy,
             "note": original,
         },
-        *_divergence(state),
+        *(_divergence(state) if state.found is None else _searched(state.found)),
         {"label": "file", "value": size, "note": against},
     ]
     left = state.selection.left_out
@@ -189,6 +190,15 @@ def _divergence(state: ExplorerState) -> list[dict[str, str]]:
         return []
     note = f"99 % below {beside.kl_99:.3g}, {beside.agreement:.1%} predicted alike"
     return [{"label": "KL divergence from original", "value": f"{beside.kl_mean:.3g} nat", "note": note}]
+
+
+def _searched(found: AccuracyLoss) -> list[dict[str, str]]:
+    """What a search for an accuracy found, and how sure it is."""
+    sure = f"{found.confidence:.0%}" if found.confidence < 0.995 else "over 99%"
+    note = f"at most {found.at_most:g}: {sure} sure, {found.labels:,} labels"
+    return [
+        {"label": "accuracy lost", "value": f"{_signed(f'{found.lost:.2f}')} ± {found.error:.2f} points", "note": note}
+    ]
 
 
 def _has_loss_only(state: ExplorerState) -> bool:
