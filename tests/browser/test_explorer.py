@@ -151,6 +151,22 @@ def test_region_brushed_with_the_mouse_is_outlined(shared):
     assert error(page).count() == 0
 
 
+def test_clicked_cell_is_traced_to_its_byte_and_what_breaks_is_shown(shared):
+    page = shared
+    place = figure(page, "heatmap")
+    box = place.bounding_box()
+    page.page.mouse.click(box["x"] + 110, box["y"] + 90)
+    page.page.wait_for_selector(".nbquant-trace li:nth-child(4)")
+    assert page.page.locator(".nbquant-trace li:first-child .nbquant-bits span").count() == 32
+    assert "of the file, from bit" in page.page.locator(".nbquant-trace li:nth-child(4)").inner_text()
+    tab(page, "breaks")
+    button(page, "Show what breaks").click()
+    page.page.wait_for_selector(".nbquant-flips [data-flip] canvas")
+    assert page.page.locator(".nbquant-filters canvas").count() == 40  # conv1 has 20, before and after
+    tab(page, "heatmap")
+    settle(page)
+
+
 def test_point_of_a_curve_is_gone_to_by_a_click(shared):
     page = shared
     spot = page.page.evaluate(

@@ -198,6 +198,46 @@ def test_what_needs_weights_is_off_and_says_how(opened):
     assert "has no kernel" in alert.inner_text()
 
 
+SHARE = """() => { const { _fullData } = document.querySelector('[data-figure=histogram]');
+                  const heights = Array.from(_fullData.find(t => t.type === 'bar').y);
+                  return heights[Math.floor(heights.length * 0.3)] / Math.max(...heights); }"""
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_bars_morph_and_lambda_plays_but_for_less_motion(opened, motion):
+    opened.emulate_media(reduced_motion=motion)
+    opened.evaluate(
+        f"""() => {{ window.seen = new Set(); const frame = () => {{ window.seen.add(({SHARE})()); window.looking
+                     && requestAnimationFrame(frame); }}; window.looking = true; frame(); }}"""
+    )
+    opened.locator("[data-tab=settings]").click()
+    choose(opened, "bars", "Σh, the loss's mass")
+    opened.wait_for_timeout(700)
+    seen = opened.evaluate("() => { window.looking = false; return window.seen.size; }")
+    assert seen == 2 if motion == "reduce" else seen > 3
+
+    choose(opened, "method", "ECSQ")
+    opened.locator(".nbquant-drive-chooser").select_option(value="lmbda")
+    opened.wait_for_function("() => nbquantModel.get('driver') === 'lmbda'")
+    button = opened.locator(".nbquant-play")
+    before = opened.evaluate("() => nbquantModel.get('now').levels")
+    lambdas = []
+    button.click()
+    for _ in range(3):
+        opened.wait_for_timeout(150)
+        lambdas.append(opened.evaluate("() => nbquantModel.get('now').value"))
+    if motion == "reduce":
+        assert len(set(lambdas)) == 1  # a step a press
+        return
+    assert lambdas == sorted(set(lambdas))
+    assert opened.evaluate("() => nbquantModel.get('now').levels") > before  # from λ = 0, where centres are many
+    button.click()
+    opened.wait_for_timeout(100)
+    stopped = opened.evaluate("() => nbquantModel.get('now').value")
+    opened.wait_for_timeout(200)
+    assert opened.evaluate("() => nbquantModel.get('now').value") == stopped
+
+
 VIEWPORTS = [(1280, 800), (1440, 900), (1920, 1080), (1024, 640)]
 PARTS = ["bar", "facts", "clusters", "curves", "status"]
 

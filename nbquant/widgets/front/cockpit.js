@@ -99,12 +99,19 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     { name: "codebook", title: "Codebook", panel: tables.codebook },
     { name: "pins", title: "Pins", panel: pins },
     { name: "bits", title: "Bits", panel: bits },
+    ...(model.get("static") ? [] : ofWeights(model, act, added)),
     { name: "settings", title: "Settings", panel: settings },
     { name: "save", title: "Train and save", panel: saveForm(model, act, added, disposers) },
   );
   const tabs = tabList(entries, "Details");
   const maps = names.filter((name) => kinds[name] === "map");
   tabs.choose(maps[0] ?? "codebook");
+
+  const trace = () => ["map", "clusters"].includes(kinds[model.get("clicked").figure]) && tabs.choose("weight");
+  if (!model.get("static")) {
+    model.on("change:clicked", trace);
+    disposers.push(() => model.off("change:clicked", trace));
+  }
 
   const status = statusLine(model, act, disposers);
   panel.append(area(bar, "bar"), area(readout.section, "facts"));
@@ -168,6 +175,15 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     event.preventDefault();
     event.stopPropagation();
   });
+}
+
+/** Tabs of what needs the weights themselves. */
+function ofWeights(model, act, added) {
+  const button = added(actionRow(model, "breaks", act));
+  return [
+    { name: "weight", title: "Weight", panel: added(traceSection(model)) },
+    { name: "breaks", title: "Breaks", panel: added(breaksSection(model, button)) },
+  ];
 }
 
 /** What trains, saves and restores. */

@@ -25,6 +25,9 @@ function quantityControl(name, ask, complain) {
   );
   let bounds = [1, 1];
   let value = NaN;
+  const drives = () => row.hasAttribute("data-drives");
+  const play = PLAYED.has(name) ? playButton(label, () => bounds, () => value, drives, wish) : null;
+  if (play) row.lastChild.append(play.button);
   let typing = false;
 
   const within = (v) => Math.min(Math.max(v, bounds[0]), bounds[1]);
@@ -57,6 +60,7 @@ function quantityControl(name, ask, complain) {
     if (!Number.isFinite(wished)) return;
     event.preventDefault();
     typing = false;
+    play?.stop();
     wish(wished);
   }
 
@@ -77,9 +81,13 @@ function quantityControl(name, ask, complain) {
   const outside = (typed, kept) =>
     `${label} reaches ${text(bounds[0])} to ${text(bounds[1])}, but ${significant(typed, 4)} was typed; ${kept}.`;
 
-  range.addEventListener("input", () => wish(from(Number(range.value))));
+  range.addEventListener("input", () => {
+    play?.stop();
+    wish(from(Number(range.value)));
+  });
   number.addEventListener("input", () => {
     typing = true;
+    play?.stop();
   });
   // A change also comes on leaving a field whose text we set since Enter: what is shown is rounded, and not asked for.
   for (const event of ["change", "blur"]) number.addEventListener(event, () => typing && onTyped());
@@ -102,6 +110,7 @@ function quantityControl(name, ask, complain) {
       range.disabled = number.disabled = !(high > 0);
     },
     show,
+    stop: () => play?.stop(),
   };
 }
 
@@ -141,6 +150,7 @@ function driveSection(ask, canSearch) {
       if (names.join() !== [...controls.keys()].join()) {
         for (const [name, control] of controls) {
           if (names.includes(name)) continue;
+          control.stop();
           control.row.remove();
           controls.delete(name);
         }
@@ -167,7 +177,11 @@ function driveSection(ask, canSearch) {
       tell();
     },
     hide() {
+      this.stop();
       section.hidden = true;
+    },
+    stop() {
+      controls.forEach((control) => control.stop());
     },
   };
 }

@@ -94,6 +94,7 @@ function figurePanel({ model, el }, arrange = stacked) {
   let table = decoded(model.get("table") ?? {});
   let now = decoded(model.get("now") ?? {});
   let preview = null; // of a drive that the kernel has not answered
+  let shownBars = null; // of the histogram, to morph from
   let inHand = null; // {index, value} of a centre that the kernel has not moved yet
   let inFlight = null; // the move that it has been asked for
   let shown = null;
@@ -324,8 +325,13 @@ function figurePanel({ model, el }, arrange = stacked) {
       layout.newselection = { line: { color: overlayColours.foreground, width: 2, dash: "solid" } };
     }
     const started = performance.now();
+    const bars = kinds[name] === "clusters" ? barsOf(data, layout) : null;
+    const before = shownBars;
+    shownBars = bars ?? shownBars;
     const modeBarButtons = [isMap ? ["select2d", ...BUTTONS] : BUTTONS];
     await Plotly.react(node, data, layout, { ...CONFIG, modeBarButtons });
+    if (disposed) return;
+    if (bars && canMorph(before, bars, layout)) await morph(Plotly, node, before, bars);
     if (disposed) return;
     if (!listening.has(name)) {
       listen(name, node);

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nbquant.analysis.prediction import LossPrediction, predict_loss
 from nbquant.models.evaluate import Evaluation, Loss, evaluate
+from nbquant.models.flips import Flips, find_flips
 from nbquant.pipeline.finetune import FineTuned, finetune
 from nbquant.pipeline.prune import Pruned, prune
 from nbquant.quantization.moments import Calibration, Choice, LayerMoments, Part
@@ -178,6 +179,19 @@ class Network:
         """
         with self._exclusive(report):
             return self._at_a_glance(quantized.apply(self.model), other.apply(self.model), report)
+
+    def flips(self, quantized: Quantized, report: Report) -> tuple[Flips, bool]:
+        """Compare the answers with the original's, on as many of the first test samples as :meth:`glance`.
+
+        Returns:
+            What differs, and whether these were all samples.
+        """
+        with self._exclusive(report):
+            network = quantized.apply(self.model)
+            self._at_a_glance(network, self._original, report)
+            batches = first_samples(self.data.test, self._glance)
+            found = find_flips(network, self._original, batches, self.loss, progress=report)
+            return found, found.samples < self._glance
 
     def evaluations(self, quantized: Quantized, report: Report) -> Iterator[Evaluation]:
         """Evaluate the quantized model against the original on all test samples, batch by batch."""

@@ -24,6 +24,7 @@ from nbquant.widgets.jobs.exact import ExactPass, FitRequest
 from nbquant.widgets.jobs.jobs import Jobs
 from nbquant.widgets.jobs.measure import Measurement
 from nbquant.widgets.jobs.save import Saved
+from nbquant.widgets.jobs.trace import WeightTracer
 from nbquant.widgets.settings import Settings
 from nbquant.widgets.state.evaluations import with_evaluation
 from nbquant.widgets.state.inputs import Inputs
@@ -61,6 +62,8 @@ class Results(Inputs):
         evaluated: What was measured of results of this selection, without the results themselves.
         found: What the point that was searched for an ``accuracy_loss`` loses, and how sure that is; None before, and
             for other targets.
+        breaks: What the result at ``point`` breaks; None before it was looked for.
+        traced: The way of one weight into the file; None if none was chosen.
         comparison: The result at ``point`` beside that of the pin that is compared; None while there is none.
         brushed: Weights of a region of the parameter in focus; None if none was brushed.
         pins: Operating points that were pinned.
@@ -92,6 +95,8 @@ class Results(Inputs):
     measured = traitlets.Tuple((), read_only=True)
     evaluated = traitlets.Tuple((), read_only=True)
     found = traitlets.Any(None, allow_none=True, read_only=True)
+    breaks = traitlets.Any(None, allow_none=True, read_only=True)
+    traced = traitlets.Any(None, allow_none=True, read_only=True)
     comparison = traitlets.Any(None, allow_none=True, read_only=True)
     brushed = traitlets.Any(None, allow_none=True, read_only=True)
     pins = traitlets.Tuple((), read_only=True)
@@ -119,6 +124,7 @@ class Results(Inputs):
         self._jobs = Jobs(slots, self._show_activity, lambda message: self.set_trait("error", message))
         self._exact = ExactPass(self._jobs, self._show_exact, price)
         self._brush = Brush(self._jobs, lambda brushed: self.set_trait("brushed", brushed))
+        self._tracer = WeightTracer(lambda found: self.set_trait("traced", found))
         self._pins = Pins(lambda pins: self.set_trait("pins", pins))
         self._found: dict[Any, FoundRatio] = {}  # by what was searched
         self._searched: Any = None  # what is being searched

@@ -17,6 +17,7 @@ from nbquant.quantization.moments import Calibration
 from nbquant.quantization.quantized import Quantized
 from nbquant.widgets.jobs.accuracy_search import SLOT as SEARCH
 from nbquant.widgets.jobs.accuracy_search import FoundRatio, search
+from nbquant.widgets.jobs.breaks import SLOT as BREAKS
 from nbquant.widgets.jobs.compare import SLOT as COMPARE
 from nbquant.widgets.jobs.compare import PinComparison, compare
 from nbquant.widgets.jobs.curves import CurvePass
@@ -47,6 +48,8 @@ SLOTS = (
     "accuracy",
     "glance",
     "compare",
+    "trace",
+    "breaks",
     "save",
     "deliver",
     "page",
@@ -92,6 +95,8 @@ class Updates(Results):
         self.observe(lambda change: self._on_focus(), ["focus"])
         self.observe(lambda change: self._measure_at_rest(), ["measure_at_rest"])
         self.observe(self._on_checked, ["compared", *CHECKED])
+        self.observe(lambda change: self._forget_breaks(), ["exact", "finetuned"])
+        self.observe(lambda change: self._follow_trace(), ["exact", "finetuned", "focus"])
         self.observe(lambda change: self._compare(), ["compared", "exact", "finetuned", "measure_at_rest"])
         if sensitivity is None and self._network is not None:
             self.estimate()
@@ -118,6 +123,17 @@ class Updates(Results):
         """Measure the point that has come to rest on some samples, unless it has been measured."""
         if self.measure_at_rest and self.measurement is None and self._network is not None:
             glance(self._workbench(), self._show_measurement)
+
+    def _forget_breaks(self) -> None:
+        with self._jobs.lock:
+            if self.breaks is not None and self.breaks.quantized is not self.kept:
+                self._jobs.cancel(BREAKS)
+                self.set_trait("breaks", None)
+
+    def _follow_trace(self) -> None:
+        with self._jobs.lock:
+            if self.kept is not None:
+                self._tracer.follow(self._workbench(), self.focused)
 
     def _compare(self) -> None:
         """Compare what is kept at this target with the pin of the user's choice, if any."""

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from threading import get_ident
 from typing import Any
@@ -23,6 +24,7 @@ from nbquant.widgets.settings import TARGETS
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.state.inputs import SETTINGS
 from nbquant.widgets.view.actions import ACTIONS, blocked
+from nbquant.widgets.view.breaking import breaking
 from nbquant.widgets.view.controls import REGION, controls
 from nbquant.widgets.view.link import PanelLink
 from nbquant.widgets.view.page import page_of
@@ -72,6 +74,8 @@ class Explorer(FigurePanel):
         problem: What the last input could not do; "" if all is well.
         outcome: What was pruned and saved.
         summary: The chosen point in a line.
+        breaks: What quantization breaks, see :func:`~nbquant.widgets.view.breaking.breaking`; empty before.
+        traced: The weight that was traced, with its bits and where they are in the file; empty if none was.
         versus: What is shown now against the pin that is compared: "label", "value" and "note" of each, texts.
         code_text: The lines of Python that give this result, once they were asked for.
     """
@@ -83,6 +87,8 @@ class Explorer(FigurePanel):
     stale = traitlets.Bool().tag(sync=True)
     outcome = traitlets.Unicode().tag(sync=True)
     summary = traitlets.Unicode().tag(sync=True)
+    breaks = traitlets.Dict().tag(sync=True)
+    traced = traitlets.Dict().tag(sync=True)
     versus: traitlets.List[Any] = traitlets.List().tag(sync=True)
     code_text = traitlets.Unicode().tag(sync=True)
     region_text = traitlets.Unicode().tag(sync=True)
@@ -157,6 +163,8 @@ class Explorer(FigurePanel):
             (["exact", "finetuned", "measurement", "point"], self._show_summary),
             (["exact", "finetuned"], self._refresh_code),
             (["brushed"], self._show_region),
+            (["traced"], self._show_traced),
+            (["breaks"], self._show_breaks),
             (["compared", "comparison", "pins", "point", "exact", "ledger", "by_hand"], self._show_versus),
         ):
             self.state.observe(lambda change, show=show: show(), names)
@@ -199,6 +207,13 @@ class Explorer(FigurePanel):
     def _show_summary(self) -> None:
         self.summary = summary(self.state)
 
+    def _show_breaks(self) -> None:
+        self.breaks = breaking(self.state.breaks)
+
+    def _show_traced(self) -> None:
+        found = self.state.traced
+        self.traced = {} if found is None else asdict(found)
+
     def _show_versus(self) -> None:
         self.versus = versus(self.state)
 
@@ -217,6 +232,8 @@ class Explorer(FigurePanel):
     def _take(self, content: Mapping[str, Any], buffers: Any) -> None:
         if content.get("kind") == "act" and content.get("name") in self._acts:
             self._acts[content["name"]]()
+        elif content.get("kind") == "trace":
+            self.state.trace_text(str(content.get("text")))
         elif content.get("kind") == "restore" and buffers:
             self.state.restore(bytes(buffers[0]))
 

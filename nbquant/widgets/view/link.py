@@ -211,7 +211,13 @@ class PanelLink:
             self.state.unbrush()
 
     def _take_click(self, clicked: Mapping[str, Any]) -> None:
-        if clicked.get("figure") != RATE_DISTORTION.name:
+        figure, x, y = str(clicked.get("figure")), clicked.get("x"), clicked.get("y")
+        kind = self.panel.kinds.get(figure)
+        if kind == "map" and x is not None and y is not None:
+            self.state.trace_at(float(x), float(y))
+        elif kind == "clusters" and x is not None:
+            self.state.trace_value(float(x))
+        if figure != RATE_DISTORTION.name:
             return
         curves = clickable(self.state)
         if clicked["curve"] < len(curves) and curves[clicked["curve"]] is not None:

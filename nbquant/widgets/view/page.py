@@ -290,6 +290,8 @@ class _Content:
             "compared": -1,
             "axis": "predicted",
             "versus": [],
+            "traced": {},
+            "breaks": {},
             "ghosts": [],
             "activity": "",
             "cancelled": False,
