@@ -11,11 +11,11 @@ from nbquant.widgets.view.packing import FEW_LEVELS
 from tests.widgets.samples import batches, sensitivities
 
 from .lab import Complaints
+from .layout import SLIDER, assert_accessible, assert_nothing_cut, assert_seen, tabs
 
 pytestmark = pytest.mark.browser
 
 WAIT = 60
-SLIDER = "[data-drives] input[type=range]"
 
 
 @pytest.fixture(scope="module")
@@ -238,38 +238,12 @@ def test_bars_morph_and_lambda_plays_but_for_less_motion(opened, motion):
     assert opened.evaluate("() => nbquantModel.get('now').value") == stopped
 
 
-VIEWPORTS = [(1280, 800), (1440, 900), (1920, 1080), (1024, 640)]
-PARTS = ["bar", "facts", "clusters", "curves", "status"]
-
-
-@pytest.mark.parametrize("viewport", VIEWPORTS)
+@pytest.mark.parametrize("viewport", [(1280, 800), (1440, 900), (1920, 1080), (1024, 640)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_is_seen_without_scrolling_and_no_text_is_cut(opened, viewport, scheme, tmp_path):
     opened.emulate_media(color_scheme=scheme)
-    opened.set_viewport_size({"width": viewport[0], "height": viewport[1]})
-    opened.wait_for_timeout(600)
-    boxes = opened.evaluate(
-        """() => ['.nbquant-drive', '.nbquant-readout', '[data-figure=histogram]', '[data-figure=rate_distortion]',
-                  '[data-figure=heatmap]', '[data-setting=method]', '[data-panel=side] table']
-            .map(s => [s, document.querySelector(s).getBoundingClientRect().toJSON()])"""
-    )
-    for selector, box in boxes:
-        assert box["width"] > 60, selector
-        assert box["left"] >= 0, selector
-        assert box["right"] <= viewport[0], selector
-        assert box["top"] >= 0, selector
-        assert box["bottom"] <= viewport[1], selector
-    slider = opened.locator(SLIDER).bounding_box()
-    assert slider["width"] >= 300
-    if viewport[0] <= 1280:
-        assert opened.locator(".nbquant-panel").bounding_box()["height"] <= 660
-    cut = opened.evaluate(
-        """() => [...document.querySelectorAll('.nbquant-panel *')]
-            .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1 && !e.closest('.nbquant-figure')
-                && getComputedStyle(e).clipPath === 'none')
-            .map(e => [e.className, e.textContent.slice(0, 30)])"""
-    )
-    assert cut == []
+    assert_seen(opened, viewport)
+    assert_nothing_cut(opened)
     opened.screenshot(path=tmp_path / f"{viewport[0]}-{scheme}.png")
 
 
@@ -278,14 +252,10 @@ def test_nothing_stands_in_the_way_of_assistive_technology(opened, scheme):
     """By axe-core: names, roles, contrast of at least 4.5 and more, on every tab."""
     opened.emulate_media(color_scheme=scheme)
     opened.wait_for_timeout(300)
-    names = opened.evaluate(
-        "() => [...document.querySelectorAll('[role=tab]')].filter(t => t.offsetWidth).map(t => t.dataset.tab)"
-    )
-    assert len(names) >= 5
-    for name in names:
-        opened.locator(f"[data-tab={name}]").click()
-        found = Axe().run(opened)
-        assert found.violations_count == 0, found.generate_report()
+    assert len(tabs(opened)) >= 5
+    assert_accessible(opened)
+    found = Axe().run(opened)  # the page around it
+    assert found.violations_count == 0, found.generate_report()
 
 
 def test_slider_is_near_for_the_keyboard_and_shortcuts_are_told(opened):

@@ -114,6 +114,7 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
   }
 
   const status = statusLine(model, act, disposers);
+  status.line.prepend(drive.note); // beside the slider it would cover the numbers
   panel.append(area(bar, "bar"), area(readout.section, "facts"));
   for (const [place, name] of Object.entries(fixed)) if (name) panel.append(area(boxes.get(name), place));
   panel.append(area(tabs.list, "tabs"), ...entries.map(({ panel: each }) => each), status.alert, area(status.line, "status"), said, probe, help);
@@ -166,6 +167,7 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
   dim();
 
   panel.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !status.alert.hidden && !event.defaultPrevented) status.alert.hidden = true;
     if (event.ctrlKey || event.altKey || event.metaKey || help.open) return;
     if (event.target.matches("textarea, select, input:not([type=range], [type=checkbox])")) return;
     if (event.key === "?") help.showModal();
@@ -280,5 +282,14 @@ function shortcutsDialog() {
     close,
   );
   close.addEventListener("click", () => dialog.close());
+  // A notebook would take Tab and Escape for its own. The browser keeps Tab within the dialog, and Escape closes it.
+  dialog.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (event.key !== "Escape" && event.key !== "?") return;
+    event.preventDefault();
+    dialog.close();
+  });
+  close.setAttribute("data-lm-suppress-shortcuts", "true");
+  dialog.setAttribute("data-lm-suppress-shortcuts", "true");
   return dialog;
 }

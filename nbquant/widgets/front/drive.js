@@ -142,6 +142,7 @@ function driveSection(ask, canSearch) {
 
   return {
     section,
+    note,
     /** Take up another curve's bounds. */
     bound(table) {
       complain(""); // it was of another curve

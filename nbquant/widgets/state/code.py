@@ -68,7 +68,7 @@ def lines(
     if settings.samples and estimated and not _takes(given.data, split):
         found.append("from nbquant.widgets.calibration import first_samples")
     if names:
-        found += ["", f"# {_listed(names)} as they were given to nq.explore."]
+        found += ["", f"# {_listed(names)}, as given to nq.explore."]
     else:
         found.append("")
     if not isinstance(given.source, nn.Module):
@@ -92,7 +92,7 @@ def lines(
     elif offset:
         damped = f".damped({offset!r})  # {settings.damping:g} of the mean"
     arguments = ["model", *(["sensitivity"] if weighs else [])]
-    if settings.record.needs_calibration:
+    if settings.record.needs_calibration and given.data is not None:  # without data it works without
         found.append(f"calibration = nq.calibrate(model, {train}{loss})")
         arguments.append("calibration=calibration")
     arguments += [] if layers is None else [f"layers={layers!r}"]

@@ -12,8 +12,8 @@ import traitlets
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.quantization import methods
 from nbquant.quantization.kmeans import KMeans
+from nbquant.registry import nearest
 from nbquant.sensitivity import estimators
-from nbquant.widgets.jobs.jobs import message_of
 from nbquant.widgets.kinds import MOST, Kind, check
 from nbquant.widgets.settings import DRIVERS, SIZES, TARGETS, Settings
 
@@ -113,11 +113,13 @@ class Inputs(traitlets.HasTraits):
         usual = methods.named(inputs["method"]).options if inputs.get("method") in methods.names() else {}
         for name, value in ({name: usual[name] for name in usual if name in SETTINGS} | dict(inputs)).items():
             if name not in known:
-                raise TypeError(f"the explorer's inputs are {', '.join(known)}, but {name!r} came")
+                raise TypeError(
+                    f"the explorer's inputs are {', '.join(known)}, but {name!r} came{nearest(name, known)}"
+                )
             try:
                 self.set_trait(name, value)
-            except traitlets.TraitError as error:
-                raise ValueError(f"{name} cannot be {value!r}: {message_of(error)}") from None
+            except traitlets.TraitError:
+                raise ValueError(self.refusal(name, value)) from None
         for name, kind in CHECKED.items():
             check({name: getattr(self, name)}, {name: kind})
         if self.compared != -1:
@@ -134,11 +136,29 @@ class Inputs(traitlets.HasTraits):
             if isinstance(value, float) and not -MOST < value < MOST:
                 raise traitlets.TraitError("it is not finite")
             found = self.traits()[name]._validate(self, value)
-        except traitlets.TraitError as error:
-            raise ValueError(f"{name} cannot be {value!r}: {message_of(error)}"[:400]) from None
+        except traitlets.TraitError:
+            raise ValueError(self.refusal(name, value)) from None
         if name in CHECKED:
             check({name: found}, {name: CHECKED[name]})
         return found
+
+    def refusal(self, name: str, value: Any) -> str:
+        """Say what the input of a name must be, where a value has another type or is out of its bounds."""
+        trait = self.traits()[name]
+        if isinstance(trait, traitlets.Enum):
+            names = [str(each) for each in trait.values or ()]
+            return f"{name} must be one of {', '.join(names)}, but is {value!r}{nearest(value, names)}"[:400]
+        bounds = [(getattr(trait, end, None), word) for end, word in (("min", "at least"), ("max", "at most"))]
+        said = [f"{word} {bound:g}" for bound, word in bounds if isinstance(bound, int | float) and abs(bound) < MOST]
+        kinds = {
+            traitlets.Bool: "true or false",
+            traitlets.Int: "a whole number",
+            traitlets.Float: "a finite number",
+            traitlets.Unicode: "a text",
+            traitlets.Tuple: "a list of names",
+        }
+        kind = next(text for known, text in kinds.items() if isinstance(trait, known))
+        return f"{name} must be {', '.join([kind, *said])}, but is {value!r}"[:400]
 
     def _put(self, settings: Settings, point: OperatingPoint | None) -> None:
         """Set all inputs from settings, and the quantities that are not asked for from the point."""

@@ -15,6 +15,7 @@ from nbquant.pipeline.finetune import FineTuned
 from nbquant.pipeline.prune import Pruned
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.quantized import Quantized
+from nbquant.registry import nearest
 from nbquant.widgets.jobs.accuracy_search import SLOT as SEARCH
 from nbquant.widgets.jobs.accuracy_search import FoundRatio, search
 from nbquant.widgets.jobs.breaks import SLOT as BREAKS
@@ -236,9 +237,8 @@ class Updates(Results):
     def _on_focus(self) -> None:
         with self._jobs.lock:
             if self.parameters and self.focus not in self.parameters:
-                self._jobs.tell(
-                    "inputs", f"focus must be one of {', '.join(self.parameters)}, but is {self.focus!r}"[:400]
-                )
+                known, near = ", ".join(self.parameters), nearest(self.focus, self.parameters)
+                self._jobs.tell("inputs", f"focus must be one of {known}, but is {self.focus!r}{near}"[:400])
                 self.focus = max(self.selection, key=lambda t: t.weight.numel()).name
                 return
             self.set_trait("by_hand", None)

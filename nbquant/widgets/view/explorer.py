@@ -17,7 +17,6 @@ from nbquant.models.select import Sensitivities
 from nbquant.views.notebook_figure import png
 from nbquant.widgets.front.bundle import script, style
 from nbquant.widgets.front.figure_panel import FigurePanel
-from nbquant.widgets.jobs.jobs import message_of
 from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.panels import panels
 from nbquant.widgets.settings import TARGETS
@@ -80,6 +79,7 @@ class Explorer(FigurePanel):
         code_text: The lines of Python that give this result, once they were asked for.
     """
 
+    size: Any = traitlets.Any("standard").tag(sync=True)  # so that the state refuses what it cannot be, in words
     controls: traitlets.List[Any] = traitlets.List().tag(sync=True)
     actions: traitlets.List[Any] = traitlets.List().tag(sync=True)
     blocked = traitlets.Dict().tag(sync=True)
@@ -105,10 +105,9 @@ class Explorer(FigurePanel):
             "page": self._offer_page,
             "download": lambda: state.deliver(lambda name, content: self.offer(name, OCTETS, content)),
         }
-        own = {name: getattr(state, name) for name in LINKED if name != "size"}
+        own = {name: getattr(state, name) for name in LINKED if name != "size"}  # which the panel has
         own |= {name: getattr(state, source) for source, name in SHOWN.items()}
         made: dict[str, Any] = {name: traitlets.Any(value).tag(sync=True) for name, value in own.items()}
-        made["layers"] = traitlets.Tuple(default_value=state.layers).tag(sync=True)
         self.add_traits(**made)
         for name, table in self.tables.items():
             table.join(self, f"{name}_table")
@@ -186,8 +185,8 @@ class Explorer(FigurePanel):
         self.state.tell("inputs", "")
         try:
             setattr(self.state, name, getattr(self, name))
-        except traitlets.TraitError as error:
-            self.state.tell("inputs", message_of(error))
+        except traitlets.TraitError:
+            self.state.tell("inputs", self.state.refusal(name, getattr(self, name)))
         if getattr(self, name) != getattr(self.state, name):
             self._show_input(name)
 
