@@ -69,7 +69,7 @@ def test_page_shows_the_explorer_without_code_and_a_key_changes_it(app, opened, 
     for viewport in VIEWPORTS:
         assert_seen(page, viewport)
         assert_nothing_cut(page)
-    assert_accessible(page)
+    assert_accessible(page, ["heatmap"])
     page.screenshot(path=tmp_path / "voila.png", full_page=True)
 
 

@@ -29,6 +29,7 @@ _PARTS = (
     "tools",
     "heads",
     "steer",
+    "figures",
     "figure_panel",
     "data_table",
     "settings",

@@ -46,6 +46,8 @@ FIXED = (
     *("axis", "density", "epochs", "path", "region_text"),
 )
 """Inputs that need the weights or the data."""
+PAGE_PARTS = ("page_data", "page_pins", "page")
+"""Scripts of a page, beside those of the widget."""
 NEEDS_KERNEL = "this page has no kernel; open a notebook and call nq.explore(model, data)"
 PAGE = """<!doctype html>
 <html lang="en">
@@ -100,7 +102,7 @@ def _page(content: "_Content", most: int, title: str | None) -> bytes:
         "title": html.escape(title or f"nbquant: {layers_label(content.state.selection.layers)}"),
         "style": style("figure_panel", "data_table", "cockpit"),
         "data": packed(content.at_most(most)),
-        "script": script("cockpit") + part("page"),
+        "script": "\n".join([script("cockpit"), *map(part, PAGE_PARTS)]),
     }
     return (PAGE % values).encode()
 
