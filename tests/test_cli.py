@@ -125,13 +125,55 @@ def test_a_methods_own_parameter_is_a_target(capsys, small, tmp_path, method, pa
     assert all(torch.equal(restored[name], expected[name]) for name in expected)
 
 
+def test_accuracy_that_may_be_lost_is_a_target(capsys, small, tmp_path):
+    (tmp_path / "check.py").write_text(
+        "import torch\nfrom safetensors.torch import load_file\nfrom torch import nn\n"
+        "model = nn.Sequential(nn.Linear(60, 50), nn.BatchNorm1d(50), nn.Linear(50, 10)).eval()\n"
+        f"model.load_state_dict(load_file({str(small)!r}))\n"
+        "torch.manual_seed(1)\nx = torch.randn(400, 60)\npair = model, [(x, model(x).argmax(1))]\n"
+    )
+    out = tmp_path / "m.nbq"
+    code, _, told = run(capsys, "quantize", small, "--accuracy-loss", 5, "--evaluate", f"{tmp_path}/check.py:pair",
+                        "-o", out)  # fmt: skip
+    assert code == 0
+    found = re.fullmatch(
+        r"(\S+) ± \S+ points of accuracy lost on 400 labels; at most 5 with a confidence of .*\n", told
+    )
+    assert found
+    assert 0 <= float(found[1]) <= 5
+    model = nn.Sequential(nn.Linear(60, 50), nn.BatchNorm1d(50), nn.Linear(50, 10)).eval()
+    model.load_state_dict(load_file(small))
+    torch.manual_seed(1)
+    x = torch.randn(400, 60)
+    applied = nq.load(out).apply(model)
+    lost = 100 * float((applied(x).argmax(1) != model(x).argmax(1)).double().mean())
+    assert lost == pytest.approx(float(found[1]), abs=0.006)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (
             ["quantize", "{small}", "-o", "{dir}/m.nbq"],
             2,
-            "Exactly one target of ecsq is required: --ratio, --rate, --levels, --lmbda.",
+            "Exactly one target of ecsq is required: --ratio, --rate, --levels, --lmbda, --accuracy-loss.",
+        ),
+        (["quantize", "{small}", "--accuracy-loss", 1, "-o", "{dir}/m.nbq"], 2, "belong together: give both"),
+        (["quantize", "{small}", "--accuracy-loss", 1, "--ratio", 4, "-o", "{dir}/m.nbq"], 2, "Exactly one target of"),
+        (
+            ["quantize", "{small}", "--accuracy-loss", 1, "--evaluate", "lenet5-fashio", "-o", "{dir}/m.nbq"],
+            2,
+            "did you mean 'lenet5-fashion'",
+        ),
+        (
+            ["quantize", "{small}", "--accuracy-loss", 1, "--evaluate", "json:lods", "-o", "{dir}/m.nbq"],
+            2,
+            "json has no 'lods': did you mean 'loads'",
+        ),
+        (
+            ["quantize", "{small}", "--accuracy-loss", 1, "--evaluate", "{dir}/no.py:pair", "-o", "{dir}/m.nbq"],
+            2,
+            "no.py cannot be imported",
         ),
         (["quantize", "{small}", "--lmbda", 1e-6, "--step", 0.1, "-o", "{dir}/m.nbq"], 2, "Exactly one target of"),
         (

@@ -11,6 +11,7 @@ import click
 
 import nbquant as nq
 from nbquant.analysis.target import QUANTITIES, split_targets
+from nbquant.cli.evaluation import evaluation_of
 from nbquant.cli.paths import EXISTING, NEW_FILE
 from nbquant.cli.terminal import on_terminal, say, summary
 from nbquant.coding import codes
@@ -49,6 +50,17 @@ def _usual(option: str, said: Mapping[Any, str] | None = None) -> str:
 @click.option("--levels", type=int, help="Target: largest number of reconstruction values.")
 @click.option("--lmbda", type=float, help="Target: lambda of ecsq, trellis or feedback, loss per bit.")
 @click.option("--step", type=float, help="Target: cell width of uniform, in units of the weights.")
+@click.option(
+    "--accuracy-loss",
+    type=float,
+    help="Target: percentage points of accuracy that may be lost, measured by --evaluate.",
+)
+@click.option(
+    "--evaluate",
+    metavar="WHAT",
+    help="What measures --accuracy-loss: a bundled network, such as lenet5-fashion; or MODULE:NAME or FILE.py:NAME "
+    "of a (model, batches) or a function of a quantized result, which is run.",
+)
 @click.option("--layers", metavar="GLOB", multiple=True, help="Layers to quantize: a name or glob; repeatable.")
 @click.option("--coding", type=click.Choice(codes.names()), help=f"Code of the indices.  [default: {_usual('coding')}]")
 @click.option(
@@ -76,6 +88,8 @@ def quantize(
     levels: int | None,
     lmbda: float | None,
     step: float | None,
+    accuracy_loss: float | None,
+    evaluate: str | None,
     layers: tuple[str, ...],
     coding: Any,
     per_layer: bool | None,
@@ -85,16 +99,18 @@ def quantize(
 ) -> None:
     """Quantize CHECKPOINT, a safetensors file or a folder with an index and shards, into a .nbq file.
 
-    Give one target: --ratio, --rate or --levels, or the method's own --lmbda or --step. Tensors not chosen by --layers
-    are stored unchanged. Options that are left out have the method's defaults.
+    Give one target: --ratio, --rate, --levels or --accuracy-loss, or the method's own --lmbda or --step. Tensors not
+    chosen by --layers are stored unchanged. Options that are left out have the method's defaults.
     """
     known = methods.named(method)
     given: dict[str, Any] = {"ratio": ratio, "rate": rate, "levels": levels, "lmbda": lmbda, "step": step}
     given |= {"weighted": False if plain else None, "coding": coding, "per_layer": per_layer}
     given |= {"pinned_zero": True} if pinned_zero else {}
     targets, options = split_targets(known, {**given, **_parsed(more)})
+    targets["accuracy_loss"] = accuracy_loss
     if sum(value is not None for value in targets.values()) != 1:
-        names = ", ".join(f"--{name}" for name in dict.fromkeys((*QUANTITIES, known.parameter.name)))
+        possible = (*QUANTITIES, known.parameter.name, "accuracy-loss")
+        names = ", ".join(f"--{name}" for name in dict.fromkeys(possible))
         raise click.UsageError(f"Exactly one target of {method} is required: {names}.")
     try:
         methods.family(method, **options)(1)
@@ -102,6 +118,9 @@ def quantize(
         raise click.UsageError(str(error)) from None
     if damping and sensitivity is None:
         raise click.UsageError("--damping is added to sensitivities: name their file with --sensitivity.")
+    if (accuracy_loss is None) != (evaluate is None):
+        raise click.UsageError("--accuracy-loss and --evaluate belong together: give both, or neither.")
+    measured = None if evaluate is None else evaluation_of(evaluate)
     h = nq.load_sensitivity(sensitivity).damped(damping) if sensitivity and damping else sensitivity
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # weights left out are reported below
@@ -110,10 +129,13 @@ def quantize(
         selection,
         method,
         **{**targets, **options},
+        evaluate=measured,
         file_of=checkpoint if ratio is not None else None,
         progress=on_terminal(),
     )
     ledger = nq.save(quantized, out, checkpoint, progress=on_terminal())
+    if quantized.accuracy is not None:
+        say(f"{quantized.accuracy}", sys.stderr)
     if selection.left_out is not None:
         say(f"Not quantized, stored unchanged: {selection.left_out}.", sys.stderr)
     if on_terminal():

@@ -20,6 +20,7 @@ class Comparison:
         agreement: Share of the labels with the same most likely class, in [0, 1].
         accuracy_change: Accuracy minus the reference's; None if targets are not classes.
         accuracy_error: Standard error of that change, paired over the labels.
+        kl_error: Standard error of ``kl_mean`` [nat/label].
     """
 
     kl_mean: float
@@ -27,6 +28,7 @@ class Comparison:
     agreement: float
     accuracy_change: float | None = None
     accuracy_error: float | None = None
+    kl_error: float | None = None
 
     def __str__(self) -> str:
         said = f"KL {self.kl_mean:.3g} nat (99th percentile {self.kl_99:.3g}), {self.agreement:.1%} same predictions"
@@ -88,4 +90,7 @@ class Comparing:
             own = torch.cat(self.changes).double()
             change = float(own.mean())
             error = float(own.std(correction=1)) / math.sqrt(len(own)) if len(own) > 1 else math.nan
-        return Comparison(float(kl.mean()), float(kl.kthvalue(rank).values), self.same / len(kl), change, error)
+        kl_error = float(kl.std(correction=1)) / math.sqrt(len(kl)) if len(kl) > 1 else math.nan
+        return Comparison(
+            float(kl.mean()), float(kl.kthvalue(rank).values), self.same / len(kl), change, error, kl_error
+        )

@@ -130,12 +130,12 @@ def evaluate(
     device = device_of(model)
     with ExitStack() as stack:
         for network in filter(None, (model, reference)):
-            stack.enter_context(_undisturbed(network))
+            stack.enter_context(undisturbed(network))
         for number, batch in enumerate(track(batches, "Evaluating", progress)):
             inputs, target, count = parts_of(batch, number, device, dtype_of(model))
             if count == 0:
                 continue
-            output, found = _measured(model, inputs, target, loss)
+            output, found = measured_output(model, inputs, target, loss)
             term = counting.add(output, target, found, number, count)
             for name, metric in (metrics or {}).items():
                 counting.add_metric(name, metric(output, target), count)
@@ -143,7 +143,9 @@ def evaluate(
                 continue
             place = device_of(reference)
             goal = to_device(batch[1], place, dtype_of(reference))
-            other_output, other = _measured(reference, to_device(batch[0], place, dtype_of(reference)), goal, loss)
+            other_output, other = measured_output(
+                reference, to_device(batch[0], place, dtype_of(reference)), goal, loss
+            )
             other_term = counting_reference.add(other_output, goal, other, number, count)
             if term is not None and other_term is not None:
                 comparing.add(term, other_term)
@@ -181,7 +183,7 @@ class _Counting:
         if term is not None and term.target is not None:
             z, labels = labelled(term)
             assert labels is not None
-        elif _is_classification(output, target):
+        elif is_classification(output, target):
             kept = target != -100
             z, labels = output[kept], target[kept]
         else:
@@ -227,8 +229,8 @@ def _is_plain(found: Recorded, term: Term) -> bool:
     return is_all and abs(found.mass(0) - counts) < 0.5
 
 
-def _measured(model: nn.Module, inputs: Any, target: Any, loss: Loss | None) -> tuple[Any, Recorded]:
-    """Output and loss of a batch, and the cross-entropy in it, even one inside the model."""
+def measured_output(model: nn.Module, inputs: Any, target: Any, loss: Loss | None) -> tuple[Any, Recorded]:
+    """Compute output and loss of a batch, and find the cross-entropy in it, even one inside the model."""
     seen: list[Any] = []
 
     def run() -> Any:
@@ -291,7 +293,8 @@ def _samples(part: Any) -> int:
     return next(filter(None, map(_samples, part)), 0) if isinstance(part, tuple | list) else 0
 
 
-def _is_classification(output: Any, target: Any) -> bool:
+def is_classification(output: Any, target: Any) -> bool:
+    """Check whether outputs are class logits and targets their classes."""
     return (
         isinstance(output, Tensor)
         and isinstance(target, Tensor)
@@ -303,8 +306,8 @@ def _is_classification(output: Any, target: Any) -> bool:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients inside; modes, buffers and random state are restored."""
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Set eval mode without gradients inside; modes, buffers and random state are restored."""
     device = device_of(model)
     on_gpu = device is not None and device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []), torch.no_grad(), in_eval_mode(model):

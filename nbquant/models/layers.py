@@ -140,7 +140,11 @@ def _matching(
     if not found:
         known = [name for name in dict.fromkeys((*kinds, *parameters)) if name]
         nearest = difflib.get_close_matches(pattern, known, n=3, cutoff=0.5)
-        advice = f"did you mean {listed(nearest)}?" if nearest else f"choose from {listed(layers)}."
+        advice = (
+            f"did you mean {listed(nearest)}?"
+            if nearest
+            else f"choose from {listed([*filter(None, layers)] or known)}."
+        )
         kind = "pattern" if any(sign in pattern for sign in "*?[") else "name"
         raise ValueError(f"layers must be in {where}, but no layer or parameter has the {kind} {pattern!r}: {advice}")
     return found

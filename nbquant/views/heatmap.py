@@ -19,7 +19,7 @@ from nbquant.views import theme
 from nbquant.views.grid import Grid, grid_of
 
 Pooling = Literal["max", "mean"]
-Quantity = Literal["sensitivity", "error", "weighted_error"]
+Quantity = Literal["sensitivity", "error", "weighted_error", "difference"]
 
 _DECADES = 8.0  # largest range of colours: one stray 1e-30 would turn all the rest yellow
 _MOST_READ = 1 << 24  # weights; for a larger tensor, possibly on disk, each cell samples a few neighbours
@@ -29,6 +29,7 @@ _CALLED: dict[str, tuple[str, str, str]] = {  # title, symbol, unit
     "sensitivity": ("Hessian diagonal", "h", "loss/weight²"),
     "error": ("Error", "|w − c|", "weight"),
     "weighted_error": ("Predicted loss", "½h(w − c)²", "loss"),
+    "difference": ("Difference", "|c − c′|", "weight"),
 }
 
 
@@ -37,7 +38,8 @@ class HeatmapData:
     """Numbers behind a heat map.
 
     Attributes:
-        quantity: Quantity shown: "sensitivity" h, "error" |w − c| or "weighted_error" ½h(w − c)².
+        quantity: Quantity shown: "sensitivity" h, "error" |w − c|, "weighted_error" ½h(w − c)², or "difference"
+            |c − c′| of two results.
         unit: Its unit.
         log_value: log₁₀ of the pooled values; NaN where they are zero.
         low: log₁₀ of the least value with its own colour; values below share it.
@@ -169,15 +171,10 @@ def error_data(
     if len(shapes) > 1:
         raise ValueError(f"weight, tensor and sensitivity must have one shape, but came with {sorted(shapes)}.")
 
-    scaled = None if tensor.scaling is None else tensor.dequantize()
+    restored = _unscaled(tensor)
 
     def read(part: Callable[[Tensor], Tensor]) -> Tensor:
-        before = part(weight.detach())
-        if scaled is None:
-            index = part(tensor.assignment.reshape(tensor.shape))
-            after = dispatch.gather(tensor.codebook.to(index.device), index.reshape(-1)).reshape(index.shape)
-        else:
-            after = part(scaled)
+        before, after = _values(weight, part), _values(restored, part)
         error = before.to(torch.float64, copy=True).sub_(after.to(before.device))
         if not weighted:
             return error.abs_()
@@ -193,6 +190,61 @@ def error_data(
         quantity="weighted_error" if weighted else "error",
         unit="weight²" if weighted and sensitivity is None else _CALLED["weighted_error" if weighted else "error"][2],
     )
+
+
+def difference_data(
+    value: QuantizedTensor | Float[Tensor, "..."],
+    other: QuantizedTensor | Float[Tensor, "..."],
+    *,
+    name: str = "",
+    pooling: Pooling = "max",
+    max_rows: int = 250,
+    max_columns: int = 400,
+) -> HeatmapData:
+    """Lay out the difference |c − c′| between two results of one parameter as :func:`heatmap_data` lays out its h.
+
+    Args:
+        value: The quantized tensor, with values c; or the original weights, where it is not quantized.
+        other: Likewise, with values c′.
+        name: Name of the layer or parameter.
+        pooling: Pooling of the weights in a cell.
+        max_rows: Largest number of rows.
+        max_columns: Largest number of columns.
+
+    Raises:
+        ValueError: Different shapes, or as :func:`heatmap_data`.
+    """
+    if value.shape != other.shape:
+        raise ValueError(f"both results must have one shape, but have {tuple(value.shape)} and {tuple(other.shape)}.")
+
+    value, other = _unscaled(value), _unscaled(other)
+
+    def read(part: Callable[[Tensor], Tensor]) -> Tensor:
+        first, second = _values(value, part), _values(other, part)
+        return first.to(torch.float64, copy=True).sub_(second.to(first.device)).abs_()
+
+    return _data(
+        value.shape,
+        read,
+        (max_rows, max_columns),
+        name=name,
+        pooling=pooling,
+        quantity="difference",
+        unit=_CALLED["difference"][2],
+    )
+
+
+def _unscaled(value: QuantizedTensor | Tensor) -> QuantizedTensor | Tensor:
+    """A tensor in a block format restored as a whole: its parts have no values of their own."""
+    return value.dequantize() if isinstance(value, QuantizedTensor) and value.scaling is not None else value
+
+
+def _values(of: QuantizedTensor | Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
+    """A part of a tensor, looked up in the codebook if it is quantized."""
+    if isinstance(of, Tensor):
+        return part(of.detach())
+    index = part(of.assignment.reshape(of.shape))
+    return dispatch.gather(of.codebook.to(index.device), index.reshape(-1)).reshape(index.shape)
 
 
 def _data(

@@ -106,16 +106,24 @@ def draw_equal_sensitivities(name: str) -> theme.Figure:
     Args:
         name: Name of the layer or parameter.
     """
-    hidden = {"visible": False, "range": [0, 1]}
-    text = {
-        "text": "no sensitivities: all weights count equally<br>pass some by explore(…, sensitivity=…)",
-        "showarrow": False,
-        "x": 0.5,
-        "y": 0.5,
-    }
-    return theme.figure(
-        f"Hessian diagonal – {name}", "h = 1", [], xaxis=hidden, yaxis=hidden, annotations=[text | {"font": _MUTED}]
+    return draw_nothing(
+        f"Hessian diagonal – {name}",
+        "h = 1",
+        "no sensitivities: all weights count equally<br>pass some by explore(…, sensitivity=…)",
     )
+
+
+def draw_nothing(title: str, subtitle: str, text: str) -> theme.Figure:
+    """Draw a placeholder for a map that has no values.
+
+    Args:
+        title: Its title.
+        subtitle: Its second line.
+        text: What stands in its place.
+    """
+    hidden = {"visible": False, "range": [0, 1]}
+    said = {"text": text, "showarrow": False, "x": 0.5, "y": 0.5, "font": _MUTED}
+    return theme.figure(title, subtitle, [], xaxis=hidden, yaxis=hidden, annotations=[said])
 
 
 def _power(exponent: float) -> str:

@@ -11,8 +11,17 @@ from numpy import ndarray
 from nbquant.analysis.live import largest_ratio
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.views import theme
+from nbquant.views.log_axis import decade_ticks, ratio_ticks, widened
 from nbquant.views.palette import method_style
-from nbquant.views.single_points import ChosenPoint, MeasuredPoint, PinnedPoint, draw_chosen, draw_points
+from nbquant.views.single_points import (
+    LARGE,
+    ChosenPoint,
+    Lettering,
+    MeasuredPoint,
+    PinnedPoint,
+    draw_chosen,
+    draw_points,
+)
 
 _DECADES = 7.0  # largest range of predicted loss; smaller losses are negligible
 _MOST_POINTS = 400  # no more points than pixels
@@ -223,18 +232,21 @@ def rate_distortion_table(data: RateDistortionData) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def draw_rate_distortion(data: RateDistortionData, beside: Sequence[theme.Trace] = ()) -> theme.Figure:
+def draw_rate_distortion(
+    data: RateDistortionData, beside: Sequence[theme.Trace] = (), lettering: Lettering = LARGE
+) -> theme.Figure:
     """Draw predicted loss against compression ratio, on logarithmic axes.
 
     Args:
         data: From :func:`rate_distortion_data`.
         beside: Further lines, such as from :func:`nbquant.views.bound.bound_traces`; they come last.
+        lettering: Size of the labels' letters, by which they are placed.
 
     Returns:
         The figure as plotly's JSON, unvalidated, as the explorer sends it.
     """
-    low, high = _widened(data.loss_range, 0.08)
-    left, right = _widened(data.ratio_range, 0.03)
+    low, high = widened(data.loss_range, 0.08)
+    left, right = widened(data.ratio_range, 0.03)
     traces = [_line(curve) for curve in data.curves]
     if data.target_ratio is not None:
         traces.append(
@@ -249,7 +261,11 @@ def draw_rate_distortion(data: RateDistortionData, beside: Sequence[theme.Trace]
                 "name": "target",
             }
         )
-    traces += draw_points(data.pins, data.measured, (left, right), (low, high), data.chosen)
+    lines = [(c.compression_ratio, c.predicted_loss) for c in data.curves if len(c.rate)]
+    lines += [(trace["x"], trace["y"]) for trace in beside if len(trace["x"])]
+    traces += draw_points(
+        data.pins, data.measured, (left, right), (low, high), data.chosen, lettering=lettering, lines=lines
+    )
     if data.chosen is not None:
         traces.append(draw_chosen(data.chosen))
     traces += beside
@@ -275,7 +291,7 @@ def draw_rate_distortion(data: RateDistortionData, beside: Sequence[theme.Trace]
         _subtitle(data),
         traces,
         xaxis=theme.axis(
-            "compression ratio", automargin=False, type="log", range=[left, right], **_ratio_ticks(left, right)
+            "compression ratio", automargin=False, type="log", range=[left, right], **ratio_ticks(left, right)
         ),
         yaxis=theme.axis(
             "predicted loss increase",
@@ -283,7 +299,7 @@ def draw_rate_distortion(data: RateDistortionData, beside: Sequence[theme.Trace]
             type="log",
             range=[low, high],
             exponentformat="power",
-            **({"dtick": 1 if high - low < 6 else 2} if high - low > 1.5 else {"dtick": "D2"}),
+            **decade_ticks(low, high),
         ),
         annotations=annotations,
         # Below the axis, so that they never cover a curve; two columns, a narrow one for the plain methods. By
@@ -312,22 +328,6 @@ def _line(curve: Curve) -> theme.Trace:
         "hovertemplate": f"<b>{style.label}</b><br>%{{x:.2f}}×, %{{customdata[0]:.3f}} bit/weight<br>predicted loss "
         f"+%{{y:.3g}}<br>{curve.parameter_name} %{{customdata[1]:.4~g}}<extra></extra>",
     }
-
-
-def _widened(limits: tuple[float, float], by: float) -> tuple[float, float]:
-    """The log₁₀ of limits, at least half a decade apart, with a margin relative to their distance."""
-    low, high = np.log10(limits[0]), np.log10(limits[1])
-    short = max(0.0, 0.5 - (high - low)) / 2
-    low, high = low - short, high + short
-    return float(low - by * (high - low)), float(high + by * (high - low))
-
-
-def _ratio_ticks(left: float, right: float) -> dict[str, list[float] | list[str]]:
-    """Ticks at 1, 2, 5, 10 ×, finer where the range is short."""
-    steps = (1, 2, 5) if right - left > 1 else (1, 1.5, 2, 3, 4, 5, 6, 8)
-    ticks = [s * 10.0**d for d in range(int(np.floor(left)), int(np.ceil(right)) + 1) for s in steps]
-    shown = [t for t in ticks if left <= np.log10(t) <= right]
-    return {"tickvals": shown, "ticktext": [f"{t:g}×" for t in shown]}
 
 
 def _subtitle(data: RateDistortionData) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from nbquant.registry import nearest
+
 MOST = 1e300  # of any number
 
 
@@ -16,10 +18,12 @@ class Kind:
     Attributes:
         text: What a value must be, in words.
         fits: Whether a value is of this kind.
+        names: Names that it may be, of which the nearest is suggested.
     """
 
     text: str
     fits: Callable[[Any], bool]
+    names: Sequence[str] = ()
 
     def or_null(self) -> "Kind":
         """The same, or None."""
@@ -44,7 +48,7 @@ COUNT = Kind("a whole number, at least 0", lambda v: isinstance(v, int) and not 
 
 def one_of(names: Sequence[str]) -> Kind:
     """One of several names."""
-    return Kind(f"one of {', '.join(names)}", lambda value: is_text(value) and value in names)
+    return Kind(f"one of {', '.join(names)}", lambda value: is_text(value) and value in names, names)
 
 
 def check(values: Mapping[str, Any], kinds: Mapping[str, Kind], of: str = "") -> None:
@@ -60,4 +64,6 @@ def check(values: Mapping[str, Any], kinds: Mapping[str, Kind], of: str = "") ->
     """
     for name, kind in kinds.items():
         if not kind.fits(values[name]):
-            raise ValueError(f"{name}{of} must be {kind.text}, but is {values[name]!r}"[:400])
+            raise ValueError(
+                f"{name}{of} must be {kind.text}, but is {values[name]!r}{nearest(values[name], kind.names)}"[:400]
+            )

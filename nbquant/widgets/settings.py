@@ -15,6 +15,10 @@ from nbquant.widgets.kinds import AMOUNT, COUNT, FLAG, NUMBER, Kind, check, is_f
 
 DRIVERS = drivers()
 """Quantities of which any one is asked for and the others follow."""
+ACCURACY_LOSS = "accuracy_loss"
+"""Accuracy that may be lost [percentage points]: the target for which the ratio is searched on data."""
+TARGETS = (*DRIVERS, ACCURACY_LOSS)
+"""Everything that can be asked for."""
 OPTIONS = ("weighted", "coding", "per_layer", "pinned_zero")
 """Settings that are options of methods; a method may lack some."""
 SIZES = ("standard", "compact", "projection")
@@ -35,7 +39,7 @@ class Settings:
         estimator: Name of the sensitivity estimator.
         samples: Calibration samples that it sees; 0 is all.
         damping: ε of h + ε·mean(h).
-        driver: Quantity that is asked for, one of :data:`DRIVERS`.
+        driver: Quantity that is asked for, one of :data:`TARGETS`.
         value: Its value.
 
     Raises:
@@ -65,14 +69,20 @@ class Settings:
             "estimator": one_of(estimators.names()),
             "samples": Kind("a whole number, 0 for all", COUNT.fits),
             "damping": AMOUNT,
-            "driver": one_of(DRIVERS),
+            "driver": one_of(TARGETS),
         }
         check(vars(self), kinds)
-        check_target(self.driver, self.method)
+        if not self.is_searched:
+            check_target(self.driver, self.method)
         check({self.driver: self.value}, {self.driver: NUMBER})
         Target(self.driver, self.value)
         if self.driver == "levels" and not isinstance(self.value, int):
             raise ValueError(f"levels must be a whole number, but is {self.value!r}")
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the target is an accuracy, which no curve has."""
+        return self.driver == ACCURACY_LOSS
 
     @property
     def target(self) -> Target:
@@ -126,14 +136,14 @@ class Settings:
         Raises:
             ValueError: A value that the input cannot have.
         """
-        if name in DRIVERS:
+        if name in TARGETS:
             return self.at(name, value)
         changes = {name: value}
         if name == "method" and value in methods.names():
             old, new = self.record.options, methods.named(value).options
             options = [n for n in ("coding", "per_layer") if n in new]
             changes |= {n: new[n] for n in options if n not in old or getattr(self, n) == old[n]}
-            if self.driver not in targets_of(value):
+            if not self.is_searched and self.driver not in targets_of(value):
                 changes |= {"driver": "ratio", "value": ratio}
         return replace(self, **changes)
 

@@ -9,6 +9,7 @@ import nbquant as nq
 from nbquant.models.zoo import CHECKPOINTS
 
 from .lab import open_notebook, write_scratch
+from .layout import VIEWPORTS, assert_accessible, assert_nothing_cut, assert_seen
 
 pytestmark = pytest.mark.browser
 
@@ -151,6 +152,22 @@ def test_region_brushed_with_the_mouse_is_outlined(shared):
     assert error(page).count() == 0
 
 
+def test_clicked_cell_is_traced_to_its_byte_and_what_breaks_is_shown(shared):
+    page = shared
+    place = figure(page, "heatmap")
+    box = place.bounding_box()
+    page.page.mouse.click(box["x"] + 110, box["y"] + 90)
+    page.page.wait_for_selector(".nbquant-trace li:nth-child(4)")
+    assert page.page.locator(".nbquant-trace li:first-child .nbquant-bits span").count() == 32
+    assert "of the file, from bit" in page.page.locator(".nbquant-trace li:nth-child(4)").inner_text()
+    tab(page, "breaks")
+    button(page, "Show what breaks").click()
+    page.page.wait_for_selector(".nbquant-flips [data-flip] canvas")
+    assert page.page.locator(".nbquant-filters canvas").count() == 40  # conv1 has 20, before and after
+    tab(page, "heatmap")
+    settle(page)
+
+
 def test_point_of_a_curve_is_gone_to_by_a_click(shared):
     page = shared
     spot = page.page.evaluate(
@@ -189,6 +206,43 @@ def test_both_themes_reach_the_figures(shared, tmp_path):
     until(page, f"light => ({colour})() !== light", light, timeout=20_000)
     page.screenshot(tmp_path / "dark.png")
     page.set_theme("light")
+
+
+@pytest.mark.parametrize("viewport", VIEWPORTS)
+def test_all_is_in_the_window_with_the_file_browser_open(shared, viewport):
+    page = shared
+    assert page.page.locator(".jp-DirListing").is_visible()
+    try:
+        assert_seen(page.page, viewport)
+        assert_nothing_cut(page.page)
+        if viewport == VIEWPORTS[0]:
+            assert_accessible(page.page, ["pins", "weight", "breaks"])
+    finally:
+        page.page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_complaint_of_the_number_field_covers_no_number_and_dialogs_keep_the_keys(shared):
+    page = shared
+    field = page.find("[data-drives] input[type=number]")
+    field.fill("100000")
+    page.page.keyboard.press("Enter")
+    note = page.page.locator(".nbquant-drive-note")
+    assert "is kept" in note.inner_text()
+    below = page.find(".nbquant-readout").bounding_box()
+    assert note.bounding_box()["y"] > below["y"] + below["height"]
+    slider = page.find("[data-drives] input[type=range]")
+    slider.focus()
+    page.page.keyboard.press("?")
+    dialog = page.page.locator("dialog.nbquant-help")
+    assert dialog.is_visible()
+    for _ in range(3):
+        page.page.keyboard.press("Tab")
+        assert page.page.evaluate(
+            "() => !document.hasFocus() || document.activeElement.closest('dialog, body') !== null"
+        )
+    page.page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert page.page.evaluate("() => document.activeElement.matches('[data-drives] input[type=range]')")
 
 
 def test_every_size_fits_without_scrolling_sideways(shared, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Browser, Page, TimeoutError
 
 from .lab import Complaints, JupyterLab, write_scratch
+from .layout import VIEWPORTS, assert_accessible, assert_nothing_cut, assert_seen
 
 pytestmark = pytest.mark.browser
 
@@ -76,4 +77,8 @@ def test_explorer_is_drawn_and_takes_keys_that_the_notebook_has_uses_for(page, t
     page.keyboard.press("Enter")
     page.wait_for_selector(".nbquant-table tr[data-key=conv2][aria-selected=true]")
     assert page.locator(".jp-Notebook.jp-mod-editMode").count() == 0
+    for viewport in VIEWPORTS:
+        assert_seen(page, viewport)
+        assert_nothing_cut(page)
+    assert_accessible(page, ["heatmap"])
     page.screenshot(path=tmp_path / "notebook7.png")

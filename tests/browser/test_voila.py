@@ -6,6 +6,7 @@ import urllib.request
 import pytest
 
 from .lab import App, Complaints
+from .layout import VIEWPORTS, assert_accessible, assert_nothing_cut, assert_seen
 
 pytestmark = pytest.mark.browser
 
@@ -65,6 +66,10 @@ def test_page_shows_the_explorer_without_code_and_a_key_changes_it(app, opened, 
     page.wait_for_function(
         "before => document.querySelector('.nbquant-explorer').innerText !== before", arg=before, timeout=30_000
     )
+    for viewport in VIEWPORTS:
+        assert_seen(page, viewport)
+        assert_nothing_cut(page)
+    assert_accessible(page, ["heatmap"])
     page.screenshot(path=tmp_path / "voila.png", full_page=True)
 
 

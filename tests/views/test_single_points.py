@@ -1,5 +1,6 @@
 from itertools import combinations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,15 +11,42 @@ from nbquant.views.single_points import place_labels
 SPOT = st.tuples(st.floats(0.3, 0.7), st.floats(0.3, 0.7))
 
 
-def boxes(points, labels):
-    places = place_labels([x for x, _ in points], [y for _, y in points], labels)
-    return [module._label_box(*p, t, module._PLACES[w]) for p, t, w in zip(points, labels, places, strict=True)]
+def boxes(points, labels, lettering=module.LARGE):
+    """Boxes of the labels that have a place."""
+    places = place_labels([x for x, _ in points], [y for _, y in points], labels, lettering)
+    named = [(p, t, w) for p, t, w in zip(points, labels, places, strict=True) if w]
+    return [module._label_box(*p, t, module._PLACES[w], lettering) for p, t, w in named]
 
 
 @given(st.lists(SPOT, min_size=2, max_size=3))
 def test_labels_of_few_points_never_overlap(points):
     found = boxes(points, ["97.31%"] * len(points))
+    assert len(found) == len(points)
     assert max(module._overlap(a, b) for a, b in combinations(found, 2)) < 1e-12
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40),
+    st.sampled_from([module.LARGE, module.SMALL]),
+)
+def test_labels_of_any_number_of_pins_never_overlap(points, lettering):
+    found = boxes(points, [f"pin {i}" for i in range(len(points))], lettering)
+    assert found
+    assert all(module._overlap(a, b) == 0 for a, b in combinations(found, 2))
+
+
+def test_a_hundred_pins_at_one_place_have_as_many_labels_as_fit_around_it():
+    found = boxes([(0.5, 0.5)] * 100, ["A"] * 100, module.SMALL)
+    assert 6 <= len(found) <= 8
+    assert all(module._overlap(a, b) == 0 for a, b in combinations(found, 2))
+
+
+def test_label_keeps_off_a_curve_where_it_can():
+    rising = np.linspace(0, 1, 200)
+    curve = np.stack([rising, 0.46 + 0 * rising], 1)  # runs through the place below to the right
+    (place,) = place_labels([0.5], [0.5], ["pin"], module.SMALL, curve)
+    box = module._label_box(0.5, 0.5, "pin", module._PLACES[place], module.SMALL)
+    assert module._inside(box, curve) == 0
 
 
 def test_a_row_of_close_points_keeps_its_labels_apart():
@@ -37,5 +65,5 @@ def test_the_first_place_is_below_to_the_right_where_no_curve_runs():
 
 
 def test_long_labels_are_cut():
-    assert len(module._short("hessian-weighted k-means at 20 bits")) <= 22
-    assert module._short("short") == "short"
+    assert len(module.short("hessian-weighted k-means at 20 bits")) <= 22
+    assert module.short("short") == "short"

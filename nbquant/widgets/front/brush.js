@@ -32,3 +32,43 @@ function selectedRegion(name, event) {
   const [y0, y1] = [...y].sort((a, b) => a - b);
   return { figure: name, x0, x1, y0, y1 };
 }
+
+/** Brushing on maps: the trait `region` follows what is selected there; `redraw()` draws it on all of them. */
+function regionBrush(model, maps, { tools, canvases, boxes, nodes }, redraw) {
+  const clearers = [];
+
+  function select(region) {
+    model.set("region", { ...(region ?? {}), serial: (model.get("region")?.serial ?? 0) + 1 });
+    model.save_changes();
+  }
+
+  const clear = () => isRegion(model.get("region")) && select(null);
+
+  function unselect(event) {
+    if (event.key !== "Escape" || !isRegion(model.get("region"))) return;
+    event.stopPropagation();
+    select(null);
+  }
+
+  for (const name of maps) {
+    const button = element("button", { type: "button", textContent: "Clear region", hidden: true });
+    button.addEventListener("click", () => select(null));
+    tools.get(name).told.after(button);
+    clearers.push(button);
+    canvases.get(name).tabIndex = -1;
+    boxes.get(name).addEventListener("keydown", unselect);
+    nodes.get(name).addEventListener("pointerdown", () => canvases.get(name).focus({ preventScroll: true }));
+  }
+  return {
+    clear,
+    /** Take up what plotly selected on a figure. */
+    take(name, event) {
+      const region = selectedRegion(name, event);
+      if (region) select(region);
+    },
+    show() {
+      redraw();
+      for (const button of clearers) button.hidden = !isRegion(model.get("region"));
+    },
+  };
+}

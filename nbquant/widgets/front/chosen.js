@@ -30,6 +30,12 @@ function targetRatio(point) {
   return point.driver === "rate" ? (point.ratio * point.rate) / point.target : null;
 }
 
+/** The value of a point on the figure's vertical axis; NaN where it is not known: it was not measured. */
+function heightOf(point, node) {
+  const quantity = node.layout?.meta?.quantity;
+  return quantity ? (point.measured?.[quantity] ?? NaN) : point.loss;
+}
+
 function drawChosen(node, canvas, palette, live) {
   const place = surface(canvas, node);
   const point = live.point();
@@ -55,10 +61,13 @@ function drawChosen(node, canvas, palette, live) {
       context.textAlign = isRight ? "right" : "left";
       const text = `target ${point.driver === "rate" ? `${significant(point.target)} bit/weight` : `${significant(target)}×`}`;
       const style = { colour: colours.foreground, background: colours.background, size: live.font(12) };
-      plate(context, text, across + (isRight ? -6 : 6) * factor, bottom - 10 * factor, style);
+      plate(context, text, across + (isRight ? -6 : 6) * factor, node.layout?.meta ? top + 10 * factor : bottom - 10 * factor, style);
     }
+    const value = heightOf(point, node);
+    if (Number.isNaN(value)) return;
     // No loss at all lies below every logarithmic axis: at its foot, then.
-    const down = point.loss > 0 ? pixelOf(y, point.loss, true) : bottom - 2;
+    const at = value > 0 || y.type !== "log" ? pixelOf(y, value, true) : bottom - 2;
+    const down = Math.max(at, top + 2); // more than the axis shows
     const { colour, symbol } = palette.methods[point.method] ?? { colour: colours.foreground, symbol: "circle" };
     context.fillStyle = colour;
     context.strokeStyle = colours.foreground;

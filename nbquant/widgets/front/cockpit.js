@@ -54,6 +54,7 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     heads.set(name, head);
     boxes.get(name).prepend(head.head);
   }
+  if (fixed.curves) heads.get(fixed.curves).add(added(settingsSection(model, "curves", "Vertical axis")));
   const area = (node, name) => {
     node.style.gridArea = name;
     return node;
@@ -88,6 +89,7 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     added(settingsSection(model, "picture", "Pictures")),
   );
   const bits = element("div", { className: "nbquant-form" }, ledger.section);
+  const pins = element("div", { className: "nbquant-pins" }, added(settingsSection(model, "pins", "Compare")), added(versusSection(model)), tables.pins);
   const titles = model.get("titles");
   const entries = [{ name: "side", title: "Layers", panel: side }];
   for (const name of names) {
@@ -95,8 +97,9 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
   }
   entries.push(
     { name: "codebook", title: "Codebook", panel: tables.codebook },
-    { name: "pins", title: "Pins", panel: tables.pins },
+    { name: "pins", title: "Pins", panel: pins },
     { name: "bits", title: "Bits", panel: bits },
+    ...(model.get("static") ? [] : ofWeights(model, act, added)),
     { name: "settings", title: "Settings", panel: settings },
     { name: "save", title: "Train and save", panel: saveForm(model, act, added, disposers) },
   );
@@ -104,7 +107,14 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
   const maps = names.filter((name) => kinds[name] === "map");
   tabs.choose(maps[0] ?? "codebook");
 
+  const trace = () => ["map", "clusters"].includes(kinds[model.get("clicked").figure]) && tabs.choose("weight");
+  if (!model.get("static")) {
+    model.on("change:clicked", trace);
+    disposers.push(() => model.off("change:clicked", trace));
+  }
+
   const status = statusLine(model, act, disposers);
+  status.line.prepend(drive.note); // beside the slider it would cover the numbers
   panel.append(area(bar, "bar"), area(readout.section, "facts"));
   for (const [place, name] of Object.entries(fixed)) if (name) panel.append(area(boxes.get(name), place));
   panel.append(area(tabs.list, "tabs"), ...entries.map(({ panel: each }) => each), status.alert, area(status.line, "status"), said, probe, help);
@@ -157,6 +167,7 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
   dim();
 
   panel.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !status.alert.hidden && !event.defaultPrevented) status.alert.hidden = true;
     if (event.ctrlKey || event.altKey || event.metaKey || help.open) return;
     if (event.target.matches("textarea, select, input:not([type=range], [type=checkbox])")) return;
     if (event.key === "?") help.showModal();
@@ -166,6 +177,15 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     event.preventDefault();
     event.stopPropagation();
   });
+}
+
+/** Tabs of what needs the weights themselves. */
+function ofWeights(model, act, added) {
+  const button = added(actionRow(model, "breaks", act));
+  return [
+    { name: "weight", title: "Weight", panel: added(traceSection(model)) },
+    { name: "breaks", title: "Breaks", panel: added(breaksSection(model, button)) },
+  ];
 }
 
 /** What trains, saves and restores. */
@@ -262,5 +282,14 @@ function shortcutsDialog() {
     close,
   );
   close.addEventListener("click", () => dialog.close());
+  // A notebook would take Tab and Escape for its own. The browser keeps Tab within the dialog, and Escape closes it.
+  dialog.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (event.key !== "Escape" && event.key !== "?") return;
+    event.preventDefault();
+    dialog.close();
+  });
+  close.setAttribute("data-lm-suppress-shortcuts", "true");
+  dialog.setAttribute("data-lm-suppress-shortcuts", "true");
   return dialog;
 }

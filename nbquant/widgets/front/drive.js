@@ -25,6 +25,9 @@ function quantityControl(name, ask, complain) {
   );
   let bounds = [1, 1];
   let value = NaN;
+  const drives = () => row.hasAttribute("data-drives");
+  const play = PLAYED.has(name) ? playButton(label, () => bounds, () => value, drives, wish) : null;
+  if (play) row.lastChild.append(play.button);
   let typing = false;
 
   const within = (v) => Math.min(Math.max(v, bounds[0]), bounds[1]);
@@ -57,6 +60,7 @@ function quantityControl(name, ask, complain) {
     if (!Number.isFinite(wished)) return;
     event.preventDefault();
     typing = false;
+    play?.stop();
     wish(wished);
   }
 
@@ -77,9 +81,13 @@ function quantityControl(name, ask, complain) {
   const outside = (typed, kept) =>
     `${label} reaches ${text(bounds[0])} to ${text(bounds[1])}, but ${significant(typed, 4)} was typed; ${kept}.`;
 
-  range.addEventListener("input", () => wish(from(Number(range.value))));
+  range.addEventListener("input", () => {
+    play?.stop();
+    wish(from(Number(range.value)));
+  });
   number.addEventListener("input", () => {
     typing = true;
+    play?.stop();
   });
   // A change also comes on leaving a field whose text we set since Enter: what is shown is rounded, and not asked for.
   for (const event of ["change", "blur"]) number.addEventListener(event, () => typing && onTyped());
@@ -102,11 +110,15 @@ function quantityControl(name, ask, complain) {
       range.disabled = number.disabled = !(high > 0);
     },
     show,
+    stop: () => play?.stop(),
   };
 }
 
-/** The section of all sliders. */
-function driveSection(ask) {
+const SEARCHED = "accuracy_loss"; // of which no curve has bounds
+const SEARCHED_BOUNDS = [0.01, 30]; // percentage points
+
+/** The section of all sliders; `canSearch` says whether there are data to search for an accuracy on. */
+function driveSection(ask, canSearch) {
   const grid = element("div", { className: "nbquant-drive-grid" });
   const chooser = element("select", { className: "nbquant-drive-chooser", "aria-label": "What drives" });
   const note = element("div", { className: "nbquant-drive-note", role: "status" });
@@ -130,13 +142,16 @@ function driveSection(ask) {
 
   return {
     section,
+    note,
     /** Take up another curve's bounds. */
     bound(table) {
       complain(""); // it was of another curve
       const names = ["ratio", "rate", "levels", ...(table.parameter === "levels" ? [] : [table.parameter])];
+      if (canSearch) names.push(SEARCHED);
       if (names.join() !== [...controls.keys()].join()) {
         for (const [name, control] of controls) {
           if (names.includes(name)) continue;
+          control.stop();
           control.row.remove();
           controls.delete(name);
         }
@@ -147,14 +162,15 @@ function driveSection(ask) {
         const options = names.map((name) => element("option", { value: name, textContent: QUANTITIES[name].label }));
         chooser.replaceChildren(...options);
       }
-      for (const [name, control] of controls) control.bound(boundsOf(table, name));
+      for (const [name, control] of controls) control.bound(name === SEARCHED ? SEARCHED_BOUNDS : boundsOf(table, name));
       section.hidden = false;
     },
     /** Put every slider where the point is; the driver's where it was asked to be. */
     show(point) {
       for (const [name, control] of controls) {
         const isDriver = name === point.driver;
-        const here = name === point.parameter ? point.value : point[name];
+        const searched = point.accuracy_loss ?? (control.value > 0 ? control.value : 0.5);
+        const here = name === SEARCHED ? searched : name === point.parameter ? point.value : point[name];
         control.show(isDriver && point.target > 0 ? point.target : here, isDriver);
       }
       if (controls.has(point.driver)) put(chooser, "value", point.driver);
@@ -162,7 +178,11 @@ function driveSection(ask) {
       tell();
     },
     hide() {
+      this.stop();
       section.hidden = true;
+    },
+    stop() {
+      controls.forEach((control) => control.stop());
     },
   };
 }

@@ -1,33 +1,7 @@
 // Draws a FigurePanel. bundle.py puts `loadPlotly` and the parts beside it before this text.
 
-const CONFIG = {
-  displaylogo: false,
-  responsive: false, // our ResizeObserver sees the panel, not only the window
-  doubleClick: "reset",
-  typesetMath: false, // else plotly meets the notebook's MathJax
-  showSendToCloud: false,
-  plotlyServerURL: "",
-};
-// Named one by one: a later plotly.js may bring buttons that send the chart somewhere, as 4.1 does.
-const BUTTONS = ["zoom2d", "pan2d", "resetScale2d"];
-const OVERLAID = ["clusters", "curves", "map"]; // kinds of figures
 const REST = 400; // ms without a change
 const PATIENCE = 1000; // ms, after which a move counts as answered
-
-function clickedPoint(name, event, serial) {
-  const { curveNumber, pointNumber, x, y } = event.points[0];
-  const plain = (v) => (typeof v === "number" && !Number.isFinite(v) ? null : v);
-  return { figure: name, curve: curveNumber, point: pointNumber, x: plain(x), y: plain(y), serial };
-}
-
-/** Keep legends in the figure: a share of the plot's width left of it is more than the margin where the plot is wide. */
-function keepLegends(layout) {
-  const { width, margin } = layout;
-  const least = (8 - (margin?.l ?? 80)) / (width - (margin?.l ?? 80) - (margin?.r ?? 80));
-  for (const [key, legend] of Object.entries(layout)) {
-    if (/^legend\d*$/.test(key) && legend.x < least) legend.x = least;
-  }
-}
 
 const titleOf = (name) => name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
 
@@ -51,7 +25,8 @@ function figurePanel({ model, el }, arrange = stacked) {
   const probe = element("span", { className: "nbquant-figure-colour" });
   const said = element("div", { className: "nbquant-said", role: "status", "aria-live": "polite" });
   const grid = element("div", { className: "nbquant-panel-grid" });
-  const drive = driveSection(wish);
+  const blocked = model.get("blocked"); // only a whole explorer has actions
+  const drive = driveSection(wish, Boolean(blocked) && !blocked.measure);
   const readout = readoutSection();
   const ledger = ledgerBar(palette, tools.get("ledger"));
   const panel = element("div", { className: "nbquant-panel", "data-ticks": "0" });
@@ -93,6 +68,7 @@ function figurePanel({ model, el }, arrange = stacked) {
   let table = decoded(model.get("table") ?? {});
   let now = decoded(model.get("now") ?? {});
   let preview = null; // of a drive that the kernel has not answered
+  let shownBars = null; // of the histogram, to morph from
   let inHand = null; // {index, value} of a centre that the kernel has not moved yet
   let inFlight = null; // the move that it has been asked for
   let shown = null;
@@ -242,41 +218,7 @@ function figurePanel({ model, el }, arrange = stacked) {
     }
   }
 
-  // The region.
-
-  function select(region) {
-    model.set("region", { ...(region ?? {}), serial: serialOf("region") + 1 });
-    model.save_changes();
-  }
-
-  function onSelected(name, event) {
-    const region = selectedRegion(name, event);
-    if (region) select(region);
-    if (nodes.get(name).layout?.selections?.length) Plotly.relayout(nodes.get(name), { selections: [] });
-  }
-
-  const unselect = (event) => {
-    if (event.key !== "Escape" || !isRegion(model.get("region"))) return;
-    event.stopPropagation();
-    select(null);
-  };
-
-  function showRegion() {
-    overlay(maps);
-    for (const button of clearers) button.hidden = !isRegion(model.get("region"));
-  }
-
-  const clearers = [];
-  for (const name of maps) {
-    const button = element("button", { type: "button", textContent: "Clear region", hidden: true });
-    button.addEventListener("click", () => select(null));
-    tools.get(name).told.after(button);
-    clearers.push(button);
-    canvases.get(name).tabIndex = -1;
-    boxes.get(name).addEventListener("keydown", unselect);
-    const focus = () => canvases.get(name).focus({ preventScroll: true });
-    nodes.get(name).addEventListener("pointerdown", focus);
-  }
+  const region = regionBrush(model, maps, { tools, canvases, boxes, nodes }, () => overlay(maps));
 
   // The figures.
 
@@ -297,8 +239,11 @@ function figurePanel({ model, el }, arrange = stacked) {
       node.on(event, () => overlay([name]));
     }
     if (!maps.includes(name)) return;
-    node.on("plotly_selected", (event) => onSelected(name, event));
-    node.on("plotly_deselect", () => isRegion(model.get("region")) && select(null));
+    node.on("plotly_selected", (event) => {
+      region.take(name, event);
+      if (node.layout?.selections?.length) Plotly.relayout(node, { selections: [] });
+    });
+    node.on("plotly_deselect", region.clear);
   }
 
   async function draw(name) {
@@ -323,8 +268,13 @@ function figurePanel({ model, el }, arrange = stacked) {
       layout.newselection = { line: { color: overlayColours.foreground, width: 2, dash: "solid" } };
     }
     const started = performance.now();
+    const bars = kinds[name] === "clusters" ? barsOf(data, layout) : null;
+    const before = shownBars;
+    shownBars = bars ?? shownBars;
     const modeBarButtons = [isMap ? ["select2d", ...BUTTONS] : BUTTONS];
     await Plotly.react(node, data, layout, { ...CONFIG, modeBarButtons });
+    if (disposed) return;
+    if (bars && canMorph(before, bars, layout)) await morph(Plotly, node, before, bars);
     if (disposed) return;
     if (!listening.has(name)) {
       listen(name, node);
@@ -418,7 +368,7 @@ function figurePanel({ model, el }, arrange = stacked) {
   const changes = {
     descriptions: describe,
     size: resize,
-    region: showRegion,
+    region: region.show,
     table: () => {
       table = decoded(model.get("table") ?? {});
       bound();
@@ -477,17 +427,7 @@ function figurePanel({ model, el }, arrange = stacked) {
   });
   nodes.forEach((node) => sizes.observe(node));
 
-  // The style sheets of a theme arrive some time after the attribute that names it, and say nothing then: look again.
-  let later = [];
-  const themes = new MutationObserver(() => {
-    restyle();
-    later.forEach(clearTimeout);
-    later = [100, 300, 1000, 3000].map((delay) => setTimeout(restyle, delay));
-  });
-  themes.observe(document.body, { attributes: true });
-  themes.observe(document.documentElement, { attributes: true });
-  const scheme = matchMedia("(prefers-color-scheme: dark)");
-  scheme.addEventListener("change", restyle);
+  const stopWatching = watchTheme(restyle);
 
   // Notebook 7 takes keys for its own unless the very element with the focus says this; so for all of our controls.
   const keepKeys = (event) => event.target.setAttribute?.("data-lm-suppress-shortcuts", "true");
@@ -503,7 +443,7 @@ function figurePanel({ model, el }, arrange = stacked) {
   resize();
   readout.facts(model.get("facts") ?? []);
   bound();
-  showRegion();
+  region.show();
   restyle();
   schedule();
 
@@ -513,10 +453,8 @@ function figurePanel({ model, el }, arrange = stacked) {
     cancelAnimationFrame(ticking);
     clearTimeout(resting);
     clearTimeout(waiting);
-    later.forEach(clearTimeout);
     sizes.disconnect();
-    themes.disconnect();
-    scheme.removeEventListener("change", restyle);
+    stopWatching();
     listeners.forEach(([event, listener]) => model.off(event, listener));
     cancelAnimationFrame(found);
     root?.removeEventListener("focusin", keepKeys);

@@ -53,6 +53,8 @@ function figureHead(kind, told) {
   const head = element("div", { className: "nbquant-head" }, title, note, told, legend);
   return {
     head,
+    /** Put a control beside the title. */
+    add: (control) => title.after(control),
     take(layout, data, node, family) {
       const [first, second] = titleParts(layout.title);
       put(title, "textContent", first);

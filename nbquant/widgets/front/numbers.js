@@ -22,6 +22,12 @@ const QUANTITIES = {
   },
   rate: { label: "Rate", unit: "bit/weight", text: (v) => v.toFixed(3), said: (v) => `${v.toFixed(3)} bit per weight` },
   levels: { label: "Levels", unit: "", text: (v) => v.toFixed(0), said: (v) => `${v.toFixed(0)} levels` },
+  accuracy_loss: {
+    label: "Accuracy lost",
+    unit: "points",
+    text: (v) => significant(v),
+    said: (v) => `at most ${significant(v)} percentage points of accuracy lost`,
+  },
   step: { label: "Step Δ", unit: "weight", text: (v) => significant(v), said: (v) => `step ${significant(v)}` },
   lmbda: {
     label: "λ",

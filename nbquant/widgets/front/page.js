@@ -4,27 +4,6 @@ const SETTINGS = ["layers", "method", "weighted", "coding", "per_layer", "pinned
 const QUANTITY_NAMES = ["ratio", "rate", "levels", "lmbda", "step"];
 const WITHOUT_KERNEL = "this page has no kernel; open a notebook and call nq.explore(model, data)";
 
-/** What view/export.py packed: JSON, and bytes that it points to. */
-async function unpacked(text) {
-  const packed = new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]);
-  const whole = await new Response(packed.stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
-  const size = Number(new DataView(whole).getBigUint64(0, true));
-  const from = 8 + Math.ceil(size / 8) * 8;
-  const view = (_, value) => (value?.$ ? new DataView(whole, from + value.$[0], value.$[1]) : value);
-  return JSON.parse(new TextDecoder().decode(new Uint8Array(whole, 8, size)), view);
-}
-
-/** Clusters as live.js has them. */
-function unpackedClusters({ start, scale, centre, count, length, mean_h, intervals, threshold }) {
-  const plain = { start: decoded(start), count: decoded(count), mean_h };
-  plain.centre = Float32Array.from(decoded(centre), (c) => c * scale);
-  plain.length = Float32Array.from(decoded(length), (bits) => bits / 256);
-  plain.threshold = null;
-  if (threshold) plain.threshold = decoded(threshold);
-  else if (intervals) plain.threshold = plain.centre.map((c, i) => (c + plain.centre[i + 1]) / 2);
-  return plain;
-}
-
 /** A widget's model without a kernel. */
 class PageModel {
   constructor(data) {
@@ -87,7 +66,9 @@ class PageModel {
     if (changed.has("clicked")) this.takeClick(this.state.clicked);
     if (changed.has("region") && isRegion(this.state.region)) this.refuse("a region of weights");
     if (changed.has("pins_table_pressed")) this.takePress(this.state.pins_table_pressed);
-    if (changed.has("pins_table_hovered") || changed.has("pins_table_focused")) this.showGhosts();
+    if (changed.has("pins_table_focused")) this.compare(Number(this.state.pins_table_focused || -1));
+    if (changed.has("compared")) this.compare(this.state.compared);
+    if (changed.has("pins_table_hovered")) this.showGhosts();
     const settings = SETTINGS.filter((name) => changed.has(name) && name !== "layers");
     if (settings.length) this.take(Object.fromEntries(settings.map((name) => [name, this.state[name]])));
     const driver = QUANTITY_NAMES.find((name) => changed.has(name));
@@ -239,6 +220,7 @@ class PageModel {
         if (control.place === "method" && control.name !== "method") {
           return { ...control, disabled: options.includes(control.name) ? "" : "this method has no such option" };
         }
+        if (control.name === "compared") return { ...control, options: [["no pin", -1], ...this.pins.map(pinAsOption)] };
         return control.name === "focus" ? { ...control, options: this.parametersAsOptions() } : control;
       }),
     );
@@ -341,58 +323,9 @@ class PageModel {
     known.share_of_rate = column((j) => (length[j] * counts[j]) / bits);
     this.tell("codebook_table_rows", known);
   }
-
-  // Pins.
-
-  pin() {
-    const { now } = this.state;
-    const used = new Set(this.pins.map(({ label }) => label));
-    const label = [..."ABCDEFGHIJKLMNOPQRSTUVWXYZ"].find((letter) => !used.has(letter)) ?? String(this.pins.length + 1);
-    const bits = Object.values(now.ledger).reduce((sum, each) => sum + each, 0);
-    this.pins.push({ label, settings: this.settings, target: this.target, now, bytes: bits / 8 });
-    this.showPins();
-  }
-
-  showPins() {
-    const { now } = this.state;
-    const bytes = Object.values(now.ledger).reduce((sum, each) => sum + each, 0) / 8;
-    const rows = this.pins.map((pin, i) => ({
-      key: String(i),
-      label: pin.label,
-      method: pin.now.method,
-      ratio: pin.now.ratio,
-      d_ratio: pin.now.ratio / now.ratio - 1,
-      rate: pin.now.rate,
-      levels: pin.now.levels,
-      loss: pin.now.loss,
-      d_loss: now.loss > 0 ? pin.now.loss / now.loss - 1 : null,
-      accuracy: null,
-      d_accuracy: null,
-      bytes: pin.bytes,
-      d_bytes: pin.bytes / bytes - 1,
-      go: true,
-      remove: true,
-    }));
-    const names = ["key", ...this.state.pins_table_columns.map(({ name }) => name)];
-    this.tell("pins_table_rows", Object.fromEntries(names.map((name) => [name, rows.map((row) => row[name] ?? null)])));
-  }
-
-  showGhosts() {
-    const pin = this.pins[Number(this.state.pins_table_hovered || this.state.pins_table_focused || -1)];
-    this.tell("ghosts", pin ? [{ label: pin.label, centre: pin.now.centre }] : []);
-  }
-
-  takePress({ key, action }) {
-    const pin = this.pins[Number(key)];
-    if (!pin) return;
-    if (action === "go") {
-      this.take(pin.settings, pin.target);
-    } else {
-      this.pins = this.pins.filter((each) => each !== pin);
-      this.showPins();
-    }
-  }
 }
+
+Object.assign(PageModel.prototype, PAGE_PINS);
 
 /** A number of bytes as people say it, as size_text in view/readout.py. */
 function bytesText(size) {

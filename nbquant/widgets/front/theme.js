@@ -50,3 +50,23 @@ function scaled(value, factor, key = "", parent = "") {
   if (value === null || typeof value !== "object" || value instanceof ArrayBuffer) return value;
   return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, scaled(item, factor, name, key)]));
 }
+
+/** Call `restyle()` whenever the page's theme may have changed; returns what stops that. */
+function watchTheme(restyle) {
+  // The style sheets of a theme arrive some time after the attribute that names it, and say nothing then: look again.
+  let later = [];
+  const themes = new MutationObserver(() => {
+    restyle();
+    later.forEach(clearTimeout);
+    later = [100, 300, 1000, 3000].map((delay) => setTimeout(restyle, delay));
+  });
+  themes.observe(document.body, { attributes: true });
+  themes.observe(document.documentElement, { attributes: true });
+  const scheme = matchMedia("(prefers-color-scheme: dark)");
+  scheme.addEventListener("change", restyle);
+  return () => {
+    later.forEach(clearTimeout);
+    themes.disconnect();
+    scheme.removeEventListener("change", restyle);
+  };
+}

@@ -10,11 +10,13 @@ from nbquant.analysis.curves import tabulated_pairs
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve
+from nbquant.analysis.target import Target
 from nbquant.kernels.precompile import precompile
 from nbquant.progress import Progress
 from nbquant.quantization import methods
 from nbquant.quantization.method import Family
 from nbquant.quantization.moments import Calibration
+from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.result import Sensitivity
 from nbquant.views.bound import BoundData, bound_data
@@ -73,13 +75,10 @@ class CurvePass:
 
     def start(self, settings: Settings, weights: Weights, selection: Selection, last: CurveInputs | None) -> None:
         """Go for the curves of a selection; what ``last`` knows of it is not computed again."""
-        look, h = weights.looking_at(selection), weights.sensitivity
-        offset = _offset(h, settings.damping)
-        known = last is not None and last.weights is weights and last.selection.layers == selection.layers
-        same = last.statistics if last is not None and known and last.statistics.offset == offset else None
+        inputs = _inputs(settings, weights, selection, last)
 
         def work(report: Report) -> tuple[CurveInputs, Curves]:
-            basis = CurveInputs(settings, weights, selection, look(report).damped(offset) if same is None else same)
+            basis = inputs(report)
             found: Curves = {}
             keys = tabulated_pairs()
             while len(found) < len(keys):
@@ -101,13 +100,36 @@ class CurvePass:
 
         self._jobs.start(SLOT, "Computing curves", work, lambda result: self._show(*result))
 
+    def quantizing(
+        self, settings: Settings, weights: Weights, selection: Selection, last: CurveInputs | None
+    ) -> Callable[[Target, Report], Quantized]:
+        """Get what quantizes a selection to any target by the method of any settings; arguments as of :meth:`start`."""
+        inputs = _inputs(settings, weights, selection, last)
+        found: CurveInputs | None = None
+
+        def work(target: Target, report: Report) -> Quantized:
+            nonlocal found
+            found = basis = found or self._calibrated(settings, inputs(report), report)
+            family = settings.family(*settings.key)
+            known: Any = basis.statistics.curves.get(family, [])
+            damped = basis.selection.damped(basis.statistics.offset)
+            return curve_of(family, damped, basis.statistics, known, report).fit(target)
+
+        return work
+
+    def _calibrated(self, settings: Settings, basis: CurveInputs, report: Report) -> CurveInputs:
+        """The same with the calibration of its weights, where the method needs one."""
+        if not settings.record.needs_calibration:
+            return basis
+        known: dict[Any, Any] = basis.statistics.curves
+        if CALIBRATION not in known:
+            known[CALIBRATION] = self._calibrate(report)
+        return replace(basis, selection=replace(basis.selection, calibration=known[CALIBRATION]))
+
     def _run(self, wanted: Settings, basis: CurveInputs, found: Curves, report: Report) -> tuple[CurveInputs, Curves]:
         """The curve of a method that has to run, shown as it grows; what ran is kept with the statistics."""
         known: dict[Any, Any] = basis.statistics.curves
-        if wanted.record.needs_calibration:
-            if CALIBRATION not in known:
-                known[CALIBRATION] = self._calibrate(report)
-            basis = replace(basis, selection=replace(basis.selection, calibration=known[CALIBRATION]))
+        basis = self._calibrated(wanted, basis, report)
         here = wanted.family(*wanted.key)
         selection = basis.selection.damped(basis.statistics.offset)
         running = curve_of(here, selection, points=known.get(here, []), progress=lambda _done, _total: report(0, None))
@@ -139,6 +161,18 @@ def bound_of(statistics: Statistics, progress: Progress) -> BoundData | None:
         return bound_data(rate_distortion_bound(statistics, gap=PREVIEW, progress=progress), statistics)
     except ValueError:
         return None
+
+
+def _inputs(
+    settings: Settings, weights: Weights, selection: Selection, last: CurveInputs | None
+) -> Callable[[Report], CurveInputs]:
+    """Get what finds the inputs of curves; what ``last`` knows of the same weights is not computed again."""
+    look, offset = weights.looking_at(selection), _offset(weights.sensitivity, settings.damping)
+    known = last is not None and last.weights is weights and last.selection.layers == selection.layers
+    same = last.statistics if last is not None and known and last.statistics.offset == offset else None
+    return lambda report: CurveInputs(
+        settings, weights, selection, look(report).damped(offset) if same is None else same
+    )
 
 
 def _offset(sensitivity: Sensitivity | None, damping: float) -> float:

@@ -134,7 +134,8 @@ class Jobs:
     def tell(self, source: str, message: str) -> None:
         """Say what is wrong with an input or a job; "" takes it back."""
         self._errors[source] = message
-        self._show_error("; ".join(m for m in self._errors.values() if m))
+        told = [m for m in self._errors.values() if m]
+        self._show_error("; ".join([*(m.removesuffix(".") for m in told[:-1]), *told[-1:]]))
 
     def _settle(self, slot: str, job: object) -> None:
         with self.lock:

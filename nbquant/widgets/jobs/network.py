@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nbquant.analysis.prediction import LossPrediction, predict_loss
 from nbquant.models.evaluate import Evaluation, Loss, evaluate
+from nbquant.models.flips import Flips, find_flips
 from nbquant.pipeline.finetune import FineTuned, finetune
 from nbquant.pipeline.prune import Pruned, prune
 from nbquant.quantization.moments import Calibration, Choice, LayerMoments, Part
@@ -166,21 +167,55 @@ class Network:
             How good the quantized model is, how good the original, and whether these were all samples.
         """
         with self._exclusive(report):
-            network = quantized.apply(self.model)
-            if not self._glance:  # torch's first run takes longer
-                self._glance = FIRST_SAMPLES
-                evaluate(network, first_samples(self.data.test, self._glance), self.loss, report)
-            while True:
-                begun, count = time.monotonic(), self._glance
-                batches = first_samples(self.data.test, count)
-                found = evaluate(network, batches, self.loss, report, reference=self._original)
-                took = max(time.monotonic() - begun, 1e-3)
-                whole = found.samples < count  # there were no more
-                if whole or took > GLANCE / 2:
-                    break
-                self._glance = count * min(GROWTH, max(2, round(GLANCE / took)))
+            found, whole = self._at_a_glance(quantized.apply(self.model), self._original, report)
             assert found.reference is not None
             return found, found.reference, whole
+
+    def compare(self, quantized: Quantized, other: Quantized, report: Report) -> tuple[Evaluation, bool]:
+        """Evaluate one result against another, on as many of the first test samples as :meth:`glance`.
+
+        Returns:
+            How good the quantized model is, with the other as the reference, and whether these were all samples.
+        """
+        with self._exclusive(report):
+            return self._at_a_glance(quantized.apply(self.model), other.apply(self.model), report)
+
+    def flips(self, quantized: Quantized, report: Report) -> tuple[Flips, bool]:
+        """Compare the answers with the original's, on as many of the first test samples as :meth:`glance`.
+
+        Returns:
+            What differs, and whether these were all samples.
+        """
+        with self._exclusive(report):
+            network = quantized.apply(self.model)
+            self._at_a_glance(network, self._original, report)
+            batches = first_samples(self.data.test, self._glance)
+            found = find_flips(network, self._original, batches, self.loss, progress=report)
+            return found, found.samples < self._glance
+
+    def evaluations(self, quantized: Quantized, report: Report) -> Iterator[Evaluation]:
+        """Evaluate the quantized model against the original on all test samples, batch by batch."""
+        network = quantized.apply(self.model)
+        for batch in self.data.test:
+            report(0, None)
+            with self._exclusive(report):
+                found = evaluate(network, [batch], self.loss, False, reference=self._original)
+            yield found
+
+    def _at_a_glance(self, network: nn.Module, reference: nn.Module, report: Report) -> tuple[Evaluation, bool]:
+        """Evaluate on the first samples that take about :data:`GLANCE` seconds; and whether these were all."""
+        if not self._glance:  # torch's first run takes longer
+            self._glance = FIRST_SAMPLES
+            evaluate(network, first_samples(self.data.test, self._glance), self.loss, report)
+        while True:
+            begun, count = time.monotonic(), self._glance
+            batches = first_samples(self.data.test, count)
+            found = evaluate(network, batches, self.loss, report, reference=reference)
+            took = max(time.monotonic() - begun, 1e-3)
+            whole = found.samples < count  # there were no more
+            if whole or took > GLANCE / 2:
+                return found, whole
+            self._glance = count * min(GROWTH, max(2, round(GLANCE / took)))
 
     def finetune(self, quantized: Quantized, epochs: int, report: Report) -> FineTuned:
         """Fine-tune the codebook values; the loss on the test batches is looked at, but nothing is chosen by it."""

@@ -1,6 +1,7 @@
 """The one list of panels."""
 
 from nbquant import registry
+from nbquant.widgets.panels.difference import DIFFERENCE
 from nbquant.widgets.panels.error import ERROR, WEIGHTED_ERROR
 from nbquant.widgets.panels.finetuning import FINETUNING
 from nbquant.widgets.panels.heatmap import HEATMAP
@@ -10,7 +11,16 @@ from nbquant.widgets.panels.prediction import PREDICTION
 from nbquant.widgets.panels.rate_distortion import RATE_DISTORTION
 from nbquant.widgets.state import ExplorerState
 
-PANELS: tuple[Panel, ...] = (HISTOGRAM, HEATMAP, ERROR, WEIGHTED_ERROR, RATE_DISTORTION, PREDICTION, FINETUNING)
+PANELS: tuple[Panel, ...] = (
+    HISTOGRAM,
+    HEATMAP,
+    ERROR,
+    WEIGHTED_ERROR,
+    DIFFERENCE,
+    RATE_DISTORTION,
+    PREDICTION,
+    FINETUNING,
+)
 """All panels, in the order of the page. Look at ``panels.PANELS``, so that additions are seen."""
 
 

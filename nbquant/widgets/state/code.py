@@ -68,7 +68,7 @@ def lines(
     if settings.samples and estimated and not _takes(given.data, split):
         found.append("from nbquant.widgets.calibration import first_samples")
     if names:
-        found += ["", f"# {_listed(names)} as they were given to nq.explore."]
+        found += ["", f"# {_listed(names)}, as given to nq.explore."]
     else:
         found.append("")
     if not isinstance(given.source, nn.Module):
@@ -92,12 +92,12 @@ def lines(
     elif offset:
         damped = f".damped({offset!r})  # {settings.damping:g} of the mean"
     arguments = ["model", *(["sensitivity"] if weighs else [])]
-    if settings.record.needs_calibration:
+    if settings.record.needs_calibration and given.data is not None:  # without data it works without
         found.append(f"calibration = nq.calibrate(model, {train}{loss})")
         arguments.append("calibration=calibration")
     arguments += [] if layers is None else [f"layers={layers!r}"]
     found.append(f"selection = nq.select({', '.join(arguments)}){damped}")
-    found.append(f"quantized = nq.fit(selection, {', '.join(_options(settings))})")
+    found.append(f"quantized = nq.fit(selection, {', '.join(_options(settings, test, ', loss' * given.has_loss))})")
     if epochs is not None:
         asked = f"epochs={epochs}{loss}, validation={test}"
         found.append(f"quantized = nq.finetune(quantized, model, {train}, {asked}).quantized")
@@ -106,12 +106,14 @@ def lines(
     return "\n".join(found) + "\n"
 
 
-def _options(settings: Settings) -> list[str]:
+def _options(settings: Settings, test: str, loss: str) -> list[str]:
     """Arguments of ``fit`` that are not what they are without being named."""
     usual = settings.record.options
     chosen = {name: getattr(settings, name) for name in usual if hasattr(settings, name)}
     named = [f"{name}={value!r}" for name, value in chosen.items() if value != usual[name]]
-    return [repr(settings.method), f"{settings.driver}={settings.value!r}", *named]
+    target = [f"{settings.driver}={settings.value!r}"]
+    target += [f"evaluate=(model, {test}{loss})"] if settings.is_searched else []
+    return [repr(settings.method), *target, *named]
 
 
 def _takes(data: Any, split: bool) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import PurePath
 from threading import get_ident
 from typing import Any
 
@@ -11,20 +12,26 @@ import traitlets
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.quantization import methods
 from nbquant.quantization.kmeans import KMeans
+from nbquant.registry import nearest
 from nbquant.sensitivity import estimators
-from nbquant.widgets.jobs.jobs import message_of
-from nbquant.widgets.kinds import MOST
-from nbquant.widgets.settings import DRIVERS, SIZES, Settings
+from nbquant.widgets.kinds import MOST, Kind, check
+from nbquant.widgets.settings import DRIVERS, SIZES, TARGETS, Settings
 
 SETTINGS = tuple(field.name for field in fields(Settings) if field.name not in ("driver", "value"))
-"""Inputs that results follow from, beside those of :data:`DRIVERS`."""
+"""Inputs that results follow from, beside those of :data:`TARGETS`."""
+
+
+AXES = ("predicted", "accuracy", "divergence")
+"""What the rate-distortion figure can show; the last two only of points that were measured."""
+CHECKED = {"path": Kind("the name of a file that ends in .nbq", lambda value: PurePath(value).suffix == ".nbq")}
+"""Kinds of inputs that have another type and no part in the results."""
 
 
 class Inputs(traitlets.HasTraits):
     """Inputs as traits.
 
-    One of ``ratio``, ``rate``, ``levels``, ``lmbda`` and ``step`` is asked for, the one that was set last; the others
-    follow the point.
+    One of ``ratio``, ``rate``, ``levels``, ``lmbda``, ``step`` and ``accuracy_loss`` is asked for, the one that was set
+    last; the others follow the point, but for ``accuracy_loss``, which stays.
 
     Attributes:
         layers: Names of the selected layers.
@@ -39,6 +46,8 @@ class Inputs(traitlets.HasTraits):
         levels: Number of reconstruction values; asked for, it is the largest.
         lmbda: λ of ECSQ [loss/bit]; 0 for other methods.
         step: Δ of uniform quantization [weight]; 0 for other methods.
+        accuracy_loss: Accuracy that may be lost [percentage points]; asked for, the highest ratio that loses no more is
+            searched by measuring.
         estimator: Name of the sensitivity estimator.
         samples: Calibration samples that it sees; 0 is all.
         damping: ε of h + ε·mean(h). Without it ECSQ sets many weights of small h to zero at high ratios, whose errors
@@ -51,10 +60,11 @@ class Inputs(traitlets.HasTraits):
         bars: What the histogram's bars hold: "weights", their number, or "h", the sum of their damped sensitivities,
             by which the centres are weighted.
         log_count: Whether the histogram's axis of counts is logarithmic.
+        axis: Vertical axis of the rate-distortion figure: "predicted" loss, "accuracy" lost or KL "divergence".
         pooling: "max" or "mean" of the entries that share a pixel of a map.
         size: "standard", "compact" (half a screen) or "projection" (for a class).
         compared: Place of the pin to be compared with; −1 for none.
-        driver: Which of ``ratio``, ``rate``, ``levels``, ``lmbda`` and ``step`` is asked for.
+        driver: Which of ``ratio``, ``rate``, ``levels``, ``lmbda``, ``step`` and ``accuracy_loss`` is asked for.
     """
 
     layers = traitlets.Tuple()
@@ -68,6 +78,7 @@ class Inputs(traitlets.HasTraits):
     levels = traitlets.Int(0)
     lmbda = traitlets.Float(0.0)
     step = traitlets.Float(0.0)
+    accuracy_loss = traitlets.Float(0.5)
     estimator = traitlets.Unicode(estimators.DEFAULT.name)
     samples = traitlets.Int(0, min=0)
     damping = traitlets.Float(0.1, min=0.0)
@@ -78,10 +89,11 @@ class Inputs(traitlets.HasTraits):
     path = traitlets.Unicode("model.nbq")
     bars = traitlets.Enum(("weights", "h"), "weights")
     log_count = traitlets.Bool(False)
+    axis = traitlets.Enum(AXES, "predicted")
     pooling = traitlets.Enum(("max", "mean"), "max")
     size = traitlets.Enum(SIZES, "standard")
     compared = traitlets.Int(-1)
-    driver = traitlets.Enum(DRIVERS, "ratio", read_only=True)
+    driver = traitlets.Enum(TARGETS, "ratio", read_only=True)
 
     _writer: int | None = None  # thread in which settings or a point move the inputs
 
@@ -101,14 +113,20 @@ class Inputs(traitlets.HasTraits):
         usual = methods.named(inputs["method"]).options if inputs.get("method") in methods.names() else {}
         for name, value in ({name: usual[name] for name in usual if name in SETTINGS} | dict(inputs)).items():
             if name not in known:
-                raise TypeError(f"the explorer's inputs are {', '.join(known)}, but {name!r} came")
+                raise TypeError(
+                    f"the explorer's inputs are {', '.join(known)}, but {name!r} came{nearest(name, known)}"
+                )
             try:
                 self.set_trait(name, value)
-            except traitlets.TraitError as error:
-                raise ValueError(f"{name} cannot be {value!r}: {message_of(error)}") from None
-        asked = [name for name in DRIVERS if name in inputs] or ["ratio"]
+            except traitlets.TraitError:
+                raise ValueError(self.refusal(name, value)) from None
+        for name, kind in CHECKED.items():
+            check({name: getattr(self, name)}, {name: kind})
+        if self.compared != -1:
+            raise ValueError(f"compared must be -1 at first, as there are no pins yet, but is {self.compared}")
+        asked = [name for name in TARGETS if name in inputs] or ["ratio"]
         if len(asked) > 1:
-            raise ValueError(f"at most one of {', '.join(DRIVERS)} can be asked for, but {' and '.join(asked)} came")
+            raise ValueError(f"at most one of {', '.join(TARGETS)} can be asked for, but {' and '.join(asked)} came")
         own = {name: getattr(self, name) for name in SETTINGS}
         return Settings(**{**own, "layers": layers}, driver=asked[0], value=getattr(self, asked[0]))
 
@@ -117,9 +135,30 @@ class Inputs(traitlets.HasTraits):
         try:
             if isinstance(value, float) and not -MOST < value < MOST:
                 raise traitlets.TraitError("it is not finite")
-            return self.traits()[name]._validate(self, value)
-        except traitlets.TraitError as error:
-            raise ValueError(f"{name} cannot be {value!r}: {message_of(error)}"[:400]) from None
+            found = self.traits()[name]._validate(self, value)
+        except traitlets.TraitError:
+            raise ValueError(self.refusal(name, value)) from None
+        if name in CHECKED:
+            check({name: found}, {name: CHECKED[name]})
+        return found
+
+    def refusal(self, name: str, value: Any) -> str:
+        """Say what the input of a name must be, where a value has another type or is out of its bounds."""
+        trait = self.traits()[name]
+        if isinstance(trait, traitlets.Enum):
+            names = [str(each) for each in trait.values or ()]
+            return f"{name} must be one of {', '.join(names)}, but is {value!r}{nearest(value, names)}"[:400]
+        bounds = [(getattr(trait, end, None), word) for end, word in (("min", "at least"), ("max", "at most"))]
+        said = [f"{word} {bound:g}" for bound, word in bounds if isinstance(bound, int | float) and abs(bound) < MOST]
+        kinds = {
+            traitlets.Bool: "true or false",
+            traitlets.Int: "a whole number",
+            traitlets.Float: "a finite number",
+            traitlets.Unicode: "a text",
+            traitlets.Tuple: "a list of names",
+        }
+        kind = next(text for known, text in kinds.items() if isinstance(trait, known))
+        return f"{name} must be {', '.join([kind, *said])}, but is {value!r}"[:400]
 
     def _put(self, settings: Settings, point: OperatingPoint | None) -> None:
         """Set all inputs from settings, and the quantities that are not asked for from the point."""

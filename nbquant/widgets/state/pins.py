@@ -10,6 +10,7 @@ from nbquant.widgets.jobs.measure import Measurement
 from nbquant.widgets.kinds import AMOUNT, COUNT, FLAG, NUMBER, Kind, check, is_finite, is_text
 from nbquant.widgets.settings import Settings
 
+MOST_RESULTS = 4  # of pins that are kept; others are computed again where they are needed
 KINDS = {
     "label": Kind("a text of at most 200 characters", lambda value: is_text(value) and len(value) <= 200),
     "ratio": AMOUNT,
@@ -107,6 +108,7 @@ class Pins:
         """Start with none; ``show`` gets them all after each change."""
         self._all: tuple[Pin, ...] = ()
         self._show = show
+        self._results: dict[Any, Quantized] = {}
 
     def __len__(self) -> int:
         return len(self._all)
@@ -124,6 +126,18 @@ class Pins:
     def add(self, pins: Iterable[Pin]) -> None:
         """Add pins at the end."""
         self._take((*self._all, *pins))
+
+    def keep(self, pin: Pin, result: Quantized) -> None:
+        """Keep what the weights gave at a pin, in the place of the oldest; it holds the indices of all weights."""
+        key = _key(pin)
+        self._results.pop(key, None)
+        self._results[key] = result
+        for old in list(self._results)[:-MOST_RESULTS]:
+            del self._results[old]
+
+    def result(self, pin: Pin) -> Quantized | None:
+        """What the weights gave at a pin; None if it is not at hand."""
+        return self._results.get(_key(pin))
 
     def remove(self, index: int) -> None:
         """Remove one.
@@ -147,6 +161,9 @@ class Pins:
     def costing(self, inputs: Settings, pruned: float | None, costs: OperatingPoint | Quantized, bits: int) -> None:
         """Update those of these settings: histograms do not replace what the weights gave."""
         better = isinstance(costs, Quantized)
+        mine = [p for p in self._all if _is_of(p, inputs, pruned) and not p.finetuned]
+        if isinstance(costs, Quantized) and mine:
+            self.keep(mine[0], costs)
         self._update(
             lambda p: _is_of(p, inputs, pruned) and not p.finetuned and (better or not p.exact),
             lambda p: p.costing(costs, bits),
@@ -178,6 +195,10 @@ def codebooks_of(costs: OperatingPoint | Quantized) -> dict[str, tuple[float, ..
 
 def _is_of(pin: Pin, inputs: Settings, pruned: float | None) -> bool:
     return pin.inputs == inputs and pin.pruned == pruned
+
+
+def _key(pin: Pin) -> Any:
+    return pin.inputs, pin.pruned, pin.finetuned
 
 
 def _are_codebooks(value: object) -> bool:

@@ -10,19 +10,23 @@ from nbquant.analysis.live import largest_ratio, live_table, mean_of_cells
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import solve
+from nbquant.analysis.target import targets_of
 from nbquant.coding.ledger import Ledger
 from nbquant.pipeline.finetune import FineTuned
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.views.rate_distortion import Curve
+from nbquant.widgets.jobs.accuracy_search import FoundRatio
 from nbquant.widgets.jobs.brush import Brush
 from nbquant.widgets.jobs.curves import BOUND, CurveInputs, Curves
 from nbquant.widgets.jobs.exact import ExactPass, FitRequest
 from nbquant.widgets.jobs.jobs import Jobs
 from nbquant.widgets.jobs.measure import Measurement
 from nbquant.widgets.jobs.save import Saved
+from nbquant.widgets.jobs.trace import WeightTracer
 from nbquant.widgets.settings import Settings
+from nbquant.widgets.state.evaluations import with_evaluation
 from nbquant.widgets.state.inputs import Inputs
 from nbquant.widgets.state.pins import Pin, Pins
 
@@ -55,6 +59,12 @@ class Results(Inputs):
         measurement: Accuracy at ``point``, of a part of the samples until all were asked for; None if it has not been
             measured there.
         measured: All measurements of this selection so far.
+        evaluated: What was measured of results of this selection, without the results themselves.
+        found: What the point that was searched for an ``accuracy_loss`` loses, and how sure that is; None before, and
+            for other targets.
+        breaks: What the result at ``point`` breaks; None before it was looked for.
+        traced: The way of one weight into the file; None if none was chosen.
+        comparison: The result at ``point`` beside that of the pin that is compared; None while there is none.
         brushed: Weights of a region of the parameter in focus; None if none was brushed.
         pins: Operating points that were pinned.
         saved: The last file that was written; None before.
@@ -83,6 +93,11 @@ class Results(Inputs):
     training = traitlets.Any(None, allow_none=True, read_only=True)
     measurement = traitlets.Any(None, allow_none=True, read_only=True)
     measured = traitlets.Tuple((), read_only=True)
+    evaluated = traitlets.Tuple((), read_only=True)
+    found = traitlets.Any(None, allow_none=True, read_only=True)
+    breaks = traitlets.Any(None, allow_none=True, read_only=True)
+    traced = traitlets.Any(None, allow_none=True, read_only=True)
+    comparison = traitlets.Any(None, allow_none=True, read_only=True)
     brushed = traitlets.Any(None, allow_none=True, read_only=True)
     pins = traitlets.Tuple((), read_only=True)
     saved = traitlets.Any(None, allow_none=True, read_only=True)
@@ -109,7 +124,11 @@ class Results(Inputs):
         self._jobs = Jobs(slots, self._show_activity, lambda message: self.set_trait("error", message))
         self._exact = ExactPass(self._jobs, self._show_exact, price)
         self._brush = Brush(self._jobs, lambda brushed: self.set_trait("brushed", brushed))
+        self._tracer = WeightTracer(lambda found: self.set_trait("traced", found))
         self._pins = Pins(lambda pins: self.set_trait("pins", pins))
+        self._found: dict[Any, FoundRatio] = {}  # by what was searched
+        self._searched: Any = None  # what is being searched
+        self._generation = 0  # of statistics
         self._curves_of: CurveInputs | None = None  # what the curves were computed from
         self._tabled: tuple[list[OperatingPoint], str, int] | None = None  # what the table is of
 
@@ -117,6 +136,23 @@ class Results(Inputs):
     def statistics(self) -> Statistics | None:
         """What the curves are computed from; None before the first."""
         return None if self._curves_of is None else self._curves_of.statistics
+
+    @property
+    def followed(self) -> Settings:
+        """Settings with a target on the curves: for an accuracy, the ratio that was found or the last target."""
+        now = self.settings
+        if not now.is_searched:
+            return now
+        found, last = self._found.get(self._search_key()), self._exact.request
+        if found is not None:
+            return now.at("ratio", found.ratio)
+        if last is not None and last.settings.driver in targets_of(now.method):
+            return now.at(last.settings.driver, last.settings.value)
+        return now.at("ratio", self.ratio)
+
+    def _search_key(self) -> Any:
+        """What a search depends on."""
+        return self.settings, self._generation
 
     @property
     def kept(self) -> Quantized | None:
@@ -147,6 +183,8 @@ class Results(Inputs):
         """Whether the point that is shown is of earlier settings, whatever the target."""
         request, now = self._exact.request, self.settings
         names = ("layers", "method", "estimator", "samples", "damping", *now.options)
+        if self._searched is not None and not self.cancelled:
+            return True
         return request is not None and any(getattr(request.settings, n) != getattr(now, n) for n in names)
 
     def _request(self) -> FitRequest:
@@ -161,6 +199,8 @@ class Results(Inputs):
         """Show curves, and go to the target on the chosen one."""
         if inputs.statistics is not self.statistics:
             self.set_trait("measured", ())
+            self.set_trait("evaluated", ())
+            self._generation += 1
         self._curves_of = inputs
         self.set_trait("curves", curves)
         self.set_trait("bound", inputs.statistics.curves.get(BOUND))
@@ -168,14 +208,14 @@ class Results(Inputs):
         if known:
             least = min(float(c.compression_ratio.min()) for c in known)
             most = max(largest_ratio(c.compression_ratio, c.predicted_loss) for c in known)
-            runs = self.settings.record.curve is None and self.settings.driver == "ratio"  # further, if it is asked for
+            runs = self.settings.record.curve is None and self.followed.driver == "ratio"  # further, if it is asked for
             self.set_trait("ratio_bounds", (least, max(most, min(1.1 * self.ratio, MOST_RATIO)) if runs else most))
         self._choose()
 
     def _has_to_run(self) -> bool:
         """Whether the method has to run before there are points around the target."""
         points = self._chosen_curve() or []
-        return self.settings.record.curve is None and not any(self.settings.target.met(p) for p in points)
+        return self.settings.record.curve is None and not any(self.followed.target.met(p) for p in points)
 
     def _chosen_curve(self) -> list[OperatingPoint] | None:
         """The curve of the chosen method and its options; None if it is not there."""
@@ -187,7 +227,7 @@ class Results(Inputs):
 
     def _choose(self) -> None:
         """Find the point at the target on the chosen curve, once that is there."""
-        inputs, now = self._curves_of, self.settings
+        inputs, now = self._curves_of, self.followed
         curve = self._chosen_curve()
         if inputs is None or curve is None:
             return
@@ -253,6 +293,7 @@ class Results(Inputs):
         others = [m for m in self.measured if m.quantized is not measurement.quantized]
         partial = [m for m in others if m.partial][: -MOST_PARTIAL + 1]  # each keeps the weights' indices
         self.set_trait("measured", (*(m for m in others if m not in partial), measurement))
+        self.set_trait("evaluated", with_evaluation(self.evaluated, measurement))
         finetuned = self.finetuned is not None and self.finetuned.quantized is measurement.quantized
         if request.is_at(self._exact.request) and (finetuned or self.finetuned is None):
             self.set_trait("measurement", measurement)
@@ -274,6 +315,8 @@ class Results(Inputs):
         if self.measurement is not None and not self.measurement.partial:
             found = self.measurement.evaluation
             pin = replace(pin, accuracy=found.accuracy, loss=found.loss)
+        if self.kept is not None:
+            self._pins.keep(pin, self.kept)
         return pin
 
     def _price_pins(self, costs: OperatingPoint | Quantized) -> None:

@@ -5,17 +5,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nbquant.analysis.by_hand import with_centre_at
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
 from nbquant.views.region import Region
+from nbquant.widgets.jobs.breaks import find_breaks
 from nbquant.widgets.jobs.finetune import finetune
 from nbquant.widgets.jobs.measure import measure
 from nbquant.widgets.jobs.prune import prune_module
 from nbquant.widgets.jobs.save import deliver_file, save_file
 from nbquant.widgets.jobs.slot import Report
+from nbquant.widgets.jobs.trace import at_index, at_place, nearest_to
 from nbquant.widgets.state import code, session
 from nbquant.widgets.state.updates import Updates
 
@@ -172,11 +174,33 @@ class ExplorerState(Updates):
         """Forget the brushed region."""
         self._brush.clear()
 
+    def trace_at(self, x: float, y: float) -> None:
+        """Trace the weight at a point of the map of the parameter in focus, in units of its axes, into the file."""
+        self._trace(at_place(x, y))
+
+    def trace_value(self, value: float) -> None:
+        """Trace the weight of the parameter in focus that is nearest to a value into the file."""
+        self._trace(nearest_to(value))
+
+    def trace_text(self, text: str) -> None:
+        """Trace the weight of the parameter in focus at an index given as in "3, 17" into the file."""
+        self._trace(at_index(text))
+
+    def _trace(self, find: Callable[[Tensor], int]) -> None:
+        with self._deciding():
+            if self.focused is None:
+                raise ValueError("a parameter of the selection must be in focus to trace a weight of it: choose one")
+            self._tracer.take(self._workbench(), self.focused, find)
+
     # Background jobs.
 
     def finetune(self) -> None:
         """Fine-tune what the weights give at the target, in the background; from there, not from the last time."""
         finetune(self._workbench(), self.epochs, self._show_finetuned)
+
+    def find_breaks(self) -> None:
+        """Find test samples whose answer differs from the original's, in the background."""
+        find_breaks(self._workbench(), self.selection, self.focus, lambda found: self.set_trait("breaks", found))
 
     def measure(self) -> None:
         """Measure the accuracy of what would be saved, in the background, and what was predicted of the loss."""
@@ -197,7 +221,10 @@ class ExplorerState(Updates):
             path: Replaces the input of this name.
         """
         if path is not None:
+            self.tell("inputs", "")
             self.path = os.fspath(path)
+            if self.path != os.fspath(path):
+                return  # refused, which was told
         save_file(self._workbench(), Path(self.path), lambda saved: self.set_trait("saved", saved))
 
     def deliver(self, take: Callable[[str, bytes], None]) -> None:

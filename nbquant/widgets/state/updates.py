@@ -1,7 +1,7 @@
 """Update the results when settings, sensitivities or the module change."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
@@ -14,6 +14,13 @@ from nbquant.models.select import Sensitivities
 from nbquant.pipeline.finetune import FineTuned
 from nbquant.pipeline.prune import Pruned
 from nbquant.quantization.moments import Calibration
+from nbquant.quantization.quantized import Quantized
+from nbquant.registry import nearest
+from nbquant.widgets.jobs.accuracy_search import SLOT as SEARCH
+from nbquant.widgets.jobs.accuracy_search import FoundRatio, search
+from nbquant.widgets.jobs.breaks import SLOT as BREAKS
+from nbquant.widgets.jobs.compare import SLOT as COMPARE
+from nbquant.widgets.jobs.compare import PinComparison, compare
 from nbquant.widgets.jobs.curves import CurvePass
 from nbquant.widgets.jobs.estimate import estimate
 from nbquant.widgets.jobs.jobs import message_of
@@ -23,10 +30,12 @@ from nbquant.widgets.jobs.save import ledger_of_file
 from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.jobs.weights import Weights
 from nbquant.widgets.jobs.workbench import Workbench
-from nbquant.widgets.settings import DRIVERS, Settings
+from nbquant.widgets.kinds import check
+from nbquant.widgets.settings import TARGETS, Settings
 from nbquant.widgets.state.estimates import Estimates
 from nbquant.widgets.state.history import History
-from nbquant.widgets.state.inputs import SETTINGS
+from nbquant.widgets.state.inputs import CHECKED, SETTINGS
+from nbquant.widgets.state.pins import Pin
 from nbquant.widgets.state.results import Results
 
 SLOTS = (
@@ -34,15 +43,22 @@ SLOTS = (
     "prune",
     "sensitivity",
     "curves",
+    "search",
     "exact",
     "finetune",
     "accuracy",
     "glance",
+    "compare",
+    "trace",
+    "breaks",
     "save",
     "deliver",
     "page",
     "brush",
 )
+
+
+MOST_FOUND = 16  # results of searches that are kept
 
 
 class Updates(Results):
@@ -63,7 +79,9 @@ class Updates(Results):
         self.settings = self._first_settings(inputs, self.selection.layers)
         self._original = self._weights.origin
         self._network = Network.of(self._original, data, loss)
-        self._curves = CurvePass(self._jobs, self._show_curves, lambda: self.settings, self._calibration)
+        self._curves = CurvePass(self._jobs, self._show_curves, lambda: self.followed, self._calibration)
+        if self.settings.is_searched and self._network is None:
+            raise ValueError(f"accuracy_loss requires data to measure on, but {self.lacking}")
         self._history = History()
         self._cancelled = False
         self._estimates = Estimates(None if sensitivity is None else self._weights)
@@ -74,9 +92,13 @@ class Updates(Results):
         if sensitivity is not None:
             self._weigh(self.estimator, self.samples, self._weights)
         self._reselect()
-        self.observe(self._on_input, [*SETTINGS, *DRIVERS])
+        self.observe(self._on_input, [*SETTINGS, *TARGETS])
         self.observe(lambda change: self._on_focus(), ["focus"])
         self.observe(lambda change: self._measure_at_rest(), ["measure_at_rest"])
+        self.observe(self._on_checked, ["compared", *CHECKED])
+        self.observe(lambda change: self._forget_breaks(), ["exact", "finetuned"])
+        self.observe(lambda change: self._follow_trace(), ["exact", "finetuned", "focus"])
+        self.observe(lambda change: self._compare(), ["compared", "exact", "finetuned", "measure_at_rest"])
         if sensitivity is None and self._network is not None:
             self.estimate()
 
@@ -103,6 +125,86 @@ class Updates(Results):
         if self.measure_at_rest and self.measurement is None and self._network is not None:
             glance(self._workbench(), self._show_measurement)
 
+    def _forget_breaks(self) -> None:
+        with self._jobs.lock:
+            if self.breaks is not None and self.breaks.quantized is not self.kept:
+                self._jobs.cancel(BREAKS)
+                self.set_trait("breaks", None)
+
+    def _follow_trace(self) -> None:
+        with self._jobs.lock:
+            if self.kept is not None:
+                self._tracer.follow(self._workbench(), self.focused)
+
+    def _compare(self) -> None:
+        """Compare what is kept at this target with the pin of the user's choice, if any."""
+        with self._jobs.lock:
+            self._jobs.cancel(COMPARE)
+            self.set_trait("comparison", None)
+            self._jobs.tell(COMPARE, "")
+            if self.kept is None or not 0 <= self.compared < len(self._pins):
+                return
+            pin = self._pins[self.compared]
+
+            def show(found: PinComparison) -> None:
+                self._pins.keep(pin, found.other)
+                self.set_trait("comparison", found)
+
+            with self._jobs.reporting(COMPARE):
+                compare(self._workbench(), pin.label, self._result_of(pin), self.measure_at_rest, show)
+
+    def _result_of(self, pin: Pin) -> Callable[[Report], Quantized]:
+        """Get what gives the result of a pin, which may have to be computed again.
+
+        Raises:
+            ValueError: It cannot be: it was fine-tuned, or its weights or sensitivities are gone.
+        """
+        known, settings = self._pins.result(pin), pin.inputs
+        if known is not None:
+            return lambda report: known
+        if pin.pruned != self.pruned_to:
+            was = "not pruned" if pin.pruned is None else f"pruned to a density of {pin.pruned:g}"
+            raise ValueError(f"pin {pin.label} is of the model {was}, which this one is not: compare another pin")
+        if pin.finetuned:
+            raise ValueError(
+                f"the fine-tuned values of pin {pin.label} are no longer at hand: go to it, fine-tune and pin again"
+            )
+        mine = settings.estimator, settings.samples
+        weights = self._weights if self._estimates.in_use in (None, mine) else self._estimates.get(*mine)
+        if weights is None:
+            raise ValueError(f"the sensitivities of pin {pin.label} are not at hand: go to it once, and back")
+        quantize = self._curves.quantizing(settings, weights, weights.select(settings.layers), self._curves_of)
+        return lambda report: quantize(settings.target, report)
+
+    def _choose(self) -> None:
+        super()._choose()
+        self._search()
+
+    def _search(self) -> None:
+        """Search for the ratio that loses the accuracy that is asked for, unless it is known or not wanted."""
+        inputs = self._curves_of
+        key = self._search_key() if self.settings.is_searched and inputs is not None else None
+        if key is None or inputs is None or key in self._found:
+            self._searched = None
+            self._jobs.cancel(SEARCH)
+            self._jobs.tell(SEARCH, "")
+            self.set_trait("found", None if key is None else self._found[key].loss)
+            return
+        self.set_trait("found", None)
+        if self._searched == key and self._jobs.wanted(SEARCH):
+            return
+        self._searched = key
+
+        def show(found: FoundRatio | str) -> None:
+            self._searched = None
+            if isinstance(found, str):
+                raise ValueError(found)  # which is told
+            self._found = dict([*self._found.items(), (key, found)][-MOST_FOUND:])
+            self._choose()
+
+        fit = self._curves.quantizing(self.settings, inputs.weights, inputs.selection, inputs)
+        search(self._workbench(), self.settings.value, fit, show)
+
     def _workbench(self) -> Workbench:
         return Workbench(self._jobs, self._weights, self._network, self.lacking, self._exact, self.finetuned)
 
@@ -113,12 +215,30 @@ class Updates(Results):
             with self._deciding():
                 self._accept(self.settings.changed(change["name"], change["new"], self.ratio), change["name"])
 
+    def _on_checked(self, change: Any) -> None:
+        """Put an input back that cannot have its new value, and tell why."""
+        if self._is_following:
+            return
+        name, value = change["name"], change["new"]
+        with self._jobs.lock:
+            try:
+                if name == "compared" and not -1 <= value < len(self._pins):
+                    places = f"from 0 to {len(self._pins) - 1}, " if len(self._pins) else ""
+                    raise ValueError(f"compared must be the place of a pin, {places}or -1 for none, but is {value}")
+                if name in CHECKED:
+                    check({name: value}, {name: CHECKED[name]})
+            except ValueError as error:
+                self._jobs.tell("inputs", message_of(error))
+                with self._following():
+                    self.set_trait(name, change["old"])
+            else:
+                self._jobs.tell("inputs", "")
+
     def _on_focus(self) -> None:
         with self._jobs.lock:
             if self.parameters and self.focus not in self.parameters:
-                self._jobs.tell(
-                    "inputs", f"focus must be one of {', '.join(self.parameters)}, but is {self.focus!r}"[:400]
-                )
+                known, near = ", ".join(self.parameters), nearest(self.focus, self.parameters)
+                self._jobs.tell("inputs", f"focus must be one of {known}, but is {self.focus!r}{near}"[:400])
                 self.focus = max(self.selection, key=lambda t: t.weight.numel()).name
                 return
             self.set_trait("by_hand", None)
@@ -139,6 +259,8 @@ class Updates(Results):
 
     def _accept(self, settings: Settings, step: str = "") -> None:
         """Let new settings be a step of their own, or part of the last change of the same input."""
+        if settings.is_searched and self._network is None:
+            raise ValueError(f"accuracy_loss requires data to measure on, but {self.lacking}")
         if settings != self.settings:
             self._history.record(self.settings, step)
         self._go(settings)
@@ -230,7 +352,7 @@ class Updates(Results):
 
     def _compute_curves(self) -> None:
         """Compute all curves of the selection, the chosen method's first, so that the picture follows at once."""
-        now = self.settings
+        now = self.followed
         estimator, samples = self._estimates.in_use or (now.estimator, now.samples)
         in_effect = replace(now, layers=self.selection.layers, estimator=estimator, samples=samples)
         self._curves.start(in_effect, self._weights, self.selection, self._curves_of)

@@ -13,7 +13,7 @@ class Action:
     Attributes:
         name: What it is called in messages.
         label: Its text.
-        place: Where it stands: "bar", "prune", "train", "save", "session", or "" for none.
+        place: Where it stands: "bar", "prune", "train", "breaks", "save", "session", or "" for none.
         tooltip: What it does, in a sentence.
         run: What the state does; None if the explorer hands something to the browser.
         blocked: Why it can do nothing now; "" if it can.
@@ -75,6 +75,14 @@ ACTIONS = (
         "train",
         "Train the reconstruction values; the assignment of weights to them stays",
         ExplorerState.finetune,
+        _needs_data,
+    ),
+    Action(
+        "breaks",
+        "Show what breaks",
+        "breaks",
+        "Find test samples whose answer is another one than the original's",
+        ExplorerState.find_breaks,
         _needs_data,
     ),
     Action("save", "Save", "save", "Write the compressed network to this file", ExplorerState.save),

@@ -13,6 +13,7 @@ DAMPINGS = (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 SIZES = {"standard": "standard", "half a screen": "compact", "projection": "projection"}
 MOST_EPOCHS = 1000
 MOST_SAMPLES = 1_000_000_000
+_AXES = {"predicted loss": "predicted", "accuracy lost": "accuracy", "KL divergence": "divergence"}
 REGION = "region_text"  # an input of the view alone
 
 
@@ -24,7 +25,7 @@ class Control:
         name: Name of the input.
         label: What is written beside it.
         kind: A "choice" of several, a "flag", a "number" or a "text".
-        place: Where it stands: "method", "sensitivity", "picture", "prune", "train" or "save".
+        place: Where it stands: "method", "sensitivity", "picture", "curves", "pins", "prune", "train" or "save".
         tooltip: What it means, in a sentence.
         options: Of a choice: label and value of each.
         least: Least number.
@@ -102,6 +103,8 @@ def controls(state: ExplorerState) -> list[dict[str, Any]]:
             _choice("bars", "Bars show", "picture", {"weights": "weights", "Σh, the loss's mass": "h"}),
             Control("log_count", "logarithmic bars", "flag", "picture", "Scale of the histogram's bars"),
             _choice("size", "Size", "picture", SIZES),
+            _choice("axis", "shows", "curves", _AXES, lacking),
+            _choice("compared", "Compare now with", "pins", _pins(state)),
             Control(
                 "density",
                 "Density",
@@ -141,6 +144,16 @@ def _missing(state: ExplorerState, name: str) -> str:
     """Why an option has no effect now."""
     record = state.settings.record
     return "" if name in record.options else f"{record.title} has no such option"
+
+
+def _pins(state: ExplorerState) -> dict[str, Any]:
+    """Places of pins by what they are called; labels may be equal, and then have their places."""
+    labels = [pin.label for pin in state.pins]
+    called = [f"{label} ({i + 1})" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
+    pins = {
+        f"{c}: {p.inputs.method} {p.ratio:.1f}×": i for i, (c, p) in enumerate(zip(called, state.pins, strict=True))
+    }
+    return {"no pin": -1} | pins
 
 
 def _methods() -> dict[str, str]:

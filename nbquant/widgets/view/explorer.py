@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from threading import get_ident
 from typing import Any
@@ -16,26 +17,38 @@ from nbquant.models.select import Sensitivities
 from nbquant.views.notebook_figure import png
 from nbquant.widgets.front.bundle import script, style
 from nbquant.widgets.front.figure_panel import FigurePanel
-from nbquant.widgets.jobs.jobs import message_of
 from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.panels import panels
-from nbquant.widgets.settings import DRIVERS
+from nbquant.widgets.settings import TARGETS
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.state.inputs import SETTINGS
 from nbquant.widgets.view.actions import ACTIONS, blocked
+from nbquant.widgets.view.breaking import breaking
 from nbquant.widgets.view.controls import REGION, controls
 from nbquant.widgets.view.link import PanelLink
 from nbquant.widgets.view.page import page_of
 from nbquant.widgets.view.pictures import picture_of
-from nbquant.widgets.view.readout import outcome, summary
+from nbquant.widgets.view.readout import outcome, summary, versus
 from nbquant.widgets.view.still_output import HIDING, StillOutput
 from nbquant.widgets.view.tables import codebook_table, layers_table, pins_table
 from nbquant.widgets.view.while_busy import answer_while_busy
 
 LINKED = (
     *SETTINGS,
-    *DRIVERS,
-    *("focus", "measure_at_rest", "density", "epochs", "path", "bars", "log_count", "pooling", "size", "compared"),
+    *TARGETS,
+    *(
+        "focus",
+        "measure_at_rest",
+        "density",
+        "epochs",
+        "path",
+        "bars",
+        "log_count",
+        "axis",
+        "pooling",
+        "size",
+        "compared",
+    ),
 )
 """Inputs of the state that are traits of the widget as well, both ways."""
 SHOWN = {name: name for name in ("activity", "progress", "pace", "cancelled", "driver")} | {"error": "problem"}
@@ -60,9 +73,13 @@ class Explorer(FigurePanel):
         problem: What the last input could not do; "" if all is well.
         outcome: What was pruned and saved.
         summary: The chosen point in a line.
+        breaks: What quantization breaks, see :func:`~nbquant.widgets.view.breaking.breaking`; empty before.
+        traced: The weight that was traced, with its bits and where they are in the file; empty if none was.
+        versus: What is shown now against the pin that is compared: "label", "value" and "note" of each, texts.
         code_text: The lines of Python that give this result, once they were asked for.
     """
 
+    size: Any = traitlets.Any("standard").tag(sync=True)  # so that the state refuses what it cannot be, in words
     controls: traitlets.List[Any] = traitlets.List().tag(sync=True)
     actions: traitlets.List[Any] = traitlets.List().tag(sync=True)
     blocked = traitlets.Dict().tag(sync=True)
@@ -70,6 +87,9 @@ class Explorer(FigurePanel):
     stale = traitlets.Bool().tag(sync=True)
     outcome = traitlets.Unicode().tag(sync=True)
     summary = traitlets.Unicode().tag(sync=True)
+    breaks = traitlets.Dict().tag(sync=True)
+    traced = traitlets.Dict().tag(sync=True)
+    versus: traitlets.List[Any] = traitlets.List().tag(sync=True)
     code_text = traitlets.Unicode().tag(sync=True)
     region_text = traitlets.Unicode().tag(sync=True)
 
@@ -85,10 +105,9 @@ class Explorer(FigurePanel):
             "page": self._offer_page,
             "download": lambda: state.deliver(lambda name, content: self.offer(name, OCTETS, content)),
         }
-        own = {name: getattr(state, name) for name in LINKED if name != "size"}
+        own = {name: getattr(state, name) for name in LINKED if name != "size"}  # which the panel has
         own |= {name: getattr(state, source) for source, name in SHOWN.items()}
         made: dict[str, Any] = {name: traitlets.Any(value).tag(sync=True) for name, value in own.items()}
-        made["layers"] = traitlets.Tuple(default_value=state.layers).tag(sync=True)
         self.add_traits(**made)
         for name, table in self.tables.items():
             table.join(self, f"{name}_table")
@@ -102,7 +121,9 @@ class Explorer(FigurePanel):
         self.add_class("nbquant-explorer")
         self._still = StillOutput(self._png, "The explorer: histogram, heat map, rate-distortion curves and ledger")
         self._follow()
-        self._link = PanelLink(state, self, self._still.update)
+        self._link = link = PanelLink(state, self, self._still.update)
+        pins = self.tables["pins"]
+        pins.observe(lambda change: link.point_at(int(pins.hovered or -1)), ["hovered"])
         self.on_msg(lambda _, content, buffers: self._take(content, buffers))
 
     @traitlets.default("_esm")
@@ -134,13 +155,16 @@ class Explorer(FigurePanel):
             self.state.observe(lambda change, name=name: self.set_trait(name, change["new"]), source)
         self.observe(lambda change: self._brush(change["new"]), REGION)
         for names, show in (
-            (["method", "parameters", "damping", "focus"], self._show_controls),
+            (["method", "parameters", "damping", "focus", "pins"], self._show_controls),
             (["can_undo", "can_redo"], self._show_blocked),
-            ([*SETTINGS, "point", "exact"], self._show_stale),
+            ([*SETTINGS, "point", "exact", "driver", "accuracy_loss", "found", "cancelled", "error"], self._show_stale),
             (["saved", "pruned"], self._show_outcome),
             (["exact", "finetuned", "measurement", "point"], self._show_summary),
             (["exact", "finetuned"], self._refresh_code),
             (["brushed"], self._show_region),
+            (["traced"], self._show_traced),
+            (["breaks"], self._show_breaks),
+            (["compared", "comparison", "pins", "point", "exact", "ledger", "by_hand"], self._show_versus),
         ):
             self.state.observe(lambda change, show=show: show(), names)
         for show in (self._show_blocked, self._show_outcome, self._show_summary):
@@ -161,8 +185,8 @@ class Explorer(FigurePanel):
         self.state.tell("inputs", "")
         try:
             setattr(self.state, name, getattr(self, name))
-        except traitlets.TraitError as error:
-            self.state.tell("inputs", message_of(error))
+        except traitlets.TraitError:
+            self.state.tell("inputs", self.state.refusal(name, getattr(self, name)))
         if getattr(self, name) != getattr(self.state, name):
             self._show_input(name)
 
@@ -182,6 +206,16 @@ class Explorer(FigurePanel):
     def _show_summary(self) -> None:
         self.summary = summary(self.state)
 
+    def _show_breaks(self) -> None:
+        self.breaks = breaking(self.state.breaks)
+
+    def _show_traced(self) -> None:
+        found = self.state.traced
+        self.traced = {} if found is None else asdict(found)
+
+    def _show_versus(self) -> None:
+        self.versus = versus(self.state)
+
     def _brush(self, text: str) -> None:
         if text != self._region():
             self.state.brush_text(text)
@@ -197,6 +231,8 @@ class Explorer(FigurePanel):
     def _take(self, content: Mapping[str, Any], buffers: Any) -> None:
         if content.get("kind") == "act" and content.get("name") in self._acts:
             self._acts[content["name"]]()
+        elif content.get("kind") == "trace":
+            self.state.trace_text(str(content.get("text")))
         elif content.get("kind") == "restore" and buffers:
             self.state.restore(bytes(buffers[0]))
 

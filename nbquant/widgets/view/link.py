@@ -19,7 +19,7 @@ from nbquant.widgets.panels import panels
 from nbquant.widgets.panels.histogram import HISTOGRAM, histogram_edges
 from nbquant.widgets.panels.panel import Panel
 from nbquant.widgets.panels.panels import descriptions
-from nbquant.widgets.panels.rate_distortion import RATE_DISTORTION, curve_points
+from nbquant.widgets.panels.rate_distortion import RATE_DISTORTION, clickable, measured_values
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.view.pictures import still_figure, table
 from nbquant.widgets.view.readout import facts, newest_ledger, note, predicted_loss
@@ -49,6 +49,7 @@ class PanelLink:
         self._slow = {panel.name: Slot(panel.name) for panel in panels.PANELS if panel.slow}
         self._serial = 0
         self._answering = False
+        self._pointed = -1
         redraw: dict[str, list[Callable[[], None]]] = {}
         for panel_ in panels.PANELS:
             for trait in panel_.follows:
@@ -66,9 +67,11 @@ class PanelLink:
             ("bars", self._show_brushed),
             ("pins", self._show_ghosts),
             ("compared", self._show_ghosts),
+            ("comparison", self._describe),
             ("measured", self._describe),
             ("training", self._describe),
-            ("measurement", self._show_facts),
+            ("measurement", self._show_measured),
+            ("found", self._show_facts),
             ("saved", self._show_facts),
             ("brushed", self._show_brushed),
         ):
@@ -113,8 +116,13 @@ class PanelLink:
         if self.state.kept is not None:
             self._come_to_rest()
 
+    def point_at(self, pin: int) -> None:
+        """Show the codebook of a pin for as long as the mouse is on it; −1 for none."""
+        self._pointed = pin
+        self._show_ghosts()
+
     def _show_ghosts(self) -> None:
-        pins, compared = self.state.pins, self.state.compared
+        pins, compared = self.state.pins, self.state.compared if self._pointed < 0 else self._pointed
         shown = [pins[compared]] if 0 <= compared < len(pins) else []
         group = self.state.group
         self.panel.ghosts = [
@@ -135,6 +143,10 @@ class PanelLink:
 
     def _show_facts(self) -> None:
         self.panel.facts = facts(self.state)
+
+    def _show_measured(self) -> None:
+        self._show_facts()
+        self._show_now()
 
     def _describe(self) -> None:
         self.panel.descriptions = descriptions(self.state)
@@ -199,11 +211,17 @@ class PanelLink:
             self.state.unbrush()
 
     def _take_click(self, clicked: Mapping[str, Any]) -> None:
-        if clicked.get("figure") != RATE_DISTORTION.name:
+        figure, x, y = str(clicked.get("figure")), clicked.get("x"), clicked.get("y")
+        kind = self.panel.kinds.get(figure)
+        if kind == "map" and x is not None and y is not None:
+            self.state.trace_at(float(x), float(y))
+        elif kind == "clusters" and x is not None:
+            self.state.trace_value(float(x))
+        if figure != RATE_DISTORTION.name:
             return
-        curves = curve_points(self.state)
-        if clicked["curve"] < len(curves):
-            (method, weighted), _ = curves[clicked["curve"]]
+        curves = clickable(self.state)
+        if clicked["curve"] < len(curves) and curves[clicked["curve"]] is not None:
+            method, weighted = curves[clicked["curve"]]
             # A little less than the point's own ratio, whose last digits the figure may have rounded.
             self.state.choose_point(method, weighted, "ratio", clicked["x"] * (1 - 1e-6))
 
@@ -277,6 +295,8 @@ def now(state: ExplorerState, serial: int) -> dict[str, Any]:
         "mean_h": mean_of_cells(point, state.statistics, state.group),
         "lmbda": float(getattr(point.quantizer, "lmbda", 0.0)),
         "codeword": codeword,
+        "measured": measured_values(state),
+        "accuracy_loss": state.accuracy_loss,
     }
 
 

@@ -27,6 +27,7 @@ from nbquant.views.heatmap import heatmap_data
 from nbquant.views.heatmap_drawing import draw_equal_sensitivities, draw_heatmap
 from nbquant.views.histogram import draw_histogram, histogram_data
 from nbquant.views.rate_distortion import Curve, draw_rate_distortion, rate_distortion_data
+from nbquant.views.single_points import SMALL
 from nbquant.widgets.front.bundle import part, script, style
 from nbquant.widgets.front.figure_panel import FigurePanel, binary
 from nbquant.widgets.jobs.curves import BOUND, bound_of
@@ -42,9 +43,11 @@ LEAST_POINTS = 12
 MOST_LAYERS = 16  # that are offered one by one, the largest
 FIXED = (
     *("measure_at_rest", "estimator", "samples", "damping", "pooling"),
-    *("density", "epochs", "path", "region_text"),
+    *("axis", "density", "epochs", "path", "region_text"),
 )
 """Inputs that need the weights or the data."""
+PAGE_PARTS = ("page_data", "page_pins", "page")
+"""Scripts of a page, beside those of the widget."""
 NEEDS_KERNEL = "this page has no kernel; open a notebook and call nq.explore(model, data)"
 PAGE = """<!doctype html>
 <html lang="en">
@@ -99,7 +102,7 @@ def _page(content: "_Content", most: int, title: str | None) -> bytes:
         "title": html.escape(title or f"nbquant: {layers_label(content.state.selection.layers)}"),
         "style": style("figure_panel", "data_table", "cockpit"),
         "data": packed(content.at_most(most)),
-        "script": script("cockpit") + part("page"),
+        "script": "\n".join([script("cockpit"), *map(part, PAGE_PARTS)]),
     }
     return (PAGE % values).encode()
 
@@ -210,7 +213,7 @@ class _Content:
         known = [self.curves[shown, *pair] for pair in tabulated_pairs()]
         data = rate_distortion_data([Curve.of_points(points) for points in known if points])
         bound = self.bounds[shown.layers]
-        drawn = draw_rate_distortion(data, [] if bound is None else bound_traces(bound, brief=True))
+        drawn = draw_rate_distortion(data, [] if bound is None else bound_traces(bound, brief=True), SMALL)
         for trace in drawn["data"]:
             trace |= {
                 name: single(trace[name])
@@ -264,7 +267,8 @@ class _Content:
             n: v for n, v in self.widget.get_state().items() if n not in own and not n.startswith(("_model", "_view"))
         }
         state = {n: v for n, v in state.items() if n not in ("_esm", "_css", "_dom_classes", "_anywidget_id")}
-        gone = {panel.name for panel in panels.PANELS if {"exact", "finetuned"} & set(panel.follows)}
+        needed = {"exact", "finetuned", "comparison"}  # results of the weights themselves
+        gone = {panel.name for panel in panels.PANELS if needed & set(panel.follows)}
         for name in gone:
             del state[name]
         controls = [dict(control) for control in state["controls"]]
@@ -285,6 +289,12 @@ class _Content:
             "clicked": {},
             "region": {},
             "brushed": {},
+            "compared": -1,
+            "axis": "predicted",
+            "versus": [],
+            "traced": {},
+            "breaks": {},
+            "ghosts": [],
             "activity": "",
             "cancelled": False,
             "stale": False,

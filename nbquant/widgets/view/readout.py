@@ -7,8 +7,10 @@ from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Evaluation
 from nbquant.models.layers import layers_label
 from nbquant.quantization import methods
+from nbquant.quantization.accuracy_loss import AccuracyLoss
 from nbquant.sensitivity import estimators
 from nbquant.views.palette import method_style
+from nbquant.widgets.jobs.compare import PinComparison
 from nbquant.widgets.state import ExplorerState
 
 
@@ -22,7 +24,7 @@ def facts(state: ExplorerState) -> list[dict[str, str]]:
             "value": accuracy,
             "note": original,
         },
-        *_divergence(state),
+        *(_divergence(state) if state.found is None else _searched(state.found)),
         {"label": "file", "value": size, "note": against},
     ]
     left = state.selection.left_out
@@ -112,6 +114,57 @@ def size_text(size: float) -> str:
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
+def versus(state: ExplorerState) -> list[dict[str, str]]:
+    """The point now against the pin that is compared: label, value, note; empty without one."""
+    if state.point is None or not 0 <= state.compared < len(state.pins):
+        return []
+    pin, found = state.pins[state.compared], state.comparison
+    costs = state.point if state.kept is None else state.kept
+    ledger = newest_ledger(state)
+    bits = 0 if ledger is None else ledger.total
+    loss = predicted_loss(state)
+    rows = [
+        {
+            "label": "bytes",
+            "value": _signed(f"{(bits - pin.bits) / 8:+,.0f}"),
+            "note": _signed(f"{bits / pin.bits - 1:+.2%}") if pin.bits else "",
+        },
+        {
+            "label": "predicted loss",
+            "value": _signed(f"{loss - pin.predicted_loss:+.3g}"),
+            "note": _signed(f"{loss / pin.predicted_loss - 1:+.1%}") if pin.predicted_loss > 0 else "",
+        },
+        {
+            "label": "ratio",
+            "value": _signed(f"{costs.compression_ratio - pin.ratio:+.2f}") + "×",
+            "note": f"{costs.compression_ratio:.2f}× against {pin.ratio:.2f}×",
+        },
+    ]
+    return [*_measured_difference(found), *rows]
+
+
+def _measured_difference(found: PinComparison | None) -> list[dict[str, str]]:
+    """Difference that was measured on the same samples; nothing before it is."""
+    if found is None or found.evaluation is None:
+        return []
+    now = found.evaluation
+    beside, before = now.comparison, now.reference
+    first = " (the first)" * found.partial
+    if beside is None or beside.accuracy_change is None or beside.accuracy_error is None:
+        if before is None:
+            return []
+        note = f"{now.loss:.4f} against {before.loss:.4f}, {now.samples:,} samples{first}"
+        return [{"label": "measured loss", "value": _signed(f"{now.loss - before.loss:+.3g}"), "note": note}]
+    change, error = 100 * beside.accuracy_change, 100 * beside.accuracy_error
+    note = f"the same {now.labels:,} samples{first}, {beside.agreement:.1%} predicted alike"
+    return [{"label": "accuracy", "value": f"{_signed(f'{change:+.2f}')} ± {error:.2f} points", "note": note}]
+
+
+def _signed(text: str) -> str:
+    """A number with a minus as it is typeset."""
+    return text.replace("-", "−")
+
+
 def _estimator(name: str) -> str:
     """Label of an estimator; sensitivities that were given may come from one that is not ours."""
     return next((e.label for e in estimators.ESTIMATORS if e.name == name), name)
@@ -125,7 +178,7 @@ def _accuracy(state: ExplorerState) -> tuple[str, str]:
     error = "" if beside is None or beside.accuracy_error is None else f" ± {100 * beside.accuracy_error:.2f}"
     change = ""
     if beside is not None and beside.accuracy_change is not None:
-        change = f", {100 * beside.accuracy_change:+.2f}{error} points".replace("-", "−")
+        change = _signed(f", {100 * beside.accuracy_change:+.2f}{error} points")
     there = " there" * state.measurement.partial
     return f"{_said(now)} of {now.labels or now.samples:,}", f"original {_said(before)}{there}{change}"
 
@@ -137,6 +190,15 @@ def _divergence(state: ExplorerState) -> list[dict[str, str]]:
         return []
     note = f"99 % below {beside.kl_99:.3g}, {beside.agreement:.1%} predicted alike"
     return [{"label": "KL divergence from original", "value": f"{beside.kl_mean:.3g} nat", "note": note}]
+
+
+def _searched(found: AccuracyLoss) -> list[dict[str, str]]:
+    """What a search for an accuracy found, and how sure it is."""
+    sure = f"{found.confidence:.0%}" if found.confidence < 0.995 else "over 99%"
+    note = f"at most {found.at_most:g}: {sure} sure, {found.labels:,} labels"
+    return [
+        {"label": "accuracy lost", "value": f"{_signed(f'{found.lost:.2f}')} ± {found.error:.2f} points", "note": note}
+    ]
 
 
 def _has_loss_only(state: ExplorerState) -> bool:

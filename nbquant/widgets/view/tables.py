@@ -122,10 +122,13 @@ def pins_table(state: ExplorerState) -> DataTable:
 
     show()
     state.observe(lambda change: show(), ["pins", "exact", "ledger", "measurement"])
+
+    def show_compared() -> None:
+        table.focused = str(state.compared) if state.compared >= 0 else ""
+
+    state.observe(lambda change: show_compared(), ["compared"])
     table.observe(take_press, "pressed")
-    table.observe(
-        lambda change: setattr(state, "compared", int(table.hovered or table.focused or -1)), ["hovered", "focused"]
-    )
+    table.observe(lambda change: setattr(state, "compared", int(table.focused or -1)), ["focused"])
     return table
 
 

@@ -104,3 +104,14 @@ def test_checkpoint(tmp_path, damping):
     for where in (str(tmp_path / "h.safetensors"), folder):
         state = ready(tmp_path / "m.safetensors", sensitivity=where, ratio=6.0, damping=damping, layers="b")
         same(run(state), state)
+
+
+@pytest.mark.parametrize("inputs", [{}, {"method": "trellis"}, {"samples": 10}, {"method": "feedback", "rate": 2.0}])
+def test_model_without_data(inputs):
+    state = ExplorerState(network(), **{"ratio": 6.0} | inputs if "rate" not in inputs else inputs)
+    assert state.wait(WAIT)
+    names = {"model": network()}
+    exec(compile(state.code(), "code", "exec"), names)
+    assert names["quantized"].quantizer.method == state.method
+    if state.settings.record.curve is not None:  # others find the target by other runs
+        same(names["quantized"], state)

@@ -478,3 +478,32 @@ def test_without_data_what_needs_them_is_off(explorer):
     reasons = [alone.blocked["measure"], alone.blocked["finetune"], control(alone, "estimator")["disabled"]]
     assert all("explore(model, data)" in reason for reason in reasons)
     assert "h = 1" in alone.now["note"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ratio", "much", "ratio must be a finite number, but is 'much'"),
+        ("levels", 3.5, "levels must be a whole number, but is 3.5"),
+        ("density", 2.0, "density must be a finite number, at least 0, at most 1, but is 2.0"),
+        (
+            "size",
+            "compac",
+            "size must be one of standard, compact, projection, but is 'compac': did you mean 'compact'?",
+        ),
+        ("bars", "H", "bars must be one of weights, h, but is 'H'"),
+        ("axis", "acuracy", "did you mean 'accuracy'?"),
+        ("method", "kmean", "did you mean 'kmeans'?"),
+        ("layers", "fc1", "layers must be a list of names, but is 'fc1'"),
+        ("path", "model.bin", "path must be the name of a file that ends in .nbq, but is 'model.bin'"),
+        ("compared", 3, "compared must be the place of a pin, or -1 for none, but is 3"),
+        ("compared", "A", "compared must be a whole number, but is 'A'"),
+        ("focus", "0.wieght", "did you mean '0.weight'"),
+    ],
+)
+def test_every_input_that_cannot_be_is_told_and_goes_back(explorer, name, value, message):
+    before = getattr(explorer, name)
+    setattr(explorer, name, value)
+    settle(explorer)
+    assert message in explorer.problem
+    assert getattr(explorer, name) == getattr(explorer.state, name) == before

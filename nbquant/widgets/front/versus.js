@@ -1,0 +1,17 @@
+// The point now against the pin that is compared, in numbers.
+
+function versusSection(model) {
+  const list = element("dl", { className: "nbquant-versus", "aria-label": "Now against the pin", "aria-live": "polite" });
+
+  function show() {
+    const rows = (model.get("versus") ?? []).flatMap(({ label, value, note }) => [
+      element("dt", { textContent: label }),
+      element("dd", { "data-versus": label }, element("b", { textContent: value }), element("small", { textContent: note })),
+    ]);
+    list.replaceChildren(...rows);
+    list.hidden = !rows.length;
+  }
+  model.on("change:versus", show);
+  show();
+  return { section: list, dispose: () => model.off("change:versus", show) };
+}
