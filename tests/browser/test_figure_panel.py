@@ -824,7 +824,7 @@ def test_sizes(live, panel):
     assert [slider(live, d).is_visible() for d in ("ratio", "rate", "levels")] == [False, False, True]
 
 
-@pytest.mark.parametrize(("width", "across"), [(1280, [1, 3, 1]), (800, [1, 2, 2]), (620, [1, 1, 1, 1, 1])])
+@pytest.mark.parametrize(("width", "across"), [(1280, [1, 3, 1, 1]), (800, [1, 2, 2, 1]), (620, [1] * 6)])
 def test_figures_are_laid_out_by_the_panel_s_width(page, width, across):
     page.page.set_viewport_size({"width": width, "height": 800})
     tops = page.page.evaluate(

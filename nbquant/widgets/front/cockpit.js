@@ -273,12 +273,12 @@ function statusLine(model, act, disposers) {
 }
 
 function shortcutsDialog() {
-  const rows = SHORTCUTS.flatMap(([keys, text]) => [element("dt", { textContent: keys }), element("dd", { textContent: text })]);
+  const rows = SHORTCUTS.flatMap(([keys, text]) => [element("kbd", { textContent: keys }), element("span", { textContent: text })]);
   const close = element("button", { type: "button", textContent: "Close" });
   const dialog = element(
     "dialog",
     { className: "nbquant-help", "aria-label": "Keyboard shortcuts" },
-    element("dl", {}, ...rows),
+    element("div", { className: "nbquant-keys" }, ...rows),
     close,
   );
   close.addEventListener("click", () => dialog.close());

@@ -1,13 +1,13 @@
 // The point now against the pin that is compared, in numbers.
 
 function versusSection(model) {
-  const list = element("dl", { className: "nbquant-versus", "aria-label": "Now against the pin", "aria-live": "polite" });
+  const list = element("ul", { className: "nbquant-versus", "aria-label": "Now against the pin", "aria-live": "polite" });
 
   function show() {
-    const rows = (model.get("versus") ?? []).flatMap(({ label, value, note }) => [
-      element("dt", { textContent: label }),
-      element("dd", { "data-versus": label }, element("b", { textContent: value }), element("small", { textContent: note })),
-    ]);
+    const rows = (model.get("versus") ?? []).map(({ label, value, note }) => {
+      const said = element("span", { "data-versus": label }, element("b", { textContent: value }), element("small", { textContent: note }));
+      return element("li", {}, element("span", { textContent: label }), said);
+    });
     list.replaceChildren(...rows);
     list.hidden = !rows.length;
   }
