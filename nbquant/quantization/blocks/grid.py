@@ -18,26 +18,29 @@ _MOST = np.finfo(np.float32).max
 
 @dataclass(frozen=True)
 class Weighting:
-    """Sensitivities of weights in blocks.
+    """Sensitivities of weights in blocks, relative to the largest; all 1 without any.
 
     Attributes:
-        h: Sensitivities, blocks × length; empty: all 1.
-        unit: What they are multiplied by: their inverse maximum.
+        h: Sensitivities, blocks × length, or None.
+        length: Weights of a block.
+        unit: What sensitivities are multiplied by.
     """
 
-    h: Blocks
+    h: Blocks | None
+    length: int
     unit: float
 
     @staticmethod
-    def of(sensitivity: Blocks | None) -> "Weighting":
-        """Normalize sensitivities; without any, all are 1."""
-        if sensitivity is None:
-            return Weighting(NONE_2, 1.0)
-        most = float(sensitivity.max())
-        return Weighting(sensitivity, 1.0 / most if most else 1.0)
+    def of(sensitivity: Blocks | None, length: int) -> "Weighting":
+        """Normalize sensitivities of blocks of some length."""
+        most = 0.0 if sensitivity is None else float(sensitivity.max())
+        return Weighting(sensitivity, length, 1.0 / most if most else 1.0)
 
-    def __getitem__(self, blocks: slice) -> "Weighting":
-        return Weighting(self.h[blocks] if self.h.size else self.h, self.unit)
+    def part(self, blocks: slice, count: int) -> Blocks:
+        """Sensitivities of a slice of the blocks, and how many these are."""
+        if self.h is None:
+            return np.ones((count, self.length), np.float32)
+        return (self.h[blocks] * self.unit).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,17 @@ class IntegerGrid:
     def errors(
         self,
         weight: Blocks,
-        weighting: Weighting,
+        h: Blocks,
         scale: Candidates,
         zero: Candidates = NONE_2,
         minimum: Candidates = NONE_2,
     ) -> Float64[np.ndarray, "blocks candidates"]:
         """Compute the weighted error of each candidate."""
+        count = scale.shape[1]
+        scale, zero, minimum = in_lanes(scale), in_lanes(zero), in_lanes(minimum)
         error = np.empty(scale.shape)
-        block_search.integer_errors(
-            weight, weighting.h, weighting.unit, scale, zero, minimum, float(self.low), float(self.high), error
-        )
-        return error
+        block_search.integer_errors(weight, h, scale, zero, minimum, float(self.low), float(self.high), error)
+        return error[:, :count]
 
     def codes(
         self,
@@ -123,14 +126,10 @@ class LevelGrid:
         takes_upper = {"lower": middle != middle, "upper": middle == middle, "zero": middle < 0}[self.ties]
         return np.where(takes_upper, np.nextafter(middle, np.float32(-np.inf)), middle)
 
-    def errors(
-        self, weight: Blocks, weighting: Weighting, scale: Candidates
-    ) -> Float64[np.ndarray, "blocks candidates"]:
+    def errors(self, weight: Blocks, h: Blocks, scale: Candidates) -> Float64[np.ndarray, "blocks candidates"]:
         """Compute the weighted error of each candidate."""
         error = np.empty(scale.shape)
-        block_search.level_errors(
-            weight, weighting.h, weighting.unit, scale, self.thresholds, self.levels[self.order], error
-        )
+        block_search.level_errors(weight, h, scale, self.thresholds, self.levels[self.order], error)
         return error
 
     def codes(self, weight: Blocks, scale: Float32[np.ndarray, " blocks"]) -> UInt8[np.ndarray, "blocks length"]:
@@ -138,6 +137,14 @@ class LevelGrid:
         out = np.empty(weight.shape, np.uint8)
         block_codes.round_to_levels(weight, inverse_of(scale), self.thresholds, self.order, out)
         return out
+
+
+def in_lanes(candidates: Candidates) -> Candidates:
+    """Repeat the first candidate until their number suits the kernels."""
+    missing = -candidates.shape[1] % block_search.LANES
+    if not missing or not candidates.size:
+        return np.ascontiguousarray(candidates)
+    return np.concatenate([candidates, np.repeat(candidates[:, :1], missing, axis=1)], axis=1)
 
 
 def inverse_of(scale: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:

@@ -8,9 +8,9 @@ from jaxtyping import Float32
 from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.quantization.blocks.affine_search import best_zero_points
 from nbquant.quantization.blocks.block_format import ROW, BlockFormat, Blocks, Encoded, Scales
-from nbquant.quantization.blocks.extremes import largest_magnitudes, ranges
+from nbquant.quantization.blocks.extremes import largest_magnitudes, ranges, signed_extremes
 from nbquant.quantization.blocks.grid import NONE_1, IntegerGrid, inverse_of
-from nbquant.quantization.blocks.scale_search import best_scales, factors
+from nbquant.quantization.blocks.scale_search import best_scales, factors, two_sided_factors
 from nbquant.quantization.blocks.stored_scales import round_to_float
 
 PerBlock = Float32[np.ndarray, " blocks"]
@@ -54,6 +54,8 @@ def _symmetric(
         scale_of: Scales as the library computes them.
         divide: Whether the library divides by the scale; else it multiplies by its inverse.
     """
+    # One more level below 0 than above: a negative scale turns it to the other side.
+    tried = factors(bits, 32) if grid.high == -grid.low else two_sided_factors(bits)
 
     def plain(weight: Blocks) -> Encoded:
         scale = scale_of(weight)
@@ -64,8 +66,10 @@ def _symmetric(
         return codes, {"scale": scale}
 
     def search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
-        start = largest_magnitudes(weight) / np.float32(-grid.low)
-        scale = best_scales(weight, sensitivity, grid, start, factors(bits), round_to_float)
+        start = signed_extremes(weight) / np.float32(grid.low)
+        if grid.high == -grid.low:
+            start = np.abs(start)
+        scale = best_scales(weight, sensitivity, grid, start, tried, round_to_float)
         return grid.codes(weight, scale), {"scale": scale}
 
     return BlockFormat(
