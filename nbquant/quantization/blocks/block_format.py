@@ -148,7 +148,7 @@ class BlockFormat:
         """Compute the weights that codes stand for, as the library does."""
         blocks = self._code_blocks(codes)
         out = np.empty(blocks.shape, np.float32)
-        self._dequantize(blocks, self.scales({part.name: part.values for part in codes.parts}), out)
+        self._dequantize(blocks, self._scales_of({part.name: part.values for part in codes.parts}), out)
         return self._matrix(out, codes.shape)
 
     def pack(self, codes: BlockCodes) -> UInt8[np.ndarray, " bytes"]:
@@ -193,13 +193,13 @@ class BlockFormat:
         """
         layout, raw = self._layout(), self._raw(data, shape)
         count, length = self.blocks_of(shape)
-        given = None if layout.fields else self.scales(self._checked(parts or {}, shape))
+        given = None if layout.fields else self._scales_of(self._checked(parts or {}, shape))
         out = np.empty((count, length), np.float32)
         piece = max(1, _PIECE // length)
         for start in range(0, count, piece):
             codes, own = layout.unpack(raw[start : start + piece], length)
             groups = slice(start * self.groups, (start + piece) * self.groups)
-            scales = self.scales(own) if given is None else given[groups]
+            scales = self._scales_of(own) if given is None else given[groups]
             self._dequantize(codes, scales, out[start : start + piece])
         return self._matrix(out, shape)
 
@@ -259,6 +259,10 @@ class BlockFormat:
                 f"but the part {first!r} has {len(found[first])}."
             )
         return found
+
+    def _scales_of(self, parts: Mapping[str, np.ndarray]) -> Scales:
+        with np.errstate(invalid="ignore", over="ignore"):  # scales in a file may be anything
+            return self.scales(parts)
 
     def _dequantize(self, codes: np.ndarray, scales: Scales, out: np.ndarray) -> None:
         first = float(self.levels[0])

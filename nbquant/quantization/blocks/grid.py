@@ -103,10 +103,13 @@ class LevelGrid:
     Attributes:
         table: Level of each code; several codes may have the same.
         ties: Whether a weight in the middle takes the "lower" or "upper" level, or the one nearer to "zero".
+        distinct: Whether of several codes with the same level only the first is used; else the first for weights up to
+            the level, and the next above it.
     """
 
     table: tuple[float, ...]
     ties: str = "lower"
+    distinct: bool = True
 
     @cached_property
     def levels(self) -> Float32[np.ndarray, " k"]:
@@ -115,7 +118,9 @@ class LevelGrid:
 
     @cached_property
     def order(self) -> UInt8[np.ndarray, " d"]:
-        """Codes by increasing level; the first of several with the same level."""
+        """Codes by increasing level."""
+        if not self.distinct:
+            return self.levels.argsort(kind="stable").astype(np.uint8)
         return np.unique(self.levels, return_index=True)[1].astype(np.uint8)
 
     @cached_property

@@ -28,8 +28,11 @@ NORMAL = LevelGrid(
 """Levels of equal probability under a normal distribution, and 0 (Dettmers et al. 2023, arXiv:2305.14314)."""
 
 _MAGNITUDES = tuple(value / 12 for value in (0, 0.0625, 8, 12, 4, 6, 2, 3))
-FLOAT = LevelGrid((*_MAGNITUDES, *(-value for value in _MAGNITUDES)))
-"""A float of four bits with 0.0625 as its only subnormal number. Two codes are zero; the first is written."""
+FLOAT = LevelGrid((*_MAGNITUDES, *(0.0 - value for value in _MAGNITUDES)), distinct=False)
+"""A float of four bits with 0.0625 as its only subnormal number.
+
+Two codes are +0: bitsandbytes writes 8 for small positive weights, and 0 for zeros and small negative ones.
+"""
 
 _LEAST = np.float32(1e-38)
 _NEIGHBOURS = np.arange(-3, 4)
