@@ -120,10 +120,11 @@ class BlockFormat:
             raise ValueError("a library's own rounding takes no sensitivities: pass search=True, or leave them out.")
         h = None if sensitivity is None else _sensitivity(sensitivity, matrix.shape)
         blocks = self._blocks(matrix)
-        if search:
-            codes, parts = self.search(blocks, None if h is None else self._blocks(h))
-        else:
-            codes, parts = self.plain(blocks)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # scales of tiny or huge weights
+            if search:
+                codes, parts = self.search(blocks, None if h is None else self._blocks(h))
+            else:
+                codes, parts = self.plain(blocks)
         return self._codes(codes, parts, matrix.shape, fill=self.padding_code)
 
     def assemble(self, codes: UInt8[np.ndarray, "rows columns"], parts: Mapping[str, np.ndarray]) -> BlockCodes:

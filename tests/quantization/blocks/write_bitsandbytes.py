@@ -19,9 +19,7 @@ def main() -> None:
     for what, weight in (("", weights()), ("odd_", odd)):
         for kind in ("nf4", "fp4"):
             for double in (False, True):
-                packed, state = bnb.quantize_4bit(
-                    torch.from_numpy(weight), quant_type=kind, compress_statistics=double
-                )
+                packed, state = bnb.quantize_4bit(torch.from_numpy(weight), quant_type=kind, compress_statistics=double)
                 name = f"{what}{kind}{'_double' * double}"
                 found[f"{name}.codes"] = packed.numpy().reshape(-1)
                 found[f"{name}.scale"] = state.absmax.numpy()
