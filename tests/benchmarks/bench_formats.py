@@ -79,6 +79,8 @@ def peer_of(block_format: BlockFormat) -> str | None:
 
 def ours(block_format: BlockFormat, weight: np.ndarray, search: bool = False) -> Callable[[], Any]:
     def encode() -> Any:
+        if block_format.layout is not None and block_format.layout.fields:
+            return block_format.encode_bytes(weight, search=search)
         codes = block_format.encode(weight, search=search)
         return codes if block_format.layout is None else block_format.pack(codes)
 

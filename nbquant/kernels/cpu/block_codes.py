@@ -207,6 +207,25 @@ def dequantize(codes: Array, level: Array, first: float, scale: Array, zero: Arr
 
 
 @compiled()
+def dequantize_pairs(data: Array, pairs: Array, scale: Array, words: Array, out: Array) -> None:
+    """Compute the weights of bytes that hold two codes each, which are neighbours: ŵ = s · level.
+
+    Args:
+        data: Bytes, blocks × length/2.
+        pairs: Levels of both codes of each of 256 bytes, two float32 as one int64.
+        scale: Scale s of each block.
+        words: The memory of ``out`` as int64, blocks × length/2.
+        out: Output: weights, blocks × length.
+    """
+    for b in range(data.shape[0]):
+        packed, word, to, s = data[b], words[b], out[b], scale[b]
+        for i in range(len(packed)):
+            word[i] = pairs[packed[i]]
+        for j in range(len(to)):
+            to[j] *= s
+
+
+@compiled()
 def gather_bits(codes: Array, shift: int, bits: int, stride: int, out: Array, offset: int) -> None:
     """Pack some bits of each code into the bytes of its block.
 
