@@ -38,16 +38,21 @@ def largest_magnitudes(bits: Array, extreme: Array) -> None:
         bits: Weights as int32, blocks × length.
         extreme: Output: bits of the weight found.
     """
+    magnitude = np.int32(0x7FFFFFFF)
     for b in range(bits.shape[0]):
         row = bits[b]
-        most = np.int32(0)
+        positive, negative = np.int32(0), np.int32(0)
         for j in range(len(row)):
-            most = max(most, np.int32(row[j] & np.int32(0x7FFFFFFF)))
-        for j in range(len(row)):
-            if np.int32(row[j] & np.int32(0x7FFFFFFF)) == most:
-                most = row[j]
-                break
-        extreme[b] = most
+            sign = np.int32(row[j] >> 31)  # all ones below zero
+            positive = max(positive, row[j])
+            negative = max(negative, np.int32(row[j] & magnitude & sign))
+        if negative == positive:
+            for j in range(len(row)):
+                if np.int32(row[j] & magnitude) == positive:
+                    extreme[b] = row[j]
+                    break
+        else:
+            extreme[b] = positive if positive > negative else np.int32(negative | ~magnitude)
 
 
 @compiled()
@@ -190,20 +195,24 @@ def dequantize(codes: Array, level: Array, first: float, scale: Array, zero: Arr
         minimum: Minimum m of each group, or empty.
         out: Output: weights, groups × length.
     """
+    if len(level) == 0 and len(minimum) == 0 and len(zero) == 0:  # the fewest steps, for the simplest formats
+        lowest = np.float32(first)
+        for g in range(codes.shape[0]):
+            code, to, s = codes[g], out[g], scale[g]
+            for j in range(len(code)):
+                to[j] = s * (np.float32(code[j]) + lowest)
+        return
     for g in range(codes.shape[0]):
         code, to, s = codes[g], out[g], scale[g]
         z = zero[g] if len(zero) else np.float32(0.0)
+        m = minimum[g] if len(minimum) else np.float32(-0.0)  # adding −0 changes nothing
         if len(level):
             for j in range(len(code)):
-                to[j] = s * (level[code[j]] - z)
+                to[j] = s * (level[code[j]] - z) + m
         else:
             lowest = np.float32(first) - z
             for j in range(len(code)):
-                to[j] = s * (np.float32(code[j]) + lowest)
-        if len(minimum):
-            m = minimum[g]
-            for j in range(len(code)):
-                to[j] += m
+                to[j] = s * (np.float32(code[j]) + lowest) + m
 
 
 @compiled()
@@ -248,6 +257,17 @@ def gather_bits(codes: Array, shift: int, bits: int, stride: int, out: Array, of
         row, to = codes[b], out[b]
         if stride == 1:  # codes of a byte are neighbours
             packed = to[offset : offset + runs]
+            if bits == 4:
+                for i in range(len(packed)):
+                    packed[i] = ((row[2 * i] >> shift) & mask) | ((row[2 * i + 1] >> shift) & mask) << 4
+                continue
+            if bits == 1:
+                for i in range(len(packed)):
+                    byte = 0
+                    for k in range(8):
+                        byte |= ((row[8 * i + k] >> shift) & 1) << k
+                    packed[i] = np.uint8(byte)
+                continue
             for k in range(per_byte):
                 left = (width * (k if bits > 0 else per_byte - 1 - k)) & 7
                 for i in range(len(packed)):
@@ -256,6 +276,12 @@ def gather_bits(codes: Array, shift: int, bits: int, stride: int, out: Array, of
             continue
         for run in range(runs):
             packed = to[offset + run * stride : offset + (run + 1) * stride]
+            if bits == 4:
+                lower = row[2 * run * stride : (2 * run + 1) * stride]
+                upper = row[(2 * run + 1) * stride : (2 * run + 2) * stride]
+                for i in range(len(packed)):
+                    packed[i] = ((lower[i] >> shift) & mask) | ((upper[i] >> shift) & mask) << 4
+                continue
             for k in range(per_byte):
                 left = (width * (k if bits > 0 else per_byte - 1 - k)) & 7
                 start = (run * per_byte + k) * stride
@@ -280,6 +306,12 @@ def scatter_bits(data: Array, offset: int, shift: int, bits: int, stride: int, c
         row, source = codes[b], data[b]
         if stride == 1:
             packed = source[offset : offset + runs]
+            if bits == 1 and shift > 0:
+                for i in range(len(packed)):
+                    eight = row[8 * i : 8 * i + 8]
+                    for k in range(8):
+                        eight[k] |= ((packed[i] >> k) & 1) << left
+                continue
             for k in range(per_byte):
                 right = (width * (k if bits > 0 else per_byte - 1 - k)) & 7
                 for i in range(len(packed)):

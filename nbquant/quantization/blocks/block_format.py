@@ -168,12 +168,13 @@ class BlockFormat:
         layout = self._layout()
         if not layout.fields:
             raise ValueError(f"bytes of {self.name} hold no scales: use encode, then pack, and store its parts too.")
-        matrix, h = _checked_input(weight, sensitivity, search)
+        matrix, h = _checked_input(weight, sensitivity, search, finite=False)
         blocks, its_h = self._blocks(matrix), None if h is None else self._blocks(h)
         out = np.empty((len(blocks), layout.size), np.uint8)
         piece = max(1, _PIECE // blocks.shape[1])
         for start in range(0, len(blocks), piece):
             part = slice(start, start + piece)
+            _require_finite(blocks[part], "weights")  # here, as these are in the cache then
             codes, parts = self._encoded(blocks[part], None if its_h is None else its_h[part], search)
             layout.pack(codes, parts, out[part])
         return out.reshape(-1)
@@ -359,30 +360,35 @@ _PIECE = 1 << 18  # weights encoded or decoded at a time: their codes stay in th
 
 
 def _checked_input(
-    weight: np.ndarray, sensitivity: np.ndarray | None, search: bool
+    weight: np.ndarray, sensitivity: np.ndarray | None, search: bool, finite: bool = True
 ) -> tuple[Float32[np.ndarray, "rows columns"], Float32[np.ndarray, "rows columns"] | None]:
-    matrix = _finite_matrix(weight, "weights")
+    matrix = _matrix_of(weight, "weights")
+    if finite:
+        _require_finite(matrix, "weights")
     if sensitivity is not None and not search:
         raise ValueError("a library's own rounding takes no sensitivities: pass search=True, or leave them out.")
     return matrix, None if sensitivity is None else _sensitivity(sensitivity, matrix.shape)
 
 
-def _finite_matrix(values: np.ndarray, what: str) -> Float32[np.ndarray, "rows columns"]:
+def _matrix_of(values: np.ndarray, what: str) -> Float32[np.ndarray, "rows columns"]:
     array = np.asarray(values)
     if array.dtype.kind != "f":
         raise ValueError(f"{what} must be floating-point numbers, but are {array.dtype}.")
     if array.ndim not in (1, 2) or array.size == 0:
         raise ValueError(f"{what} must be a matrix or a vector of at least one, but have shape {array.shape}.")
     with np.errstate(over="ignore"):
-        matrix = np.ascontiguousarray(np.atleast_2d(array), np.float32)
+        return np.ascontiguousarray(np.atleast_2d(array), np.float32)
+
+
+def _require_finite(matrix: Float32[np.ndarray, "rows columns"], what: str) -> None:
     if not np.isfinite(largest_magnitudes(matrix)).all():
         bad = int((~np.isfinite(matrix)).sum())
         raise ValueError(f"{what} must be finite in float32, but {bad} of {matrix.size} are not: replace NaN and inf.")
-    return matrix
 
 
 def _sensitivity(values: np.ndarray, shape: tuple[int, int]) -> Float32[np.ndarray, "rows columns"]:
-    h = _finite_matrix(values, "sensitivities")
+    h = _matrix_of(values, "sensitivities")
+    _require_finite(h, "sensitivities")
     if h.shape != shape:
         raise ValueError(f"one sensitivity for each of {shape[0]} × {shape[1]} weights is required, but got {h.shape}.")
     if h.min() < 0:

@@ -89,6 +89,8 @@ def test_bytes_are_read_back(name: str) -> None:
         again = block_format.unpack(data, weight.shape, parts)
         assert np.array_equal(again.codes, codes.codes)
         assert np.array_equal(again.padding, codes.padding)
+        if block_format.layout.fields:
+            assert np.array_equal(block_format.encode_bytes(weight), data)
         for mine, theirs in zip(again.parts, codes.parts, strict=True):
             assert mine.values.tobytes() == theirs.values.tobytes()
         assert np.array_equal(block_format.decode_bytes(data, weight.shape, parts), block_format.decode(codes))
@@ -187,5 +189,9 @@ def test_bad_bytes_and_parts() -> None:
         int8.pack(int8.encode(weights()))
     with pytest.raises(ValueError, match="bytes below 16"):
         nf4.assemble(np.full((1, 64), 16, np.uint8), {"scale": np.ones(1, np.float32)})
+    with pytest.raises(ValueError, match="hold no scales: use encode, then pack"):
+        nf4.encode_bytes(weights())
+    with pytest.raises(ValueError, match="1 of 64 are not"):
+        q8.encode_bytes(np.append(np.zeros(63, np.float32), np.nan))
     with pytest.raises(KeyError, match="has the parts scale"):
         q8.encode(weights()).part("minimum")
