@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nbquant.quantization.blocks import formats
-from nbquant.quantization.blocks.damage import Damage, damage
+from nbquant.quantization.blocks.damage import Damage, clipping, damage
 from tests.quantization.blocks.samples import padded_weights
 
 GAUSSIAN = np.random.default_rng(5).standard_normal((256, 1024)).astype(np.float32)
@@ -34,6 +34,25 @@ def test_damage_is_counted() -> None:
     assert np.isnan(damage(np.zeros(2), np.zeros(2)).relative_error)
     with pytest.raises(ValueError, match="shape"):
         damage(np.zeros(2), np.zeros(3))
+
+
+def test_clipping_is_measured() -> None:
+    weight = np.array([[1.0, -2.0, 4.0, 0.5], [0.0, 0.0, 0.0, 0.0]])
+    found = clipping(weight, np.clip(weight, -1.5, 1.5))
+    assert (found.clipped, found.least_peak) == (2 / 8, 1.5 / 4)
+    assert clipping(weight, weight).clipped == 0
+    # A scale for half the range, as an encoder of 8 bits was seen to use: far worse than four bits.
+    block_format = formats.named("q8_0")
+    blocks = GAUSSIAN[:4].reshape(-1, 32)
+    codes = block_format.encode(blocks / 2)
+    clipped = block_format.assemble(
+        np.clip(codes.codes.view(np.int8).astype(int) * 2, -127, 127).astype(np.int8).view(np.uint8),
+        {"scale": codes.part("scale")},
+    )
+    assert clipping(blocks, block_format.decode(clipped)).clipped > 0.1
+    assert clipping(blocks, decoded("q8_0", blocks)).clipped == 0
+    with pytest.raises(ValueError, match="blocks × length"):
+        clipping(weight, weight[0])
 
 
 @pytest.mark.parametrize("name", ["q4_0", "q5_0", "matmul4"])
