@@ -39,6 +39,11 @@ class FloatGrid:
         """The greatest number."""
         return float(self.levels[self.greatest])
 
+    @property
+    def neighbours(self) -> int:
+        """Neighbours of a least-squares scale that are tried with it: as many as the kernel takes at once."""
+        return block_search.LANES
+
     @cached_property
     def levels(self) -> Float32[np.ndarray, " k"]:
         """Value of each code; NaN for codes of infinity too, as no weight becomes one."""

@@ -57,6 +57,11 @@ class IntegerGrid:
     high: int
     first: int = 0
 
+    @property
+    def neighbours(self) -> int:
+        """Neighbours of a least-squares scale that are tried with it: as many as the kernel takes at once."""
+        return block_search.LANES
+
     @cached_property
     def levels(self) -> Float32[np.ndarray, " k"]:
         """Level of each code."""
@@ -110,6 +115,11 @@ class LevelGrid:
     table: tuple[float, ...]
     ties: str = "lower"
     distinct: bool = True
+
+    @property
+    def neighbours(self) -> int:
+        """Neighbours of a least-squares scale that are tried with it: few, as each compares weights with a table."""
+        return 4
 
     @cached_property
     def levels(self) -> Float32[np.ndarray, " k"]:

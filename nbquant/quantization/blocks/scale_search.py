@@ -44,6 +44,10 @@ class Grid(Protocol):
     def levels(self) -> Float32[np.ndarray, " k"]:
         """Level of each code."""
 
+    @property
+    def neighbours(self) -> int:
+        """Number of neighbours of a least-squares scale that are worth their time."""
+
     def errors(self, weight: Blocks, h: Blocks, scale: Candidates) -> Float64[np.ndarray, "blocks candidates"]:
         """Compute the weighted error of each candidate."""
 
@@ -85,7 +89,7 @@ def best_scales(
         (best,), error = least_error((candidates,), grid.errors(w, h, candidates))
         for _ in range(refinements):
             fitted = least_squares_scale(w, h, grid.codes(w, best), grid.levels, best)
-            candidates = rounding(fitted[:, None] * NEAR)
+            candidates = rounding(fitted[:, None] * NEAR[: grid.neighbours])
             (better,), its_error = least_error((candidates,), grid.errors(w, h, candidates))
             best = np.where(its_error < error, better, best)
             error = np.minimum(error, its_error)

@@ -152,3 +152,25 @@ def test_scales_are_rounded_to_finite_halves() -> None:
     assert np.array_equal(rounded, rounded.astype(np.float16).astype(np.float32))
     limited = np.clip(values, -65504, 65504)
     assert np.array_equal(np.abs(rounded - limited), np.abs(limited.astype(np.float16).astype(np.float32) - limited))
+
+
+def least_affine_loss(row: np.ndarray, h: np.ndarray, high: int, steps: int = 160) -> float:
+    """The least loss over a fine grid of scales and minima in float16, codes by rounding."""
+    low, span = float(row.min()), float(np.ptp(row))
+    scales = np.linspace(0.6, 1.15, steps).astype(np.float32) * np.float32(span / high)
+    minima = low + np.linspace(-0.1, 0.3, steps).astype(np.float32) * np.float32(span)
+    s = round_to_half(scales)[:, None, None].astype(np.float64)
+    m = round_to_half(minima)[None, :, None].astype(np.float64)
+    level = np.clip(np.rint((row - m) / s), 0, high)
+    return 0.5 * float((h * (row - s * level - m) ** 2).sum(axis=2).min())
+
+
+@pytest.mark.parametrize(("name", "share"), [("q4_1", 0.75), ("q5_1", 0.7)])
+def test_search_for_scale_and_minimum_closes_most_of_the_gap(name: str, share: float) -> None:
+    block_format = formats.named(name)
+    weight = np.random.default_rng(4).standard_normal((8, 32)).astype(np.float32)
+    h = sensitivities(weight.shape)
+    high = len(block_format.levels) - 1
+    least = sum(least_affine_loss(row.astype(np.float64), its_h, high) for row, its_h in zip(weight, h, strict=True))
+    plain, found = (losses(block_format, weight, h, search).sum() for search in (False, True))
+    assert plain - found >= share * (plain - least)
