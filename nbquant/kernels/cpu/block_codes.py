@@ -181,7 +181,9 @@ def round_to_floats(
 
 
 @compiled()
-def dequantize(codes: Array, level: Array, first: float, scale: Array, zero: Array, minimum: Array, out: Array) -> None:
+def dequantize(
+    codes: Array, level: Array, first: float, flip: int, scale: Array, zero: Array, minimum: Array, out: Array
+) -> None:
     """Compute the weights that codes stand for, in float32 and in this order of operations.
 
     ŵ = s (level − z) + m
@@ -190,6 +192,7 @@ def dequantize(codes: Array, level: Array, first: float, scale: Array, zero: Arr
         codes: Codes, groups × length.
         level: Level of each code, or empty where the levels are ``first``, ``first`` + 1, …
         first: Level of code 0.
+        flip: Bits of a code that are inverted before; 128 for bytes in two's complement.
         scale: Scale s of each group.
         zero: Zero point z of each group, or empty.
         minimum: Minimum m of each group, or empty.
@@ -200,7 +203,7 @@ def dequantize(codes: Array, level: Array, first: float, scale: Array, zero: Arr
         for g in range(codes.shape[0]):
             code, to, s = codes[g], out[g], scale[g]
             for j in range(len(code)):
-                to[j] = s * (np.float32(code[j]) + lowest)
+                to[j] = s * (np.float32(np.uint8(code[j] ^ flip)) + lowest)
         return
     for g in range(codes.shape[0]):
         code, to, s = codes[g], out[g], scale[g]
@@ -212,7 +215,7 @@ def dequantize(codes: Array, level: Array, first: float, scale: Array, zero: Arr
         else:
             lowest = np.float32(first) - z
             for j in range(len(code)):
-                to[j] = s * (np.float32(code[j]) + lowest) + m
+                to[j] = s * (np.float32(np.uint8(code[j] ^ flip)) + lowest) + m
 
 
 @compiled()

@@ -290,10 +290,19 @@ class BlockFormat:
             return self.scales(parts)
 
     def _dequantize(self, codes: np.ndarray, scales: Scales, out: np.ndarray) -> None:
-        first = float(self.levels[0])
-        table = NONE_1 if self._successive else self.levels
         codes, out = (array.reshape(len(array) * self.groups, -1) for array in (codes, out))
-        kernels.dequantize(codes, table, first, scales.scale, scales.zero, scales.minimum, out)
+        kernels.dequantize(codes, *self._levels, scales.scale, scales.zero, scales.minimum, out)
+
+    @cached_property
+    def _levels(self) -> tuple[Float32[np.ndarray, " k"], float, int]:
+        """A table of levels, or none; the level of code 0, and the bits to invert, where levels follow one another."""
+        if (np.diff(self.levels) == 1).all():
+            return NONE_1, float(self.levels[0]), 0
+        half = len(self.levels) // 2
+        swapped = np.roll(self.levels, half)
+        if half == 128 and (np.diff(swapped) == 1).all():
+            return NONE_1, float(swapped[0]), half
+        return self.levels, 0.0, 0
 
     @cached_property
     def _pairs(self) -> Int64[np.ndarray, "256"] | None:
@@ -308,10 +317,6 @@ class BlockFormat:
         low, high = self.levels[byte & 15], self.levels[byte >> 4]
         both = (low, high) if plane.bits > 0 else (high, low)
         return np.ascontiguousarray(np.stack(both, axis=1)).view(np.int64)[:, 0]
-
-    @cached_property
-    def _successive(self) -> bool:
-        return bool((np.diff(self.levels) == 1).all())
 
     def _lines(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Rows that are cut into blocks one by one, and weights of each."""

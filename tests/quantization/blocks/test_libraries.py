@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nbquant.quantization.blocks import formats
 from nbquant.quantization.blocks.dynamic_map import dynamic_map
@@ -99,3 +100,24 @@ def test_int8_torchao_bit_for_bit() -> None:
     assert np.array_equal(codes.codes.view(np.int8), TORCHAO["codes"])
     assert np.array_equal(codes.part("scale"), TORCHAO["scale"])
     assert np.array_equal(block_format.decode(codes), TORCHAO["decoded"])
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *(("fp8_e4m3", torch.float8_e4m3fn), ("fp8_e5m2", torch.float8_e5m2)),
+        *(("mxfp8", torch.float8_e4m3fn), ("mxfp8_e5m2", torch.float8_e5m2)),
+    ],
+)
+def test_codes_of_eight_bits_are_torch_s(name: str, dtype: torch.dtype) -> None:
+    block_format = formats.named(name)
+    weight = weights() + np.float32(0)  # torch keeps −0.0, compressed-tensors does not
+    codes = block_format.encode(weight)
+    scale = block_format.scales({part.name: part.values for part in codes.parts}).scale
+    most = torch.finfo(dtype).max
+    scaled = torch.from_numpy(weight.reshape(len(scale), -1) / scale[:, None]).clamp(-most, most)
+    assert np.array_equal(codes.codes.reshape(-1), scaled.to(dtype).view(torch.uint8).numpy().reshape(-1))
+    levels = torch.arange(256, dtype=torch.uint8).view(dtype).float().numpy()
+    finite = np.isfinite(levels)
+    assert np.array_equal(block_format.levels[finite], levels[finite])
+    assert not np.isfinite(block_format.levels[~finite]).any()
