@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NAMES = sorted(script.stem for script in HERE.glob("bench_*.py"))
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "backpack": "backpack-for-pytorch", "PIL": "pillow"}  # whose names differ
-PEERS = ("flash1dkmeans", "ckwrap", "sklearn", "backpack", "constriction", "zstandard")
+PEERS = ("flash1dkmeans", "ckwrap", "sklearn", "backpack", "constriction", "zstandard", "gguf")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,6 +37,7 @@ def test_benchmark_runs_without_peers(name, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) >= (1 if name == "bench_slider" else 3)
     with_peers = (
+        "bench_formats",
         "bench_kmeans",
         "bench_limit",
         "bench_networks",
@@ -65,7 +66,12 @@ def test_optimum_is_the_least(method):
 
 @pytest.mark.parametrize(
     ("name", "peer"),
-    [("bench_sensitivity", "backpack"), ("bench_huffman", "constriction"), ("bench_storage", "zstandard")],
+    [
+        ("bench_sensitivity", "backpack"),
+        ("bench_huffman", "constriction"),
+        ("bench_storage", "zstandard"),
+        ("bench_formats", "gguf"),
+    ],
 )
 def test_benchmark_runs_with_its_peer(name, peer, capsys):
     pytest.importorskip(peer)

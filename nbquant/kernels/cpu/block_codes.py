@@ -38,16 +38,21 @@ def largest_magnitudes(bits: Array, extreme: Array) -> None:
         bits: Weights as int32, blocks × length.
         extreme: Output: bits of the weight found.
     """
+    magnitude = np.int32(0x7FFFFFFF)
     for b in range(bits.shape[0]):
         row = bits[b]
-        most = np.int32(0)
+        positive, negative = np.int32(0), np.int32(0)
         for j in range(len(row)):
-            most = max(most, np.int32(row[j] & np.int32(0x7FFFFFFF)))
-        for j in range(len(row)):
-            if np.int32(row[j] & np.int32(0x7FFFFFFF)) == most:
-                most = row[j]
-                break
-        extreme[b] = most
+            sign = np.int32(row[j] >> 31)  # all ones below zero
+            positive = max(positive, row[j])
+            negative = max(negative, np.int32(row[j] & magnitude & sign))
+        if negative == positive:
+            for j in range(len(row)):
+                if np.int32(row[j] & magnitude) == positive:
+                    extreme[b] = row[j]
+                    break
+        else:
+            extreme[b] = positive if positive > negative else np.int32(negative | ~magnitude)
 
 
 @compiled()
@@ -176,7 +181,9 @@ def round_to_floats(
 
 
 @compiled()
-def dequantize(codes: Array, level: Array, first: float, scale: Array, zero: Array, minimum: Array, out: Array) -> None:
+def dequantize(
+    codes: Array, level: Array, first: float, flip: int, scale: Array, zero: Array, minimum: Array, out: Array
+) -> None:
     """Compute the weights that codes stand for, in float32 and in this order of operations.
 
     ŵ = s (level − z) + m
@@ -185,25 +192,49 @@ def dequantize(codes: Array, level: Array, first: float, scale: Array, zero: Arr
         codes: Codes, groups × length.
         level: Level of each code, or empty where the levels are ``first``, ``first`` + 1, …
         first: Level of code 0.
+        flip: Bits of a code that are inverted before; 128 for bytes in two's complement.
         scale: Scale s of each group.
         zero: Zero point z of each group, or empty.
         minimum: Minimum m of each group, or empty.
         out: Output: weights, groups × length.
     """
+    if len(level) == 0 and len(minimum) == 0 and len(zero) == 0:  # the fewest steps, for the simplest formats
+        lowest = np.float32(first)
+        for g in range(codes.shape[0]):
+            code, to, s = codes[g], out[g], scale[g]
+            for j in range(len(code)):
+                to[j] = s * (np.float32(np.uint8(code[j] ^ flip)) + lowest)
+        return
     for g in range(codes.shape[0]):
         code, to, s = codes[g], out[g], scale[g]
         z = zero[g] if len(zero) else np.float32(0.0)
+        m = minimum[g] if len(minimum) else np.float32(-0.0)  # adding −0 changes nothing
         if len(level):
             for j in range(len(code)):
-                to[j] = s * (level[code[j]] - z)
+                to[j] = s * (level[code[j]] - z) + m
         else:
             lowest = np.float32(first) - z
             for j in range(len(code)):
-                to[j] = s * (np.float32(code[j]) + lowest)
-        if len(minimum):
-            m = minimum[g]
-            for j in range(len(code)):
-                to[j] += m
+                to[j] = s * (np.float32(np.uint8(code[j] ^ flip)) + lowest) + m
+
+
+@compiled()
+def dequantize_pairs(data: Array, pairs: Array, scale: Array, words: Array, out: Array) -> None:
+    """Compute the weights of bytes that hold two codes each, which are neighbours: ŵ = s · level.
+
+    Args:
+        data: Bytes, blocks × length/2.
+        pairs: Levels of both codes of each of 256 bytes, two float32 as one int64.
+        scale: Scale s of each block.
+        words: The memory of ``out`` as int64, blocks × length/2.
+        out: Output: weights, blocks × length.
+    """
+    for b in range(data.shape[0]):
+        packed, word, to, s = data[b], words[b], out[b], scale[b]
+        for i in range(len(packed)):
+            word[i] = pairs[packed[i]]
+        for j in range(len(to)):
+            to[j] *= s
 
 
 @compiled()
@@ -229,6 +260,17 @@ def gather_bits(codes: Array, shift: int, bits: int, stride: int, out: Array, of
         row, to = codes[b], out[b]
         if stride == 1:  # codes of a byte are neighbours
             packed = to[offset : offset + runs]
+            if bits == 4:
+                for i in range(len(packed)):
+                    packed[i] = ((row[2 * i] >> shift) & mask) | ((row[2 * i + 1] >> shift) & mask) << 4
+                continue
+            if bits == 1:
+                for i in range(len(packed)):
+                    byte = 0
+                    for k in range(8):
+                        byte |= ((row[8 * i + k] >> shift) & 1) << k
+                    packed[i] = np.uint8(byte)
+                continue
             for k in range(per_byte):
                 left = (width * (k if bits > 0 else per_byte - 1 - k)) & 7
                 for i in range(len(packed)):
@@ -237,6 +279,12 @@ def gather_bits(codes: Array, shift: int, bits: int, stride: int, out: Array, of
             continue
         for run in range(runs):
             packed = to[offset + run * stride : offset + (run + 1) * stride]
+            if bits == 4:
+                lower = row[2 * run * stride : (2 * run + 1) * stride]
+                upper = row[(2 * run + 1) * stride : (2 * run + 2) * stride]
+                for i in range(len(packed)):
+                    packed[i] = ((lower[i] >> shift) & mask) | ((upper[i] >> shift) & mask) << 4
+                continue
             for k in range(per_byte):
                 left = (width * (k if bits > 0 else per_byte - 1 - k)) & 7
                 start = (run * per_byte + k) * stride
@@ -261,6 +309,12 @@ def scatter_bits(data: Array, offset: int, shift: int, bits: int, stride: int, c
         row, source = codes[b], data[b]
         if stride == 1:
             packed = source[offset : offset + runs]
+            if bits == 1 and shift > 0:
+                for i in range(len(packed)):
+                    eight = row[8 * i : 8 * i + 8]
+                    for k in range(8):
+                        eight[k] |= ((packed[i] >> k) & 1) << left
+                continue
             for k in range(per_byte):
                 right = (width * (k if bits > 0 else per_byte - 1 - k)) & 7
                 for i in range(len(packed)):

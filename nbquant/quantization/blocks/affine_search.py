@@ -9,14 +9,13 @@ from jaxtyping import Float32, Float64
 from nbquant.kernels.cpu import block_search
 from nbquant.quantization.blocks.extremes import ranges
 from nbquant.quantization.blocks.grid import NONE_2, Blocks, IntegerGrid, Weighting
-from nbquant.quantization.blocks.scale_search import PIECE, Rounding, least_error
+from nbquant.quantization.blocks.scale_search import NEAR, PIECE, Rounding, least_error
 
 PerBlock = Float32[np.ndarray, " blocks"]
 
-_SHARE = np.array([0, -0.02, 0.02, 0.05, 0.1], np.float32)
-_CUT = np.array([(low, high) for low in _SHARE for high in _SHARE], np.float32).T
+_SHARES = (0, -0.03, 0.04, 0.1)
+_CUT = np.array([(low, high) for low in _SHARES for high in _SHARES], np.float32).T
 """Shares of the range that are cut off below and above."""
-_NEAR = np.array([1, 1 - 2**-8, 1 + 2**-8], np.float32)
 
 
 def best_ranges(
@@ -40,17 +39,19 @@ def best_ranges(
         refinements: How often the least-squares fit is tried.
         to_zero: Whether minima must not be above 0.
     """
-    weighting = Weighting.of(sensitivity)
+    weighting = Weighting.of(sensitivity, weight.shape[1])
     scale, minimum = np.empty((2, len(weight)), np.float32)
     piece = max(1, PIECE // weight.shape[1])
     for first in range(0, len(weight), piece):
         part = slice(first, first + piece)
-        scale[part], minimum[part] = _best_of_piece(weight[part], weighting[part], grid, rounding, refinements, to_zero)
+        w = weight[part]
+        h = weighting.part(part, len(w))
+        scale[part], minimum[part] = _best_of_piece(w, h, grid, rounding, refinements, to_zero)
     return scale, minimum
 
 
 def _best_of_piece(
-    weight: Blocks, weighting: Weighting, grid: IntegerGrid, rounding: Rounding, refinements: int, to_zero: bool
+    weight: Blocks, h: Blocks, grid: IntegerGrid, rounding: Rounding, refinements: int, to_zero: bool
 ) -> tuple[PerBlock, PerBlock]:
     least, most = ranges(weight)
     span = most / 2 - least / 2  # halved, so that it is finite
@@ -62,30 +63,28 @@ def _best_of_piece(
         low = np.minimum(low, 0)
     high = most[:, None] - 2 * span[:, None] * _CUT[1]
     scales, minima = rounding((high / 2 - low / 2) * np.float32(2 / grid.high)), rounding(low)
-    (scale, minimum), error = least_error((scales, minima), grid.errors(weight, weighting, scales, NONE_2, minima))
+    (scale, minimum), error = least_error((scales, minima), grid.errors(weight, h, scales, NONE_2, minima))
     for _ in range(refinements):
-        sums = fit_sums(weight, weighting, grid.codes(weight, scale, minimum=minimum), grid)
+        sums = fit_sums(weight, h, grid.codes(weight, scale, minimum=minimum), grid)
         fitted, offset = least_squares_line(sums, scale, minimum)
         if to_zero:
             offset = np.minimum(offset, 0)
-        minima = np.repeat(rounding(offset)[:, None], len(_NEAR), 1)
+        minima = np.repeat(rounding(offset)[:, None], len(NEAR), 1)
         # The scale once more, for the rounded minimum.
         with np.errstate(divide="ignore", invalid="ignore"):
             again = (sums[:, 4] - sums[:, 1] * minima[:, 0]) / sums[:, 2]
-        scales = rounding(np.where(sums[:, 2] > 0, again, fitted).astype(np.float32)[:, None] * _NEAR)
-        better, its_error = least_error((scales, minima), grid.errors(weight, weighting, scales, NONE_2, minima))
+        scales = rounding(np.where(sums[:, 2] > 0, again, fitted).astype(np.float32)[:, None] * NEAR)
+        better, its_error = least_error((scales, minima), grid.errors(weight, h, scales, NONE_2, minima))
         scale = np.where(its_error < error, better[0], scale)
         minimum = np.where(its_error < error, better[1], minimum)
         error = np.minimum(error, its_error)
     return scale, minimum
 
 
-def fit_sums(
-    weight: Blocks, weighting: Weighting, codes: np.ndarray, grid: IntegerGrid, groups: int = 1
-) -> Float64[np.ndarray, "groups 5"]:
+def fit_sums(weight: Blocks, h: Blocks, codes: np.ndarray, grid: IntegerGrid) -> Float64[np.ndarray, "groups 5"]:
     """Sum Σh, Σhq, Σhq², Σhw, Σhqw of each group."""
-    sums = np.empty((len(weight) * groups, 5))
-    block_search.moments(weight, weighting.h, weighting.unit, codes, grid.levels, groups, sums)
+    sums = np.empty((len(weight), 5))
+    block_search.moments(weight, h, codes, grid.levels, sums)
     return sums
 
 
@@ -114,12 +113,13 @@ def best_zero_points(
         rounding: Rounds scales to the stored type.
         refinements: How often the least-squares scale is tried.
     """
-    weighting = Weighting.of(sensitivity)
+    weighting = Weighting.of(sensitivity, weight.shape[1])
     scale, zero = np.empty((2, len(weight)), np.float32)
     piece = max(1, PIECE // weight.shape[1])
     for first in range(0, len(weight), piece):
         part = slice(first, first + piece)
-        w, h = weight[part], weighting[part]
+        w = weight[part]
+        h = weighting.part(part, len(w))
         least, most = ranges(w)
         span = np.maximum(most, 0) / 2 - np.minimum(least, 0) / 2
         low = np.minimum(least, 0)[:, None] + 2 * span[:, None] * _CUT[0]
@@ -145,5 +145,5 @@ def best_zero_points(
     return scale, zero
 
 
-_NEAR_ZERO = np.array([(1, 0), (1, -1), (1, 1), (1 - 2**-8, 0), (1 + 2**-8, 0)], np.float32).T
+_NEAR_ZERO = np.array([(s, z) for z in (0, -1, 1, 2) for s in (1, 1 - 2**-8, 1 + 2**-8, 1 + 2**-6)], np.float32).T
 """Factors of a scale and steps of a zero point that are tried together."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 
 from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.quantization.blocks.block_codes import BlockCodes, Part
@@ -115,15 +115,8 @@ class BlockFormat:
             ValueError: No weights, weights that are not finite, negative sensitivities or others than weights, or
                 sensitivities without a search.
         """
-        matrix = _finite_matrix(weight, "weights")
-        if sensitivity is not None and not search:
-            raise ValueError("a library's own rounding takes no sensitivities: pass search=True, or leave them out.")
-        h = None if sensitivity is None else _sensitivity(sensitivity, matrix.shape)
-        blocks = self._blocks(matrix)
-        if search:
-            codes, parts = self.search(blocks, None if h is None else self._blocks(h))
-        else:
-            codes, parts = self.plain(blocks)
+        matrix, h = _checked_input(weight, sensitivity, search)
+        codes, parts = self._encoded(self._blocks(matrix), None if h is None else self._blocks(h), search)
         return self._codes(codes, parts, matrix.shape, fill=self.padding_code)
 
     def assemble(self, codes: UInt8[np.ndarray, "rows columns"], parts: Mapping[str, np.ndarray]) -> BlockCodes:
@@ -148,7 +141,7 @@ class BlockFormat:
         """Compute the weights that codes stand for, as the library does."""
         blocks = self._code_blocks(codes)
         out = np.empty(blocks.shape, np.float32)
-        self._dequantize(blocks, self.scales({part.name: part.values for part in codes.parts}), out)
+        self._dequantize(blocks, self._scales_of({part.name: part.values for part in codes.parts}), out)
         return self._matrix(out, codes.shape)
 
     def pack(self, codes: BlockCodes) -> UInt8[np.ndarray, " bytes"]:
@@ -160,6 +153,31 @@ class BlockFormat:
         parts = {part.name: part.values for part in codes.parts}
         data = self._layout().pack(self._code_blocks(codes), parts).reshape(-1)
         return data[: self._bytes_of(codes.shape)]
+
+    def encode_bytes(
+        self,
+        weight: Float[np.ndarray, "rows columns"],
+        sensitivity: Float[np.ndarray, "rows columns"] | None = None,
+        search: bool = False,
+    ) -> UInt8[np.ndarray, " bytes"]:
+        """Encode a matrix into the bytes of the library's files, a piece at a time; see :meth:`encode`.
+
+        Raises:
+            ValueError: As :meth:`encode`, or a format whose scales are not in these bytes.
+        """
+        layout = self._layout()
+        if not layout.fields:
+            raise ValueError(f"bytes of {self.name} hold no scales: use encode, then pack, and store its parts too.")
+        matrix, h = _checked_input(weight, sensitivity, search, finite=False)
+        blocks, its_h = self._blocks(matrix), None if h is None else self._blocks(h)
+        out = np.empty((len(blocks), layout.size), np.uint8)
+        piece = max(1, _PIECE // blocks.shape[1])
+        for start in range(0, len(blocks), piece):
+            part = slice(start, start + piece)
+            _require_finite(blocks[part], "weights")  # here, as these are in the cache then
+            codes, parts = self._encoded(blocks[part], None if its_h is None else its_h[part], search)
+            layout.pack(codes, parts, out[part])
+        return out.reshape(-1)
 
     def unpack(
         self, data: UInt8[np.ndarray, "..."], shape: tuple[int, int], parts: Mapping[str, np.ndarray] | None = None
@@ -193,13 +211,16 @@ class BlockFormat:
         """
         layout, raw = self._layout(), self._raw(data, shape)
         count, length = self.blocks_of(shape)
-        given = None if layout.fields else self.scales(self._checked(parts or {}, shape))
+        given = None if layout.fields else self._scales_of(self._checked(parts or {}, shape))
         out = np.empty((count, length), np.float32)
+        if given is not None and self._pairs is not None:
+            kernels.dequantize_pairs(raw, self._pairs, given.scale, out.view(np.int64), out)
+            return self._matrix(out, shape)
         piece = max(1, _PIECE // length)
         for start in range(0, count, piece):
             codes, own = layout.unpack(raw[start : start + piece], length)
             groups = slice(start * self.groups, (start + piece) * self.groups)
-            scales = self.scales(own) if given is None else given[groups]
+            scales = self._scales_of(own) if given is None else given[groups]
             self._dequantize(codes, scales, out[start : start + piece])
         return self._matrix(out, shape)
 
@@ -221,6 +242,10 @@ class BlockFormat:
             return int(-weights * self.code_bits % 8 // self.code_bits)
         count, length = self.blocks_of(shape)
         return count * length - weights
+
+    def _encoded(self, blocks: Blocks, h: Blocks | None, search: bool) -> Encoded:
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # scales of tiny or huge weights
+            return self.search(blocks, h) if search else self.plain(blocks)
 
     def _layout(self) -> Layout:
         if self.layout is None:
@@ -260,15 +285,38 @@ class BlockFormat:
             )
         return found
 
+    def _scales_of(self, parts: Mapping[str, np.ndarray]) -> Scales:
+        with np.errstate(invalid="ignore", over="ignore"):  # scales in a file may be anything
+            return self.scales(parts)
+
     def _dequantize(self, codes: np.ndarray, scales: Scales, out: np.ndarray) -> None:
-        first = float(self.levels[0])
-        table = NONE_1 if self._successive else self.levels
         codes, out = (array.reshape(len(array) * self.groups, -1) for array in (codes, out))
-        kernels.dequantize(codes, table, first, scales.scale, scales.zero, scales.minimum, out)
+        kernels.dequantize(codes, *self._levels, scales.scale, scales.zero, scales.minimum, out)
 
     @cached_property
-    def _successive(self) -> bool:
-        return bool((np.diff(self.levels) == 1).all())
+    def _levels(self) -> tuple[Float32[np.ndarray, " k"], float, int]:
+        """A table of levels, or none; the level of code 0, and the bits to invert, where levels follow one another."""
+        if (np.diff(self.levels) == 1).all():
+            return NONE_1, float(self.levels[0]), 0
+        half = len(self.levels) // 2
+        swapped = np.roll(self.levels, half)
+        if half == 128 and (np.diff(swapped) == 1).all():
+            return NONE_1, float(swapped[0]), half
+        return self.levels, 0.0, 0
+
+    @cached_property
+    def _pairs(self) -> Int64[np.ndarray, "256"] | None:
+        """Levels of both codes of each byte; None where a byte is not two neighbours that share a scale."""
+        planes = () if self.layout is None else self.layout.planes
+        if self.groups > 1 or "zero_point" in dict(self.part_bits) or len(planes) != 1:
+            return None
+        (plane,) = planes
+        if abs(plane.bits) != 4 or plane.stride != 1:
+            return None
+        byte = np.arange(256)
+        low, high = self.levels[byte & 15], self.levels[byte >> 4]
+        both = (low, high) if plane.bits > 0 else (high, low)
+        return np.ascontiguousarray(np.stack(both, axis=1)).view(np.int64)[:, 0]
 
     def _lines(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Rows that are cut into blocks one by one, and weights of each."""
@@ -313,25 +361,39 @@ class BlockFormat:
         return np.ascontiguousarray(blocks.reshape(lines, -1)[:, :weights]).reshape(shape)
 
 
-_PIECE = 1 << 16  # weights decoded at a time: their codes stay in the cache
+_PIECE = 1 << 18  # weights encoded or decoded at a time: their codes stay in the cache
 
 
-def _finite_matrix(values: np.ndarray, what: str) -> Float32[np.ndarray, "rows columns"]:
+def _checked_input(
+    weight: np.ndarray, sensitivity: np.ndarray | None, search: bool, finite: bool = True
+) -> tuple[Float32[np.ndarray, "rows columns"], Float32[np.ndarray, "rows columns"] | None]:
+    matrix = _matrix_of(weight, "weights")
+    if finite:
+        _require_finite(matrix, "weights")
+    if sensitivity is not None and not search:
+        raise ValueError("a library's own rounding takes no sensitivities: pass search=True, or leave them out.")
+    return matrix, None if sensitivity is None else _sensitivity(sensitivity, matrix.shape)
+
+
+def _matrix_of(values: np.ndarray, what: str) -> Float32[np.ndarray, "rows columns"]:
     array = np.asarray(values)
     if array.dtype.kind != "f":
         raise ValueError(f"{what} must be floating-point numbers, but are {array.dtype}.")
     if array.ndim not in (1, 2) or array.size == 0:
         raise ValueError(f"{what} must be a matrix or a vector of at least one, but have shape {array.shape}.")
     with np.errstate(over="ignore"):
-        matrix = np.ascontiguousarray(np.atleast_2d(array), np.float32)
+        return np.ascontiguousarray(np.atleast_2d(array), np.float32)
+
+
+def _require_finite(matrix: Float32[np.ndarray, "rows columns"], what: str) -> None:
     if not np.isfinite(largest_magnitudes(matrix)).all():
         bad = int((~np.isfinite(matrix)).sum())
         raise ValueError(f"{what} must be finite in float32, but {bad} of {matrix.size} are not: replace NaN and inf.")
-    return matrix
 
 
 def _sensitivity(values: np.ndarray, shape: tuple[int, int]) -> Float32[np.ndarray, "rows columns"]:
-    h = _finite_matrix(values, "sensitivities")
+    h = _matrix_of(values, "sensitivities")
+    _require_finite(h, "sensitivities")
     if h.shape != shape:
         raise ValueError(f"one sensitivity for each of {shape[0]} × {shape[1]} weights is required, but got {h.shape}.")
     if h.min() < 0:

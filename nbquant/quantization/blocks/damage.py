@@ -62,3 +62,37 @@ def damage(weight: Float[np.ndarray, "..."], decoded: Float[np.ndarray, "..."]) 
         error=float(lost),
         energy=float(energy),
     )
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """How far the largest weights of blocks were clipped.
+
+    Attributes:
+        clipped: Share of weights beyond the greatest decoded magnitude of their block by more than ``TOLERANCE``.
+        least_peak: Greatest decoded over greatest true magnitude, of the block where that is least.
+    """
+
+    clipped: float
+    least_peak: float
+
+
+TOLERANCE = 1 / 16  # of a weight: half a step of four bits, which is rounding and not clipping
+
+
+def clipping(weight: Float[np.ndarray, "blocks length"], decoded: Float[np.ndarray, "blocks length"]) -> Clipping:
+    """Measure the clipping of blocks, which a format's name does not tell.
+
+    Args:
+        weight: Weights, blocks × length.
+        decoded: Decoded weights, blocks × length.
+
+    Raises:
+        ValueError: Other shapes, or different ones.
+    """
+    if weight.ndim != 2 or weight.shape != decoded.shape:
+        raise ValueError(f"blocks × length of both are required, but got {weight.shape} and {decoded.shape}.")
+    magnitude = np.abs(weight)
+    peak, true_peak = np.abs(decoded).max(axis=1), magnitude.max(axis=1)
+    ratio = (peak[true_peak > 0] / true_peak[true_peak > 0]) if (true_peak > 0).any() else np.ones(1)
+    return Clipping(float((magnitude * (1 - TOLERANCE) > peak[:, None]).mean()), float(ratio.min()))

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from nbquant.kernels.cpu import block_codes, block_search
-from nbquant.quantization.blocks.grid import Blocks, Candidates, Weighting
+from nbquant.quantization.blocks.grid import Blocks, Candidates, in_lanes
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class FloatGrid:
         """The greatest number."""
         return float(self.levels[self.greatest])
 
+    @property
+    def neighbours(self) -> int:
+        """Neighbours of a least-squares scale that are tried with it: as many as the kernel takes at once."""
+        return block_search.LANES
+
     @cached_property
     def levels(self) -> Float32[np.ndarray, " k"]:
         """Value of each code; NaN for codes of infinity too, as no weight becomes one."""
@@ -50,15 +55,12 @@ class FloatGrid:
         magnitude[self.greatest + 1 :] = np.nan
         return np.concatenate([magnitude, -magnitude])
 
-    def errors(
-        self, weight: Blocks, weighting: Weighting, scale: Candidates
-    ) -> Float64[np.ndarray, "blocks candidates"]:
+    def errors(self, weight: Blocks, h: Blocks, scale: Candidates) -> Float64[np.ndarray, "blocks candidates"]:
         """Compute the weighted error of each candidate."""
+        count, scale = scale.shape[1], in_lanes(scale)
         error = np.empty(scale.shape)
-        block_search.float_errors(
-            weight, weighting.h, weighting.unit, scale, self.mantissa_bits, self.least_exponent, self.most, error
-        )
-        return error
+        block_search.float_errors(weight, h, scale, self.mantissa_bits, self.least_exponent, self.most, error)
+        return error[:, :count]
 
     def codes(self, weight: Blocks, scale: Float32[np.ndarray, " blocks"]) -> UInt8[np.ndarray, "blocks length"]:
         """Divide weights by scales, and round to the nearest code; a scale of 0 makes all of them 0."""

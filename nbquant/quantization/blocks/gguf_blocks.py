@@ -122,7 +122,7 @@ def _q8_plain(weight: Blocks) -> Encoded:
 
 def _q8_search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
     start = largest_magnitudes(weight) / np.float32(127)
-    scale = best_scales(weight, sensitivity, _BYTES, start, factors(8), round_to_half)
+    scale = best_scales(weight, sensitivity, _BYTES, start, factors(8, 32), round_to_half)
     return _BYTES.codes(weight, scale), {"scale": as_half(scale)}
 
 

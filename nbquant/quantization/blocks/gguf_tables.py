@@ -9,9 +9,11 @@ from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.kernels.cpu.reference_scales import fit_by_square
 from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded, Scales
 from nbquant.quantization.blocks.extremes import largest_magnitudes, signed_extremes
+from nbquant.quantization.blocks.float_grid import E2M1
 from nbquant.quantization.blocks.gguf_blocks import LIBRARY, scale_alone
 from nbquant.quantization.blocks.grid import LevelGrid, inverse_of
 from nbquant.quantization.blocks.layout import Field, Layout, Plane
+from nbquant.quantization.blocks.microscaling import NVFP4_FACTORS, best_powers
 from nbquant.quantization.blocks.scale_search import best_scales, factors
 from nbquant.quantization.blocks.stored_scales import as_half, round_to_half
 
@@ -19,7 +21,7 @@ GGML = "ggml 0.20.2"
 
 _NON_LINEAR = LevelGrid((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), ties="upper")
 _OTHER_SIGN = np.float32(-127 / 113)
-_IQ4_FACTORS = np.concatenate([factors(4), factors(4)[1::2] * _OTHER_SIGN])
+_IQ4_FACTORS = np.concatenate([factors(4, 8), factors(4, 5) * _OTHER_SIGN])
 _NEGLIGIBLE = np.float32(1e-15)
 
 
@@ -79,20 +81,9 @@ def _mxfp4_plain(weight: Blocks) -> Encoded:
     return _rounded(_DOUBLED, weight, _HALF_POWERS[stored]), {"scale": stored}
 
 
-def _round_to_half_power(scale: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    return _HALF_POWERS[_exponent(scale)]
-
-
-def _exponent(scale: Float32[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    with np.errstate(divide="ignore"):
-        return np.clip(np.floor(np.log2(np.abs(scale))) + 128, 0, 254).astype(np.uint8)
-
-
 def _mxfp4_search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
-    start = _HALF_POWERS[_mxfp4_plain(weight)[1]["scale"]]
-    tried = np.array([1, 2, 0.5], np.float32)
-    scale = best_scales(weight, sensitivity, _DOUBLED, start, tried, _round_to_half_power, refinements=0)
-    return _rounded(_DOUBLED, weight, scale), {"scale": _exponent(scale)}
+    stored = best_powers(weight, sensitivity, E2M1)
+    return _rounded(_DOUBLED, weight, _HALF_POWERS[stored]), {"scale": stored}
 
 
 MXFP4_GGUF = BlockFormat(
@@ -145,15 +136,12 @@ def _nvfp4_plain(weight: Blocks) -> Encoded:
     return _nvfp4_encoded(weight, _scale_bytes(largest_magnitudes(_nvfp4_rows(weight)) / np.float32(6)))
 
 
-_NVFP4_FACTORS = np.concatenate([[1], np.linspace(0.8, 1.7, 15)]).astype(np.float32)
-
-
 def _nvfp4_search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
     h = None if sensitivity is None else _nvfp4_rows(sensitivity)
     rows = _nvfp4_rows(weight)
-    start = largest_magnitudes(rows) / np.float32(12)
-    scale = best_scales(rows, h, _DOUBLED, start, _NVFP4_FACTORS, lambda values: _HALF_E4M3[_scale_bytes(values * 2)])
-    return _nvfp4_encoded(weight, _scale_bytes(scale * 2))
+    start = largest_magnitudes(rows) / np.float32(E2M1.most)
+    scale = best_scales(rows, h, E2M1, start, NVFP4_FACTORS, lambda values: 2 * _HALF_E4M3[_scale_bytes(values)])
+    return _nvfp4_encoded(weight, _scale_bytes(scale))
 
 
 NVFP4_GGUF = BlockFormat(

@@ -18,26 +18,29 @@ _MOST = np.finfo(np.float32).max
 
 @dataclass(frozen=True)
 class Weighting:
-    """Sensitivities of weights in blocks.
+    """Sensitivities of weights in blocks, relative to the largest; all 1 without any.
 
     Attributes:
-        h: Sensitivities, blocks × length; empty: all 1.
-        unit: What they are multiplied by: their inverse maximum.
+        h: Sensitivities, blocks × length, or None.
+        length: Weights of a block.
+        unit: What sensitivities are multiplied by.
     """
 
-    h: Blocks
+    h: Blocks | None
+    length: int
     unit: float
 
     @staticmethod
-    def of(sensitivity: Blocks | None) -> "Weighting":
-        """Normalize sensitivities; without any, all are 1."""
-        if sensitivity is None:
-            return Weighting(NONE_2, 1.0)
-        most = float(sensitivity.max())
-        return Weighting(sensitivity, 1.0 / most if most else 1.0)
+    def of(sensitivity: Blocks | None, length: int) -> "Weighting":
+        """Normalize sensitivities of blocks of some length."""
+        most = 0.0 if sensitivity is None else float(sensitivity.max())
+        return Weighting(sensitivity, length, 1.0 / most if most else 1.0)
 
-    def __getitem__(self, blocks: slice) -> "Weighting":
-        return Weighting(self.h[blocks] if self.h.size else self.h, self.unit)
+    def part(self, blocks: slice, count: int) -> Blocks:
+        """Sensitivities of a slice of the blocks, and how many these are."""
+        if self.h is None:
+            return np.ones((count, self.length), np.float32)
+        return (self.h[blocks] * self.unit).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class IntegerGrid:
     high: int
     first: int = 0
 
+    @property
+    def neighbours(self) -> int:
+        """Neighbours of a least-squares scale that are tried with it: as many as the kernel takes at once."""
+        return block_search.LANES
+
     @cached_property
     def levels(self) -> Float32[np.ndarray, " k"]:
         """Level of each code."""
@@ -64,17 +72,17 @@ class IntegerGrid:
     def errors(
         self,
         weight: Blocks,
-        weighting: Weighting,
+        h: Blocks,
         scale: Candidates,
         zero: Candidates = NONE_2,
         minimum: Candidates = NONE_2,
     ) -> Float64[np.ndarray, "blocks candidates"]:
         """Compute the weighted error of each candidate."""
+        count = scale.shape[1]
+        scale, zero, minimum = in_lanes(scale), in_lanes(zero), in_lanes(minimum)
         error = np.empty(scale.shape)
-        block_search.integer_errors(
-            weight, weighting.h, weighting.unit, scale, zero, minimum, float(self.low), float(self.high), error
-        )
-        return error
+        block_search.integer_errors(weight, h, scale, zero, minimum, float(self.low), float(self.high), error)
+        return error[:, :count]
 
     def codes(
         self,
@@ -100,10 +108,18 @@ class LevelGrid:
     Attributes:
         table: Level of each code; several codes may have the same.
         ties: Whether a weight in the middle takes the "lower" or "upper" level, or the one nearer to "zero".
+        distinct: Whether of several codes with the same level only the first is used; else the first for weights up to
+            the level, and the next above it.
     """
 
     table: tuple[float, ...]
     ties: str = "lower"
+    distinct: bool = True
+
+    @property
+    def neighbours(self) -> int:
+        """Neighbours of a least-squares scale that are tried with it: few, as each compares weights with a table."""
+        return 4
 
     @cached_property
     def levels(self) -> Float32[np.ndarray, " k"]:
@@ -112,7 +128,9 @@ class LevelGrid:
 
     @cached_property
     def order(self) -> UInt8[np.ndarray, " d"]:
-        """Codes by increasing level; the first of several with the same level."""
+        """Codes by increasing level."""
+        if not self.distinct:
+            return self.levels.argsort(kind="stable").astype(np.uint8)
         return np.unique(self.levels, return_index=True)[1].astype(np.uint8)
 
     @cached_property
@@ -123,14 +141,10 @@ class LevelGrid:
         takes_upper = {"lower": middle != middle, "upper": middle == middle, "zero": middle < 0}[self.ties]
         return np.where(takes_upper, np.nextafter(middle, np.float32(-np.inf)), middle)
 
-    def errors(
-        self, weight: Blocks, weighting: Weighting, scale: Candidates
-    ) -> Float64[np.ndarray, "blocks candidates"]:
+    def errors(self, weight: Blocks, h: Blocks, scale: Candidates) -> Float64[np.ndarray, "blocks candidates"]:
         """Compute the weighted error of each candidate."""
         error = np.empty(scale.shape)
-        block_search.level_errors(
-            weight, weighting.h, weighting.unit, scale, self.thresholds, self.levels[self.order], error
-        )
+        block_search.level_errors(weight, h, scale, self.thresholds, self.levels[self.order], error)
         return error
 
     def codes(self, weight: Blocks, scale: Float32[np.ndarray, " blocks"]) -> UInt8[np.ndarray, "blocks length"]:
@@ -138,6 +152,14 @@ class LevelGrid:
         out = np.empty(weight.shape, np.uint8)
         block_codes.round_to_levels(weight, inverse_of(scale), self.thresholds, self.order, out)
         return out
+
+
+def in_lanes(candidates: Candidates) -> Candidates:
+    """Repeat the first candidate until their number suits the kernels."""
+    missing = -candidates.shape[1] % block_search.LANES
+    if not missing or not candidates.size:
+        return np.ascontiguousarray(candidates)
+    return np.concatenate([candidates, np.repeat(candidates[:, :1], missing, axis=1)], axis=1)
 
 
 def inverse_of(scale: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:

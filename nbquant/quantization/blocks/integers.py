@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.quantization.blocks.affine_search import best_zero_points
 from nbquant.quantization.blocks.block_format import ROW, BlockFormat, Blocks, Encoded, Scales
-from nbquant.quantization.blocks.extremes import largest_magnitudes, ranges
+from nbquant.quantization.blocks.extremes import largest_magnitudes, ranges, signed_extremes
 from nbquant.quantization.blocks.grid import NONE_1, IntegerGrid, inverse_of
-from nbquant.quantization.blocks.scale_search import best_scales, factors
+from nbquant.quantization.blocks.scale_search import best_scales, factors, two_sided_factors
 from nbquant.quantization.blocks.stored_scales import round_to_float
 
 PerBlock = Float32[np.ndarray, " blocks"]
@@ -48,12 +48,14 @@ def _symmetric(
         name: Name.
         title: Title.
         library: Library.
-        grid: Integers; codes are bytes in two's complement.
+        grid: Integers.
         bits: Stored bits.
         length: Weights of a block.
         scale_of: Scales as the library computes them.
         divide: Whether the library divides by the scale; else it multiplies by its inverse.
     """
+    # One more level below 0 than above: a negative scale turns it to the other side.
+    tried = factors(bits, 32) if grid.high == -grid.low else two_sided_factors(bits)
 
     def plain(weight: Blocks) -> Encoded:
         scale = scale_of(weight)
@@ -61,11 +63,13 @@ def _symmetric(
         used = scale if divide else inverse_of(scale)
         low, high = float(grid.low), float(grid.high)
         kernels.round_to_integers(weight, used, divide, NONE_1, _NO_SHIFT, kernels.EVEN, low, high, codes)
-        return codes, {"scale": scale}
+        return _from_bytes(codes, grid), {"scale": scale}
 
     def search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
-        start = largest_magnitudes(weight) / np.float32(-grid.low)
-        scale = best_scales(weight, sensitivity, grid, start, factors(bits), round_to_float)
+        start = signed_extremes(weight) / np.float32(grid.low)
+        if grid.high == -grid.low:
+            start = np.abs(start)
+        scale = best_scales(weight, sensitivity, grid, start, tried, round_to_float)
         return grid.codes(weight, scale), {"scale": scale}
 
     return BlockFormat(
@@ -102,22 +106,35 @@ def _onnx_scale(weight: Blocks) -> PerBlock:
     return np.where(scale < np.finfo(np.float32).tiny, np.float32(1), scale)
 
 
-def _bytes(bits: int, full: bool = True) -> IntegerGrid:
+def _grid(bits: int, full: bool = True) -> IntegerGrid:
+    """Signed integers; of eight bits a code is a byte in two's complement, of fewer it starts at 0."""
     half = 1 << (bits - 1)
-    return IntegerGrid(-half if full else 1 - half, half - 1)
+    return IntegerGrid(-half if full else 1 - half, half - 1, first=0 if bits == 8 else -half)
 
 
-INT8 = _symmetric("int8", "int8", ONNXRUNTIME, _bytes(8, full=False), 8, ROW, _onnx_scale)
-INT8_TORCHAO = _symmetric("int8_torchao", "int8 (torchao)", TORCHAO, _bytes(8), 8, ROW, _at_least(127.5), divide=False)
+def _from_bytes(codes: UInt8[np.ndarray, "blocks length"], grid: IntegerGrid) -> UInt8[np.ndarray, "blocks length"]:
+    """Make codes of integers in two's complement, in place."""
+    codes -= np.uint8(grid.first & 0xFF)
+    return codes
+
+
+def _from_grid(codes: UInt8[np.ndarray, "blocks length"], grid: IntegerGrid) -> UInt8[np.ndarray, "blocks length"]:
+    """Make codes of integers in two's complement, in place."""
+    codes -= np.uint8(grid.first & 0xFF)
+    return codes
+
+
+INT8 = _symmetric("int8", "int8", ONNXRUNTIME, _grid(8, full=False), 8, ROW, _onnx_scale)
+INT8_TORCHAO = _symmetric("int8_torchao", "int8 (torchao)", TORCHAO, _grid(8), 8, ROW, _at_least(127.5), divide=False)
 INT4, INT3, INT2 = (
-    _symmetric(f"int{bits}", f"int{bits}", COMPRESSED_TENSORS, _bytes(bits), bits, 128, _over((2**bits - 1) / 2))
+    _symmetric(f"int{bits}", f"int{bits}", COMPRESSED_TENSORS, _grid(bits), bits, 128, _over((2**bits - 1) / 2))
     for bits in (4, 3, 2)
 )
 
 
 def _affine(bits: int) -> BlockFormat:
     """Integers with a zero point: ŵ = s (q − z), the range widened to hold 0."""
-    grid = _bytes(bits)
+    grid = _grid(bits)
     low, high = float(grid.low), float(grid.high)
 
     def plain(weight: Blocks) -> Encoded:
@@ -130,7 +147,7 @@ def _affine(bits: int) -> BlockFormat:
         scale = np.where(scale == 0, _EPSILON, scale)
         codes = np.empty(weight.shape, np.uint8)
         kernels.round_to_integers(weight, scale, True, NONE_1, zero, kernels.SHIFTED, low, high, codes)
-        return codes, {"scale": scale, "zero_point": zero.astype(np.int8)}
+        return _from_bytes(codes, grid), {"scale": scale, "zero_point": zero.astype(np.int8)}
 
     def search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
         scale, zero = best_zero_points(weight, sensitivity, grid, round_to_float)

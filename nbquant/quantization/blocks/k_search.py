@@ -39,15 +39,15 @@ def search_affine(
         most: Greatest integer.
         plain: Encoder whose scales are the first start.
     """
-    weighting = Weighting.of(sensitivity)
+    weighting = Weighting.of(sensitivity, weight.shape[1])
     pieces = []
     for part in _pieces(weight):
-        rows, h = _grouped(weight[part], groups), _grouped_weighting(weighting[part], groups)
+        rows, h = _grouped(weight[part], groups), _grouped(weighting.part(part, len(weight[part])), groups)
         start = plain(weight[part])[1]
         first = _Affine(
             *(start[name].astype(np.float32) for name in ("scale", "minimum_scale", "sub_scale", "sub_minimum"))
         )
-        scale, minimum = best_ranges(rows, h.h if h.h.size else None, grid, round_to_float, to_zero=True)
+        scale, minimum = best_ranges(rows, h, grid, round_to_float, to_zero=True)
         second = _Affine.of(scale.reshape(-1, groups), -minimum.reshape(-1, groups), most)
         best = min_by_block(*(_descend_affine(rows, h, grid, most, state) for state in (first, second)))
         stored = best.scales()
@@ -107,7 +107,7 @@ def min_by_block(first: "_Affine", second: "_Affine") -> "_Affine":
     return first.chosen(second.error < first.error, second)
 
 
-def _descend_affine(rows: Blocks, h: Weighting, grid: IntegerGrid, most: int, state: "_Affine") -> "_Affine":
+def _descend_affine(rows: Blocks, h: Blocks, grid: IntegerGrid, most: int, state: "_Affine") -> "_Affine":
     groups = state.sub_scale.shape[1]
     for _ in range(_ROUNDS):
         state = _with_best_integers(rows, h, grid, most, state)
@@ -119,7 +119,7 @@ def _descend_affine(rows: Blocks, h: Weighting, grid: IntegerGrid, most: int, st
     return state
 
 
-def _with_best_integers(rows: Blocks, h: Weighting, grid: IntegerGrid, most: int, state: "_Affine") -> "_Affine":
+def _with_best_integers(rows: Blocks, h: Blocks, grid: IntegerGrid, most: int, state: "_Affine") -> "_Affine":
     """Compare the integers next to the present ones for each group."""
     shape = state.sub_scale.shape
     near = np.clip(state.sub_scale[..., None] + _STEPS[0], 0, most).reshape(-1, len(_STEPS[0]))
@@ -168,14 +168,14 @@ def search_symmetric(
     Returns:
         Codes, scales of blocks, integers of groups.
     """
-    weighting = Weighting.of(sensitivity)
+    weighting = Weighting.of(sensitivity, weight.shape[1])
     bits = int(np.log2(grid.high - grid.low + 1))
     tried = two_sided_factors(bits)
     pieces = []
     for part in _pieces(weight):
-        rows, h = _grouped(weight[part], groups), _grouped_weighting(weighting[part], groups)
+        rows, h = _grouped(weight[part], groups), _grouped(weighting.part(part, len(weight[part])), groups)
         extreme = signed_extremes(rows) / np.float32(grid.low)
-        alone = best_scales(rows, h.h if h.h.size else None, grid, extreme, tried, round_to_float)
+        alone = best_scales(rows, h, grid, extreme, tried, round_to_float)
         table = alone.reshape(-1, groups)
         whole = round_to_half(signed_extremes(table) / np.float32(-sub_half))
         states = (start(weight[part]), (whole, _integers(table, whole, sub_half)))
@@ -197,7 +197,7 @@ def _integers(table: Integers, whole: PerBlock, sub_half: int) -> Integers:
 
 
 def _descend_symmetric(
-    rows: Blocks, h: Weighting, grid: IntegerGrid, sub_half: int, whole: PerBlock, integers: Integers
+    rows: Blocks, h: Blocks, grid: IntegerGrid, sub_half: int, whole: PerBlock, integers: Integers
 ) -> tuple[tuple[PerBlock, Integers], Float64[np.ndarray, " blocks"]]:
     error = np.full(len(whole), np.inf)
     trial, trial_integers = whole, integers
@@ -227,10 +227,6 @@ def _pieces(weight: Blocks) -> list[slice]:
 
 def _grouped(weight: Blocks, groups: int) -> Blocks:
     return weight.reshape(len(weight) * groups, -1)
-
-
-def _grouped_weighting(weighting: Weighting, groups: int) -> Weighting:
-    return Weighting(_grouped(weighting.h, groups), weighting.unit) if weighting.h.size else weighting
 
 
 def _joined(pieces: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

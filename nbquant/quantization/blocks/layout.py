@@ -82,9 +82,12 @@ class Layout:
     pack_codes: Callable[[np.ndarray, Bytes], None] | None = None
     unpack_codes: Callable[[Bytes, np.ndarray], None] | None = None
 
-    def pack(self, codes: UInt8[np.ndarray, "blocks length"], parts: Mapping[str, np.ndarray]) -> Bytes:
-        """Pack codes and parts of blocks into bytes."""
-        out = np.empty((len(codes), self.size), np.uint8)
+    def pack(
+        self, codes: UInt8[np.ndarray, "blocks length"], parts: Mapping[str, np.ndarray], out: Bytes | None = None
+    ) -> Bytes:
+        """Pack codes and parts of blocks into bytes, new ones or those given."""
+        if out is None:
+            out = np.empty((len(codes), self.size), np.uint8)
         for plane in self.planes:
             kernels.gather_bits(codes, plane.shift, plane.bits, plane.stride, out, plane.offset)
         if self.pack_codes is not None:

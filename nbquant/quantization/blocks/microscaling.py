@@ -58,6 +58,25 @@ def power_scales(parts: Mapping[str, np.ndarray]) -> Scales:
     return Scales(E8M0_VALUES[parts["scale"].reshape(-1)])
 
 
+def _exponent_of(grid: FloatGrid) -> int:
+    """Exponent of the greatest number."""
+    return int(np.floor(np.log2(grid.most)))
+
+
+_POWERS = np.array([1, 2, 0.5, 0.25], np.float32)
+
+
+def best_powers(weight: Blocks, sensitivity: Blocks | None, grid: FloatGrid) -> UInt8[np.ndarray, " blocks"]:
+    """Search for the power of two of least weighted error of each block, as E8M0.
+
+    The largest weight of a block leaves few of them: the power at which it has the exponent of the greatest number,
+    twice that, and less, at which it saturates.
+    """
+    start = E8M0_VALUES[power_exponent(largest_magnitudes(weight), _exponent_of(grid), None)]
+    scale = best_scales(weight, sensitivity, grid, start, _POWERS, round_to_power, refinements=0)
+    return power_exponent(scale, 0, None)
+
+
 def _mx(
     grid: FloatGrid, name: str, title: str, library: str, up_from: int | None, layout: Layout | None
 ) -> BlockFormat:
@@ -72,17 +91,15 @@ def _mx(
             truncated, so that the largest weights may saturate.
         layout: Bytes.
     """
-    offset = int(np.floor(np.log2(grid.most)))
+    offset = _exponent_of(grid)
 
     def plain(weight: Blocks) -> Encoded:
         stored = power_exponent(largest_magnitudes(weight), offset, up_from)
         return grid.codes(weight, E8M0_VALUES[stored]), {"scale": stored}
 
     def search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
-        start = E8M0_VALUES[power_exponent(largest_magnitudes(weight), offset, None)]
-        factors = np.array([1, 2, 0.5], np.float32)
-        scale = best_scales(weight, sensitivity, grid, start, factors, round_to_power, refinements=0)
-        return grid.codes(weight, scale), {"scale": power_exponent(scale, 0, None)}
+        stored = best_powers(weight, sensitivity, grid)
+        return grid.codes(weight, E8M0_VALUES[stored]), {"scale": stored}
 
     return BlockFormat(
         name=name,
@@ -141,14 +158,14 @@ def _nvfp4_plain(weight: Blocks) -> Encoded:
     return _nvfp4_encoded(weight, to_e4m3(np.where(rounded == 0, _SCALE_EPSILON, rounded)), whole)
 
 
-_NVFP4_FACTORS = np.concatenate([[1], np.linspace(0.8, 1.7, 15)]).astype(np.float32)
+NVFP4_FACTORS = np.concatenate([[1], np.linspace(0.8, 1.7, 15)]).astype(np.float32)
 
 
 def _nvfp4_search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
     whole = _global_scale(weight)
     rounding = e4m3_rounding(whole[0])
     start = largest_magnitudes(weight) / np.float32(E2M1.most)
-    scale = best_scales(weight, sensitivity, E2M1, start, _NVFP4_FACTORS, rounding)
+    scale = best_scales(weight, sensitivity, E2M1, start, NVFP4_FACTORS, rounding)
     return _nvfp4_encoded(weight, to_e4m3(scale * whole), whole)
 
 

@@ -28,8 +28,11 @@ NORMAL = LevelGrid(
 """Levels of equal probability under a normal distribution, and 0 (Dettmers et al. 2023, arXiv:2305.14314)."""
 
 _MAGNITUDES = tuple(value / 12 for value in (0, 0.0625, 8, 12, 4, 6, 2, 3))
-FLOAT = LevelGrid((*_MAGNITUDES, *(-value for value in _MAGNITUDES)))
-"""A float of four bits with 0.0625 as its only subnormal number. Two codes are zero; the first is written."""
+FLOAT = LevelGrid((*_MAGNITUDES, *(0.0 - value for value in _MAGNITUDES)), distinct=False)
+"""A float of four bits with 0.0625 as its only subnormal number.
+
+Two codes are +0: bitsandbytes writes 8 for small positive weights, and 0 for zeros and small negative ones.
+"""
 
 _LEAST = np.float32(1e-38)
 _NEIGHBOURS = np.arange(-3, 4)
@@ -45,13 +48,16 @@ def _codes(
 
 def _format(grid: LevelGrid, name: str, title: str) -> BlockFormat:
     """A float32 scale for each block."""
+    # Levels on both sides of 0 differ in NF4, so that a negative scale is as likely to be the better one.
+    lopsided = set(grid.table) != {-level for level in grid.table}
+    tried = np.concatenate([factors(4, 7), -factors(4, 7)]) if lopsided else factors(4, 12)
 
     def plain(weight: Blocks) -> Encoded:
         scale = largest_magnitudes(weight)
         return _codes(grid, weight, np.maximum(scale, _LEAST)), {"scale": scale}
 
     def search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
-        scale = best_scales(weight, sensitivity, grid, largest_magnitudes(weight), factors(4), round_to_float)
+        scale = best_scales(weight, sensitivity, grid, largest_magnitudes(weight), tried, round_to_float)
         return _codes(grid, weight, scale), {"scale": scale}
 
     return BlockFormat(
@@ -87,9 +93,9 @@ def _double(grid: LevelGrid, name: str, title: str) -> BlockFormat:
         return _codes(grid, weight, np.maximum(scale, _LEAST)), _parts(scale)
 
     def search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
-        ideal = best_scales(weight, sensitivity, grid, largest_magnitudes(weight), factors(4), round_to_float)
+        ideal = best_scales(weight, sensitivity, grid, largest_magnitudes(weight), factors(4, 10), round_to_float)
         parts = _parts(ideal)
-        weighting = Weighting.of(sensitivity)
+        weighting = Weighting.of(sensitivity, weight.shape[1])
         tried = np.clip(parts["scale"][:, None].astype(np.int64) + _NEIGHBOURS, 0, 255).astype(np.uint8)
         count = len(_NEIGHBOURS)
         scales = np.stack(
@@ -99,7 +105,8 @@ def _double(grid: LevelGrid, name: str, title: str) -> BlockFormat:
         piece = max(1, PIECE // weight.shape[1])
         for first in range(0, len(weight), piece):
             part = slice(first, first + piece)
-            errors = grid.errors(weight[part], weighting[part], scales[part])
+            w = weight[part]
+            errors = grid.errors(w, weighting.part(part, len(w)), scales[part])
             (parts["scale"][part],), _ = least_error((tried[part],), errors)
         return _codes(grid, weight, _nested_scales(parts).scale), parts
 

@@ -17,27 +17,24 @@ Rounding = Callable[[np.ndarray], Float32[np.ndarray, "..."]]
 
 PIECE = 1 << 18  # weights whose candidates are in memory at a time
 
-_TRIED = {
-    2: (0.35, 1.15, 16),
-    3: (0.55, 1.1, 16),
-    4: (0.7, 1.08, 16),
-    5: (0.84, 1.05, 16),
-    6: (0.9, 1.03, 16),
-    8: (0.97, 1.006, 16),
-}
-"""Range of factors by bits, and their number: fewer levels gain from clipping more."""
+_TRIED = {2: (0.35, 1.15), 3: (0.55, 1.15), 4: (0.8, 1.15), 5: (0.92, 1.17), 6: (0.95, 1.17), 8: (0.985, 1.16)}
+"""Range of factors by bits.
+
+With few levels, clipping pays; with many, a somewhat larger scale often happens to be nearer to all weights.
+"""
 
 
-def factors(bits: int) -> Float32[np.ndarray, " candidates"]:
+def factors(bits: int, count: int = 16) -> Float32[np.ndarray, " candidates"]:
     """List the factors of the scale that are tried, 1 first."""
-    least, most, count = _TRIED[bits]
-    return np.concatenate([[1], np.linspace(least, most, count)]).astype(np.float32)
+    least, most = _TRIED[bits]
+    return np.concatenate([[1], np.linspace(least, most, count - 1)]).astype(np.float32)
 
 
 def two_sided_factors(bits: int) -> Float32[np.ndarray, " candidates"]:
-    """List the factors of scales that map the extreme weight near −2^(b−1), and near 2^(b−1) − 1, half as many."""
+    """List the factors of scales that map the extreme weight near −2^(b−1), and fewer near 2^(b−1) − 1."""
     half = 1 << (bits - 1)
-    return np.concatenate([factors(bits), factors(bits)[1::2] * np.float32(-half / (half - 1))])
+    one, other = (11, 5) if bits < 8 else (20, 12)
+    return np.concatenate([factors(bits, one), factors(bits, other) * np.float32(-half / (half - 1))])
 
 
 class Grid(Protocol):
@@ -47,9 +44,11 @@ class Grid(Protocol):
     def levels(self) -> Float32[np.ndarray, " k"]:
         """Level of each code."""
 
-    def errors(
-        self, weight: Blocks, weighting: Weighting, scale: Candidates
-    ) -> Float64[np.ndarray, "blocks candidates"]:
+    @property
+    def neighbours(self) -> int:
+        """Number of neighbours of a least-squares scale that are worth their time."""
+
+    def errors(self, weight: Blocks, h: Blocks, scale: Candidates) -> Float64[np.ndarray, "blocks candidates"]:
         """Compute the weighted error of each candidate."""
 
     def codes(self, weight: Blocks, scale: Float32[np.ndarray, " blocks"]) -> UInt8[np.ndarray, "blocks length"]:
@@ -79,17 +78,18 @@ def best_scales(
         rounding: Rounds to the stored type.
         refinements: How often the least-squares scale is tried.
     """
-    weighting = Weighting.of(sensitivity)
+    weighting = Weighting.of(sensitivity, weight.shape[1])
     found = np.empty(len(weight), np.float32)
     piece = max(1, PIECE // weight.shape[1])
     for first in range(0, len(weight), piece):
         part = slice(first, first + piece)
-        w, h = weight[part], weighting[part]
+        w = weight[part]
+        h = weighting.part(part, len(w))
         candidates = rounding(start[part, None] * factors)
         (best,), error = least_error((candidates,), grid.errors(w, h, candidates))
         for _ in range(refinements):
             fitted = least_squares_scale(w, h, grid.codes(w, best), grid.levels, best)
-            candidates = rounding(fitted[:, None] * NEAR)
+            candidates = rounding(fitted[:, None] * NEAR[: grid.neighbours])
             (better,), its_error = least_error((candidates,), grid.errors(w, h, candidates))
             best = np.where(its_error < error, better, best)
             error = np.minimum(error, its_error)
@@ -97,20 +97,20 @@ def best_scales(
     return found
 
 
-NEAR = np.array([1, 1 - 2**-10, 1 + 2**-10, 1 - 2**-8, 1 + 2**-8], np.float32)
-"""Neighbours of a least-squares scale that are tried with it."""
+NEAR = 1 + np.array([0, -1, 1, -2, 2, -3, 3, -4, 4, -6, 6, -8, 8, -12, 12, 16], np.float32) / 1024
+"""Neighbours of a least-squares scale that are tried with it, as factors: a step of float16 is 1/1024 or less."""
 
 
 def least_squares_scale(
     weight: Blocks,
-    weighting: Weighting,
+    h: Blocks,
     codes: UInt8[np.ndarray, "blocks length"],
     levels: Float32[np.ndarray, " k"],
     otherwise: Float32[np.ndarray, " blocks"],
 ) -> Float32[np.ndarray, " blocks"]:
     """Fit the scale of each block to its codes by weighted least squares; ``otherwise`` where all levels are 0."""
     sums = np.empty((len(weight), 5))
-    block_search.moments(weight, weighting.h, weighting.unit, codes, levels, 1, sums)
+    block_search.moments(weight, h, codes, levels, sums)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(sums[:, 2] > 0, sums[:, 4] / sums[:, 2], otherwise).astype(np.float32)
 
@@ -119,7 +119,8 @@ def least_error(
     candidates: tuple[Candidates, ...], errors: Float64[np.ndarray, "blocks candidates"]
 ) -> tuple[tuple[Float32[np.ndarray, " blocks"], ...], Float64[np.ndarray, " blocks"]]:
     """Choose the candidate of least error of each block, the first of several; one that is not finite never wins."""
-    known = np.where(np.isfinite(errors), errors, np.inf)
-    chosen = known.argmin(axis=1)[:, None]
-    values = tuple(np.take_along_axis(kind, chosen, 1)[:, 0] for kind in candidates)
-    return values, np.take_along_axis(known, chosen, 1)[:, 0]
+    chosen = np.empty(len(errors), np.int64)
+    block_search.choose_least(errors, chosen)
+    blocks = np.arange(len(errors))
+    least = errors[blocks, chosen]
+    return tuple(kind[blocks, chosen] for kind in candidates), np.where(np.isfinite(least), least, np.inf)

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float16, Float32, UInt8
 
-HALF_MAX = np.float32(65504)
+from nbquant.kernels.cpu import block_search
 
 E8M0_VALUES = np.append(np.ldexp(np.float32(1), np.arange(-127, 128)).astype(np.float32), np.float32(np.nan))
 """Value of each byte of an E8M0 scale; 255 is NaN."""
@@ -17,7 +17,9 @@ def as_half(values: Float32[np.ndarray, "..."]) -> Float16[np.ndarray, "..."]:
 
 def round_to_half(values: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
     """Round to the nearest finite float16."""
-    return as_half(np.clip(values, -HALF_MAX, HALF_MAX)).astype(np.float32)
+    out = np.empty(values.shape, np.float32)
+    block_search.round_to_half(np.ascontiguousarray(values, np.float32).reshape(-1), out.reshape(-1))
+    return out
 
 
 def round_to_float(values: np.ndarray) -> Float32[np.ndarray, "..."]:
