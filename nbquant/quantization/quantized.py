@@ -115,18 +115,22 @@ class Quantized:
         return group_of(name, self.codebooks)
 
     def centres(self, group: str) -> tuple[Float[Tensor, " k"], Int64[Tensor, " k"]]:
-        """Compute the mean restored weight of each codeword, ascending, and the codewords' indices in this order.
+        """Compute the typical weight of each codeword, ascending, and the codewords' indices in this order.
 
-        In a block format a codeword restores to many values; otherwise these are the reconstruction values.
+        These are the reconstruction values. In a block format, where a codeword restores to many weights, it is their
+        mean; if there are negative levels their mean magnitude with the level's sign, as scales may be negative.
         """
         book = self.codebooks[group]
         if book.levels is None:
             return book.value, torch.arange(len(book.value), device=book.value.device)
         total = torch.zeros(len(book.value), dtype=torch.float64)
+        signed = bool((book.value < 0).any())
         for name, tensor in self.tensors.items():
             if self.group_of(name) == group:
-                total.index_add_(0, tensor.assignment.long().cpu(), tensor.dequantize().double().cpu().reshape(-1))
-        return (total / book.counts).sort(stable=True)
+                restored = tensor.dequantize().double().cpu().reshape(-1)
+                total.index_add_(0, tensor.assignment.long().cpu(), restored.abs() if signed else restored)
+        mean = total / book.counts * (book.value.sign() if signed else 1)
+        return mean.sort(stable=True)
 
     def codebook_of(self, group: str) -> Codebook:
         """Find a codebook in units of the weights, ascending; see :meth:`centres`."""

@@ -34,7 +34,10 @@ def main(argv: list[str]) -> None:
     print(f"{'':<18}{'scales':>10}{'bit/weight':>11}{'entropy':>9}{'bound':>8}{'wasted':>8}{'KL [nat]':>11}{'same':>9}")
     for row in rows.itertuples():
         told = nq.evaluate(
-            nq.fit(selection, row.format, search=row.search).apply(model), test, reference=model, progress=False
+            nq.fit(selection, row.format, search=row.search, progress=False).apply(model),
+            test,
+            reference=model,
+            progress=False,
         ).comparison
         assert told is not None
         scales = "searched" if row.search else "plain"

@@ -177,6 +177,26 @@ def test_signed_parts_of_few_bits_come_back():
         decode_part(b"\x00\x00\x01", stored)
 
 
+@pytest.mark.parametrize("name", ["q4_0", "q4_1", "int4/32"])
+def test_centres_are_typical_weights_of_each_code(name):
+    """On the histogram a code stands where its weights are, whatever the signs of the scales."""
+    torch.manual_seed(3)
+    weight = torch.randn(64, 256)
+    found = nq.fit(nq.select(nn.ModuleDict({"a": _linear(weight)})), name, search=False)
+    book = found.codebook_of("a")
+    assert (book.value.diff() > 0).all()
+    assert int(book.counts.sum()) == weight.numel()
+    assert 1.5 < float(book.value.abs().max()) < 4
+    near = (found.tensors["a.weight"].dequantize().reshape(-1, 1) - book.value).abs().min(1).values
+    assert float(near.mean()) < 0.2
+
+
+def _linear(weight):
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight = nn.Parameter(weight)
+    return layer
+
+
 def test_error_map_breakdown_and_prediction_see_restored_weights(model, selection):
     from nbquant.analysis.breakdown import breakdown
     from nbquant.views.heatmap import error_data
