@@ -43,7 +43,8 @@ def _usual(option: str, said: Mapping[Any, str] | None = None) -> str:
     default=methods.DEFAULT.name,
     show_default=True,
     help="trellis and feedback take longer and give smaller files. A checkpoint has no data to calibrate feedback: "
-    "here it works like trellis.",
+    "here it works like trellis. blocks chooses among formats of other libraries for each layer: the usual ones, or "
+    "those of --option formats=q4_k,q6_k; with one, any --lmbda will do.",
 )
 @click.option("--ratio", type=float, help="Target: least compression ratio, that of the whole file.")
 @click.option("--rate", type=float, help="Target: largest rate in bits per weight, side information included.")

@@ -46,7 +46,8 @@ class BlockQuantizer:
 
     Attributes:
         lmbda: Lagrange multiplier λ [loss/bit] for the choice of formats; 0 chooses the least loss.
-        formats: Names of formats, such as "nf4" or "int4/64"; see :mod:`nbquant.quantization.blocks.formats`.
+        formats: Names of formats, such as "nf4" or "int4/64", also as text with commas; see
+            :mod:`nbquant.quantization.blocks.formats`.
         search: Search the stored scales of least weighted error, or round as the library does.
         weighted: Weight the search by sensitivity.
         coding: Name of the code of the indices: "fixed" as the library stores them.
@@ -67,7 +68,7 @@ class BlockQuantizer:
 
     def __post_init__(self) -> None:
         check_positive("lmbda", self.lmbda, "loss/bit", allow_zero=True)
-        names = (self.formats,) if isinstance(self.formats, str) else tuple(self.formats)
+        names = tuple(self.formats.split(",")) if isinstance(self.formats, str) else tuple(self.formats)
         object.__setattr__(self, "formats", names)
         if not names:
             raise ValueError("at least one block format is required, but formats is empty.")

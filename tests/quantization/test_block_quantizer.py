@@ -149,6 +149,11 @@ def test_errors_say_what_was_required(selection, call, error, told):
         call(selection)
 
 
+def test_formats_may_be_text():
+    assert BlockQuantizer(formats="q4_k,int4/64").formats == ("q4_k", "int4/64")
+    assert BlockQuantizer(formats="nf4").formats == ("nf4",)
+
+
 def test_what_trains_codebooks_is_refused(model, selection):
     found = nq.fit(selection, "q4_0")
     for act in (found.parametrize, lambda m: nq.finetune(found, m, [], progress=False)):
