@@ -51,9 +51,10 @@ def assert_nothing_cut(page: Page) -> None:
 
 
 def assert_accessible(page: Page, names: Sequence[str]) -> None:
-    """Fail if axe-core finds a violation in the explorer, on any of these tabs."""
+    """Fail if axe-core finds a violation in the explorer, on any of these tabs; on a wide screen some stand beside."""
     for name in names:
-        page.locator(f"[data-tab={name}]").click()
+        if name in tabs(page):
+            page.locator(f"[data-tab={name}]").click()
         found = Axe().run(page, context=".nbquant-explorer")
         assert found.violations_count == 0, found.generate_report()
     page.locator(f"[data-tab={tabs(page)[0]}]").click()
