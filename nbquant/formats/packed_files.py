@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 from nbquant.formats.gguf import GGUF
+from nbquant.formats.packed_safetensors import PACKED_SAFETENSORS
 from nbquant.formats.packed_tensor import PackedFile, PackedFormat
 from nbquant.tensorfile import refuse_pickle
 
-PACKED_FORMATS: tuple[PackedFormat, ...] = (GGUF,)
+PACKED_FORMATS: tuple[PackedFormat, ...] = (GGUF, PACKED_SAFETENSORS)
 """All formats; the first that recognises a file opens it. Read as ``packed_files.PACKED_FORMATS``."""
 
 
