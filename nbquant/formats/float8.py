@@ -78,14 +78,15 @@ def scaled(
     config = checkpoint.config.get("weight_block_size")
     block = config if isinstance(config, list) and len(config) == 2 else (USUAL, USUAL)
     lines, groups = table.shape
-    height = 1 if lines == rows else _height(checkpoint, scales_name, rows, lines, block[0])
-    length = group_length(checkpoint, scales_name, columns, groups, block[1])
+    by_row = lines == rows
+    height = 1 if by_row else _height(checkpoint, scales_name, rows, lines, block[0])
+    length = group_length(checkpoint, scales_name, columns, groups, None if by_row else block[1])
     parts = partial(_scales, table, height)
     return Grouped(found.with_length(length), shape, partial(_rows, codes), parts, height=height)
 
 
 def _height(checkpoint: PackedCheckpoint, name: str, rows: int, lines: int, said: object) -> int:
-    if isinstance(said, int) and said > 0 and -(-rows // said) == lines:
+    if type(said) is int and said > 0 and -(-rows // said) == lines:
         return said
     if rows % lines == 0:
         return rows // lines

@@ -51,7 +51,7 @@ class Grouped:
         return replace(found, parts=tuple(parts))
 
     def _values(self, first: int, last: int) -> Float32[np.ndarray, "rows columns"]:
-        with np.errstate(over="ignore", invalid="ignore"):  # scales may be NaN or infinite
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # scales may be NaN, infinite or 0
             if self.uneven is not None:
                 return self._uneven_values(self.uneven, first, last)
             decoded = self.format.decode(self._assembled(first, last))
@@ -80,17 +80,17 @@ def group_length(checkpoint: PackedCheckpoint, name: str, columns: int, groups: 
         name: Name of the scales.
         columns: Columns of the matrix.
         groups: Groups of a row.
-        said: What the configuration says, needed where groups do not divide the columns.
+        said: What the configuration says; needed where groups do not divide the columns.
 
     Raises:
         ValueError: A number of groups that no length gives, or several lengths and none in the configuration.
     """
     if groups == 1:
         return ROW
+    if type(said) is int and said > 0 and -(-columns // said) == groups:
+        return said
     if columns % groups == 0:
         return columns // groups
-    if isinstance(said, int) and not isinstance(said, bool) and said > 0 and -(-columns // said) == groups:
-        return said
     raise checkpoint.damaged(name, f"has {groups} groups for {columns} columns, which do not divide them")
 
 

@@ -13,8 +13,11 @@ PACKED_FORMATS: tuple[PackedFormat, ...] = (GGUF, PACKED_SAFETENSORS)
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file is in one of the formats."""
-    return any(known.sniff(path) for known in PACKED_FORMATS)
+    """Whether a file is in one of the formats, and not so damaged that this cannot be seen."""
+    try:
+        return any(known.sniff(path) for known in PACKED_FORMATS)
+    except ValueError:
+        return False
 
 
 def open_packed(path: str | os.PathLike[str]) -> PackedFile:

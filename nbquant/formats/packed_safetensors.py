@@ -32,7 +32,15 @@ def open_packed_safetensors(path: Path) -> PackedFile:
         ValueError: A damaged checkpoint, or a weight with a part that is missing or does not fit.
         OSError: Files that are missing or cannot be read.
     """
-    checkpoint = PackedCheckpoint.open(path)
+    return packed_file(PackedCheckpoint.open(path))
+
+
+def packed_file(checkpoint: PackedCheckpoint) -> PackedFile:
+    """Make the records of all tensors of a checkpoint.
+
+    Raises:
+        ValueError: As :func:`open_packed_safetensors`.
+    """
     layouts = _layouts(checkpoint)
     read: dict[str, PackedTensor] = {}
     parts: set[str] = set()
@@ -47,7 +55,7 @@ def open_packed_safetensors(path: Path) -> PackedFile:
             tensors[name] = checkpoint.plain(name)
     names = ", ".join(dict.fromkeys(layout.name for layout in layouts.values()))
     metadata = {key: value for file in checkpoint.files.values() for key, value in file.metadata.items()}
-    return PackedFile(path, names, tensors, metadata)
+    return PackedFile(checkpoint.path, names, tensors, metadata)
 
 
 def _layouts(checkpoint: PackedCheckpoint) -> dict[str, PackedLayout]:
