@@ -22,23 +22,10 @@ from nbquant.replacing import replacing
 MOST_JSON = 100_000_000  # bytes of a header, which is the library's own limit, or of an index
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 ARRAYS = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": "<u2",
-    "BOOL": "|b1",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "|i1",
-    "U64": "<u8",
-    "U32": "<u4",
-    "U16": "<u2",
-    "U8": "|u1",
-    "F8_E4M3": "|u1",
-    "F8_E5M2": "|u1",
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "|b1", "F8_E4M3": "|u1", "F8_E5M2": "|u1",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
     "F8_E8M0": "|u1",
-}
+}  # fmt: skip
 """How numpy reads the bytes of each type; types that it does not have are unsigned integers."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
