@@ -57,13 +57,13 @@ class Grouped:
             decoded = self.format.decode(self._assembled(first, last))
         if self.order is None:
             return decoded
-        out = np.empty_like(decoded)
-        out[:, self.order] = decoded
-        return out
+        return np.take(decoded, np.argsort(self.order), axis=1)
 
     def _assembled(self, first: int, last: int) -> BlockCodes:
         codes = self.codes(first, last)
-        return self.format.assemble(codes if self.order is None else codes[:, self.order], self.parts(first, last))
+        return self.format.assemble(
+            codes if self.order is None else np.take(codes, self.order, axis=1), self.parts(first, last)
+        )
 
     def _uneven_values(self, group: np.ndarray, first: int, last: int) -> Float32[np.ndarray, "rows columns"]:
         single = self.format.with_length(1)

@@ -22,6 +22,10 @@ def unpack_stream(words: Int32[np.ndarray, "rows words"], bits: int) -> UInt8[np
         codes = np.empty((len(data), data.shape[1] * 8 // bits), np.uint8)
         kernels.scatter_bits(data, 0, 0, bits, 1, codes)
         return codes
+    if bits == 3 and data.shape[1] % 3 == 0:
+        three = data.reshape(len(data), -1, 3).astype(np.uint32)
+        eight = three[:, :, 0] | three[:, :, 1] << 8 | three[:, :, 2] << 16
+        return np.stack([(eight >> 3 * k).astype(np.uint8) & 7 for k in range(8)], axis=2).reshape(len(data), -1)
     single = np.unpackbits(data, axis=1, bitorder="little")
     single = single[:, : single.shape[1] // bits * bits].reshape(len(data), -1, bits)
     return np.packbits(single, axis=2, bitorder="little")[:, :, 0]
