@@ -1,10 +1,12 @@
 """The layouts of compressed-tensors: packed integers, integers of 8 bits, NVFP4 and MXFP4; FP8 is in ``float8``.
 
-Words of ``weight_packed`` hold as many integers as fit, of successive columns, offset so that the least is 0; those of
-``weight_zero_point`` the zero points of successive rows in the same way. Bytes of NVFP4 and MXFP4 hold two columns, the
-first in the lower bits. Weights are decoded in float32, while the library rounds them to the type of the scales.
+Words of ``weight_packed`` hold integers of successive columns, offset so that the least is 0; those of
+``weight_zero_point`` the zero points of successive rows in the same way. Integers of 3 bits run from one word into the
+next; earlier versions put only as many into a word as fit, which the number of words tells. Bytes of NVFP4 and MXFP4
+hold two columns, the first in the lower bits. Weights are decoded in float32, while the library rounds them to the type
+of the scales.
 
-Source: compressed-tensors 0.20.1.
+Source: compressed-tensors 0.20.1, and earlier versions as published.
 """
 
 from functools import partial
@@ -16,7 +18,7 @@ from nbquant.formats.float8 import scaled_weights
 from nbquant.formats.grouped_tensor import Grouped, checked_groups, group_length, with_group_index
 from nbquant.formats.packed_checkpoint import PackedCheckpoint, PackedLayout, as_float32
 from nbquant.formats.packed_tensor import PackedTensor
-from nbquant.formats.packed_words import WORD, as_codes, unpack_words
+from nbquant.formats.packed_words import WORD, as_codes, unpack_stream, unpack_words
 from nbquant.quantization.blocks import formats as blocks
 from nbquant.quantization.blocks.block_format import TENSOR
 from nbquant.tensorfile import FLOATS
@@ -55,14 +57,22 @@ def _read_packed(checkpoint: PackedCheckpoint, name: str) -> tuple[PackedTensor,
             shape_name, f"must have rows and columns of codes of shape {words.shape}, but has {said[:4].tolist()}"
         )
     bits = _bits(checkpoint, name, columns, words.shape[1])
-    return _integers(
-        checkpoint, name, (name, shape_name), (rows, columns), bits, partial(_unpacked, words, bits, columns)
-    )
+    dense = _dense_words(columns, bits) == words.shape[1]
+    codes = partial(_unpacked, words, bits, dense, columns)
+    return _integers(checkpoint, name, (name, shape_name), (rows, columns), bits, codes, dense)
+
+
+def _dense_words(count: int, bits: int) -> int:
+    return -(-count * bits // WORD)
+
+
+def _padded_words(count: int, bits: int) -> int:
+    return -(-count // (WORD // bits))
 
 
 def _bits(checkpoint: PackedCheckpoint, name: str, columns: int, words: int) -> int:
     """Bits of an integer, of those that take so many words; of several those of the configuration, or that fit best."""
-    possible = [bits for bits in BITS if -(-columns // (WORD // bits)) == words]
+    possible = [bits for bits in BITS if words in (_dense_words(columns, bits), _padded_words(columns, bits))]
     groups = checkpoint.config.get("config_groups")
     schemes = groups.values() if isinstance(groups, dict) else ()
     weights = [scheme.get("weights") for scheme in schemes if isinstance(scheme, dict)]
@@ -90,6 +100,7 @@ def _integers(
     shape: tuple[int, int],
     bits: int,
     codes: "partial[UInt8[np.ndarray, 'rows columns']]",
+    dense: bool = True,
 ) -> tuple[PackedTensor, tuple[str, ...]]:
     """Integers with their scales, zero points and groups, where these are there."""
     layer = name.removesuffix(PACKED if name.endswith(PACKED) else WHOLE)
@@ -106,11 +117,11 @@ def _integers(
     used = [*parts, scales_name]
     points = None
     if zeros_name in checkpoint:
-        points = _zeros(checkpoint, zeros_name, bits, (lines, groups))
+        points = _zeros(checkpoint, zeros_name, bits, dense, (lines, groups))
         used.append(zeros_name)
     found = blocks.named(f"int{bits}" if points is None else f"int{bits}_asym")
     whole = lines == 1 and rows > 1
-    grouped = Grouped(found, shape, codes, partial(_parts, table, dtype, points, bits, whole))
+    grouped = Grouped(found, shape, codes, partial(_parts, table, dtype, points, bits, dense, whole))
     if index_name in checkpoint:
         used.append(index_name)
     if index_name in checkpoint and not whole and -1 not in checkpoint.integers(index_name, columns):
@@ -129,12 +140,13 @@ def _said_length(checkpoint: PackedCheckpoint) -> object:
     return said.pop() if len(said) == 1 else None
 
 
-def _zeros(checkpoint: PackedCheckpoint, name: str, bits: int, shape: tuple[int, int]) -> np.ndarray:
+def _zeros(checkpoint: PackedCheckpoint, name: str, bits: int, dense: bool, shape: tuple[int, int]) -> np.ndarray:
     """Zero points, as they are or in words of successive rows."""
     lines, groups = shape
     found = checkpoint.require(name, ("I8", *_INTEGERS), (0, 1, 2))
     packed = checkpoint.is_stored(name, ("I32",)) and found.ndim == 2
-    required = (-(-lines // (WORD // bits)), groups) if packed else shape
+    words = _dense_words(lines, bits) if dense else _padded_words(lines, bits)
+    required = (words, groups) if packed else shape
     if found.size != required[0] * required[1] or (found.ndim == 2 and found.shape != required):
         raise checkpoint.damaged(
             name, f"must have zero points for scales of shape {shape}, but has the shape {found.shape}"
@@ -143,7 +155,7 @@ def _zeros(checkpoint: PackedCheckpoint, name: str, bits: int, shape: tuple[int,
 
 
 def _parts(
-    table: np.ndarray, dtype: str, points: np.ndarray | None, bits: int, whole: bool, first: int, last: int
+    table: np.ndarray, dtype: str, points: np.ndarray | None, bits: int, dense: bool, whole: bool, first: int, last: int
 ) -> dict[str, np.ndarray]:
     if whole:
         first, last = 0, 1
@@ -152,18 +164,20 @@ def _parts(
         if points.dtype == np.int8:
             zero = points[first:last]
         else:
-            each = WORD // bits
-            start = first // each
-            zero = unpack_words(points[start : -(-last // each)].T, bits)[:, first - start * each :][
-                :, : last - first
-            ].T
+            rows, words = (WORD, bits) if dense else (WORD // bits, 1)  # so many rows fill so many words
+            stored = points[first // rows * words : -(-last // rows) * words].T
+            unpacked = unpack_stream(stored, bits) if dense else unpack_words(stored, bits)
+            zero = unpacked[:, first % rows : first % rows + last - first].T
             zero = zero.astype(np.int16) - (1 << (bits - 1))
         found["zero_point"] = zero.astype(np.int8).reshape(-1)
     return found
 
 
-def _unpacked(words: np.ndarray, bits: int, columns: int, first: int, last: int) -> UInt8[np.ndarray, "rows columns"]:
-    return as_codes(np.ascontiguousarray(unpack_words(words[first:last], bits)[:, :columns]), bits)
+def _unpacked(
+    words: np.ndarray, bits: int, dense: bool, columns: int, first: int, last: int
+) -> UInt8[np.ndarray, "rows columns"]:
+    integers = (unpack_stream if dense else unpack_words)(words[first:last], bits)
+    return as_codes(np.ascontiguousarray(integers[:, :columns]), bits)
 
 
 def _bytes(codes: np.ndarray, first: int, last: int) -> UInt8[np.ndarray, "rows columns"]:

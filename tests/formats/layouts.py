@@ -108,10 +108,18 @@ def awq(rows=64, columns=96, group=32) -> Packed:
 
 
 def compressed(
-    bits=4, asymmetric=False, act_order=False, rows=21, columns=96, group=32, channel=False, dtype=torch.bfloat16
+    bits=4,
+    asymmetric=False,
+    act_order=False,
+    rows=21,
+    columns=96,
+    group=32,
+    channel=False,
+    dtype=torch.bfloat16,
+    dense=True,
 ) -> Packed:
     rng = np.random.default_rng(2)
-    half, each, group = 1 << bits - 1, 32 // bits, columns if channel else group
+    half, group = 1 << bits - 1, columns if channel else group
     groups = columns // group
     q, z = (rng.integers(-half, half, shape) for shape in ((rows, columns), (rows, groups)))
     scale = torch.from_numpy(rng.uniform(0.001, 0.1, z.shape)).to(dtype)
@@ -119,12 +127,12 @@ def compressed(
     if act_order:
         g = rng.permutation(g)
     tensors = {
-        "net.weight_packed": torch.stack([_words(_padded(q[i] + half, bits, each)) for i in range(rows)]),
+        "net.weight_packed": torch.stack([_words(_packed_line(q[i] + half, bits, dense)) for i in range(rows)]),
         "net.weight_scale": scale,
         "net.weight_shape": torch.tensor([rows, columns]),
     }
     if asymmetric:
-        lines = [_words(_padded(z[:, k] + half, bits, each)) for k in range(groups)]
+        lines = [_words(_packed_line(z[:, k] + half, bits, dense)) for k in range(groups)]
         tensors["net.weight_zero_point"] = torch.stack(lines, dim=1).contiguous()
     if act_order:
         tensors["net.weight_g_idx"] = torch.from_numpy(g.astype(np.int32))
@@ -134,8 +142,13 @@ def compressed(
     return Packed(tensors, "net.weight_packed", kind, weight)
 
 
-def _padded(values: np.ndarray, bits: int, each: int) -> list[int]:
+def _packed_line(values: np.ndarray, bits: int, dense: bool) -> list[int]:
+    """Integers across words, as compressed-tensors 0.20.1 packs them, or as many in a word as fit."""
     v = [int(x) for x in values]
+    if dense:
+        whole = sum(x << bits * k for k, x in enumerate(v))
+        return [whole >> 32 * k & 0xFFFFFFFF for k in range(-(-len(v) * bits // 32))]
+    each = 32 // bits
     return [sum(x << bits * k for k, x in enumerate(v[start : start + each])) for start in range(0, len(v), each)]
 
 
@@ -176,13 +189,13 @@ def golden_integers(name: str) -> Packed:
     level = golden["level_table"][golden["level_index"]].reshape(24, 512).astype(int)
     scale, half = golden["scale"].reshape(24, -1), 1 << bits - 1
     tensors = {
-        "net.weight_packed": torch.stack([_words(_padded(row + half, bits, 32 // bits)) for row in level]),
+        "net.weight_packed": torch.stack([_words(_packed_line(row + half, bits, True)) for row in level]),
         "net.weight_scale": torch.from_numpy(scale),
         "net.weight_shape": torch.tensor([24, 512]),
     }
     zero = golden.get("zero_point", np.zeros(scale.shape)).reshape(24, -1).astype(int)
     if "zero_point" in golden:
-        lines = [_words(_padded(zero[:, k] + half, bits, 32 // bits)) for k in range(zero.shape[1])]
+        lines = [_words(_packed_line(zero[:, k] + half, bits, True)) for k in range(zero.shape[1])]
         tensors["net.weight_zero_point"] = torch.stack(lines, dim=1).contiguous()
     level = (level - np.repeat(zero, 128, axis=1)).astype(np.float32)
     return Packed(tensors, "net.weight_packed", f"{name}/128", np.repeat(scale, 128, axis=1) * level)
@@ -240,6 +253,7 @@ SAMPLES = {
     "awq": awq,
     **{f"packed int{bits}": lambda bits=bits: compressed(bits) for bits in (2, 3, 4, 8)},
     **{f"packed int{bits} asymmetric": lambda bits=bits: compressed(bits, asymmetric=True) for bits in (2, 3, 4, 8)},
+    "packed int3 in words": lambda: compressed(3, asymmetric=True, dense=False),
     "packed act-order": lambda: compressed(asymmetric=True, act_order=True),
     "packed per channel, padded": lambda: compressed(columns=93, channel=True, dtype=torch.float16),
     "whole int8": whole_integers,
