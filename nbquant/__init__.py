@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from nbquant.sensitivity.ranks import average_sensitivity
     from nbquant.storage.decompress import decompress
     from nbquant.storage.errors import CorruptFileError
+    from nbquant.storage.export import export
     from nbquant.storage.stored import load
     from nbquant.storage.write import save
     from nbquant.widgets.view.explorer import explore
@@ -64,6 +65,7 @@ __all__ = [
     "decompress",
     "evaluate",
     "explore",
+    "export",
     "export_html",
     "finetune",
     "fit",
@@ -102,6 +104,7 @@ _HOMES = {
     "decompress": "nbquant.storage.decompress",
     "evaluate": "nbquant.models.evaluate",
     "explore": "nbquant.widgets.view.explorer",
+    "export": "nbquant.storage.export",
     "export_html": "nbquant.widgets.view.export",
     "finetune": "nbquant.pipeline.finetune",
     "fit": "nbquant.analysis.fit",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,6 +21,12 @@ from nbquant.replacing import replacing
 
 MOST_JSON = 100_000_000  # bytes of a header, which is the library's own limit, or of an index
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+ARRAYS = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "|b1", "F8_E4M3": "|u1", "F8_E5M2": "|u1",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
+    "F8_E8M0": "|u1",
+}  # fmt: skip
+"""How numpy reads the bytes of each type; types that it does not have are unsigned integers."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 # Python has no name for it before 3.13; on other systems than Linux it has no effect or none is needed.
@@ -153,6 +160,22 @@ class TensorFile:
             return torch.empty(stored.shape, dtype=dtype)
         flat = torch.frombuffer(self._bytes, dtype=dtype, count=stored.count, offset=stored.source.offset)
         return flat.view(stored.shape)
+
+    def array(self, name: str) -> np.ndarray:
+        """Make an array over the mapped file, which may be unaligned; see :data:`ARRAYS` for its type.
+
+        Raises:
+            ValueError: A type that numpy has no bytes for.
+        """
+        stored = self.tensors[name]
+        if stored.dtype not in ARRAYS:
+            raise ValueError(
+                f"a type of whole bytes is required, but {name!r} of {str(self.path)!r} is {stored.dtype}."
+            )
+        if not stored.count:
+            return np.empty(stored.shape, ARRAYS[stored.dtype])
+        flat = np.frombuffer(self._bytes, ARRAYS[stored.dtype], stored.count, stored.source.offset)
+        return flat.reshape(stored.shape)
 
 
 def bits_of(dtype: str) -> int:

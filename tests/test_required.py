@@ -46,6 +46,8 @@ VERBS = {
     "ladder, selection": ("selection", lambda x, t: nq.ladder(t["quantized"], x, progress=False)),
     "save": ("quantized", lambda x, t: nq.save(x, "model.nbq", progress=False)),
     "save, path": ("path", lambda x, t: nq.save(t["quantized"], x, progress=False)),
+    "export": ("quantized", lambda x, t: nq.export(x, "model.gguf", progress=False)),
+    "export, path": ("path", lambda x, t: nq.export(t["quantized"], x, progress=False)),
     "load": ("path", lambda x, t: nq.load(x)),
     "load_sensitivity": ("path", lambda x, t: nq.load_sensitivity(x)),
     "plot.histogram": ("quantized", lambda x, t: nq.plot.histogram(x, t["selection"])),

@@ -34,12 +34,12 @@ _SHOWN = {
 
 
 @click.command()
-@click.argument("file", type=FILE)
+@click.argument("file", type=EXISTING)
 @click.option("--original", type=EXISTING, help="Checkpoint before quantization, to show what was lost.")
 @click.option("--sensitivity", type=FILE, help="File of sensitivities (Hessian diagonal), to weigh what was lost.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def inspect(file: Path, original: Path | None, sensitivity: Path | None, as_json: bool) -> None:
-    """Show the contents of a quantized FILE: .nbq, or of another library, such as .gguf."""
+    """Show the contents of a quantized FILE: .nbq, or of another library: .gguf, or .safetensors or its folder."""
     if packed_files.is_packed(file):
         frame = nq.inspect(file, original, sensitivity, progress=on_terminal())
         say(_as_json(file, frame) if as_json else _told_packed(file, frame))
@@ -70,8 +70,13 @@ def inspect(file: Path, original: Path | None, sensitivity: Path | None, as_json
 
 
 def _as_json(file: Path, frame: pd.DataFrame) -> str:
-    about = {"path": str(file), "size": file.stat().st_size, "tensors": json.loads(frame.to_json(orient="records"))}
+    about = {"path": str(file), "size": _size(file, frame), "tensors": json.loads(frame.to_json(orient="records"))}
     return json.dumps(about, indent=2)
+
+
+def _size(file: Path, frame: pd.DataFrame) -> int:
+    """Bytes of a file, or of the tensors of a checkpoint of several."""
+    return file.stat().st_size if file.suffix != ".json" and file.is_file() else int(frame["bits"].sum()) // 8
 
 
 def _told_packed(file: Path, frame: pd.DataFrame) -> str:
@@ -79,7 +84,7 @@ def _told_packed(file: Path, frame: pd.DataFrame) -> str:
     quantized = frame[frame["entropy"].notna()]
     used = (quantized["entropy"] * quantized["weights"]).sum() / max(quantized["weights"].sum(), 1)
     stored = quantized["bits"].sum() / max(quantized["weights"].sum(), 1)
-    head = f"{file}: {file.stat().st_size:,} bytes, {weights:,} weights, {bits / weights:.3g} bit/weight"
+    head = f"{file}: {_size(file, frame):,} bytes, {weights:,} weights, {bits / weights:.3g} bit/weight"
     if len(quantized):
         head += f"\n  in block formats {stored:.3f} bit/weight are stored, of which {used:.3f} carry information"
     known = [name for name in _SHOWN if name in frame and frame[name].notna().any()]

@@ -4,16 +4,20 @@ import os
 from pathlib import Path
 
 from nbquant.formats.gguf import GGUF
+from nbquant.formats.packed_safetensors import PACKED_SAFETENSORS
 from nbquant.formats.packed_tensor import PackedFile, PackedFormat
 from nbquant.tensorfile import refuse_pickle
 
-PACKED_FORMATS: tuple[PackedFormat, ...] = (GGUF,)
+PACKED_FORMATS: tuple[PackedFormat, ...] = (GGUF, PACKED_SAFETENSORS)
 """All formats; the first that recognises a file opens it. Read as ``packed_files.PACKED_FORMATS``."""
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file is in one of the formats."""
-    return any(known.sniff(path) for known in PACKED_FORMATS)
+    """Whether a file is in one of the formats, and not so damaged that this cannot be seen."""
+    try:
+        return any(known.sniff(path) for known in PACKED_FORMATS)
+    except ValueError:
+        return False
 
 
 def open_packed(path: str | os.PathLike[str]) -> PackedFile:

@@ -24,7 +24,8 @@ class PackedTensor:
         kind: Name of its block format, or of the type it is stored in.
         format: Its block format; None if it is stored unquantized, or in a format that is not decoded here.
         bits: Stored bits of it all.
-        codes: codes(first, last) reads the codes of some rows; None without a block format.
+        codes: codes(first, last) reads the codes of some rows, columns in the order of their groups, and parts as
+            stored, so that over all rows each is read once; None without a block format.
         values: values(first, last) decodes some rows to float32; None if that is not possible.
         others: Names that it may have in the original network.
         heads: Number of heads into which the file's writer regrouped the rows of the original (GGUF's order of rotary

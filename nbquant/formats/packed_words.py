@@ -1,0 +1,53 @@
+"""Integers of a few bits packed into words of 32 bits."""
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from nbquant.kernels.cpu import block_codes as kernels
+
+WORD = 32
+
+
+def unpack_stream(words: Int32[np.ndarray, "rows words"], bits: int) -> UInt8[np.ndarray, "rows integers"]:
+    """Unpack rows of unsigned integers that follow one another without a gap, the first in the lowest bits.
+
+    Args:
+        words: Words; integers may run from one into the next.
+        bits: Bits of an integer, 1 to 8.
+    """
+    data = np.array(words, "<i4", order="C").view(np.uint8)
+    if bits == 8:
+        return data
+    if 8 % bits == 0:
+        codes = np.empty((len(data), data.shape[1] * 8 // bits), np.uint8)
+        kernels.scatter_bits(data, 0, 0, bits, 1, codes)
+        return codes
+    if bits == 3 and data.shape[1] % 3 == 0:
+        three = data.reshape(len(data), -1, 3).astype(np.uint32)
+        eight = three[:, :, 0] | three[:, :, 1] << 8 | three[:, :, 2] << 16
+        return np.stack([(eight >> 3 * k).astype(np.uint8) & 7 for k in range(8)], axis=2).reshape(len(data), -1)
+    single = np.unpackbits(data, axis=1, bitorder="little")
+    single = single[:, : single.shape[1] // bits * bits].reshape(len(data), -1, bits)
+    return np.packbits(single, axis=2, bitorder="little")[:, :, 0]
+
+
+def as_codes(integers: UInt8[np.ndarray, "..."], bits: int) -> UInt8[np.ndarray, "..."]:
+    """Convert unsigned integers, whose middle stands for 0, to codes of our integer formats.
+
+    Codes of eight bits are in two's complement; others start at the least integer.
+    """
+    return integers ^ np.uint8(0x80) if bits == 8 else integers
+
+
+def unpack_words(words: Int32[np.ndarray, "rows words"], bits: int) -> UInt8[np.ndarray, "rows integers"]:
+    """Unpack rows of unsigned integers of which each word holds as many as fit, the first in the lowest bits.
+
+    Args:
+        words: Words; bits that hold no whole integer are skipped.
+        bits: Bits of an integer, 1 to 8.
+    """
+    if WORD % bits == 0:
+        return unpack_stream(words, bits)
+    each = WORD // bits
+    by_word = unpack_stream(np.ascontiguousarray(words).reshape(-1, 1), bits)[:, :each]
+    return by_word.reshape(len(words), -1)
