@@ -64,8 +64,13 @@ def drive(tab, name, value):
     field = tab.locator(f"[data-driver={name}] input[type=number]")
     field.fill(str(value))
     field.press("Enter")
-    tab.wait_for_function("driver => nbquantModel.get('driver') === driver", arg=name)
-    tab.wait_for_timeout(50)
+    tab.wait_for_function(
+        """([name, value]) => {
+               const target = nbquantModel.target;
+               return target.driver === name && target.value === value;
+           }""",
+        arg=[name, value],
+    )
 
 
 @pytest.mark.parametrize(
