@@ -111,6 +111,8 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
 	@echo 'Installing nbquant and its tests into $(VENV); the first time takes some minutes …'
 	@$(PIP_INSTALL) -e '.[test]'
+	@# Otherwise each of several processes would compile the same at the same time.
+	@$(PY) -m nbquant.kernels.precompile reverse & $(PY) -m nbquant.kernels.precompile; wait
 	@touch $(VENV)/.run $@
 
 $(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt
