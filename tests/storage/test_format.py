@@ -74,7 +74,7 @@ def read(data):
         values = [content[i : i + SIZES[book["dtype"]]] for i in range(0, size, SIZES[book["dtype"]])]
         if book.get("format") is not None:
             used = bits_of(content)[: LEVELS[book["format"]]]
-            values = [code for code in in_order(book["format"]) if used[code] == "1"]
+            values = [code for code, bit in enumerate(used) if bit == "1"]  # levels ascend with the code
         if coding == "arithmetic":
             code = arithmetic.frequencies(arithmetic.roots(bits_of(content[size:])[: book["bits"]], book["levels"]))
         elif book["bits"] is None:
@@ -146,12 +146,7 @@ def read(data):
     return found | {name: found[target] for name, target in header.get("tied", {}).items()}
 
 
-LEVELS = {"int4_asym/4": 256, "q4_1": 16}
-
-
-def in_order(form):
-    """Codes of a block format by level."""
-    return sorted(range(LEVELS[form]), key=lambda code: code - 256 * (LEVELS[form] == 256 and code > 127))
+LEVELS = {"int4_asym/4": 16, "q4_1": 16}
 
 
 def scaled(form, tensor, block, values, code, section):
@@ -172,7 +167,7 @@ def scaled(form, tensor, block, values, code, section):
             out += converted(struct.pack("<f", scale * values[i] + minimum), "F32", tensor["dtype"])
         else:
             zero = int(bits_of(second)[4 * at : 4 * at + 4], 2)
-            level = values[i] - 256 * (values[i] > 127)
+            level = values[i] - 8
             out += struct.pack("<f", struct.unpack_from("<f", first, 4 * at)[0] * (level - zero + 16 * (zero > 7)))
     return out
 
