@@ -35,5 +35,5 @@ def find(records: Sequence[Record], name: object, what: str) -> Record:
 
 def nearest(name: object, known: Sequence[str]) -> str:
     """End a message with the question whether a similar known name was meant, if there is one."""
-    close = get_close_matches(str(name), known)
+    close = get_close_matches(str(name), known) or get_close_matches(str(name).lower(), known)
     return f": did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -53,7 +53,9 @@ def fit(
             curve from histograms: they run on the weights, several times for a ratio or a rate, and do not support
             ``levels``. Feedback uses the layers of a selection with a calibration, see :func:`nbquant.calibrate`;
             without one it equals trellis. Or a block format of another library by name ("nf4", "q4_k", "int4/64"),
-            which needs no target; or several, of which each layer gets the one that fits the target best.
+            which needs no target; or several, of which each layer gets one, all at equal slopes: the finest such choice
+            that meets the target. Formats have blocks of 32 to 256 weights: leave biases out by
+            ``nbquant.select(model, layers="*.weight")``. Without formats "blocks" chooses among the usual ones.
         ratio: Least compression ratio of the selected weights.
         rate: Largest rate [bit/weight], side information included.
         levels: Largest number of reconstruction values.
@@ -85,7 +87,10 @@ def fit(
             raise ValueError("formats are the method here: leave the option out")
         options["formats"] = (method,) if isinstance(method, str) else tuple(method)
         given["formats"], method = options["formats"], BLOCKS_METHOD.name
-        if len(options["formats"]) == 1 and all(given[name] is None for name in ("ratio", "rate", "levels", "lmbda")):
+        if not options["formats"]:
+            raise ValueError("at least one block format is required, but the list is empty")
+        others = (ratio, rate, levels, lmbda, step, accuracy_loss, file_of)
+        if len(options["formats"]) == 1 and all(value is None for value in others):
             given["lmbda"] = 1.0  # there is nothing to choose
     known = _method_of(method)
     if known is None:

@@ -10,7 +10,7 @@ import pandas as pd
 from nbquant.analysis.log_curve import bound_curve
 from nbquant.analysis.statistics import Statistics
 from nbquant.progress import Progress, track
-from nbquant.quantization.block_quantizer import BlockQuantizer, quantize_blocks
+from nbquant.quantization.block_quantizer import BlockQuantizer, ScaleOverflowError, quantize_blocks
 from nbquant.quantization.blocks import formats as block_formats
 from nbquant.quantization.blocks.damage import damage
 from nbquant.quantization.quantized import Quantized
@@ -40,7 +40,7 @@ def compare_formats(
         ``compression_ratio``, ``distortion`` [loss/weight], ``predicted_loss_increase`` [loss]; ``bound_rate`` the
         rate-distortion function at this distortion, ``bits_wasted`` the rate above it, ``decibels_lost`` the distortion
         over that of the bound at the same rate [dB]; ``relative_error`` Σ(w − ŵ)²/Σw², and how many exact zeros and
-        signs were lost.
+        signs were lost. Missing where weights are too large for the format's scales.
 
     Raises:
         ValueError: An unknown format, weights that are all equal or not finite.
@@ -48,21 +48,26 @@ def compare_formats(
         Cancelled: By ``progress``.
     """
     require("selection", selection, Selection, SELECTION)
-    names = tuple(block_formats.names() if formats is None else formats)
+    names = block_formats.names() if formats is None else (formats,) if isinstance(formats, str) else tuple(formats)
+    if not names:
+        raise ValueError("at least one block format is required, but the list is empty.")
     for name in names:
         block_formats.named(name)
     limit = bound_curve(Statistics.of(selection))
     rows = []
     for name, search in track([(n, s) for n in names for s in (False, True)], "formats", progress):
-        found = quantize_blocks(BlockQuantizer(formats=(name,), search=search), selection)
         form = block_formats.named(name)
         row: dict[str, Any] = {"format": name, "title": form.title, "library": form.library, "search": search}
+        rows.append(row)
+        try:
+            found = quantize_blocks(BlockQuantizer(formats=(name,), search=search), selection)
+        except ScaleOverflowError:
+            continue
         row |= _measured(found, selection)
         if found.distortion > 0:
             row["bound_rate"] = limit.rate(found.distortion)
             row["bits_wasted"] = found.rate - row["bound_rate"]
             row["decibels_lost"] = 10 * math.log10(found.distortion / limit.distortion(found.rate))
-        rows.append(row)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

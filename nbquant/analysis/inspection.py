@@ -18,13 +18,15 @@ from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve
 from nbquant.coding.entropy import entropy
 from nbquant.formats.packed_files import open_packed
-from nbquant.formats.packed_tensor import PackedTensor
+from nbquant.formats.packed_tensor import PackedFile, PackedTensor
 from nbquant.kernels.cpu.huffman import count_symbols
+from nbquant.listed import listed
 from nbquant.progress import Progress, track
 from nbquant.quantization import methods as known_methods
 from nbquant.quantization.blocks.block_codes import BlockCodes
 from nbquant.quantization.blocks.damage import Damage, damage
 from nbquant.quantization.selection import as_selection
+from nbquant.required import require, require_path
 from nbquant.sensitivity.files import load_sensitivity
 
 CODES = 256
@@ -75,7 +77,8 @@ def inspect(
         path: The file, in one of :data:`nbquant.formats.packed_files.PACKED_FORMATS`.
         original: The network before quantization, or the path of its checkpoint: shows what was lost, and what other
             codes need for the same loss. Names and orders of rows are matched.
-        sensitivity: Hessian diagonals h by the original's names, or their file; without them, h = 1.
+        sensitivity: Hessian diagonals h by the original's names, or their file; without them, or for tensors without
+            one, h = 1.
         methods: Methods with a curve from histograms; each adds a column ``NAME_rate``.
         progress: See :data:`nbquant.progress.Progress`; counts tensors.
 
@@ -90,13 +93,21 @@ def inspect(
         What does not apply is missing.
 
     Raises:
-        ValueError: Another kind of file, a damaged one, a sensitivity without an original, an unknown method.
+        ValueError: Another kind of file, a damaged one, a sensitivity without an original, an original or sensitivities
+            of which no name fits, an unknown method.
         TypeError: Arguments of other types.
         OSError: A file that does not exist or cannot be read.
         Cancelled: By ``progress``.
     """
     if sensitivity is not None and original is None:
         raise ValueError("sensitivities weigh the error against the original: pass original=, or leave them out.")
+    require_path("path", path)
+    if sensitivity is not None:
+        kinds = (Mapping, str, os.PathLike)
+        require(
+            "sensitivity", sensitivity, kinds, "must map names to tensors", "pass nbquant.sensitivity(…), or its file"
+        )
+    methods = (methods,) if isinstance(methods, str) else tuple(methods)
     families = [known_methods.named(name) for name in methods]
     without = [method.name for method in families if method.curve is None]
     if without:
@@ -104,10 +115,12 @@ def inspect(
     source = None if original is None else Original.of(original)
     h = load_sensitivity(sensitivity) if isinstance(sensitivity, str | os.PathLike) else sensitivity
     opened = open_packed(path)
+    names = {p.name: None if source is None else source.name_of(p) for p in opened.tensors.values()}
+    _require_matches(opened, source, names, h)
     rows = []
     for packed in track(list(opened.tensors.values()), "tensors", progress):
         row, match, own_h = _stored(packed), None, None
-        name = None if source is None else source.name_of(packed)
+        name = names[packed.name]
         if source is not None and name is not None:
             tensor = source.tensor(name)
             match = matched(tensor, packed)
@@ -123,6 +136,23 @@ def inspect(
     frame = pd.DataFrame(rows)
     wanted = COLUMNS | extra
     return frame.reindex(columns=list(wanted)).astype(wanted)
+
+
+def _require_matches(
+    opened: PackedFile, source: Original | None, names: Mapping[str, str | None], h: Mapping[str, Tensor] | None
+) -> None:
+    """Refuse an original or sensitivities that have nothing to do with the file."""
+    found = {name for name in names.values() if name is not None}
+    if source is not None and not found:
+        raise ValueError(
+            f"original must be the network before quantization, but none of its {len(source.names)} tensors "
+            f"({listed(source.names, 3)}) has the name of one in {opened.path.name!r} ({listed(opened.tensors, 3)})."
+        )
+    if h is not None and found.isdisjoint(h):
+        raise ValueError(
+            f"sensitivities must have the original's names ({listed(found, 3)}), but have {listed(h, 3)}: estimate "
+            "them for the original."
+        )
 
 
 @dataclass

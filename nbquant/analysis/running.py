@@ -117,9 +117,10 @@ class RunningCurve:
                 left = left[:middle]
         if best is None:
             assert tried is not None
+            more = "less" if target.name == "ratio" else "more"
             raise OutOfReachError(
                 f"{target.name} {target.value:g} is out of reach: the coarsest {self.family.method.title} have "
-                f"{target.name} {target.quantity(tried):.4g}; ask for less, or allow coarser formats"
+                f"{target.name} {target.quantity(tried):.4g}; ask for {more}, or allow coarser formats"
             )
         return best
 

@@ -38,6 +38,10 @@ USUAL = ("int2/tensor", "int3/tensor", "int4/tensor", *K_QUANTS)
 """Formats for layers of any size: blocks are too dear where rows are short."""
 
 
+class ScaleOverflowError(ValueError):
+    """Weights are too large for the type in which a format stores its scales."""
+
+
 @dataclass(frozen=True)
 class BlockQuantizer:
     """Weights in blocks that share a scale, in formats of other libraries.
@@ -166,6 +170,7 @@ def quantize_blocks(quantizer: BlockQuantizer, selection: Selection, progress: P
 
     Raises:
         ValueError: Weights or sensitivities that are not finite; ranks that hold shards.
+        ScaleOverflowError: Weights that are not restored as finite numbers.
         nbquant.progress.Cancelled: By ``progress``.
 
     Warns:
@@ -198,15 +203,21 @@ def quantize_blocks(quantizer: BlockQuantizer, selection: Selection, progress: P
             scaling = Scaling(form.name, order, encoded[t.name].parts, t.weight.dtype)
             tensors[t.name] = QuantizedTensor(value, index, t.weight.shape, scaling=scaling)
             loss += _loss(form, encoded[t.name], t)
-            lost[form.name] = lost.get(form.name, 0) + int(
-                ((t.weight == 0) & (tensors[t.name].dequantize() != 0)).sum()
-            )
+            gone = (t.weight == 0) & (tensors[t.name].dequantize().to(t.weight.device) != 0)
+            lost[form.name] = lost.get(form.name, 0) + int(gone.sum())
     if is_pruned(selection) and any(lost.values()):
         told = ", ".join(f"{count:,} in {name}" for name, count in lost.items() if count)
         warnings.warn(
             f"pruned weights should stay zero, but some do not ({told}): choose formats with an exact zero, or another "
             "method",
             stacklevel=2,
+        )
+    if not math.isfinite(loss):
+        names = ", ".join(dict.fromkeys(chosen.values()))
+        largest = max(float(t.weight.abs().max()) for t in selection)
+        raise ScaleOverflowError(
+            f"weights must be small enough for the scales of {names}, but those up to {largest:.3g} are not restored "
+            "as finite numbers: choose another format, or search=True"
         )
     tensors, ledger = coded(tensors, codebooks, quantizer.coding, None, progress)
     return Quantized(

@@ -67,6 +67,7 @@ def test_all_formats_are_compared_by_default():
     ("call", "error", "told"),
     [
         (lambda s: nq.compare_formats(s, ["q4"]), ValueError, "block format must be one of .* got 'q4': did you mean"),
+        (lambda s: nq.compare_formats(s, []), ValueError, "at least one block format is required"),
         (lambda s: nq.compare_formats(nn.Linear(2, 2)), TypeError, "selection must be a selection"),
         (lambda s: nq.plot.formats(s), TypeError, "rows must be a table"),
     ],

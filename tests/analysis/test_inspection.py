@@ -169,6 +169,17 @@ def test_errors_say_what_was_required(path, options, error, told):
         nq.inspect(path, progress=False, **options)
 
 
+def test_an_original_or_sensitivities_of_other_names_are_refused(network, path):
+    with pytest.raises(ValueError, match=r"none of its 2 tensors \('weight', 'bias'\) has the name of one in 'm.gguf'"):
+        nq.inspect(path, nn.Linear(2, 2), progress=False)
+    with pytest.raises(ValueError, match=r"sensitivities must have the original's names .*, but have 'x': estimate"):
+        nq.inspect(path, network, {"x": torch.ones(2)}, progress=False)
+    with pytest.raises(TypeError, match="sensitivity must map names to tensors, but a int came"):
+        nq.inspect(path, network, 3, progress=False)
+    with pytest.raises(TypeError, match="path must be the path of a file"):
+        nq.inspect(3)
+
+
 def test_sensitivities_of_another_shape_are_refused(network, path):
     with pytest.raises(ValueError, match=r"sensitivities of 'c_fc.weight' must have the shape of the original"):
         nq.inspect(path, network, {"c_fc.weight": torch.ones(3, 3)}, progress=False)

@@ -134,6 +134,10 @@ def test_a_target_is_met_by_the_finest_choice(selection):
         (lambda s: nq.fit(s, "nf5"), ValueError, r"or a block format such as nf4 or q4_k, but got 'nf5'.*did you mean"),
         (lambda s: nq.fit(s, ["q4_k", "q9"], ratio=4), ValueError, "block format must be one of"),
         (lambda s: nq.fit(s, [], ratio=4), ValueError, "at least one block format is required"),
+        (lambda s: nq.fit(s, []), ValueError, "at least one block format is required"),
+        (lambda s: nq.fit(s, "Q4_K_S"), ValueError, "did you mean .*'q4_k'"),
+        (lambda s: nq.fit(s, "nf4", step=0.1), ValueError, "step|exactly one"),
+        (lambda s: nq.fit(s, ("q4_0", "q8_0"), rate=1), OutOfReachError, "ask for more, or allow coarser formats"),
         (lambda s: nq.fit(s, "q4_0/16"), ValueError, "q4_0 has blocks of 32 weights: leave the length out"),
         (lambda s: nq.fit(s, "int4/0"), ValueError, "at least one weight, but got 0"),
         (lambda s: nq.fit(s, "nf4", formats=("q4_0",)), ValueError, "formats are the method here"),
@@ -147,6 +151,25 @@ def test_a_target_is_met_by_the_finest_choice(selection):
 def test_errors_say_what_was_required(selection, call, error, told):
     with pytest.raises(error, match=told):
         call(selection)
+
+
+def test_weights_too_large_for_the_scales_are_refused():
+    layer = nn.Linear(64, 64, bias=False)
+    with torch.no_grad():
+        layer.weight.mul_(8e7)
+    selection = nq.select(layer)
+    with pytest.raises(ValueError, match=r"small enough for the scales of q4_0, but those up to .* are not restored"):
+        nq.fit(selection, "q4_0", search=False)
+    rows = nq.compare_formats(selection, ["q4_0", "int8"], progress=False).set_index(["format", "search"])
+    assert np.isnan(rows.loc[("q4_0", False), "rate"])
+    assert rows.loc[("int8", False), "relative_error"] < 1e-3
+
+
+def test_one_format_takes_a_target_of_accuracy_or_a_file(model, selection):
+    with pytest.raises(ValueError, match="accuracy_loss requires evaluate"):
+        nq.fit(selection, "nf4", accuracy_loss=1.0)
+    with pytest.raises(ValueError, match="exactly one of ratio, rate"):
+        nq.fit(selection, "nf4", file_of=model)
 
 
 def test_formats_may_be_text():
