@@ -8,8 +8,8 @@ from jaxtyping import Float32, Float64
 
 from nbquant.kernels.cpu import block_search
 from nbquant.quantization.blocks.extremes import ranges
-from nbquant.quantization.blocks.grid import NONE_2, Blocks, IntegerGrid, Weighting
-from nbquant.quantization.blocks.scale_search import NEAR, PIECE, Rounding, least_error
+from nbquant.quantization.blocks.grid import NONE_2, Blocks, IntegerGrid
+from nbquant.quantization.blocks.scale_search import NEAR, Rounding, least_error, pieces
 
 PerBlock = Float32[np.ndarray, " blocks"]
 
@@ -39,13 +39,8 @@ def best_ranges(
         refinements: How often the least-squares fit is tried.
         to_zero: Whether minima must not be above 0.
     """
-    weighting = Weighting.of(sensitivity, weight.shape[1])
     scale, minimum = np.empty((2, len(weight)), np.float32)
-    piece = max(1, PIECE // weight.shape[1])
-    for first in range(0, len(weight), piece):
-        part = slice(first, first + piece)
-        w = weight[part]
-        h = weighting.part(part, len(w))
+    for part, w, h in pieces(weight, sensitivity):
         scale[part], minimum[part] = _best_of_piece(w, h, grid, rounding, refinements, to_zero)
     return scale, minimum
 
@@ -113,13 +108,8 @@ def best_zero_points(
         rounding: Rounds scales to the stored type.
         refinements: How often the least-squares scale is tried.
     """
-    weighting = Weighting.of(sensitivity, weight.shape[1])
     scale, zero = np.empty((2, len(weight)), np.float32)
-    piece = max(1, PIECE // weight.shape[1])
-    for first in range(0, len(weight), piece):
-        part = slice(first, first + piece)
-        w = weight[part]
-        h = weighting.part(part, len(w))
+    for part, w, h in pieces(weight, sensitivity):
         least, most = ranges(w)
         span = np.maximum(most, 0) / 2 - np.minimum(least, 0) / 2
         low = np.minimum(least, 0)[:, None] + 2 * span[:, None] * _CUT[0]

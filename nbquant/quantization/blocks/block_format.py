@@ -1,7 +1,7 @@
 """A block format: weights in blocks that share a scale, as other libraries store them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,28 +9,16 @@ from jaxtyping import Float, Float32, Int64, UInt8
 
 from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.quantization.blocks.block_codes import BlockCodes, Part
-from nbquant.quantization.blocks.extremes import largest_magnitudes
-from nbquant.quantization.blocks.grid import NONE_1
+from nbquant.quantization.blocks.checked import checked_input, require_finite
+from nbquant.quantization.blocks.grid import NONE_1, Blocks
 from nbquant.quantization.blocks.layout import Layout
+from nbquant.quantization.blocks.scales import Scales
 
-Blocks = Float32[np.ndarray, "blocks length"]
 Encoded = tuple[UInt8[np.ndarray, "blocks length"], dict[str, np.ndarray]]
 """Codes, and parts as stored by name."""
 
 ROW = -1  # as a length: one block for each row
 TENSOR = -2  # one block for all weights
-
-
-@dataclass(frozen=True)
-class Scales:
-    """What codes are dequantized with: ŵ = scale · (level − zero) + minimum, one of each for a group of weights."""
-
-    scale: Float32[np.ndarray, " groups"]
-    zero: Float32[np.ndarray, " groups"] = field(default_factory=lambda: NONE_1)
-    minimum: Float32[np.ndarray, " groups"] = field(default_factory=lambda: NONE_1)
-
-    def __getitem__(self, groups: slice) -> "Scales":
-        return Scales(self.scale[groups], self.zero[groups], self.minimum[groups])
 
 
 @dataclass(frozen=True)
@@ -115,7 +103,7 @@ class BlockFormat:
             ValueError: No weights, weights that are not finite, negative sensitivities or others than weights, or
                 sensitivities without a search.
         """
-        matrix, h = _checked_input(weight, sensitivity, search)
+        matrix, h = checked_input(weight, sensitivity, search)
         codes, parts = self._encoded(self._blocks(matrix), None if h is None else self._blocks(h), search)
         return self._codes(codes, parts, matrix.shape, fill=self.padding_code)
 
@@ -168,13 +156,13 @@ class BlockFormat:
         layout = self._layout()
         if not layout.fields:
             raise ValueError(f"bytes of {self.name} hold no scales: use encode, then pack, and store its parts too.")
-        matrix, h = _checked_input(weight, sensitivity, search, finite=False)
+        matrix, h = checked_input(weight, sensitivity, search, finite=False)
         blocks, its_h = self._blocks(matrix), None if h is None else self._blocks(h)
         out = np.empty((len(blocks), layout.size), np.uint8)
         piece = max(1, _PIECE // blocks.shape[1])
         for start in range(0, len(blocks), piece):
             part = slice(start, start + piece)
-            _require_finite(blocks[part], "weights")  # here, as these are in the cache then
+            require_finite(blocks[part], "weights")  # here, as these are in the cache then
             codes, parts = self._encoded(blocks[part], None if its_h is None else its_h[part], search)
             layout.pack(codes, parts, out[part])
         return out.reshape(-1)
@@ -362,41 +350,3 @@ class BlockFormat:
 
 
 _PIECE = 1 << 18  # weights encoded or decoded at a time: their codes stay in the cache
-
-
-def _checked_input(
-    weight: np.ndarray, sensitivity: np.ndarray | None, search: bool, finite: bool = True
-) -> tuple[Float32[np.ndarray, "rows columns"], Float32[np.ndarray, "rows columns"] | None]:
-    matrix = _matrix_of(weight, "weights")
-    if finite:
-        _require_finite(matrix, "weights")
-    if sensitivity is not None and not search:
-        raise ValueError("a library's own rounding takes no sensitivities: pass search=True, or leave them out.")
-    return matrix, None if sensitivity is None else _sensitivity(sensitivity, matrix.shape)
-
-
-def _matrix_of(values: np.ndarray, what: str) -> Float32[np.ndarray, "rows columns"]:
-    array = np.asarray(values)
-    if array.dtype.kind != "f":
-        raise ValueError(f"{what} must be floating-point numbers, but are {array.dtype}.")
-    if array.ndim not in (1, 2) or array.size == 0:
-        raise ValueError(f"{what} must be a matrix or a vector of at least one, but have shape {array.shape}.")
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(np.atleast_2d(array), np.float32)
-
-
-def _require_finite(matrix: Float32[np.ndarray, "rows columns"], what: str) -> None:
-    if not np.isfinite(largest_magnitudes(matrix)).all():
-        bad = int((~np.isfinite(matrix)).sum())
-        raise ValueError(f"{what} must be finite in float32, but {bad} of {matrix.size} are not: replace NaN and inf.")
-
-
-def _sensitivity(values: np.ndarray, shape: tuple[int, int]) -> Float32[np.ndarray, "rows columns"]:
-    h = _matrix_of(values, "sensitivities")
-    _require_finite(h, "sensitivities")
-    if h.shape != shape:
-        raise ValueError(f"one sensitivity for each of {shape[0]} × {shape[1]} weights is required, but got {h.shape}.")
-    if h.min() < 0:
-        count = int((h < 0).sum())
-        raise ValueError(f"sensitivities must be non-negative, but {count} of {h.size} are not (min {h.min():.3g}).")
-    return h

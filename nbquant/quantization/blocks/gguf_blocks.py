@@ -3,24 +3,19 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float32
 
 from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.quantization.blocks.affine_search import best_ranges
-from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded, Scales
+from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded
 from nbquant.quantization.blocks.extremes import largest_magnitudes, ranges, signed_extremes
 from nbquant.quantization.blocks.grid import NONE_1, IntegerGrid, inverse_of
 from nbquant.quantization.blocks.layout import Field, Layout, Plane
 from nbquant.quantization.blocks.scale_search import best_scales, factors, two_sided_factors
+from nbquant.quantization.blocks.scales import Scales, scale_alone
 from nbquant.quantization.blocks.stored_scales import as_half, round_to_half
 
 LIBRARY = "gguf 0.19.0"
 LENGTH = 32
-
-
-def scale_alone(parts: Mapping[str, np.ndarray]) -> Scales:
-    """Read formats whose only part is a scale."""
-    return Scales(parts["scale"].astype(np.float32).reshape(-1))
 
 
 def _scale_and_minimum(parts: Mapping[str, np.ndarray]) -> Scales:
@@ -68,7 +63,7 @@ def _affine(bits: int, title: str, layout: Layout) -> BlockFormat:
 
     def plain(weight: Blocks) -> Encoded:
         least, most = ranges(weight)
-        scale = _difference(most, least) / np.float32(high)
+        scale = (most - least) / np.float32(high)
         codes = np.empty(weight.shape, np.uint8)
         shift = np.array([0.5], np.float32)
         kernels.round_to_integers(
@@ -95,11 +90,6 @@ def _affine(bits: int, title: str, layout: Layout) -> BlockFormat:
         exact_zero=False,
         layout=layout,
     )
-
-
-def _difference(most: Float32[np.ndarray, " n"], least: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
-    with np.errstate(over="ignore"):
-        return most - least
 
 
 _SCALE, _MINIMUM = Field("scale", 0, "<f2"), Field("minimum", 2, "<f2")

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.kernels.cpu.reference_scales import fit_by_square
-from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded, Scales
+from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded
 from nbquant.quantization.blocks.extremes import largest_magnitudes, signed_extremes
 from nbquant.quantization.blocks.float_grid import E2M1
-from nbquant.quantization.blocks.gguf_blocks import LIBRARY, scale_alone
-from nbquant.quantization.blocks.grid import LevelGrid, inverse_of
+from nbquant.quantization.blocks.gguf_blocks import LIBRARY
+from nbquant.quantization.blocks.grid import LevelGrid
 from nbquant.quantization.blocks.layout import Field, Layout, Plane
 from nbquant.quantization.blocks.microscaling import NVFP4_FACTORS, best_powers
 from nbquant.quantization.blocks.scale_search import best_scales, factors
+from nbquant.quantization.blocks.scales import Scales, scale_alone
 from nbquant.quantization.blocks.stored_scales import as_half, round_to_half
 
 GGML = "ggml 0.20.2"
@@ -28,7 +28,7 @@ _NEGLIGIBLE = np.float32(1e-15)
 def _iq4_plain(weight: Blocks) -> Encoded:
     extreme = signed_extremes(weight)
     small = np.abs(extreme) < _NEGLIGIBLE
-    codes = _rounded(_NON_LINEAR, weight, extreme / _NON_LINEAR.levels[0])
+    codes = _NON_LINEAR.codes(weight, extreme / _NON_LINEAR.levels[0])
     scale = np.empty(len(weight), np.float32)
     fit_by_square(weight, codes, _NON_LINEAR.levels, scale)
     scale[small], codes[small] = 0, 0
@@ -38,13 +38,7 @@ def _iq4_plain(weight: Blocks) -> Encoded:
 def _iq4_search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
     start = signed_extremes(weight) / _NON_LINEAR.levels[0]
     scale = best_scales(weight, sensitivity, _NON_LINEAR, start, _IQ4_FACTORS, round_to_half)
-    return _rounded(_NON_LINEAR, weight, scale), {"scale": as_half(scale)}
-
-
-def _rounded(grid: LevelGrid, weight: Blocks, scale: Float32[np.ndarray, " b"]) -> UInt8[np.ndarray, "blocks length"]:
-    codes = np.empty(weight.shape, np.uint8)
-    kernels.round_to_levels(weight, inverse_of(scale), grid.thresholds, grid.order, codes)
-    return codes
+    return _NON_LINEAR.codes(weight, scale), {"scale": as_half(scale)}
 
 
 IQ4_NL = BlockFormat(
@@ -78,12 +72,12 @@ def _mxfp4_plain(weight: Blocks) -> Encoded:
     with np.errstate(divide="ignore"):
         exponent = np.where(largest > 0, np.floor(np.log2(largest)) + 125, 0)
     stored = np.clip(exponent, 0, 255).astype(np.uint8)
-    return _rounded(_DOUBLED, weight, _HALF_POWERS[stored]), {"scale": stored}
+    return _DOUBLED.codes(weight, _HALF_POWERS[stored]), {"scale": stored}
 
 
 def _mxfp4_search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
     stored = best_powers(weight, sensitivity, E2M1)
-    return _rounded(_DOUBLED, weight, _HALF_POWERS[stored]), {"scale": stored}
+    return _DOUBLED.codes(weight, _HALF_POWERS[stored]), {"scale": stored}
 
 
 MXFP4_GGUF = BlockFormat(
@@ -128,7 +122,7 @@ def _nvfp4_rows(weight: Blocks) -> Blocks:
 
 
 def _nvfp4_encoded(weight: Blocks, stored: UInt8[np.ndarray, " groups"]) -> Encoded:
-    codes = _rounded(_DOUBLED, _nvfp4_rows(weight), _HALF_E4M3[stored])
+    codes = _DOUBLED.codes(_nvfp4_rows(weight), _HALF_E4M3[stored])
     return codes.reshape(weight.shape), {"scale": stored.reshape(-1, 4)}
 
 

@@ -17,33 +17,6 @@ _MOST = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True)
-class Weighting:
-    """Sensitivities of weights in blocks, relative to the largest; all 1 without any.
-
-    Attributes:
-        h: Sensitivities, blocks × length, or None.
-        length: Weights of a block.
-        unit: What sensitivities are multiplied by.
-    """
-
-    h: Blocks | None
-    length: int
-    unit: float
-
-    @staticmethod
-    def of(sensitivity: Blocks | None, length: int) -> "Weighting":
-        """Normalize sensitivities of blocks of some length."""
-        most = 0.0 if sensitivity is None else float(sensitivity.max())
-        return Weighting(sensitivity, length, 1.0 / most if most else 1.0)
-
-    def part(self, blocks: slice, count: int) -> Blocks:
-        """Sensitivities of a slice of the blocks, and how many these are."""
-        if self.h is None:
-            return np.ones((count, self.length), np.float32)
-        return (self.h[blocks] * self.unit).astype(np.float32)
-
-
-@dataclass(frozen=True)
 class IntegerGrid:
     """Successive integers.
 

@@ -1,16 +1,17 @@
 """Integers of 2 to 8 bits with a float32 scale for a group of weights, a row or a tensor; symmetric or affine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.quantization.blocks.affine_search import best_zero_points
-from nbquant.quantization.blocks.block_format import ROW, BlockFormat, Blocks, Encoded, Scales
+from nbquant.quantization.blocks.block_format import ROW, BlockFormat, Blocks, Encoded
 from nbquant.quantization.blocks.extremes import largest_magnitudes, ranges, signed_extremes
 from nbquant.quantization.blocks.grid import NONE_1, IntegerGrid, inverse_of
 from nbquant.quantization.blocks.scale_search import best_scales, factors, two_sided_factors
+from nbquant.quantization.blocks.scales import scale_alone, scale_and_zero
 from nbquant.quantization.blocks.stored_scales import round_to_float
 
 PerBlock = Float32[np.ndarray, " blocks"]
@@ -21,15 +22,6 @@ ONNXRUNTIME = "onnxruntime 1.32.0"
 
 _EPSILON = np.float32(2**-23)
 _NO_SHIFT = np.zeros(1, np.float32)
-
-
-def _scale_alone(parts: Mapping[str, np.ndarray]) -> Scales:
-    return Scales(parts["scale"].astype(np.float32).reshape(-1))
-
-
-def _with_zero(parts: Mapping[str, np.ndarray]) -> Scales:
-    zero = parts["zero_point"].astype(np.float32).reshape(-1)
-    return Scales(parts["scale"].astype(np.float32).reshape(-1), zero=zero)
 
 
 def _symmetric(
@@ -82,7 +74,7 @@ def _symmetric(
         part_bits=(("scale", 32),),
         plain=plain,
         search=search,
-        scales=_scale_alone,
+        scales=scale_alone,
         any_length=True,
     )
 
@@ -113,12 +105,6 @@ def _grid(bits: int, full: bool = True) -> IntegerGrid:
 
 
 def _from_bytes(codes: UInt8[np.ndarray, "blocks length"], grid: IntegerGrid) -> UInt8[np.ndarray, "blocks length"]:
-    """Make codes of integers in two's complement, in place."""
-    codes -= np.uint8(grid.first & 0xFF)
-    return codes
-
-
-def _from_grid(codes: UInt8[np.ndarray, "blocks length"], grid: IntegerGrid) -> UInt8[np.ndarray, "blocks length"]:
     """Make codes of integers in two's complement, in place."""
     codes -= np.uint8(grid.first & 0xFF)
     return codes
@@ -163,7 +149,7 @@ def _affine(bits: int) -> BlockFormat:
         part_bits=(("scale", 32), ("zero_point", bits)),
         plain=plain,
         search=search,
-        scales=_with_zero,
+        scales=scale_and_zero,
         any_length=True,
     )
 

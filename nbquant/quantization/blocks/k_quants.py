@@ -8,11 +8,12 @@ from jaxtyping import Float32, UInt8
 
 from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.kernels.cpu import reference_scales as reference
-from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded, Scales
+from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded
 from nbquant.quantization.blocks.extremes import signed_extremes
 from nbquant.quantization.blocks.grid import NONE_1, IntegerGrid
 from nbquant.quantization.blocks.k_search import search_affine, search_symmetric
 from nbquant.quantization.blocks.layout import Field, Layout, Packed, Plane
+from nbquant.quantization.blocks.scales import Scales
 from nbquant.quantization.blocks.six_bits import pack_8_pairs, pack_16, unpack_8_pairs, unpack_16
 from nbquant.quantization.blocks.stored_scales import as_half
 
@@ -182,8 +183,8 @@ def _affine_format(name: str, kind: Affine, layout: Layout) -> BlockFormat:
         plain=kind.plain,
         search=kind.search,
         scales=kind.scales,
-        groups=kind.groups,
         exact_zero=False,
+        groups=kind.groups,
         layout=layout,
     )
 

@@ -12,8 +12,8 @@ from jaxtyping import Float16, Float32, Float64, UInt8
 
 from nbquant.quantization.blocks.affine_search import best_ranges, fit_sums
 from nbquant.quantization.blocks.extremes import signed_extremes
-from nbquant.quantization.blocks.grid import NONE_2, Blocks, IntegerGrid, Weighting
-from nbquant.quantization.blocks.scale_search import PIECE, best_scales, least_error, two_sided_factors
+from nbquant.quantization.blocks.grid import NONE_2, Blocks, IntegerGrid
+from nbquant.quantization.blocks.scale_search import best_scales, least_error, pieces, two_sided_factors
 from nbquant.quantization.blocks.stored_scales import as_half, round_to_float, round_to_half
 
 Plain = Callable[[Blocks], tuple[np.ndarray, dict[str, np.ndarray]]]
@@ -39,11 +39,10 @@ def search_affine(
         most: Greatest integer.
         plain: Encoder whose scales are the first start.
     """
-    weighting = Weighting.of(sensitivity, weight.shape[1])
-    pieces = []
-    for part in _pieces(weight):
-        rows, h = _grouped(weight[part], groups), _grouped(weighting.part(part, len(weight[part])), groups)
-        start = plain(weight[part])[1]
+    made = []
+    for _, w, its_h in pieces(weight, sensitivity):
+        rows, h = _grouped(w, groups), _grouped(its_h, groups)
+        start = plain(w)[1]
         first = _Affine(
             *(start[name].astype(np.float32) for name in ("scale", "minimum_scale", "sub_scale", "sub_minimum"))
         )
@@ -51,9 +50,9 @@ def search_affine(
         second = _Affine.of(scale.reshape(-1, groups), -minimum.reshape(-1, groups), most)
         best = min_by_block(*(_descend_affine(rows, h, grid, most, state) for state in (first, second)))
         stored = best.scales()
-        codes = grid.codes(rows, stored[0], minimum=-stored[1]).reshape(weight[part].shape)
-        pieces.append((codes, best.parts()))
-    return _joined(pieces)
+        codes = grid.codes(rows, stored[0], minimum=-stored[1]).reshape(w.shape)
+        made.append((codes, best.parts()))
+    return _joined(made)
 
 
 class _Affine:
@@ -168,26 +167,25 @@ def search_symmetric(
     Returns:
         Codes, scales of blocks, integers of groups.
     """
-    weighting = Weighting.of(sensitivity, weight.shape[1])
     bits = int(np.log2(grid.high - grid.low + 1))
     tried = two_sided_factors(bits)
-    pieces = []
-    for part in _pieces(weight):
-        rows, h = _grouped(weight[part], groups), _grouped(weighting.part(part, len(weight[part])), groups)
+    made = []
+    for _, w, its_h in pieces(weight, sensitivity):
+        rows, h = _grouped(w, groups), _grouped(its_h, groups)
         extreme = signed_extremes(rows) / np.float32(grid.low)
         alone = best_scales(rows, h, grid, extreme, tried, round_to_float)
         table = alone.reshape(-1, groups)
         whole = round_to_half(signed_extremes(table) / np.float32(-sub_half))
-        states = (start(weight[part]), (whole, _integers(table, whole, sub_half)))
+        states = (start(w), (whole, _integers(table, whole, sub_half)))
         (first, first_error), (second, second_error) = (
             _descend_symmetric(rows, h, grid, sub_half, *state) for state in states
         )
         better = second_error < first_error
         scale = np.where(better, second[0], first[0])
         integers = np.where(better[:, None], second[1], first[1])
-        codes = grid.codes(rows, (scale[:, None] * integers).reshape(-1)).reshape(weight[part].shape)
-        pieces.append((codes, {"scale": as_half(scale), "integers": integers}))
-    codes, parts = _joined(pieces)
+        codes = grid.codes(rows, (scale[:, None] * integers).reshape(-1)).reshape(w.shape)
+        made.append((codes, {"scale": as_half(scale), "integers": integers}))
+    codes, parts = _joined(made)
     return codes, parts["scale"], parts["integers"]
 
 
@@ -220,15 +218,10 @@ def _descend_symmetric(
     return (whole, integers), error
 
 
-def _pieces(weight: Blocks) -> list[slice]:
-    piece = max(1, PIECE // weight.shape[1])
-    return [slice(first, first + piece) for first in range(0, len(weight), piece)]
-
-
 def _grouped(weight: Blocks, groups: int) -> Blocks:
     return weight.reshape(len(weight) * groups, -1)
 
 
-def _joined(pieces: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    parts = {name: np.concatenate([parts[name] for _, parts in pieces]) for name in pieces[0][1]}
-    return np.concatenate([codes for codes, _ in pieces]), parts
+def _joined(made: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    parts = {name: np.concatenate([parts[name] for _, parts in made]) for name in made[0][1]}
+    return np.concatenate([codes for codes, _ in made]), parts

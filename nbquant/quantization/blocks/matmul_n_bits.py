@@ -1,16 +1,15 @@
 """ONNX Runtime's MatMulNBits: unsigned codes in blocks along a row, padded with code 0, with a scale in float32."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.quantization.blocks.affine_search import best_zero_points
-from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded, Scales
+from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded
 from nbquant.quantization.blocks.extremes import ranges
 from nbquant.quantization.blocks.grid import NONE_1, IntegerGrid, inverse_of
 from nbquant.quantization.blocks.layout import Layout, Plane
 from nbquant.quantization.blocks.scale_search import best_scales, two_sided_factors
+from nbquant.quantization.blocks.scales import scale_alone, scale_and_zero
 from nbquant.quantization.blocks.stored_scales import round_to_float
 
 LIBRARY = "onnxruntime 1.32.0"
@@ -54,16 +53,11 @@ def _symmetric(bits: int) -> BlockFormat:
         part_bits=(("scale", 32),),
         plain=plain,
         search=search,
-        scales=lambda parts: Scales(parts["scale"].astype(np.float32).reshape(-1)),
+        scales=scale_alone,
         padding_code=0,
         layout=_layout(bits),
         any_length=True,
     )
-
-
-def _scales(parts: Mapping[str, np.ndarray]) -> Scales:
-    zero = parts["zero_point"].astype(np.float32).reshape(-1)
-    return Scales(parts["scale"].astype(np.float32).reshape(-1), zero=zero)
 
 
 def _affine(bits: int) -> BlockFormat:
@@ -97,7 +91,7 @@ def _affine(bits: int) -> BlockFormat:
         part_bits=(("scale", 32), ("zero_point", bits)),
         plain=plain,
         search=search,
-        scales=_scales,
+        scales=scale_and_zero,
         padding_code=0,
         layout=_layout(bits),
         any_length=True,

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from nbquant.quantization.blocks.block_format import TENSOR, BlockFormat, Blocks, Encoded, Scales
+from nbquant.quantization.blocks.block_format import TENSOR, BlockFormat, Blocks, Encoded
 from nbquant.quantization.blocks.extremes import largest_magnitudes
 from nbquant.quantization.blocks.float_grid import E2M1, E2M3, E3M2, E4M3, E5M2, FloatGrid
 from nbquant.quantization.blocks.layout import Layout, Plane
 from nbquant.quantization.blocks.scale_search import best_scales
+from nbquant.quantization.blocks.scales import Scales, scale_alone
 from nbquant.quantization.blocks.stored_scales import E8M0_VALUES, power_exponent, round_to_float, round_to_power
 
 LIBRARY = "compressed-tensors 0.20.1"
@@ -44,7 +45,7 @@ def _fp8(grid: FloatGrid, name: str, title: str, library: str) -> BlockFormat:
         part_bits=(("scale", 32),),
         plain=plain,
         search=search,
-        scales=lambda parts: Scales(parts["scale"].astype(np.float32).reshape(-1)),
+        scales=scale_alone,
         any_length=True,
     )
 

@@ -1,17 +1,17 @@
 """NF4 and FP4 of bitsandbytes: tables of 16 levels, a scale for each block, blocks that run across rows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
-from nbquant.kernels.cpu import block_codes as kernels
-from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded, Scales
+from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded
 from nbquant.quantization.blocks.dynamic_map import dequantize_nested, quantize_nested
 from nbquant.quantization.blocks.extremes import largest_magnitudes
-from nbquant.quantization.blocks.grid import LevelGrid, Weighting, inverse_of
+from nbquant.quantization.blocks.grid import LevelGrid
 from nbquant.quantization.blocks.layout import Layout, Plane
-from nbquant.quantization.blocks.scale_search import PIECE, best_scales, factors, least_error
+from nbquant.quantization.blocks.scale_search import best_scales, factors, least_error, pieces
+from nbquant.quantization.blocks.scales import Scales, scale_alone
 from nbquant.quantization.blocks.stored_scales import round_to_float
 
 LIBRARY = "bitsandbytes 0.50.2"
@@ -38,15 +38,7 @@ _LEAST = np.float32(1e-38)
 _NEIGHBOURS = np.arange(-3, 4)
 
 
-def _codes(
-    grid: LevelGrid, weight: Blocks, scale: Float32[np.ndarray, " blocks"]
-) -> UInt8[np.ndarray, "blocks length"]:
-    out = np.empty(weight.shape, np.uint8)
-    kernels.round_to_levels(weight, inverse_of(scale), grid.thresholds, grid.order, out)
-    return out
-
-
-def _format(grid: LevelGrid, name: str, title: str) -> BlockFormat:
+def _single(grid: LevelGrid, name: str, title: str) -> BlockFormat:
     """A float32 scale for each block."""
     # Levels on both sides of 0 differ in NF4, so that a negative scale is as likely to be the better one.
     lopsided = set(grid.table) != {-level for level in grid.table}
@@ -54,27 +46,13 @@ def _format(grid: LevelGrid, name: str, title: str) -> BlockFormat:
 
     def plain(weight: Blocks) -> Encoded:
         scale = largest_magnitudes(weight)
-        return _codes(grid, weight, np.maximum(scale, _LEAST)), {"scale": scale}
+        return grid.codes(weight, np.maximum(scale, _LEAST)), {"scale": scale}
 
     def search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
         scale = best_scales(weight, sensitivity, grid, largest_magnitudes(weight), tried, round_to_float)
-        return _codes(grid, weight, scale), {"scale": scale}
+        return grid.codes(weight, scale), {"scale": scale}
 
-    return BlockFormat(
-        name=name,
-        title=title,
-        library=LIBRARY,
-        length=LENGTH,
-        levels=grid.levels,
-        code_bits=4,
-        part_bits=(("scale", 32),),
-        plain=plain,
-        search=search,
-        scales=lambda parts: Scales(parts["scale"].astype(np.float32).reshape(-1)),
-        across_rows=True,
-        any_length=True,
-        layout=Layout(LENGTH // 2, (Plane(0, -4, 1),)),
-    )
+    return _format(grid, name, title, (("scale", 32),), plain, search, scale_alone)
 
 
 def _nested_scales(parts: Mapping[str, np.ndarray]) -> Scales:
@@ -90,26 +68,35 @@ def _double(grid: LevelGrid, name: str, title: str) -> BlockFormat:
 
     def plain(weight: Blocks) -> Encoded:
         scale = largest_magnitudes(weight)
-        return _codes(grid, weight, np.maximum(scale, _LEAST)), _parts(scale)
+        return grid.codes(weight, np.maximum(scale, _LEAST)), _parts(scale)
 
     def search(weight: Blocks, sensitivity: Blocks | None) -> Encoded:
         ideal = best_scales(weight, sensitivity, grid, largest_magnitudes(weight), factors(4, 10), round_to_float)
         parts = _parts(ideal)
-        weighting = Weighting.of(sensitivity, weight.shape[1])
         tried = np.clip(parts["scale"][:, None].astype(np.int64) + _NEIGHBOURS, 0, 255).astype(np.uint8)
         count = len(_NEIGHBOURS)
         scales = np.stack(
             [dequantize_nested(tried[:, k], parts["nested_scale"], parts["offset"]) for k in range(count)], axis=1
         )
         # Levels above and below 0 differ, so a negative scale is only the best one where nothing else is near.
-        piece = max(1, PIECE // weight.shape[1])
-        for first in range(0, len(weight), piece):
-            part = slice(first, first + piece)
-            w = weight[part]
-            errors = grid.errors(w, weighting.part(part, len(w)), scales[part])
-            (parts["scale"][part],), _ = least_error((tried[part],), errors)
-        return _codes(grid, weight, _nested_scales(parts).scale), parts
+        for part, w, h in pieces(weight, sensitivity):
+            (parts["scale"][part],), _ = least_error((tried[part],), grid.errors(w, h, scales[part]))
+        return grid.codes(weight, _nested_scales(parts).scale), parts
 
+    return _format(
+        grid, name, title, (("scale", 8), ("nested_scale", 32), ("offset", 32)), plain, search, _nested_scales
+    )
+
+
+def _format(
+    grid: LevelGrid,
+    name: str,
+    title: str,
+    part_bits: tuple[tuple[str, float], ...],
+    plain: Callable[[Blocks], Encoded],
+    search: Callable[[Blocks, Blocks | None], Encoded],
+    scales: Callable[[Mapping[str, np.ndarray]], Scales],
+) -> BlockFormat:
     return BlockFormat(
         name=name,
         title=title,
@@ -117,17 +104,17 @@ def _double(grid: LevelGrid, name: str, title: str) -> BlockFormat:
         length=LENGTH,
         levels=grid.levels,
         code_bits=4,
-        part_bits=(("scale", 8), ("nested_scale", 32), ("offset", 32)),
+        part_bits=part_bits,
         plain=plain,
         search=search,
-        scales=_nested_scales,
+        scales=scales,
         across_rows=True,
         any_length=True,
         layout=Layout(LENGTH // 2, (Plane(0, -4, 1),)),
     )
 
 
-NF4 = _format(NORMAL, "nf4", "NF4")
+NF4 = _single(NORMAL, "nf4", "NF4")
 NF4_DOUBLE = _double(NORMAL, "nf4_double", "NF4, double quantization")
-FP4 = _format(FLOAT, "fp4", "FP4")
+FP4 = _single(FLOAT, "fp4", "FP4")
 FP4_DOUBLE = _double(FLOAT, "fp4_double", "FP4, double quantization")

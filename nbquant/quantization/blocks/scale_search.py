@@ -3,14 +3,14 @@
 The scale is rounded to its stored type first, then codes are chosen for it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from nbquant.kernels.cpu import block_search
-from nbquant.quantization.blocks.grid import Blocks, Candidates, Weighting
+from nbquant.quantization.blocks.grid import Blocks, Candidates
 
 Rounding = Callable[[np.ndarray], Float32[np.ndarray, "..."]]
 """Rounds scales to the nearest value of the stored type."""
@@ -55,6 +55,21 @@ class Grid(Protocol):
         """Round scaled weights to the nearest code."""
 
 
+def pieces(weight: Blocks, sensitivity: Blocks | None) -> Iterator[tuple[slice, Blocks, Blocks]]:
+    """Yield some blocks at a time: which, their weights, and sensitivities relative to the largest, or all 1."""
+    most = 0.0 if sensitivity is None else float(sensitivity.max())
+    unit = 1.0 / most if most else 1.0
+    size = max(1, PIECE // weight.shape[1])
+    for first in range(0, len(weight), size):
+        part = slice(first, first + size)
+        w = weight[part]
+        yield (
+            part,
+            w,
+            np.ones(w.shape, np.float32) if sensitivity is None else (sensitivity[part] * unit).astype(np.float32),
+        )
+
+
 def best_scales(
     weight: Blocks,
     sensitivity: Blocks | None,
@@ -78,13 +93,8 @@ def best_scales(
         rounding: Rounds to the stored type.
         refinements: How often the least-squares scale is tried.
     """
-    weighting = Weighting.of(sensitivity, weight.shape[1])
     found = np.empty(len(weight), np.float32)
-    piece = max(1, PIECE // weight.shape[1])
-    for first in range(0, len(weight), piece):
-        part = slice(first, first + piece)
-        w = weight[part]
-        h = weighting.part(part, len(w))
+    for part, w, h in pieces(weight, sensitivity):
         candidates = rounding(start[part, None] * factors)
         (best,), error = least_error((candidates,), grid.errors(w, h, candidates))
         for _ in range(refinements):

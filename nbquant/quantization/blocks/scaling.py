@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from nbquant.quantization.blocks import formats
-from nbquant.quantization.blocks.block_codes import BlockCodes, Part
+from nbquant.quantization.blocks.block_codes import Part
 from nbquant.quantization.blocks.block_format import ROW, TENSOR, BlockFormat
 
 _PROBED = 300  # blocks
@@ -57,11 +57,6 @@ def ordered_codes(found: BlockFormat, used: UInt8[np.ndarray, " k"]) -> UInt8[np
     """Sort codes by level; −0.0 comes before 0.0, and of equal levels the lower code first."""
     levels = found.levels[used]
     return used[np.lexsort([used, ~np.signbit(levels), levels])]
-
-
-def scaled(found: BlockFormat, encoded: BlockCodes, codes: UInt8[np.ndarray, " k"], dtype: torch.dtype) -> Scaling:
-    """Make the scaling of an encoded tensor whose codebook has these codes."""
-    return Scaling(found.name, codes, encoded.parts, dtype)
 
 
 def part_shapes(found: BlockFormat, shape: Sequence[int]) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:

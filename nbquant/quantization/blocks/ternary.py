@@ -6,10 +6,11 @@ from nbquant.kernels.cpu import block_codes as kernels
 from nbquant.kernels.cpu.trits import gather_trits, scatter_trits
 from nbquant.quantization.blocks.block_format import BlockFormat, Blocks, Encoded
 from nbquant.quantization.blocks.extremes import largest_magnitudes
-from nbquant.quantization.blocks.gguf_blocks import LIBRARY, scale_alone
+from nbquant.quantization.blocks.gguf_blocks import LIBRARY
 from nbquant.quantization.blocks.grid import NONE_1, IntegerGrid, inverse_of
 from nbquant.quantization.blocks.layout import Bytes, Field, Layout, Plane
 from nbquant.quantization.blocks.scale_search import best_scales
+from nbquant.quantization.blocks.scales import scale_alone
 from nbquant.quantization.blocks.stored_scales import as_half, round_to_half
 
 LENGTH = 256
