@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from nbquant.analysis.log_curve import bound_curve
+from nbquant.analysis.price import ideal_rate
 from nbquant.analysis.statistics import Statistics
 from nbquant.progress import Progress, track
 from nbquant.quantization.block_quantizer import BlockQuantizer, ScaleOverflowError, quantize_blocks
@@ -75,13 +75,9 @@ def _measured(found: Quantized, selection: Selection) -> dict[str, Any]:
     restored = found.dequantize()
     parts = [damage(t.weight.detach().float().cpu().numpy(), restored[t.name].float().numpy()) for t in selection]
     total = sum(parts[1:], parts[0])
-    ideal = 0.0
-    for book in found.codebooks.values():
-        counts = book.counts.numpy().astype(np.float64)
-        ideal += float((counts * np.log2(counts.sum() / counts)).sum())
     return {
         "rate": found.rate,
-        "entropy": (found.ledger.total - found.ledger["payload"] + ideal) / len(found),
+        "entropy": ideal_rate(found),
         "compression_ratio": found.compression_ratio,
         "distortion": found.distortion,
         "predicted_loss_increase": found.predicted_loss_increase,

@@ -23,7 +23,7 @@ from nbquant.kernels.cpu.huffman import count_symbols
 from nbquant.listed import listed
 from nbquant.progress import Progress, track
 from nbquant.quantization import methods as known_methods
-from nbquant.quantization.blocks.block_codes import BlockCodes
+from nbquant.quantization.blocks.block_codes import BlockCodes, symbol_entropy
 from nbquant.quantization.blocks.damage import Damage, damage
 from nbquant.quantization.selection import as_selection
 from nbquant.required import require, require_path
@@ -181,7 +181,8 @@ class _Contents:
         }
         counts = self.codes.sum(0)
         if counts.any():
-            side = sum(_symbol_entropy(np.concatenate(values)) for values in self.parts.values())
+            joined = [np.concatenate(values) for values in self.parts.values()]
+            side = sum(symbol_entropy(values) * len(values) for values in joined)
             own = entropy(counts)
             found |= {"levels": int((counts > 0).sum()), "code_entropy": own, "side_entropy": side / self.weights}
             found["entropy"] = own + side / self.weights
@@ -195,13 +196,6 @@ class _Contents:
                 "loss": self.loss,
             }
         return found
-
-
-def _symbol_entropy(values: np.ndarray) -> float:
-    """Entropy of all values of a part together [bit]: of their bits, so that −0.0 and NaN are symbols too."""
-    symbols = values.view(f"u{values.dtype.itemsize}") if values.dtype.kind == "f" else values
-    counts = np.unique(symbols, return_counts=True)[1]
-    return entropy(counts) * len(values)
 
 
 def _stored(packed: PackedTensor) -> dict[str, Any]:
@@ -236,8 +230,10 @@ def _contents(packed: PackedTensor, match: Matched | None, h: Tensor | None) -> 
             weight = match.matrix[first:last].float().numpy()
             here = damage(weight, decoded)
             found.damage = here if found.damage is None else found.damage + here
-            error = np.square(np.subtract(weight, decoded, dtype=np.float64))
-            found.loss += float(0.5 * (error if h is None else error * h[first:last].numpy()).sum())
+            error = here.error
+            if h is not None:
+                error = float((np.square(np.subtract(weight, decoded, dtype=np.float64)) * h[first:last].numpy()).sum())
+            found.loss += 0.5 * error
     return found
 
 

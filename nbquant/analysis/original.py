@@ -1,7 +1,7 @@
 """The original network of a quantized file: which tensor became which."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,11 @@ class Original:
 
     Attributes:
         names: Names of all floating-point tensors.
-        module: The network, …
-        checkpoint: … or its checkpoint, of which a tensor is mapped when asked for.
+        tensor: tensor(name) looks up a tensor, which is mapped then if it is in a checkpoint.
     """
 
     names: tuple[str, ...]
-    module: nn.Module | None = None
-    checkpoint: Checkpoint | None = None
+    tensor: Callable[[str], Float[Tensor, "..."]]
 
     @staticmethod
     def of(source: nn.Module | str | os.PathLike[str]) -> "Original":
@@ -43,21 +41,15 @@ class Original:
         """
         if isinstance(source, nn.Module):
             state = source.state_dict()
-            return Original(tuple(n for n, v in state.items() if v.is_floating_point()), module=source)
+            names = tuple(n for n, v in state.items() if v.is_floating_point())
+            return Original(names, lambda name: state[name].detach().cpu())
         if not isinstance(source, str | os.PathLike):
             raise TypeError(
                 f"original must be a torch.nn.Module or the path of a checkpoint, but a {type(source).__name__} came."
             )
         checkpoint = Checkpoint.open(Path(source))
         names = tuple(n for n in checkpoint.files if checkpoint.stored(n).dtype in FLOATS)
-        return Original(names, checkpoint=checkpoint)
-
-    def tensor(self, name: str) -> Float[Tensor, "..."]:
-        """Look up a tensor."""
-        if self.checkpoint is not None:
-            return self.checkpoint.tensor(name)
-        assert self.module is not None
-        return self.module.state_dict()[name].detach().cpu()
+        return Original(names, checkpoint.tensor)
 
     def name_of(self, packed: PackedTensor) -> str | None:
         """Find the name of a packed tensor in the original: the same, a known other name, or the end of one.

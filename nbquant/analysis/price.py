@@ -138,13 +138,13 @@ def _selection(reference: Selection, given: Sensitivities) -> Selection:
 
 def _nearest(points: Sequence[OperatingPoint], rates: Sequence[float]) -> list[OperatingPoint]:
     """The points of a curve nearest to some rates, each once."""
-    rate = np.array([_ideal(p) for p in points])
+    rate = np.array([ideal_rate(p) for p in points])
     chosen = sorted({int(np.abs(rate - r).argmin()) for r in rates})
     return [points[i] for i in chosen if points[i].distortion > 0]
 
 
-def _ideal(made: OperatingPoint | Quantized) -> float:
-    """Rate with the entropy of the indices in place of their code [bit/weight]."""
+def ideal_rate(made: OperatingPoint | Quantized) -> float:
+    """Compute the rate with the entropy of the indices in place of their code [bit/weight]."""
     if isinstance(made, Quantized):
         weights, groups = len(made), [c.counts.cpu().numpy() for c in made.codebooks.values()]
     else:
@@ -165,7 +165,7 @@ def _row(label: str, reference: Selection, made: Quantized, point: OperatingPoin
     return {
         "sensitivity": label,
         "parameter": point.parameter,
-        "rate": _ideal(made),
+        "rate": ideal_rate(made),
         "distortion": loss / len(reference),
         "own_distortion": made.distortion,
     }

@@ -15,10 +15,11 @@ from jaxtyping import Float32, UInt8
 
 from nbquant.formats.packed_checkpoint import PackedCheckpoint, PackedLayout
 from nbquant.formats.packed_tensor import PackedTensor
+from nbquant.formats.packed_words import unpack_nibbles
 from nbquant.quantization.blocks import formats as blocks
 from nbquant.quantization.blocks.block_codes import BlockCodes, Part
 from nbquant.quantization.blocks.block_format import BlockFormat
-from nbquant.quantization.blocks.dynamic_map import NESTED, dynamic_map
+from nbquant.quantization.blocks.dynamic_map import NESTED, dequantize_nested, dynamic_map
 from nbquant.quantization.blocks.scaling import block_matrix
 from nbquant.tensorfile import parse_json
 
@@ -74,14 +75,13 @@ class _Weight:
     def _read(self, first: int, last: int) -> UInt8[np.ndarray, " weights"]:
         """Codes of successive weights, the first an even one."""
         data = self.data[first // 2 : -(-last // 2)]
-        return np.stack([data >> 4, data & 15], axis=1).reshape(-1)[: last - first]
+        return unpack_nibbles(data[None], high_first=True)[0, : last - first]
 
     def _scale(self, start: int, end: int) -> Float32[np.ndarray, " blocks"]:
         if self.nested is None:
             return self.absmax[start:end].astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            each = self.nested[np.arange(start, end) // NESTED]
-            return dynamic_map()[self.absmax[start:end]] * each + self.offset[0]
+            return dequantize_nested(self.absmax[start:end], self.nested, self.offset, start)
 
 
 def find_bitsandbytes(checkpoint: PackedCheckpoint) -> list[str]:

@@ -10,15 +10,16 @@ Source: compressed-tensors 0.20.1, and earlier versions as published.
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from nbquant.formats.float8 import scaled_weights
+from nbquant.formats.float8 import row_bytes, scaled_weights
 from nbquant.formats.grouped_tensor import Grouped, checked_groups, group_length, with_group_index
-from nbquant.formats.packed_checkpoint import PackedCheckpoint, PackedLayout, as_float32
-from nbquant.formats.packed_tensor import PackedTensor
-from nbquant.formats.packed_words import WORD, as_codes, unpack_stream, unpack_words
+from nbquant.formats.packed_checkpoint import PackedCheckpoint, PackedLayout
+from nbquant.formats.packed_tensor import PackedTensor, as_float32
+from nbquant.formats.packed_words import WORD, as_codes, unpack_nibbles, unpack_stream, unpack_words
 from nbquant.quantization.blocks import formats as blocks
 from nbquant.quantization.blocks.block_format import TENSOR
 from nbquant.tensorfile import FLOATS
@@ -73,10 +74,7 @@ def _padded_words(count: int, bits: int) -> int:
 def _bits(checkpoint: PackedCheckpoint, name: str, columns: int, words: int) -> int:
     """Bits of an integer, of those that take so many words; of several those of the configuration, or that fit best."""
     possible = [bits for bits in BITS if words in (_dense_words(columns, bits), _padded_words(columns, bits))]
-    groups = checkpoint.config.get("config_groups")
-    schemes = groups.values() if isinstance(groups, dict) else ()
-    weights = [scheme.get("weights") for scheme in schemes if isinstance(scheme, dict)]
-    said = {weight.get("num_bits") for weight in weights if isinstance(weight, dict)}
+    said = {weights.get("num_bits") for weights in _said(checkpoint)}
     likely = [b for b in possible if b in said] or [b for b in possible if columns % (WORD // b) == 0] or possible
     if len(likely) != 1:
         raise checkpoint.damaged(
@@ -90,7 +88,7 @@ def _bits(checkpoint: PackedCheckpoint, name: str, columns: int, words: int) -> 
 def _read_integers(checkpoint: PackedCheckpoint, name: str) -> tuple[PackedTensor, tuple[str, ...]]:
     codes = checkpoint.require(name, ("I8",))
     rows, columns = codes.shape
-    return _integers(checkpoint, name, (name,), (rows, columns), 8, partial(_bytes, codes))
+    return _integers(checkpoint, name, (name,), (rows, columns), 8, partial(row_bytes, codes))
 
 
 def _integers(
@@ -133,10 +131,16 @@ def _integers(
     return grouped.tensor(name, checkpoint.bits(used), others), tuple(used)
 
 
-def _said_length(checkpoint: PackedCheckpoint) -> object:
+def _said(checkpoint: PackedCheckpoint) -> list[dict[str, Any]]:
+    """What the configuration says about weights, group of layers by group of layers."""
     groups = checkpoint.config.get("config_groups")
-    schemes = [scheme for scheme in groups.values() if isinstance(scheme, dict)] if isinstance(groups, dict) else []
-    said = {w.get("group_size") for w in (scheme.get("weights") for scheme in schemes) if isinstance(w, dict)}
+    schemes = groups.values() if isinstance(groups, dict) else ()
+    weights = [scheme.get("weights") for scheme in schemes if isinstance(scheme, dict)]
+    return [each for each in weights if isinstance(each, dict)]
+
+
+def _said_length(checkpoint: PackedCheckpoint) -> object:
+    said = {weights.get("group_size") for weights in _said(checkpoint)}
     return said.pop() if len(said) == 1 else None
 
 
@@ -180,10 +184,6 @@ def _unpacked(
     return as_codes(np.ascontiguousarray(integers[:, :columns]), bits)
 
 
-def _bytes(codes: np.ndarray, first: int, last: int) -> UInt8[np.ndarray, "rows columns"]:
-    return np.array(codes[first:last], order="C").view(np.uint8)
-
-
 def _read_floats(checkpoint: PackedCheckpoint, name: str) -> tuple[PackedTensor, tuple[str, ...]]:
     """NVFP4, which has a scale for the tensor too, or MXFP4."""
     codes = checkpoint.require(name, ("U8",))
@@ -214,8 +214,7 @@ def _read_floats(checkpoint: PackedCheckpoint, name: str) -> tuple[PackedTensor,
 
 
 def _nibbles(codes: np.ndarray, first: int, last: int) -> UInt8[np.ndarray, "rows columns"]:
-    rows = codes[first:last]
-    return np.stack([rows & 15, rows >> 4], axis=2).reshape(len(rows), -1)
+    return unpack_nibbles(codes[first:last])
 
 
 COMPRESSED_TENSORS = PackedLayout("compressed-tensors", find_compressed, read_compressed)

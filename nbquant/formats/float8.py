@@ -73,7 +73,7 @@ def scaled(
     shape = (rows, columns)
     if scales.size == 1:
         one = {"scale": scales.reshape(1)}
-        return Grouped(found.with_length(TENSOR), shape, partial(_rows, codes), lambda first, last: one)
+        return Grouped(found.with_length(TENSOR), shape, partial(row_bytes, codes), lambda first, last: one)
     table = scales.reshape(-1, 1) if scales.ndim == 1 else scales
     config = checkpoint.config.get("weight_block_size")
     block = config if isinstance(config, list) and len(config) == 2 else (USUAL, USUAL)
@@ -82,7 +82,7 @@ def scaled(
     height = 1 if by_row else _height(checkpoint, scales_name, rows, lines, block[0])
     length = group_length(checkpoint, scales_name, columns, groups, None if by_row else block[1])
     parts = partial(_scales, table, height)
-    return Grouped(found.with_length(length), shape, partial(_rows, codes), parts, height=height)
+    return Grouped(found.with_length(length), shape, partial(row_bytes, codes), parts, height=height)
 
 
 def _height(checkpoint: PackedCheckpoint, name: str, rows: int, lines: int, said: object) -> int:
@@ -93,7 +93,8 @@ def _height(checkpoint: PackedCheckpoint, name: str, rows: int, lines: int, said
     raise checkpoint.damaged(name, f"has {lines} rows of scales for {rows} rows, which do not divide them")
 
 
-def _rows(codes: np.ndarray, first: int, last: int) -> UInt8[np.ndarray, "rows columns"]:
+def row_bytes(codes: np.ndarray, first: int, last: int) -> UInt8[np.ndarray, "rows columns"]:
+    """Copy some rows of a matrix of bytes."""
     return np.array(codes[first:last], order="C").view(np.uint8)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from nbquant.formats.gguf_names import heads_of, original_names
-from nbquant.formats.packed_tensor import PackedFile, PackedFormat, PackedTensor
+from nbquant.formats.packed_tensor import PackedFile, PackedFileFormat, PackedTensor, as_float32
 from nbquant.quantization.blocks import formats as blocks
 from nbquant.quantization.blocks.block_codes import BlockCodes
 from nbquant.quantization.blocks.block_format import BlockFormat
@@ -291,11 +291,7 @@ def _tensor(entry: _Entry, data: UInt8[np.ndarray, " bytes"]) -> PackedTensor:
 
 
 def _plain(stored: np.ndarray, kind: str, first: int, last: int) -> Float32[np.ndarray, "rows columns"]:
-    rows = stored[first:last]
-    if kind == "BF16":
-        return (rows.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):
-        return rows.astype(np.float32)
+    return as_float32(stored[first:last], kind)
 
 
 def _codes(found: BlockFormat, raw: np.ndarray, columns: int, first: int, last: int) -> BlockCodes:
@@ -309,4 +305,4 @@ def _values(
         return found.decode_bytes(raw[first:last].reshape(-1), (last - first, columns))
 
 
-GGUF = PackedFormat("GGUF", is_gguf, open_gguf)
+GGUF = PackedFileFormat("GGUF", is_gguf, open_gguf)

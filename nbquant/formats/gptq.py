@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nbquant.formats.grouped_tensor import Grouped, checked_groups, group_length, with_group_index
-from nbquant.formats.packed_checkpoint import PackedCheckpoint, PackedLayout, as_float32
-from nbquant.formats.packed_tensor import PackedTensor
+from nbquant.formats.packed_checkpoint import PackedCheckpoint, PackedLayout
+from nbquant.formats.packed_tensor import PackedTensor, as_float32
 from nbquant.formats.packed_words import WORD, as_codes, unpack_stream
 from nbquant.quantization.blocks import formats as blocks
 from nbquant.tensorfile import FLOATS

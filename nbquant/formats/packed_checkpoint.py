@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from nbquant.formats.packed_tensor import PackedTensor
+from nbquant.formats.packed_tensor import PackedTensor, as_float32
 from nbquant.formats.safetensors import open_safetensors
 from nbquant.tensorfile import FLOATS, MOST_JSON, StoredTensor, TensorFile, parse_json
 
@@ -124,19 +124,6 @@ class PackedLayout:
     name: str
     find: Callable[[PackedCheckpoint], list[str]]
     read: Callable[[PackedCheckpoint, str], tuple[PackedTensor, tuple[str, ...]]]
-
-
-def as_float32(stored: np.ndarray, dtype: str) -> Float32[np.ndarray, "..."]:
-    """Copy an array of floating-point numbers to float32; too large ones become infinite.
-
-    Args:
-        stored: As numpy reads them.
-        dtype: Their type in safetensors' spelling.
-    """
-    if dtype == "BF16":
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):
-        return stored.astype(np.float32)
 
 
 def _values(file: TensorFile, name: str, columns: int, first: int, last: int) -> Float32[np.ndarray, "rows columns"]:

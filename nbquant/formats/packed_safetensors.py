@@ -8,7 +8,7 @@ from nbquant.formats.compressed_tensors import COMPRESSED_TENSORS
 from nbquant.formats.float8 import FLOAT8
 from nbquant.formats.gptq import GPTQ
 from nbquant.formats.packed_checkpoint import PackedCheckpoint, PackedLayout
-from nbquant.formats.packed_tensor import PackedFile, PackedFormat, PackedTensor
+from nbquant.formats.packed_tensor import PackedFile, PackedFileFormat, PackedTensor
 from nbquant.formats.safetensors import is_safetensors
 
 LAYOUTS: tuple[PackedLayout, ...] = (COMPRESSED_TENSORS, AWQ, GPTQ, BITSANDBYTES, FLOAT8)
@@ -67,4 +67,4 @@ def _layouts(checkpoint: PackedCheckpoint) -> dict[str, PackedLayout]:
     return found
 
 
-PACKED_SAFETENSORS = PackedFormat("quantized safetensors", is_packed_safetensors, open_packed_safetensors)
+PACKED_SAFETENSORS = PackedFileFormat("quantized safetensors", is_packed_safetensors, open_packed_safetensors)

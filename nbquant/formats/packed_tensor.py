@@ -82,7 +82,7 @@ class PackedFile:
 
 
 @dataclass(frozen=True)
-class PackedFormat:
+class PackedFileFormat:
     """A format of quantized files.
 
     A new format is one file with its functions and its record, and one line in
@@ -97,3 +97,16 @@ class PackedFormat:
     name: str
     sniff: Callable[[Path], bool]
     open: Callable[[Path], PackedFile]
+
+
+def as_float32(stored: np.ndarray, dtype: str) -> Float32[np.ndarray, "..."]:
+    """Copy an array of floating-point numbers to float32; too large ones become infinite.
+
+    Args:
+        stored: As numpy reads them.
+        dtype: Their type in safetensors' spelling.
+    """
+    if dtype == "BF16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):
+        return stored.astype(np.float32)

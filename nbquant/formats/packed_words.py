@@ -31,6 +31,13 @@ def unpack_stream(words: Int32[np.ndarray, "rows words"], bits: int) -> UInt8[np
     return np.packbits(single, axis=2, bitorder="little")[:, :, 0]
 
 
+def unpack_nibbles(data: UInt8[np.ndarray, "rows bytes"], high_first: bool = False) -> UInt8[np.ndarray, "rows codes"]:
+    """Unpack rows of integers of four bits, two in a byte, the first in the lower or the higher bits."""
+    codes = np.empty((len(data), 2 * data.shape[1]), np.uint8)
+    kernels.scatter_bits(np.ascontiguousarray(data), 0, 0, -4 if high_first else 4, 1, codes)
+    return codes
+
+
 def as_codes(integers: UInt8[np.ndarray, "..."], bits: int) -> UInt8[np.ndarray, "..."]:
     """Convert unsigned integers, whose middle stands for 0, to codes of our integer formats.
 

@@ -130,7 +130,7 @@ def choices_of(quantizer: BlockQuantizer, selection: Selection, progress: Progre
                 encoded = _encoded(quantizer, form, t)
                 counts += symbol_counts(encoded.codes.reshape(-1), len(counts))
                 bits += sum(part.values.size * part.bits for part in encoded.parts)
-                loss += _loss(form, encoded, t)
+                loss += _loss(_restored(form, encoded, t), t)
             used = counts[counts > 0]
             bits += math.ceil(used @ codes.named(quantizer.coding).lengths(used)) + len(form.levels)
             found[group][name] = Choice(bits, loss)
@@ -177,7 +177,7 @@ def quantize_blocks(quantizer: BlockQuantizer, selection: Selection, progress: P
         UserWarning: Zeros of a pruned selection that are not zero any more.
     """
     require_valid(selection)
-    groups = groups_of(selection, quantizer.per_layer)
+    groups, pruned = groups_of(selection, quantizer.per_layer), is_pruned(selection)
     chosen = _chosen(quantizer, selection, progress)
     tensors: dict[str, QuantizedTensor] = {}
     codebooks: dict[str, Codebook] = {}
@@ -202,10 +202,12 @@ def quantize_blocks(quantizer: BlockQuantizer, selection: Selection, progress: P
             index = torch.from_numpy(place[encoded[t.name].codes.reshape(-1)]).to(kind)
             scaling = Scaling(form.name, order, encoded[t.name].parts, t.weight.dtype)
             tensors[t.name] = QuantizedTensor(value, index, t.weight.shape, scaling=scaling)
-            loss += _loss(form, encoded[t.name], t)
-            gone = (t.weight == 0) & (tensors[t.name].dequantize().to(t.weight.device) != 0)
-            lost[form.name] = lost.get(form.name, 0) + int(gone.sum())
-    if is_pruned(selection) and any(lost.values()):
+            restored = _restored(form, encoded[t.name], t)
+            loss += _loss(restored, t)
+            if pruned:
+                gone = (t.weight.cpu().reshape(-1) == 0) & (restored != 0)
+                lost[form.name] = lost.get(form.name, 0) + int(gone.sum())
+    if any(lost.values()):
         told = ", ".join(f"{count:,} in {name}" for name, count in lost.items() if count)
         warnings.warn(
             f"pruned weights should stay zero, but some do not ({told}): choose formats with an exact zero, or another "
@@ -220,16 +222,8 @@ def quantize_blocks(quantizer: BlockQuantizer, selection: Selection, progress: P
             "as finite numbers: choose another format, or search=True"
         )
     tensors, ledger = coded(tensors, codebooks, quantizer.coding, None, progress)
-    return Quantized(
-        quantizer=quantizer,
-        tensors={t.name: tensors[t.name] for t in selection},
-        codebooks=codebooks,
-        ledger=ledger,
-        distortion=loss / len(selection),
-        source_bits=selection.source_bits,
-        unselected_bits=selection.unselected_bits,
-        record=selection.record,
-    )
+    in_order = {t.name: tensors[t.name] for t in selection}
+    return Quantized.of(quantizer, selection, in_order, codebooks, ledger, loss)
 
 
 def _chosen(quantizer: BlockQuantizer, selection: Selection, progress: Progress) -> dict[str, str]:
@@ -252,9 +246,13 @@ def _encoded(quantizer: BlockQuantizer, form: BlockFormat, tensor: SelectedTenso
     )
 
 
-def _loss(form: BlockFormat, encoded: BlockCodes, tensor: SelectedTensor) -> float:
-    """½ Σ h (w − ŵ)² of restored weights in the tensor's own type."""
-    restored = torch.from_numpy(form.decode(encoded)).to(tensor.weight.dtype).reshape(-1)
+def _restored(form: BlockFormat, encoded: BlockCodes, tensor: SelectedTensor) -> Float[Tensor, " n"]:
+    """Restored weights in the tensor's own type."""
+    return torch.from_numpy(form.decode(encoded)).to(tensor.weight.dtype).reshape(-1)
+
+
+def _loss(restored: Float[Tensor, " n"], tensor: SelectedTensor) -> float:
+    """½ Σ h (w − ŵ)²."""
     error = (tensor.weight.detach().cpu().reshape(-1).double() - restored.double()).square()
     if tensor.sensitivity is not None:
         error *= tensor.sensitivity.cpu().reshape(-1).double()

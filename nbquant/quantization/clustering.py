@@ -91,17 +91,7 @@ def quantize_clusters(
         return positions or position_ledger([gaps_of(t, selection) for t in selection])
 
     tensors, ledger = coded(tensors, codebooks, quantizer.coding, of_positions if pruned else None, progress)
-    return Quantized(
-        quantizer=quantizer,
-        tensors=tensors,
-        codebooks=codebooks,
-        ledger=ledger,
-        distortion=loss / len(selection),
-        source_bits=selection.source_bits,
-        unselected_bits=selection.unselected_bits,
-        record=selection.record,
-        shards=selection.shards,
-    )
+    return Quantized.of(quantizer, selection, tensors, codebooks, ledger, loss)
 
 
 def histogram_of_group(members: Selection, rows: bool, progress: Progress) -> Histogram:

@@ -78,16 +78,8 @@ def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) ->
         return position_ledger([tensor_gaps(t.weight) for t in selection])
 
     tensors, ledger = coded(tensors, codebooks, quantizer.coding, of_positions if pruned else None)
-    return Quantized(
-        quantizer=quantizer,
-        tensors={t.name: tensors[t.name] for t in selection},
-        codebooks=codebooks,
-        ledger=ledger,
-        distortion=loss / len(selection),
-        source_bits=selection.source_bits,
-        unselected_bits=selection.unselected_bits,
-        record=selection.record,
-    )
+    in_order = {t.name: tensors[t.name] for t in selection}
+    return Quantized.of(quantizer, selection, in_order, codebooks, ledger, loss)
 
 
 def _integers(matrix: Matrix) -> Int32[Tensor, " n"]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64
@@ -18,7 +19,7 @@ from nbquant.quantization.members import index_dtype
 from nbquant.quantization.parametrize import look_up, register_lookups
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.rate import lengths_for
-from nbquant.quantization.selection import SensitivityRecord
+from nbquant.quantization.selection import Selection, SensitivityRecord
 from nbquant.quantization.shards import Shards
 from nbquant.quantization.streams import coded, group_of
 
@@ -53,6 +54,28 @@ class Quantized:
     finetuned: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     shards: Shards | None = None
     accuracy: AccuracyLoss | None = None
+
+    @staticmethod
+    def of(
+        quantizer: Quantizer,
+        selection: Selection,
+        tensors: Mapping[str, QuantizedTensor],
+        codebooks: Mapping[str, Codebook],
+        ledger: Ledger,
+        loss: float,
+    ) -> "Quantized":
+        """Make the result of a selection; ``loss`` is ½ Σ h (w − c)² [loss]."""
+        return Quantized(
+            quantizer=quantizer,
+            tensors=tensors,
+            codebooks=codebooks,
+            ledger=ledger,
+            distortion=loss / len(selection),
+            source_bits=selection.source_bits,
+            unselected_bits=selection.unselected_bits,
+            record=selection.record,
+            shards=selection.shards,
+        )
 
     def __len__(self) -> int:
         """Number of weights N."""
@@ -123,6 +146,16 @@ class Quantized:
         book = self.codebooks[group]
         if book.levels is None:
             return book.value, torch.arange(len(book.value), device=book.value.device)
+        if group not in self._centres:
+            self._centres[group] = self._typical_weights(group, book)
+        return self._centres[group]
+
+    @cached_property
+    def _centres(self) -> dict[str, tuple[Float[Tensor, " k"], Int64[Tensor, " k"]]]:
+        """Centres in block formats by group, as far as they were computed: that restores all weights."""
+        return {}
+
+    def _typical_weights(self, group: str, book: Codebook) -> tuple[Float[Tensor, " k"], Int64[Tensor, " k"]]:
         total = torch.zeros(len(book.value), dtype=torch.float64)
         signed = bool((book.value < 0).any())
         for name, tensor in self.tensors.items():

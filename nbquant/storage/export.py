@@ -11,7 +11,6 @@ from torch import nn
 from nbquant.formats.gguf_writer import HELD, TYPES, GgufTensor, Value, write_gguf
 from nbquant.progress import Progress, track
 from nbquant.quantization.blocks import formats as blocks
-from nbquant.quantization.blocks.scaling import block_matrix
 from nbquant.quantization.codebook import QuantizedTensor
 from nbquant.quantization.quantized import Quantized
 from nbquant.required import QUANTIZED, require, require_path
@@ -106,9 +105,7 @@ def _quantized_tensor(name: str, tensor: QuantizedTensor) -> GgufTensor:
     size = prod(shape) // found.length * found.layout.size
 
     def pieces() -> Iterator[memoryview]:
-        codes = scaling.codes[tensor.assignment.cpu().numpy()].reshape(block_matrix(shape))
-        parts = {part.name: part.values for part in scaling.parts}
-        yield found.pack(found.assemble(codes, parts)).data
+        yield found.pack(scaling.encoded(tensor.assignment, shape)).data
 
     return GgufTensor(name, shape, HELD[scaling.format], size, pieces)
 

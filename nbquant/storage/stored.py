@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from torch import Tensor, nn
 
 from nbquant.coding import codes, positions
@@ -138,7 +138,7 @@ class Stored:
                 begin += len(part)
             return whole.view(DTYPES[entry.dtype]).reshape(entry.shape)
         if self._book(entry.codebook).levels is not None:
-            return self._scaled(entry).dequantize()
+            return self._indexed(entry).dequantize()
         out, dtype = np.empty(prod(entry.shape), f"i{entry_bytes(entry.dtype)}"), DTYPES[entry.dtype]
         for _ in self._decoded(entry, self._book(entry.codebook).bits_of(dtype), 0, out):
             pass
@@ -201,20 +201,7 @@ class Stored:
         counts = [np.zeros(book.levels, np.int64) for book in layout.codebooks]
         tensors = {}
         for entry in layout.quantized:
-            book = self._book(entry.codebook)
-            levels = len(book.value)
-            if book.levels is not None:
-                tensors[entry.name] = tensor = self._scaled(entry)
-                counts[entry.codebook] += symbol_counts(tensor.assignment, levels)
-                continue
-            dtype = index_dtype(levels)
-            out = np.empty(prod(entry.shape), f"i{dtype.itemsize}")
-            for block in self._decoded(entry, np.arange(levels, dtype=out.dtype), PRUNED, out):
-                if levels:
-                    counts[entry.codebook] += symbol_counts(block[block >= 0], levels)
-            value = book.value.to(DTYPES[entry.dtype])
-            streams = None if code.known_from_counts else tuple(b.payload // 8 for b in entry.blocks)
-            tensors[entry.name] = QuantizedTensor(value, torch.from_numpy(out), torch.Size(entry.shape), streams)
+            tensors[entry.name] = self._indexed(entry, counts[entry.codebook])
         codebooks = {}
         for i, stored in enumerate(layout.codebooks):
             book = self._book(i)
@@ -249,7 +236,7 @@ class Stored:
     def _chunks(self, entry: QuantizedEntry | RawEntry) -> Iterator[Tensor]:
         if isinstance(entry, QuantizedEntry):
             if self._book(entry.codebook).levels is not None:
-                yield from self._scaled(entry).dequantize().reshape(-1).split(positions.BLOCK_ENTRIES)
+                yield from self._indexed(entry).dequantize().reshape(-1).split(positions.BLOCK_ENTRIES)
                 return
             dtype = DTYPES[entry.dtype]
             for block in self._decoded(entry, self._book(entry.codebook).bits_of(dtype), 0, None):
@@ -301,21 +288,26 @@ class Stored:
         with damage_of(section.label), closing(items()) as tasks:
             yield from dispatch.in_order(decoded, tasks)
 
-    def _scaled(self, entry: QuantizedEntry) -> QuantizedTensor:
-        """A tensor in a block format, read as a whole."""
-        book = self._book(entry.codebook)
-        assert book.levels is not None
-        dtype, levels = index_dtype(len(book.value)), len(book.value)
-        out = np.empty(prod(entry.shape), f"i{dtype.itemsize}")
-        data: list[bytes] = []
-        for _ in self._decoded(entry, np.arange(levels, dtype=out.dtype), PRUNED, out, data):
-            pass
-        with damage_of(self._layout.section(entry).label):
-            parts = tuple(map(decode_part, data, entry.parts))
-        scaling = Scaling(book.levels.format, book.levels.codes, parts, DTYPES[entry.dtype])
+    def _indexed(self, entry: QuantizedEntry, counts: Int64[np.ndarray, " k"] | None = None) -> QuantizedTensor:
+        """A tensor as indices into its codebook, with its scales in a block format; ``counts`` adds up the indices."""
+        book, dtype = self._book(entry.codebook), DTYPES[entry.dtype]
+        levels = len(book.value)
+        kind = index_dtype(levels)
+        out = np.empty(prod(entry.shape), f"i{kind.itemsize}")
+        parts: list[bytes] = []
+        for block in self._decoded(entry, np.arange(levels, dtype=out.dtype), PRUNED, out, parts):
+            if levels and counts is not None:
+                counts += symbol_counts(block[block >= 0], levels)
+        scaling, value = None, book.value
+        if book.levels is None:
+            value = value.to(dtype)
+        else:
+            with damage_of(self._layout.section(entry).label):
+                read = tuple(map(decode_part, parts, entry.parts))
+            scaling = Scaling(book.levels.format, book.levels.codes, read, dtype)
         code = codes.stored_as(self._layout.coding)[0]
         streams = None if code.known_from_counts else tuple(b.payload // 8 for b in entry.blocks)
-        return QuantizedTensor(book.value, torch.from_numpy(out), torch.Size(entry.shape), streams, scaling)
+        return QuantizedTensor(value, torch.from_numpy(out), torch.Size(entry.shape), streams, scaling)
 
     def _book(self, index: int) -> Book:
         if index not in self._read:

@@ -67,8 +67,11 @@ class BlockCodes:
         """Compute the entropy of codes and of each part [bit/symbol], padding excluded."""
         found = {"codes": entropy(np.bincount(self.codes.reshape(-1), minlength=1))}
         for part in self.parts:
-            symbols = np.ascontiguousarray(part.values).reshape(-1)
-            if symbols.dtype.kind == "f":  # as bits, so that −0.0 and 0.0 are two symbols, and NaN is one
-                symbols = symbols.view(f"u{symbols.dtype.itemsize}")
-            found[part.name] = entropy(np.unique(symbols, return_counts=True)[1])
+            found[part.name] = symbol_entropy(part.values)
         return found
+
+
+def symbol_entropy(values: np.ndarray) -> float:
+    """Compute the entropy of stored values [bit/value], each with its bits as a symbol: −0.0 and 0.0 are two."""
+    symbols = np.ascontiguousarray(values).reshape(-1)
+    return entropy(np.unique(symbols.view(f"u{symbols.dtype.itemsize}"), return_counts=True)[1])

@@ -74,8 +74,8 @@ def _codes_of_steps() -> UInt8[np.ndarray, "65536"]:
 
 
 def dequantize_nested(
-    codes: UInt8[np.ndarray, " n"], nested: Float32[np.ndarray, " m"], mean: Float32[np.ndarray, "1"]
+    codes: UInt8[np.ndarray, " n"], nested: Float32[np.ndarray, " m"], mean: Float32[np.ndarray, "1"], first: int = 0
 ) -> Float32[np.ndarray, " n"]:
-    """Compute the scales that codes stand for; they can be negative."""
-    each = np.repeat(nested.astype(np.float32), NESTED)[: len(codes)]
+    """Compute the scales that codes stand for, from the place of the ``first`` one; they can be negative."""
+    each = nested.astype(np.float32)[np.arange(first, first + len(codes)) // NESTED]
     return dynamic_map()[codes] * each + np.float32(mean.reshape(-1)[0])

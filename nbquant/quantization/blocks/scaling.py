@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from nbquant.quantization.blocks import formats
-from nbquant.quantization.blocks.block_codes import Part
+from nbquant.quantization.blocks.block_codes import BlockCodes, Part
 from nbquant.quantization.blocks.block_format import ROW, TENSOR, BlockFormat
 
 _PROBED = 300  # blocks
@@ -36,11 +36,13 @@ class Scaling:
 
     def dequantize(self, assignment: Int[Tensor, " n"], shape: Sequence[int]) -> Float[Tensor, "..."]:
         """Compute the weights of indices into the codebook."""
-        codes = self.codes[assignment.cpu().numpy()].reshape(block_matrix(shape))
-        found = formats.named(self.format)
-        with np.errstate(over="ignore", invalid="ignore"):
-            decoded = found.decode(found.assemble(codes, {part.name: part.values for part in self.parts}))
+        decoded = formats.named(self.format).decode(self.encoded(assignment, shape))
         return torch.from_numpy(decoded).to(self.dtype).reshape(tuple(shape))
+
+    def encoded(self, assignment: Int[Tensor, " n"], shape: Sequence[int]) -> BlockCodes:
+        """Put codes and parts together for indices into the codebook."""
+        codes = self.codes[assignment.cpu().numpy()].reshape(block_matrix(shape))
+        return formats.named(self.format).assemble(codes, {part.name: part.values for part in self.parts})
 
     def bits(self) -> dict[str, int]:
         """Count the stored bits of each part."""
