@@ -53,8 +53,8 @@ def fit(
             curve from histograms: they run on the weights, several times for a ratio or a rate, and do not support
             ``levels``. Feedback uses the layers of a selection with a calibration, see :func:`nbquant.calibrate`;
             without one it equals trellis. Or a block format of another library by name ("nf4", "q4_k", "int4/64"),
-            which needs no target; or several, of which each layer gets one, all at equal slopes: the finest such choice
-            that meets the target. Formats have blocks of 32 to 256 weights: leave biases out by
+            which needs no target. Or several: each layer gets one of them, all layers at equal slopes; the result is
+            the finest such choice that meets the target. Formats have blocks of 32 to 256 weights: leave biases out by
             ``nbquant.select(model, layers="*.weight")``. Without formats "blocks" chooses among the usual ones.
         ratio: Least compression ratio of the selected weights.
         rate: Largest rate [bit/weight], side information included.

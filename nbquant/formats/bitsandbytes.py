@@ -85,7 +85,7 @@ class _Weight:
 
 
 def find_bitsandbytes(checkpoint: PackedCheckpoint) -> list[str]:
-    """List the tensors with codes in this layout: those beside scales or a state, of which either may be missing."""
+    """List the tensors with codes in this layout: those that have scales, a state, or both."""
     names = checkpoint.files
     states = (name.partition(STATE)[0] for name in names if STATE in name)
     scaled = (name.removesuffix(".absmax") for name in names if name.endswith(".absmax"))

@@ -118,7 +118,7 @@ def checked_groups(checkpoint: PackedCheckpoint, name: str, columns: int, groups
     """Read the group of each column.
 
     Raises:
-        ValueError: Another number of columns, or groups that there are not.
+        ValueError: Another number of columns, or a group out of range.
     """
     found = checkpoint.integers(name, columns)
     if len(found) != columns or found.min() < 0 or found.max() >= groups:

@@ -66,7 +66,7 @@ class PackedTensor:
 
 @dataclass(frozen=True, eq=False)
 class PackedFile:
-    """A quantized file, of which only names, types and shapes are read before they are asked for.
+    """A quantized file. Opening it reads names, types and shapes only.
 
     Attributes:
         path: The file.

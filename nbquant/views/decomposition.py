@@ -106,15 +106,7 @@ def draw_decomposition(data: DecompositionData) -> theme.Figure:
         xaxis=theme.axis("predicted loss increase", automargin=False, **settings),
         yaxis=theme.axis("measured loss increase", automargin=False, **settings),
         # Below the plot: predictions are off in any direction, so that no corner is free.
-        legend={
-            "bgcolor": "rgba(0,0,0,0)",
-            "orientation": "h",
-            "xanchor": "left",
-            "x": 0,
-            "y": 0,
-            "yref": "container",
-            "yanchor": "bottom",
-        },
+        legend=theme.LEGEND_BELOW | {"orientation": "h"},
         margin={"l": 64, "r": 20, "t": 52, "b": 100, "autoexpand": False},
         showlegend=True,
         uirevision="decomposition",

@@ -145,14 +145,7 @@ def draw_divergence(data: DivergenceData) -> theme.Figure:
             **({"dtick": 1} if high - low > 1.5 else {"dtick": "D2"}),
         ),
         # Below the plot: curves fill it from corner to corner.
-        legend={
-            "bgcolor": "rgba(0,0,0,0)",
-            "xanchor": "left",
-            "x": 0,
-            "y": 0,
-            "yref": "container",
-            "yanchor": "bottom",
-        },
+        legend=theme.LEGEND_BELOW,
         margin={"l": 64, "r": 20, "t": 52, "b": 58 + _ROW * len(data.curves), "autoexpand": False},
         showlegend=True,
         uirevision="divergence",

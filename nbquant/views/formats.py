@@ -14,15 +14,6 @@ from nbquant.views.palette import BLUE, GREEN, ORANGE, OTHER_PART, PURPLE, SKY, 
 
 _COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, OTHER_PART)
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-down", "star", "x")
-_BELOW = {
-    "bgcolor": "rgba(0,0,0,0)",
-    "orientation": "h",
-    "xanchor": "left",
-    "x": 0,
-    "y": 0,
-    "yref": "container",
-    "yanchor": "bottom",
-}
 _SAME = {"ggml": "gguf"}  # the reader and the writer of one family
 _PLOT = (620, 330)  # px: of a small figure
 _CHARACTER, _LINE = 6, 12  # px: of a label
@@ -134,7 +125,7 @@ def draw_formats(data: FormatsData) -> theme.Figure:
         traces,
         xaxis=theme.axis("rate R [bit/weight]"),
         yaxis=theme.axis("distortion D [loss/weight]", type="log", exponentformat="power", dtick=1),
-        legend=_BELOW,
+        legend=theme.LEGEND_BELOW | {"orientation": "h"},
         margin={"l": 64, "r": 20, "t": 52, "b": 84, "autoexpand": False},
         showlegend=True,
         uirevision="formats",
@@ -237,7 +228,7 @@ def draw_spent(data: SpentData) -> theme.Figure:
         barmode="overlay",
         xaxis=theme.axis("tensor", **ticks),
         yaxis=theme.axis("rate [bit/weight]"),
-        legend=_BELOW,
+        legend=theme.LEGEND_BELOW | {"orientation": "h"},
         margin={"l": 64, "r": 20, "t": 52, "b": 84, "autoexpand": False},
         showlegend=True,
         uirevision="spent",

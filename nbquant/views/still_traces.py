@@ -14,7 +14,17 @@ from nbquant.views.still_axes import on_white, plain
 
 _POINTS = 0.75  # points per pixel
 _DASH = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))}
-_MARKER = {"circle": "o", "square": "s", "diamond": "D", "x": "X", "triangle-down": "v", "cross": "P", "star": "*"}
+_MARKER = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "x": "X",
+    "cross": "P",
+    "star": "*",
+    "triangle-down": "v",
+    "triangle-up": "^",
+    "hexagon": "h",
+}
 _SIDE = {"left": ("right", -1), "center": ("center", 0), "right": ("left", 1)}
 _LEVEL = {"bottom": ("top", -1), "middle": ("center", 0), "top": ("bottom", 1)}
 _TEXT = 8  # [pt]

@@ -12,6 +12,16 @@ MUTED = "#868788"
 GRID = "rgba(127, 128, 129, 0.25)"
 BACKGROUND = "#fbfcfd"
 
+LEGEND_BELOW: dict[str, Any] = {
+    "bgcolor": "rgba(0,0,0,0)",
+    "xanchor": "left",
+    "x": 0,
+    "y": 0,
+    "yref": "container",
+    "yanchor": "bottom",
+}
+"""A legend below the plot, where curves leave no corner free."""
+
 ROLES: dict[str, str] = {FOREGROUND: "foreground", MUTED: "muted", GRID: "grid", BACKGROUND: "background"}
 """Neutral colour -> role."""
 

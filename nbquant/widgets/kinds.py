@@ -18,7 +18,7 @@ class Kind:
     Attributes:
         text: What a value must be, in words.
         fits: Whether a value is of this kind.
-        names: Names that it may be, of which the nearest is suggested.
+        names: Allowed names; an error suggests the nearest.
     """
 
     text: str

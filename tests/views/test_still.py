@@ -12,8 +12,10 @@ from PIL import Image
 
 from nbquant.coding.ledger import Ledger
 from nbquant.pipeline.finetune import Epoch
+from nbquant.quantization import methods
 from nbquant.views import still as module
 from nbquant.views import theme
+from nbquant.views.evaluated import EvaluatedPoint, draw_evaluated, evaluated_data
 from nbquant.views.finetuning import draw_finetuning, finetuning_data
 from nbquant.views.heatmap import heatmap_data
 from nbquant.views.heatmap_drawing import draw_equal_sensitivities, draw_heatmap
@@ -232,3 +234,18 @@ def test_a_notebook_shows_it_without_pyplot():
         "assert data['image/png'].startswith(b'\\x89PNG'), data\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_every_method_s_symbol_is_drawn():
+    point = ChosenPoint("kmeans", True, 2.0, 8.0, 0.01)
+    for method in methods.names():
+        pins = [PinnedPoint("A", method, weighted, 3.0, 9.0, 0.02) for weighted in (True, False)]
+        assert still(draw_rate_distortion(rate_distortion_data(CURVES, chosen=point, pins=pins))).axes
+
+
+def test_measured_points_beyond_the_axis_are_drawn():
+    lost = (0.1, 0.2, 0.3, 0.4, 90.0)
+    points = [EvaluatedPoint("ecsq", True, 2.0, 5.0 + i, 0.1, a, 0.1, 0.01, 0.001, 100) for i, a in enumerate(lost)]
+    data = evaluated_data(points, "accuracy")
+    assert (data.value > data.limits[1]).any()
+    assert still(draw_evaluated(data)).axes

@@ -2,7 +2,7 @@
 
 const MORPHS = 360; // ms
 
-/** Bars of a figure, and what they are of; null where there are none. */
+/** Bars of a figure, and the quantity that they show; null without bars. */
 function barsOf(data, layout) {
   const bars = data?.find(({ type }) => type === "bar");
   const plain = (list) => Float64Array.from(ArrayBuffer.isView(list) || Array.isArray(list) ? list : decoded(list ?? []));

@@ -188,7 +188,8 @@ class Network:
         """
         with self._exclusive(report):
             network = quantized.apply(self.model)
-            self._at_a_glance(network, self._original, report)
+            if not self._glance:
+                self._at_a_glance(network, self._original, report)
             batches = first_samples(self.data.test, self._glance)
             found = find_flips(network, self._original, batches, self.loss, progress=report)
             return found, found.samples < self._glance
