@@ -74,6 +74,7 @@ class ExactPass:
     Attributes:
         request: The newest request; None before the first.
         result: What the weights give there; None while it is not there yet.
+        ledger: The ledger of its file; None while it is not there yet.
     """
 
     def __init__(
@@ -89,11 +90,12 @@ class ExactPass:
         self._jobs, self._show, self._price = jobs, show, price
         self.request: FitRequest | None = None
         self.result: Quantized | None = None
+        self.ledger: Ledger | None = None
 
     def follow(self, request: FitRequest | None) -> None:
         """Drop the result, and start on another request; None is none."""
         self.request = request
-        self.result = None
+        self.result = self.ledger = None
         for name in ("breakdown", "ledger", "exact"):
             self._show(name, None)
         if request is None:
@@ -113,6 +115,7 @@ class ExactPass:
             ledger = self._price(quantized)
             with self._jobs.lock:
                 report(0, None)
+                self.ledger = ledger
                 self._show("ledger", ledger)
             return breakdown(quantized, selection, report)
 

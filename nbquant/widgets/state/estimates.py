@@ -9,12 +9,14 @@ class Estimates:
     """Weights with each of their sensitivities, by estimator and number of samples.
 
     Attributes:
-        in_use: Estimator and number of samples of the sensitivities in use; None before the first.
+        weights: The weights, with the sensitivities in use.
+        in_use: Estimator and number of samples of these; None before the first.
         given: Weights with the sensitivities that were given, which stand for the first estimate; None without.
     """
 
-    def __init__(self, given: Weights | None) -> None:
+    def __init__(self, weights: Weights, given: Weights | None) -> None:
         """Start with none at hand."""
+        self.weights = weights
         self.in_use: tuple[str, int] | None = None
         self.given = given
         self._at_hand: dict[tuple[str, int], Weights] = {}
@@ -25,15 +27,15 @@ class Estimates:
 
     def use(self, estimator: str, samples: int, weights: Weights) -> None:
         """Use sensitivities, and keep them at hand in the place of the oldest."""
-        self.in_use = key = estimator, samples
+        self.weights, self.in_use = weights, (key := (estimator, samples))
         self._at_hand.pop(key, None)
         self._at_hand[key] = weights
         others = [k for k, w in self._at_hand.items() if w is not self.given]
         for old in others[:-MOST]:
             del self._at_hand[old]
 
-    def start_again(self, before: Weights, now: Weights) -> None:
-        """Forget all of them, as they were of other weights; given ones go on with the new weights."""
-        self._at_hand = {}
-        if before is self.given:
-            self.given = now
+    def of_other(self, weights: Weights) -> "Estimates":
+        """Start again with other weights, for which given sensitivities go on but no estimates do."""
+        found = Estimates(weights, weights if self.weights is self.given else self.given)
+        found.in_use = self.in_use
+        return found

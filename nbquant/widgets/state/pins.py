@@ -7,8 +7,10 @@ from typing import Any
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.quantization.quantized import Quantized
 from nbquant.widgets.jobs.measure import Measurement
+from nbquant.widgets.jobs.weights import Weights
 from nbquant.widgets.kinds import AMOUNT, COUNT, FLAG, NUMBER, Kind, check, is_finite, is_text
 from nbquant.widgets.settings import Settings
+from nbquant.widgets.state.estimates import Estimates
 
 MOST_RESULTS = 4  # of pins that are kept; others are computed again where they are needed
 KINDS = {
@@ -211,3 +213,28 @@ def _check_names(values: object, of: type, what: str) -> None:
     came = sorted(values) if isinstance(values, dict) else f"a {type(values).__name__}"
     if came != names:
         raise ValueError(f"{what} must have {', '.join(names)}, but came with {came}"[:800])
+
+
+def weights_of(pin: Pin, density: float | None, estimates: Estimates) -> Weights:
+    """Get the weights and sensitivities that a pin can be computed from again.
+
+    Args:
+        pin: The pin.
+        density: Density that the model in use was pruned to; None if it was not.
+        estimates: Its weights, with their sensitivities.
+
+    Raises:
+        ValueError: They are not at hand, or the pin was fine-tuned.
+    """
+    if pin.pruned != density:
+        was = "not pruned" if pin.pruned is None else f"pruned to a density of {pin.pruned:g}"
+        raise ValueError(f"pin {pin.label} is of the model {was}, which this one is not: compare another pin")
+    if pin.finetuned:
+        raise ValueError(
+            f"the fine-tuned values of pin {pin.label} are no longer at hand: go to it, fine-tune and pin again"
+        )
+    mine = pin.inputs.estimator, pin.inputs.samples
+    weights = estimates.weights if estimates.in_use in (None, mine) else estimates.get(*mine)
+    if weights is None:
+        raise ValueError(f"the sensitivities of pin {pin.label} are not at hand: go to it once, and back")
+    return weights

@@ -257,9 +257,7 @@ class Results(Inputs):
             self._jobs.cancel("finetune", "glance")
             self.set_trait("finetuned", None)
         if self.finetuned is None:
-            quantizer = request.point.quantizer
-            known = [m for m in self.measured if m.point.quantizer == quantizer and not m.quantized.finetuned]
-            self.set_trait("measurement", min(known, key=lambda m: m.partial, default=None))
+            self._show_known(request)
         if moved:
             self.set_trait("by_hand", None)
             self._exact.follow(request)  # first, so that the new point is never seen beside the old result
@@ -279,8 +277,27 @@ class Results(Inputs):
             self._price_pins(self._exact.result)
 
     def _show_finetuned(self, found: FineTuned, ledger: Ledger | None) -> None:
-        for name, value in (("finetuned", found), ("ledger", ledger), ("training", found), ("measurement", None)):
+        known = [m for m in self.measured if m.quantized is found.quantized]
+        measurement = min(known, key=lambda m: m.partial, default=None)
+        for name, value in (
+            ("finetuned", found),
+            ("ledger", ledger),
+            ("training", found),
+            ("measurement", measurement),
+        ):
             self.set_trait(name, value)
+
+    def _drop_finetuned(self) -> None:
+        """Show what it was fine-tuned from."""
+        self.set_trait("finetuned", None)
+        self.set_trait("ledger", self._exact.ledger)
+        self._show_known(self._request())
+
+    def _show_known(self, request: FitRequest) -> None:
+        """Show what was measured at a point before, unless it was fine-tuned then."""
+        quantizer = request.point.quantizer
+        known = [m for m in self.measured if m.point.quantizer == quantizer and not m.quantized.finetuned]
+        self.set_trait("measurement", min(known, key=lambda m: m.partial, default=None))
 
     def _show_measurement(self, request: FitRequest, measurement: Measurement) -> None:
         """Show it in the place of what was known of the same weights."""

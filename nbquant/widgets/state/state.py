@@ -19,10 +19,10 @@ from nbquant.widgets.jobs.save import deliver_file, save_file
 from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.jobs.trace import at_index, at_place, nearest_to
 from nbquant.widgets.state import code, session
-from nbquant.widgets.state.updates import Updates
+from nbquant.widgets.state.steps import Steps
 
 
-class ExplorerState(Updates):
+class ExplorerState(Steps):
     """Inputs and results of the explorer; see :class:`Inputs` and :class:`Results` for their names.
 
     Setting an input updates the results: the target at once from ready curves; selection, coding and damping in the
@@ -74,16 +74,6 @@ class ExplorerState(Updates):
         """Go to a point of any curve, as one step."""
         with self._deciding():
             self._accept(self.settings.at(driver, value, method=method, weighted=weighted))
-
-    def undo(self) -> None:
-        """Go back by one step, if there is one."""
-        with self._deciding():
-            self._go(self._history.undo(self.settings))
-
-    def redo(self) -> None:
-        """Do again what was undone last, if nothing was done since."""
-        with self._deciding():
-            self._go(self._history.redo(self.settings))
 
     # Pins and sessions.
 
@@ -196,7 +186,7 @@ class ExplorerState(Updates):
 
     def finetune(self) -> None:
         """Fine-tune what the weights give at the target, in the background; from there, not from the last time."""
-        finetune(self._workbench(), self.epochs, self._show_finetuned)
+        finetune(self._workbench(), self.epochs, self._take_finetuned)
 
     def find_breaks(self) -> None:
         """Find test samples whose answer differs from the original's, in the background."""

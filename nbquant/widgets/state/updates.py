@@ -8,10 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nbquant.coding.ledger import Ledger
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
-from nbquant.pipeline.finetune import FineTuned
 from nbquant.pipeline.prune import Pruned
 from nbquant.quantization.moments import Calibration
 from nbquant.quantization.quantized import Quantized
@@ -35,7 +33,8 @@ from nbquant.widgets.settings import TARGETS, Settings
 from nbquant.widgets.state.estimates import Estimates
 from nbquant.widgets.state.history import History
 from nbquant.widgets.state.inputs import CHECKED, SETTINGS
-from nbquant.widgets.state.pins import Pin
+from nbquant.widgets.state.moment import Model, Moment
+from nbquant.widgets.state.pins import Pin, weights_of
 from nbquant.widgets.state.results import Results
 
 SLOTS = (
@@ -74,7 +73,8 @@ class Updates(Results):
     ) -> None:
         """Start on the first results; arguments and errors as of :class:`ExplorerState`."""
         super().__init__(SLOTS, lambda quantized: ledger_of_file(self._weights, quantized))
-        self._weights = Weights(model, sensitivity, inputs.pop("layers", None))
+        weights = Weights(model, sensitivity, inputs.pop("layers", None))
+        self._estimates = Estimates(weights, None if sensitivity is None else weights)
         self.selection = self._weights.first
         self.settings = self._first_settings(inputs, self.selection.layers)
         self._original = self._weights.origin
@@ -84,7 +84,6 @@ class Updates(Results):
             raise ValueError(f"accuracy_loss requires data to measure on, but {self.lacking}")
         self._history = History()
         self._cancelled = False
-        self._estimates = Estimates(None if sensitivity is None else self._weights)
         self.available_layers = self._weights.layers
         self._put(self.settings, None)
         # Until the curves are there; a control must not cut the ratio that was asked for.
@@ -103,6 +102,11 @@ class Updates(Results):
             self.estimate()
 
     @property
+    def _weights(self) -> Weights:
+        """The weights in use, with their sensitivities."""
+        return self._estimates.weights
+
+    @property
     def lacking(self) -> str:
         """What is missing to estimate, fine-tune and measure, and how to give it; "" if nothing is."""
         if self._network is not None:
@@ -115,10 +119,6 @@ class Updates(Results):
         super()._show_exact(name, value)
         if name == "exact" and value is not None:
             self._measure_at_rest()
-
-    def _show_finetuned(self, found: FineTuned, ledger: Ledger | None) -> None:
-        super()._show_finetuned(found, ledger)
-        self._measure_at_rest()
 
     def _measure_at_rest(self) -> None:
         """Measure the point that has come to rest on some samples, unless it has been measured."""
@@ -154,25 +154,10 @@ class Updates(Results):
                 compare(self._workbench(), pin.label, self._result_of(pin), self.measure_at_rest, show)
 
     def _result_of(self, pin: Pin) -> Callable[[Report], Quantized]:
-        """Get what gives the result of a pin, which may have to be computed again.
-
-        Raises:
-            ValueError: It cannot be: it was fine-tuned, or its weights or sensitivities are gone.
-        """
-        known, settings = self._pins.result(pin), pin.inputs
+        known = self._pins.result(pin)
         if known is not None:
             return lambda report: known
-        if pin.pruned != self.pruned_to:
-            was = "not pruned" if pin.pruned is None else f"pruned to a density of {pin.pruned:g}"
-            raise ValueError(f"pin {pin.label} is of the model {was}, which this one is not: compare another pin")
-        if pin.finetuned:
-            raise ValueError(
-                f"the fine-tuned values of pin {pin.label} are no longer at hand: go to it, fine-tune and pin again"
-            )
-        mine = settings.estimator, settings.samples
-        weights = self._weights if self._estimates.in_use in (None, mine) else self._estimates.get(*mine)
-        if weights is None:
-            raise ValueError(f"the sensitivities of pin {pin.label} are not at hand: go to it once, and back")
+        settings, weights = pin.inputs, weights_of(pin, self.pruned_to, self._estimates)
         quantize = self._curves.quantizing(settings, weights, weights.select(settings.layers), self._curves_of)
         return lambda report: quantize(settings.target, report)
 
@@ -262,20 +247,26 @@ class Updates(Results):
         if settings.is_searched and self._network is None:
             raise ValueError(f"accuracy_loss requires data to measure on, but {self.lacking}")
         if settings != self.settings:
-            self._history.record(self.settings, step)
+            self._history.record(self._moment(), step)
         self._go(settings)
 
-    def _go(self, settings: Settings | None) -> None:
-        """Set all inputs at once, and then what follows from them."""
-        if settings is None:
-            return
-        before, self.settings = self.settings, settings
-        self._put(settings, self.point)
+    def _moment(self) -> Moment:
+        """What a step of undo would come back to."""
+        model = Model(self._estimates, self._network, self.pruned, self.pruned_to)
+        return Moment(self.settings, model, self.finetuned, self.ledger)
+
+    def _show_steps(self) -> None:
         self.set_trait("can_undo", self._history.can_undo)
         self.set_trait("can_redo", self._history.can_redo)
+
+    def _go(self, settings: Settings, again: bool = False) -> None:
+        """Set all inputs at once, and then what follows from them; ``again`` from the weights on."""
+        before, self.settings = self.settings, settings
+        self._put(settings, self.point)
+        self._show_steps()
         self.set_trait("by_hand", None)
         changed = {f.name for f in fields(Settings) if getattr(before, f.name) != getattr(settings, f.name)}
-        again, self._cancelled = self._cancelled, False
+        again, self._cancelled = again or self._cancelled, False
         self.set_trait("cancelled", False)
         if changed & {"estimator", "samples"}:
             again |= self._reweigh()
@@ -303,7 +294,6 @@ class Updates(Results):
     def _weigh(self, estimator: str, samples: int, weights: Weights) -> None:
         """Use other sensitivities."""
         self._estimates.use(estimator, samples, weights)
-        self._weights = weights
         self.set_trait("sensitivity", weights.sensitivity)
 
     def _reweigh(self) -> bool:
@@ -320,24 +310,30 @@ class Updates(Results):
         return swapped
 
     def _start_from(self, pruned: Pruned, density: float) -> None:
-        """Start again from a pruned module; results of the module before are dropped."""
+        """Start again from a pruned module, as a step of its own."""
         weights = Weights(pruned.model, self.sensitivity, self._weights.asked_for(self.selection.layers))
         assert isinstance(weights.origin, nn.Module)
+        network = None if self._network is None else self._network.with_model(weights.origin)
+        self._history.record(self._moment())
+        self._show_steps()
+        self._use(Model(self._estimates.of_other(weights), network, pruned, density))
+        if self.sensitivity is not None and network is None:
+            self._weigh(self.settings.estimator, self.settings.samples, weights)
+        self._reselect()
+        if network is not None:
+            self.estimate()
+
+    def _use(self, model: Model) -> None:
+        """Use a model in the place of another, of which all results are dropped."""
         self._jobs.cancel("finetune", "accuracy", "glance", "sensitivity")
         self._exact.follow(None)
         self._brush.clear()
         for name in ("by_hand", "finetuned", "measurement"):
             self.set_trait(name, None)
-        self._estimates.start_again(self._weights, weights)
-        self._weights = weights
-        if self.sensitivity is not None and self._network is None:
-            self._weigh(self.settings.estimator, self.settings.samples, weights)
-        self.pruned_to = density
-        self.set_trait("pruned", pruned)
-        self._reselect()
-        if self._network is not None:
-            self._network = self._network.with_model(weights.origin)
-            self.estimate()
+        self._estimates, self._network = model.estimates, model.network
+        self.set_trait("sensitivity", self._weights.sensitivity)
+        self.pruned_to = model.density
+        self.set_trait("pruned", model.pruned)
 
     def _reselect(self) -> bool:
         """Select the layers anew; whether they can be."""

@@ -18,6 +18,10 @@ def prune(state, density):
     assert state.error == ""
 
 
+def shown(point):
+    return point.quantizer, point.compression_ratio, point.predicted_loss_increase
+
+
 def test_pruned_module_is_estimated_quantized_measured_and_saved(tmp_path):
     model = two_layers()
     state = ExplorerState(model, batches(), ratio=12.0)
@@ -73,6 +77,44 @@ def test_density_out_of_range_is_an_error_and_changes_nothing():
     assert "density" in state.error
     assert state.point is before
     assert state.pruned is None
+
+
+def test_undo_goes_back_to_the_module_before_and_redo_to_the_pruned_one():
+    state = ExplorerState(two_layers(), batches(), ratio=8.0)
+    assert state.wait(WAIT)
+    sensitivity, point, originally = state.sensitivity, state.point, state.exact.dequantize()
+    prune(state, 0.3)
+    pruned, masked = state.pruned, state.exact.dequantize()
+    state.ratio = 12.0
+    assert state.wait(WAIT)
+    state.undo()
+    state.undo()
+    assert state.wait(WAIT)
+    assert (state.pruned, state.pruned_to, state.sensitivity) == (None, None, sensitivity)
+    assert shown(state.point) == shown(point)
+    assert all(torch.equal(a, originally[name]) for name, a in state.exact.dequantize().items())
+    assert "nq.prune(" not in state.code()
+    state.redo()
+    assert state.wait(WAIT)
+    assert state.pruned is pruned
+    assert all(torch.equal(a, masked[name]) for name, a in state.exact.dequantize().items())
+    state.finetune()
+    assert state.wait(WAIT)
+    assert state.error == ""
+    assert "nq.prune(model, 0.3" in state.code()
+
+
+def test_undo_of_pruning_without_data():
+    model = two_layers()
+    h = {name: torch.rand(p.shape) + 0.01 for name, p in model.named_parameters()}
+    state = ExplorerState(model, sensitivity=h, ratio=6.0)
+    assert state.wait(WAIT)
+    point = state.point
+    prune(state, 0.2)
+    state.undo()
+    assert state.wait(WAIT)
+    assert (state.pruned, state.error) == (None, "")
+    assert shown(state.point) == shown(point)
 
 
 def test_view_prunes():

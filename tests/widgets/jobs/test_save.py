@@ -296,3 +296,51 @@ def test_view_follows(tmp_path):
 )
 def test_sizes_as_people_say_them(size, text):
     assert size_text(size) == text
+
+
+def test_undo_takes_finetuning_back_and_redo_brings_it_again(state):
+    exact, before = state.exact, state.ledger
+    found = finetuned(state)
+    ledger = state.ledger
+    state.measure()
+    assert state.wait(WAIT)
+    measurement = state.measurement
+    state.undo()
+    assert state.finetuned is None
+    assert state.kept is exact
+    assert (state.ledger, state.measurement) == (before, None)
+    state.redo()
+    assert (state.finetuned, state.ledger, state.measurement) == (found, ledger, measurement)
+    assert (state.can_undo, state.can_redo) == (True, False)
+
+
+def test_undo_of_another_target_or_method_brings_finetuned_values_back(state):
+    found = finetuned(state)
+    state.ratio = 9.0
+    assert state.finetuned is None
+    state.undo()
+    assert state.finetuned is found
+    state.per_layer = True
+    assert state.wait(WAIT)
+    state.undo()  # to curves that come later
+    assert state.wait(WAIT)
+    assert state.kept is found.quantized
+    state.choose_point("ecsq", True, "ratio", 8.0)
+    state.per_layer = True
+    state.undo()
+    state.undo()
+    assert state.wait(WAIT)
+    assert state.kept is found.quantized
+    state.redo()
+    assert state.wait(WAIT)
+    assert (state.method, state.finetuned) == ("ecsq", None)
+
+
+def test_finetuned_values_do_not_come_back_to_a_point_that_was_left_meanwhile(state):
+    finetuned(state)
+    state.per_layer = True
+    state.undo()
+    state.ratio = 7.0
+    state.ratio = 6.0
+    assert state.wait(WAIT)
+    assert state.finetuned is None
