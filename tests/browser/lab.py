@@ -160,21 +160,31 @@ class JupyterLab:
 
 
 class App:
-    """``nbquant app`` on a bundled network, in a folder of its own."""
+    """A server of one page, in a folder of its own, which tells its address once it listens."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(
+        self, directory: Path, command: list[str], address: str = r"http://127\.0\.0\.1:\d+/\?token=\w+"
+    ) -> None:
+        """Start it.
+
+        Args:
+            directory: Where all that it writes is.
+            command: What starts it on the port ``{port}``.
+            address: Pattern of its address, token and all.
+        """
         self.folder = directory / "folder"
         self.folder.mkdir()
         self.log = directory / "app.log"
-        program = [sys.executable, "-c", "from nbquant.cli import main; main()"]
-        command = [*program, "app", "--no-browser", f"--port={free_port()}", *options]
+        self.address = address
+        port = str(free_port())
+        command = [word.replace("{port}", port) for word in command]
         self.process = start(command, own_environment(directory), self.folder, self.log)
 
     def wait_for_address(self, timeout: float = 90) -> str:
-        """Address that it tells once it listens, token and all."""
+        """Address that it tells once it listens."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self.process.poll() is None:
-            found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\w+\n", self.log.read_text(errors="replace"))
+            found = re.search(rf"{self.address}(?=\s)", self.log.read_text(errors="replace"))
             if found:
                 return found[0].strip()
             time.sleep(0.1)
@@ -183,6 +193,9 @@ class App:
     def stop(self) -> None:
         """End the server and its kernels."""
         stop(self.process)
+
+
+NBQUANT_APP = [sys.executable, "-c", "from nbquant.cli import main; main()", "app", "--no-browser", "--port={port}"]
 
 
 @dataclass

@@ -17,12 +17,11 @@ def assert_seen(page: Page, viewport: tuple[int, int]) -> None:
     """Fail unless all parts lie in the window, once the explorer is scrolled to, and the slider has its length."""
     page.set_viewport_size({"width": viewport[0], "height": viewport[1]})
     page.wait_for_timeout(600)
-    page.evaluate("() => document.querySelector('.nbquant-panel').scrollIntoView({ block: 'end' })")
+    # Locators see into a shadow root, as marimo puts widgets in.
+    page.locator(".nbquant-panel").first.evaluate("panel => panel.scrollIntoView({ block: 'end' })")
     page.wait_for_timeout(100)
-    boxes = page.evaluate(
-        "parts => parts.map(s => [s, document.querySelector(s).getBoundingClientRect().toJSON()])", list(PARTS)
-    )
-    for selector, box in boxes:
+    for selector in PARTS:
+        box = page.locator(selector).first.evaluate("part => part.getBoundingClientRect().toJSON()")
         assert box["width"] > 60, selector
         assert box["left"] >= 0, selector
         assert box["right"] <= viewport[0], selector
@@ -40,8 +39,8 @@ def assert_nothing_cut(page: Page) -> None:
     """Fail if a text is wider than its place, on any tab; afterwards the first tab is shown."""
     for name in tabs(page):
         page.locator(f"[data-tab={name}]").click()
-        cut = page.evaluate(
-            """() => [...document.querySelectorAll('.nbquant-panel *')]
+        cut = page.locator(".nbquant-panel *").evaluate_all(
+            """all => all
                 .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1 && !e.closest('.nbquant-figure')
                     && getComputedStyle(e).clipPath === 'none' && !e.matches('.nbquant-still, input'))
                 .map(e => [e.className, e.textContent.slice(0, 30), e.scrollWidth, e.clientWidth])"""
@@ -62,8 +61,7 @@ def assert_accessible(page: Page, names: Sequence[str]) -> None:
 
 def tabs(page: Page) -> list[str]:
     """Names of the tabs that can be chosen now."""
-    names: list[str] = page.evaluate(
-        "() => [...document.querySelectorAll('[role=tab]')].filter(t => t.dataset.tab && t.offsetWidth)"
-        ".map(t => t.dataset.tab)"
+    names: list[str] = page.locator("[role=tab]").evaluate_all(
+        "all => all.filter(t => t.dataset.tab && t.offsetWidth).map(t => t.dataset.tab)"
     )
     return names

@@ -14,6 +14,12 @@ from .layout import VIEWPORTS, assert_accessible, assert_nothing_cut, assert_see
 pytestmark = pytest.mark.browser
 
 LENET = "nq.explore(*nq.zoo.load('lenet5-fashion'))"
+BESIDE = """
+import ipywidgets
+slider = ipywidgets.FloatSlider(min=5, max=20, step=0.5, value=15)
+ipywidgets.jslink((slider, "value"), (_, "ratio"))
+slider
+"""
 SLICE = """
 import nbquant as nq
 from nbquant.models.dataset import Dataset
@@ -101,7 +107,7 @@ def shared(lab, browser):
 
     All tests of it, and those of ``explorer``, come first, as ``notebook`` closes all pages.
     """
-    write_scratch(lab.root / "shared.ipynb", ["import nbquant as nq", LENET])
+    write_scratch(lab.root / "shared.ipynb", ["import nbquant as nq", LENET, BESIDE])
     page = open_notebook(browser, lab, "shared.ipynb")
     page.run_all()
     settle(page)
@@ -121,6 +127,24 @@ def test_any_quantity_drives_by_its_number_field(shared):
         settle(page)
         assert 0.8 * float(value) <= float(fact(page, label)) <= float(value)
         assert page.page.locator(f"[data-driver={driver}][data-drives]").count() == 1
+
+
+def test_slider_of_the_users_own_moves_the_target_and_follows_it(shared):
+    """Linked in the browser: see BESIDE."""
+    page = shared
+    choose_driver(page, "ratio")
+    field = page.find("[data-driver=ratio] input[type=number]")
+    field.focus()
+    page.page.keyboard.press("Control+a")
+    page.page.keyboard.type("11")
+    page.page.keyboard.press("Enter")
+    settle(page)
+    readout = page.find(".widget-readout")
+    assert float(readout.inner_text()) == 11
+    page.press(page.find(".noUi-handle"), "ArrowRight", 3)
+    settle(page)
+    assert float(readout.inner_text()) == float(field.input_value()) > 11
+    assert abs(ratio(page) / float(field.input_value()) - 1) < 0.1
 
 
 def test_centre_is_moved_by_keys_and_released(shared):

@@ -5,7 +5,7 @@ import urllib.request
 
 import pytest
 
-from .lab import App, Complaints
+from .lab import NBQUANT_APP, App, Complaints
 from .layout import VIEWPORTS, assert_accessible, assert_nothing_cut, assert_seen
 
 pytestmark = pytest.mark.browser
@@ -17,7 +17,7 @@ DRAWN = "[data-figure=histogram][data-revision]"
 @pytest.fixture(scope="module")
 def app(tmp_path_factory, browser):
     """The app (asks for ``browser`` so that nothing starts where that is missing)."""
-    app = App(tmp_path_factory.mktemp("app"))
+    app = App(tmp_path_factory.mktemp("app"), NBQUANT_APP)
     try:
         app.wait_for_address()
         yield app

@@ -208,7 +208,8 @@ function dataTable({ model, el }) {
     const all = keys();
     const rows = model.get("rows");
     const drawn = sorted().slice(0, MOST_ROWS);
-    const had = body.contains(document.activeElement) ? document.activeElement : null;
+    const focused = body.getRootNode().activeElement; // in marimo a widget has a root of its own
+    const had = body.contains(focused) ? focused : null;
     const place = had ? [...body.children].indexOf(had.closest("tr")) : -1;
     const kept = new Set(drawn.map((i) => all[i]));
     for (const [key, { row }] of lines) {
@@ -236,7 +237,7 @@ function dataTable({ model, el }) {
       activate(lines.has(model.get("focused")) ? model.get("focused") : (body.children[at]?.dataset.key ?? ""));
     }
     // A row that moves, or goes, takes the keyboard's focus along.
-    if (had && document.activeElement !== had) {
+    if (had && body.getRootNode().activeElement !== had) {
       (had.isConnected ? had : lines.get(active)?.row)?.focus({ preventScroll: true });
     }
   }
@@ -392,7 +393,7 @@ function dataTable({ model, el }) {
       () => {
         const key = model.get("focused");
         later("marks");
-        if (lines.has(key) && !root.contains(document.activeElement)) activate(key);
+        if (lines.has(key) && !root.contains(root.getRootNode().activeElement)) activate(key);
         reveal(key);
       },
     ],

@@ -51,7 +51,7 @@ const KINDS = {
     const control = element("input", { type: "text", placeholder: spec.placeholder, spellcheck: false });
     return {
       control,
-      show: (value) => document.activeElement !== control && put(control, "value", String(value)),
+      show: (value) => control.getRootNode().activeElement !== control && put(control, "value", String(value)),
       listen: () => control.addEventListener("change", () => change(control.value)),
     };
   },

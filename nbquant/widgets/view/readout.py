@@ -156,7 +156,7 @@ def _measured_difference(found: PinComparison | None) -> list[dict[str, str]]:
         note = f"{now.loss:.4f} against {before.loss:.4f}, {now.samples:,} samples{first}"
         return [{"label": "measured loss", "value": _signed(f"{now.loss - before.loss:+.3g}"), "note": note}]
     change, error = 100 * beside.accuracy_change, 100 * beside.accuracy_error
-    note = f"the same {now.labels:,} samples{first}, {beside.agreement:.1%} predicted alike"
+    note = f"the same {now.labels:,} samples{first}, {100 * beside.agreement:.1f} % predicted alike"
     return [{"label": "accuracy", "value": f"{_signed(f'{change:+.2f}')} ± {error:.2f} points", "note": note}]
 
 
@@ -188,7 +188,7 @@ def _divergence(state: ExplorerState) -> list[dict[str, str]]:
     beside = None if state.measurement is None else state.measurement.evaluation.comparison
     if beside is None:
         return []
-    note = f"99 % below {beside.kl_99:.3g}, {beside.agreement:.1%} predicted alike"
+    note = f"99 % below {beside.kl_99:.3g}, {100 * beside.agreement:.1f} % predicted alike"
     return [{"label": "KL divergence from original", "value": f"{beside.kl_mean:.3g} nat", "note": note}]
 
 
