@@ -21,6 +21,10 @@ class Curve(Protocol):
         """Yield the points known so far, coarse to fine, until those around the target are close."""
         ...
 
+    def left(self, points: Sequence[OperatingPoint], target: Target) -> int:
+        """Estimate how many more runs on the weights :meth:`toward` will make, after it has yielded some points."""
+        ...
+
     def fit(self, target: Target) -> Quantized:
         """Quantize the weights themselves to the target.
 

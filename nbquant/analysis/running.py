@@ -24,7 +24,8 @@ TRIES = 4  # runs between two points
 SPARE = 4e-3  # aim this much above the target, relative to it
 NEAR = 0.02  # relative tolerance of a target
 STUCK = 0.02  # logarithm of a ratio: if a run changes less, the target is out of reach
-SLOPE = 2.4  # λ grows roughly like this power of the ratio
+SLOPE, SLOPES = 2.4, (0.5, 30.0)  # λ grows roughly like this power of the ratio; range of what is observed
+MARGIN = 1.12  # factor by which a run aims beyond an end of the span
 FURTHER = 64.0  # largest factor on λ between two runs
 LOSS = 2  # column of cluster_losses
 
@@ -54,9 +55,7 @@ class RunningCurve:
         Raises:
             nbquant.progress.Cancelled: By ``progress``.
         """
-        ratio = target.value
-        if target.name == "rate":
-            ratio = self.selection.source_bits / len(self.selection) / target.value
+        ratio = self._ratio(target)
         points = sorted(self.points, key=lambda p: -p.parameter)
         if self.family.method.corners is not None:
             yield from self._at_corners(points, ratio)
@@ -68,6 +67,32 @@ class RunningCurve:
             points.append(point_of(self._run(lmbda, self.progress), self.selection))
             points.sort(key=lambda p: -p.parameter)
             yield list(points)
+
+    def left(self, points: Sequence[OperatingPoint], target: Target) -> int:
+        """Estimate how many more runs :meth:`toward` will make.
+
+        Args:
+            points: Those that it has yielded so far.
+            target: Its target.
+        """
+        spare = MOST_POINTS - len(points)
+        if self.family.method.corners is not None:
+            return min(len(self._corners()) - len(points), spare)
+        low, high = (self._ratio(target) * share for share in SPAN)
+        ratios = sorted(p.compression_ratio for p in points)
+        if not ratios:
+            return 2 + round(math.log(high / low, SPACING))
+        ends = (ratios[0] > low) + (ratios[-1] < high)
+        known = [low, *(r for r in ratios if low < r < high), high]
+        gaps = [math.log(b / a, SPACING) for a, b in pairwise(known)]
+        halved = sum(2 ** math.ceil(math.log2(gap)) - 1 for gap in gaps if gap > 1)
+        return min(ends + halved, spare)
+
+    def _ratio(self, target: Target) -> float:
+        """The compression ratio at a target."""
+        return (
+            self.selection.source_bits / len(self.selection) / target.value if target.name == "rate" else target.value
+        )
 
     def fit(self, target: Target) -> Quantized:
         """Quantize to a target, from the points around it if they suffice, else by searching.
@@ -175,26 +200,36 @@ def point_of(quantized: Quantized, selection: Selection) -> OperatingPoint:
 
 def _next(points: Sequence[OperatingPoint], ratio: float, selection: Selection) -> float | None:
     """The next λ to run: towards the ratio, then to both ends of the span around it, then into the widest gap."""
+    bits = selection.source_bits / len(selection)
     if not points:
-        return first_lmbda(selection, selection.source_bits / len(selection) / ratio)
+        return first_lmbda(selection, bits / ratio)
     ratios = [p.compression_ratio for p in points]
-    for wanted in (ratio, ratio * SPAN[1], ratio * SPAN[0]):
-        for end, outside in ((0, max(ratios) < wanted), (-1, min(ratios) > wanted)):
-            if outside:
-                factor = (1.05 * wanted / ratios[end]) ** SLOPE
-                if end:
-                    bits = selection.source_bits / len(selection)
-                    # 6 dB per bit at high rates.
-                    factor = min(
-                        (wanted / ratios[end] / 1.05) ** SLOPE, 4.0 ** -(1.05 * bits / wanted - bits / ratios[end])
-                    )
-                stuck = len(points) > 1 and abs(math.log(ratios[end] / ratios[1 if end == 0 else -2])) < STUCK
-                if not stuck:
-                    return points[end].parameter * float(np.clip(factor, 1 / FURTHER, FURTHER))
-    gaps = [
-        (math.log(a / b), i) for i, (a, b) in enumerate(pairwise(ratios)) if a > ratio * SPAN[0] and b < ratio * SPAN[1]
-    ]
+    low, high = ratio * SPAN[0], ratio * SPAN[1]
+    for wanted in (ratio, high, low):
+        if max(ratios) < wanted and (found := _beyond(points, wanted * MARGIN, bits)):
+            return found
+        if min(ratios) > wanted and (found := _beyond(points[::-1], wanted / MARGIN, bits)):
+            return found
+    gaps = [(math.log(min(a, high) / max(b, low)), i) for i, (a, b) in enumerate(pairwise(ratios))]
     if not gaps or max(gaps)[0] < math.log(SPACING):
         return None
     i = max(gaps)[1]
-    return math.sqrt(points[i].parameter * points[i + 1].parameter)
+    # The middle of that part of the gap which lies in the span.
+    middle = (math.log(min(ratios[i], high)) + math.log(max(ratios[i + 1], low))) / 2
+    share = (middle - math.log(ratios[i + 1])) / math.log(ratios[i] / ratios[i + 1])
+    above, below = (math.log(p.parameter) for p in points[i : i + 2])
+    return math.exp(below + float(np.clip(share, 0.15, 0.85)) * (above - below))
+
+
+def _beyond(points: Sequence[OperatingPoint], wanted: float, bits: float) -> float | None:
+    """A λ at which the ratio is about the wanted one, beyond the first point; None if the ratio no longer moves."""
+    outer = points[0]
+    slope = max(SLOPE, 2 * math.log(2) * bits / outer.compression_ratio)  # 6 dB per bit at high rates
+    if len(points) > 1:
+        inner = points[1]
+        change = math.log(outer.compression_ratio / inner.compression_ratio)
+        if abs(change) < STUCK:
+            return None
+        slope = float(np.clip(math.log(outer.parameter / inner.parameter) / change, *SLOPES))
+    factor = (wanted / outer.compression_ratio) ** slope
+    return outer.parameter * float(np.clip(factor, 1 / FURTHER, FURTHER))

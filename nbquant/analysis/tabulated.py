@@ -42,6 +42,10 @@ class TabulatedCurve:
         """Yield all points at once, coarse to fine."""
         yield curve(self.family, self.statistics)
 
+    def left(self, points: Sequence[OperatingPoint], target: Target) -> int:
+        """No runs on the weights."""
+        return 0
+
     def fit(self, target: Target) -> Quantized:
         """Solve on the curve, then quantize the weights themselves, slightly stricter where bins rounded.
 

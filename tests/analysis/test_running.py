@@ -62,6 +62,15 @@ def test_points_lie_around_what_is_asked_for(ratio):
     assert len(points) <= running.MOST_POINTS
 
 
+@pytest.mark.parametrize(("keep", "ratio"), [(1.0, 4.0), (1.0, 12.0), (1.0, 60.0), (0.3, 6.0), (0.3, 60.0)])
+def test_number_of_runs_that_are_left_is_known_within_a_factor_of_two(keep, ratio):
+    curve, target = RunningCurve(family("trellis"), selection_of(keep)), Target("ratio", ratio)
+    told = [curve.left([], target), *(curve.left(points, target) for points in curve.toward(target))]
+    actual = range(len(told) - 1, -1, -1)
+    assert actual[0] <= 6
+    assert all(abs(said - left) <= max(1, left / 2) for said, left in zip(told, actual, strict=True))
+
+
 def test_what_ran_does_not_run_again():
     selection = selection_of()
     points = points_of(selection)

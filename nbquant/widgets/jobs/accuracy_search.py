@@ -55,8 +55,8 @@ def search(
             time.sleep(SETTLED / 10)
         tried: list[tuple[float, Quantized]] = []
 
-        def told(done: int, total: int | None = None) -> None:
-            report(len(tried), max(TRIES, len(tried) + 1))
+        def told(done: float, total: float | None = None) -> None:
+            report(len(tried), float(max(TRIES, len(tried) + 1)))
 
         def fit_to(target: Target) -> Quantized:
             bench.jobs.rename(SLOT, f"Testing whether {target.value:.3g}× loses at most {at_most:g} points")

@@ -1,6 +1,6 @@
 """Compute all curves of a selection in the background, the chosen one first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,17 +132,28 @@ class CurvePass:
         basis = self._calibrated(wanted, basis, report)
         here = wanted.family(*wanted.key)
         selection = basis.selection.damped(basis.statistics.offset)
-        running = curve_of(here, selection, points=known.get(here, []), progress=lambda _done, _total: report(0, None))
+        made: list[OperatingPoint] = known.get(here, [])
+        ran = left = 0
+
+        def within(done: float, total: float | None) -> None:
+            report(ran + (done / total if total else 0.0), float(ran + max(left, 1)))
+
+        running = curve_of(here, selection, points=made, progress=within)
         title, parameter = wanted.record.title, wanted.record.parameter
-        self._jobs.rename(SLOT, f"Running {title}")
+
+        def name(newest: Sequence[OperatingPoint]) -> None:
+            nonlocal left
+            left = running.left(made, wanted.target)
+            gave = "".join(f"; {parameter.symbol} = {p.parameter:.3g} gave {p.compression_ratio:.3g}×" for p in newest)
+            self._jobs.rename(SLOT, f"Running {title}, run {ran + 1} of about {ran + max(left, 1)}{gave}")
+
+        name([])
         for points in running.toward(wanted.target):
-            before = set(map(id, known.get(here, [])))
-            known[here] = points
-            for p in (p for p in points if id(p) not in before):
-                gave = f"{parameter.symbol} = {p.parameter:.3g} gave {p.compression_ratio:.3g}×"
-                self._jobs.rename(SLOT, f"Running {title}, run {len(points) + 1}; {gave}")
+            before, ran = set(map(id, made)), ran + 1
+            made = known[here] = points
+            name([p for p in points if id(p) not in before])
             with self._jobs.lock:
-                report(len(points), None)
+                within(0, None)
                 if wanted.key == self._wanted().key and any(wanted.target.met(p) for p in points):
                     self._show(basis, {**found, wanted.key: points})
         return basis, {**found, wanted.key: known.get(here, [])}

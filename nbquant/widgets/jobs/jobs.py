@@ -75,7 +75,7 @@ class Jobs:
                     self.tell(slot, message_of(error))
             self._settle(slot, job)
 
-        def reported(done: int, total: int | None) -> None:
+        def reported(done: float, total: float | None) -> None:
             nonlocal shown
             now, words = time.monotonic(), pace.told(done, total)
             if now - begun < quiet or (now - shown < APART and slot in self._under_way):
@@ -83,7 +83,7 @@ class Jobs:
             with self.lock:
                 if self._newest.get(slot) is job:
                     shown = now
-                    self._under_way[slot] = self._activities[slot], done / total if total else -1.0, words
+                    self._under_way[slot] = self._activities[slot], min(done / total, 1.0) if total else -1.0, words
                     self._show_activity()
 
         with self.lock:

@@ -9,8 +9,11 @@ from typing import Any
 
 from nbquant.progress import Cancelled
 
-Report = Callable[[int, int | None], None]
-"""Told (done, total) by the work; raises :class:`nbquant.progress.Cancelled` once the result is no longer wanted."""
+Report = Callable[[float, float | None], None]
+"""Told (done, total) by the work, where a float total is an estimate.
+
+Raises :class:`nbquant.progress.Cancelled` once the result is no longer wanted.
+"""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Slot:
             self._do(job, stop)
 
     def _do(self, job: Job, stop: threading.Event) -> None:
-        def report(done: int, total: int | None) -> None:
+        def report(done: float, total: float | None) -> None:
             if stop.is_set():
                 raise Cancelled
             job.reported(done, total)

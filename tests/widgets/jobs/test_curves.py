@@ -24,3 +24,20 @@ def test_the_user_is_told_of_kernels_that_are_compiled(monkeypatch):
     assert state.wait(WAIT)
     assert not state.error
     assert state.point is not None
+
+
+def test_runs_of_a_trellis_are_told_with_their_share_of_all():
+    state = ExplorerState(network(), ratio=8.0)
+    assert state.wait(WAIT)
+    told, shares = [], []
+    state.observe(lambda change: told.append(change["new"]), "activity")
+    state.observe(lambda change: shares.append(change["new"]), "progress")
+    state.method = "trellis"
+    assert state.wait(WAIT)
+    assert state.error == ""
+    runs = [text for text in told if text.startswith("Running trellis, run ")]
+    assert runs and all(" of about " in text for text in runs)
+    assert "gave" in runs[-1]
+    shares = [share for share in shares if 0 < share < 1]
+    assert len(shares) > 2
+    assert max(shares) > 0.5

@@ -37,6 +37,17 @@ def test_another_count_starts_anew():
     assert pace.told(1, 20) == "1 of 20"
 
 
+def test_an_estimated_total_may_change():
+    clock = Clock()
+    pace = Pace(clock)
+    assert pace.told(0.0, 4.0) == "0 %"
+    clock.now = 4.0
+    assert pace.told(1.0, 5.0) == "20 %, 16 s left"
+    clock.now = 8.0
+    assert pace.told(2.0, 4.0) == "50 %, 8 s left"
+    assert pace.told(4.0, 4.0) == "100 %"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "under 1 s"), (9.4, "9 s"), (99, "99 s"), (120, "2 min"), (9000, "2.5 h")]
 )
