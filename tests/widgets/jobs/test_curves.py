@@ -36,7 +36,8 @@ def test_runs_of_a_trellis_are_told_with_their_share_of_all():
     assert state.wait(WAIT)
     assert state.error == ""
     runs = [text for text in told if text.startswith("Running trellis, run ")]
-    assert runs and all(" of about " in text for text in runs)
+    assert runs
+    assert all(" of about " in text for text in runs)
     assert "gave" in runs[-1]
     shares = [share for share in shares if 0 < share < 1]
     assert len(shares) > 2
