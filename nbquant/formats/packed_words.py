@@ -19,9 +19,7 @@ def unpack_stream(words: Int32[np.ndarray, "rows words"], bits: int) -> UInt8[np
     if bits == 8:
         return data
     if 8 % bits == 0:
-        codes = np.empty((len(data), data.shape[1] * 8 // bits), np.uint8)
-        kernels.scatter_bits(data, 0, 0, bits, 1, codes)
-        return codes
+        return unpack_bytes(data, bits)
     if bits == 3 and data.shape[1] % 3 == 0:
         three = data.reshape(len(data), -1, 3).astype(np.uint32)
         eight = three[:, :, 0] | three[:, :, 1] << 8 | three[:, :, 2] << 16
@@ -29,6 +27,15 @@ def unpack_stream(words: Int32[np.ndarray, "rows words"], bits: int) -> UInt8[np
     single = np.unpackbits(data, axis=1, bitorder="little")
     single = single[:, : single.shape[1] // bits * bits].reshape(len(data), -1, bits)
     return np.packbits(single, axis=2, bitorder="little")[:, :, 0]
+
+
+def unpack_bytes(data: UInt8[np.ndarray, "rows bytes"], bits: int) -> UInt8[np.ndarray, "rows integers"]:
+    """Unpack rows of unsigned integers of 1, 2, 4 or 8 bits, the first in the lowest bits of a byte."""
+    if bits == 8:
+        return data
+    codes = np.empty((len(data), data.shape[1] * 8 // bits), np.uint8)
+    kernels.scatter_bits(np.ascontiguousarray(data), 0, 0, bits, 1, codes)
+    return codes
 
 
 def unpack_nibbles(data: UInt8[np.ndarray, "rows bytes"], high_first: bool = False) -> UInt8[np.ndarray, "rows codes"]:
