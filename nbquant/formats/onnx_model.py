@@ -30,8 +30,9 @@ TYPES = {
 TEXT = 8  # type of a tensor of texts, which is not read
 
 # Numbers of the fields.
-_GRAPH, _OPSETS = 7, 8
-_NODE, _INITIALIZER = 1, 5
+GRAPH, OPSETS = 7, 8
+INITIALIZER, INPUT_OF_GRAPH = 5, 11
+_NODE = 1
 _INPUT, _OUTPUT, _OPERATOR, _ATTRIBUTE, _DOMAIN = 1, 2, 4, 5, 7
 _DIMS, _TYPE, _NAME, _RAW, _EXTERNAL, _WHERE = 1, 2, 8, 9, 13, 14
 _LISTS = {4: (1,), 5: (2, 3, 4, 5, 6, 9, 10, *range(16, 27)), 7: (7,), 10: (11,), 11: (12, 13)}
@@ -102,11 +103,15 @@ class OnnxModel:
         path: The file.
         tensors: Its constants by name, in the order of the file.
         nodes: Its nodes with the operators asked for.
+        initializers: Names of the constants that are initializers of the graph, not nodes.
+        message: The whole model.
     """
 
     path: Path
     tensors: Mapping[str, OnnxTensor]
     nodes: tuple[OnnxNode, ...]
+    initializers: Collection[str]
+    message: Message
 
     def damaged(self, name: str, how: str) -> ValueError:
         """Make the error of a tensor that does not fit."""
@@ -166,21 +171,24 @@ class _Found:
     path: Path
     tensors: dict[str, OnnxTensor] = field(default_factory=dict)
     nodes: list[OnnxNode] = field(default_factory=list)
+    initializers: list[str] = field(default_factory=list)
     files: dict[Path, mmap.mmap | bytes] = field(default_factory=dict)
 
 
 def _read(path: Path, message: Message, operators: Collection[str]) -> OnnxModel:
-    graphs = [message.part(f) for f in message.fields() if f.number == _GRAPH]
+    graphs = [message.part(f) for f in message.fields() if f.number == GRAPH]
     if len(graphs) != 1:
         raise DamagedMessageError(f"it has {len(graphs)} graphs, not one")
     found = _Found(path)
     for entry in graphs[0].fields():
-        if entry.number == _INITIALIZER:
-            _add(found, _tensor(found, graphs[0].part(entry), None))
+        if entry.number == INITIALIZER:
+            constant = _tensor(found, graphs[0].part(entry), None)
+            _add(found, constant)
+            found.initializers += [] if constant is None else [constant.name]
         elif entry.number == _NODE:
             _node(found, graphs[0].part(entry), operators)
     _require_apart(found.tensors.values())
-    return OnnxModel(path, found.tensors, tuple(found.nodes))
+    return OnnxModel(path, found.tensors, tuple(found.nodes), tuple(found.initializers), message)
 
 
 def _add(found: _Found, tensor: OnnxTensor | None) -> None:

@@ -166,7 +166,7 @@ def main() -> None:
         for kind in (QuantType.QInt8, QuantType.QUInt8):
             models[f"runtime {kind}{' per channel' * channel}"] = quantized_by_runtime(channel, kind)
     models |= {f"MatMulNBits {b}{' symmetric' * s}": n_bits(b, s) for b in (4, 8) for s in (False, True)}
-    found = {}
+    found = {"network/model": np.frombuffer(network().SerializeToString(), np.uint8)}
     for name, made in models.items():
         found[f"{name}/model"] = np.frombuffer(made.SerializeToString(), np.uint8)
         for output, value in decoded(made).items():
