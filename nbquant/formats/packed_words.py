@@ -6,6 +6,7 @@ from jaxtyping import Int32, UInt8
 from nbquant.kernels.cpu import block_codes as kernels
 
 WORD = 32
+_PIECE = 1 << 20  # integers packed at a time
 
 
 def unpack_stream(words: Int32[np.ndarray, "rows words"], bits: int) -> UInt8[np.ndarray, "rows integers"]:
@@ -65,3 +66,16 @@ def unpack_words(words: Int32[np.ndarray, "rows words"], bits: int) -> UInt8[np.
     each = WORD // bits
     by_word = unpack_stream(np.ascontiguousarray(words).reshape(-1, 1), bits)[:, :each]
     return by_word.reshape(len(words), -1)
+
+
+def pack_stream(integers: UInt8[np.ndarray, "rows integers"], bits: int) -> Int32[np.ndarray, "rows words"]:
+    """Pack rows of unsigned integers one after another, the first in the lowest bits; the inverse of unpack_stream."""
+    count = integers.shape[1]
+    words = np.zeros((len(integers), -(-count * bits // WORD) * WORD // 8), np.uint8)
+    step = max(1, _PIECE // max(count, 1))
+    for first in range(0, len(integers), step):
+        rows = np.ascontiguousarray(integers[first : first + step])
+        single = np.unpackbits(rows[:, :, None], axis=2, count=bits, bitorder="little").reshape(len(rows), -1)
+        data = np.packbits(single, axis=1, bitorder="little")
+        words[first : first + step, : data.shape[1]] = data
+    return words.view("<i4")

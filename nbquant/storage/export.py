@@ -11,7 +11,9 @@ from nbquant.formats.gguf_writer import Value
 from nbquant.progress import Progress
 from nbquant.quantization.quantized import Quantized
 from nbquant.required import QUANTIZED, require, require_path
+from nbquant.storage.export_compressed_tensors import export_compressed_tensors
 from nbquant.storage.export_gguf import export_gguf
+from nbquant.storage.export_gptq import export_gptq
 from nbquant.storage.export_onnx import export_network, export_onnx
 from nbquant.storage.source import UnquantizedTensors, unquantized_of
 
@@ -39,8 +41,10 @@ class ExportFormat:
 EXPORTS = (
     ExportFormat("gguf", ".gguf", export_gguf),
     ExportFormat("onnx", ".onnx", export_onnx),
+    ExportFormat("compressed-tensors", ".safetensors", export_compressed_tensors),
+    ExportFormat("gptq", ".safetensors", export_gptq),
 )
-"""All formats; the first with the ending of a file is the one meant where none is named."""
+"""All formats; one that is alone with its ending need not be named."""
 
 
 def export(
@@ -66,13 +70,18 @@ def export(
     Gather. Without ``network``, each tensor is an output of a graph without inputs, under its name. With it, the
     network's own weights are replaced, so that ONNX Runtime computes the quantized network.
 
+    "compressed-tensors" and "gptq" are safetensors files with a configuration, which is written into the config.json
+    beside them. The first holds matrices in int2 to int8, with or without zero points, packed, and in FP8 E4M3 by
+    channel or tensor; the second integers of one format. Scales are kept in float32, of GPTQ in float16 where that is
+    exact; a program that rounds them to another type changes the weights.
+
     Args:
         quantized: The quantized selection, such as ``nq.fit(selection, "q4_k")``.
-        path: The file, ending in .gguf or .onnx, in a folder that exists; an existing one is replaced once the new one
-            is complete.
+        path: The file, ending in .gguf, .onnx or .safetensors, in a folder that exists; an existing one is replaced
+            once the new one is complete.
         model: The module or checkpoint path selected from, for the tensors that are not quantized; None if the
             selection is complete, or with ``network``.
-        format: Name of the format; None: by the ending of the path.
+        format: "gguf", "onnx", "compressed-tensors" or "gptq"; None: by the ending of the path, if one format has it.
         metadata: Metadata of the file by key, such as {"general.architecture": "llama", "llama.block_count": 30}:
             texts, numbers, truth values, or lists of these.
         network: For "onnx": the path of the model as torch.onnx.export wrote it, with weights under their own names.
@@ -105,11 +114,15 @@ def export(
 
 
 def _format_of(name: str | None, path: Path) -> ExportFormat:
-    names = ", ".join(each.name for each in EXPORTS)
-    for each in EXPORTS:
-        if name == each.name or (name is None and path.suffix == each.ending):
-            return each
+    found = [each for each in EXPORTS if name == each.name or (name is None and path.suffix == each.ending)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(
+            f"files that end in {path.suffix} hold several formats: pass format= as one of "
+            f"{', '.join(each.name for each in found)}."
+        )
     if name is None:
         endings = ", ".join(dict.fromkeys(each.ending for each in EXPORTS))
         raise ValueError(f"the name of the file must end in one of {endings}, but {path.name!r} came: change it.")
-    raise ValueError(f"a format of {names} is required, but {name!r} came.")
+    raise ValueError(f"a format of {', '.join(each.name for each in EXPORTS)} is required, but {name!r} came.")
