@@ -155,7 +155,7 @@ def write_checkpoint(
 
     def pieces(name: str) -> Iterator[Tensor]:
         if name in stored:
-            yield torch.from_numpy(np.require(stored[name].values, requirements="CW").reshape(-1).view(np.uint8))
+            yield torch.from_numpy(np.require(stored[name].values, requirements=("C", "W")).reshape(-1).view(np.uint8))
         else:
             for piece in unquantized.pieces(plain[name]):
                 yield torch.from_numpy(np.frombuffer(bytearray(piece), np.uint8))
