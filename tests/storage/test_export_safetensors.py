@@ -53,6 +53,15 @@ def bits(part):
     return part.contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
+def with_short_scales(quantized):
+    """The quantization with scales that float16 holds."""
+    tensor = quantized.tensors["fc.weight"]
+    scale, *others = tensor.scaling.parts
+    short = replace(scale, values=scale.values.astype(np.float16).astype(np.float32))
+    scaling = replace(tensor.scaling, parts=(short, *others))
+    return replace(quantized, tensors={"fc.weight": replace(tensor, scaling=scaling)})
+
+
 def same(path, quantized):
     """Our reader decodes the weights bit for bit, in any pieces."""
     by_name = {name: p for p in open_packed(path).tensors.values() for name in (p.name, *p.others)}
@@ -88,14 +97,9 @@ def test_gptq_is_read_back_bit_for_bit(which, net, tmp_path):
 def test_scales_of_gptq_are_float16_where_that_is_exact(net, tmp_path):
     path = tmp_path / "m.safetensors"
     quantized = exported(net, "int4/32", path, "gptq")
-    tensor = quantized.tensors["fc.weight"]
-    short = replace(
-        tensor.scaling.parts[0], values=tensor.scaling.parts[0].values.astype(np.float16).astype(np.float32)
-    )
-    tensor = replace(tensor, scaling=replace(tensor.scaling, parts=(short,)))
     with safe_open(path, "np") as file:
         assert file.get_slice("fc.scales").get_dtype() == "F32"
-    quantized = replace(quantized, tensors={"fc.weight": tensor})
+    quantized = with_short_scales(quantized)
     nq.export(quantized, path, net, format="gptq", progress=False)
     same(path, quantized)
     with safe_open(path, "np") as file:
