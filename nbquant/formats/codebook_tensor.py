@@ -7,7 +7,9 @@ from math import prod
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
+from nbquant.formats.constant import KINDS, Constant
 from nbquant.formats.packed_tensor import PackedTensor
+from nbquant.formats.packed_words import unpack_range
 from nbquant.quantization.blocks.block_codes import BlockCodes, Part
 from nbquant.quantization.blocks.block_format import TENSOR, BlockFormat, Blocks, Encoded
 from nbquant.quantization.blocks.scales import Scales
@@ -15,34 +17,31 @@ from nbquant.quantization.blocks.scales import Scales
 MOST = 256  # levels of a block format, whose codes are bytes
 NAME = "codebook"
 
-Indices = Callable[[int, int], Int[np.ndarray, " n"]]
-"""indices(first, last) reads some indices of the flattened tensor."""
-
 
 def codebook_tensor(
-    name: str,
+    indices: Constant,
     shape: tuple[int, ...],
     codebook: Float32[np.ndarray, " k"],
-    bits: float,
     stored: int,
-    indices: Indices,
     damaged: Callable[[str], ValueError],
+    bits: int | None = None,
 ) -> PackedTensor:
     """Make the record of a tensor with a codebook.
 
     Args:
-        name: Name of the indices.
-        shape: Shape.
+        indices: The indices.
+        shape: Shape of the tensor.
         codebook: Reconstruction values.
-        bits: Stored bits of an index.
         stored: Stored bits of indices and codebook.
-        indices: Reads indices.
         damaged: damaged(how) makes the error of an index beyond the codebook.
+        bits: Bits of an index; by default those of its type.
     """
+    name, width = indices.name, bits or KINDS[indices.type][1]
     columns = prod(shape[1:]) if len(shape) > 1 else prod(shape)
 
     def rows(first: int, last: int) -> Int[np.ndarray, "rows columns"]:
-        found = indices(first * columns, last * columns)
+        raw, start, end = indices.read(), first * columns, last * columns
+        found = raw[start:end] if width >= 8 else unpack_range(raw, width, start, end)
         if found.min() < 0 or found.max() >= len(codebook):
             raise damaged(
                 f"must have indices from 0 to {len(codebook) - 1}, but has {found.min()} to {found.max()} in rows "
@@ -55,11 +54,14 @@ def codebook_tensor(
 
     if len(codebook) > MOST:
         return PackedTensor(name, shape, NAME, None, stored, None, values)
-    found = _format(codebook, bits)
+    found = _format(codebook, width)
     return PackedTensor(name, shape, NAME, found, stored, partial(_codes, found, codebook, rows), values)
 
 
-def _codes(found: BlockFormat, codebook: Float32[np.ndarray, " k"], rows: Indices, first: int, last: int) -> BlockCodes:
+Rows = Callable[[int, int], Int[np.ndarray, "rows columns"]]
+
+
+def _codes(found: BlockFormat, codebook: Float32[np.ndarray, " k"], rows: Rows, first: int, last: int) -> BlockCodes:
     codes: UInt8[np.ndarray, "rows columns"] = np.ascontiguousarray(rows(first, last), np.uint8)
     once = codebook if first == 0 else codebook[:0]  # it is stored once, however many pieces are read
     return BlockCodes(NAME, codes, (Part(NAME, once, 32),), np.empty(0, np.uint8), found.code_bits)

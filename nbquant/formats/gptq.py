@@ -10,7 +10,6 @@ bits as integers have, so that the greatest one stands for 0. The configuration 
 Source: AutoGPTQ, as published, and GPTQModel 7.7.0 (Frantar et al. 2022, arXiv:2210.17323).
 """
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -51,8 +50,8 @@ def read_gptq(checkpoint: PackedCheckpoint, name: str) -> tuple[PackedTensor, tu
         raise checkpoint.damaged(name, f"has the shape {words.shape}, which does not fit {rows} outputs of {bits} bits")
     used = [name, scales_name, zeros_name]
     if checkpoint.config.get("checkpoint_format") == PLANAR and bits == 3:
-        found = PackedTensor(name, (rows, columns), "int3, planar", None, checkpoint.bits(used), None, None)
-        return replace(found, others=(f"{layer}weight",)), tuple(used)
+        stored, others = checkpoint.bits(used), (f"{layer}weight",)
+        return PackedTensor(name, (rows, columns), "int3, planar", None, stored, None, None, others), tuple(used)
     version_2 = checkpoint.config.get("checkpoint_format") == "gptq_v2"
     one = 0 if version_2 else 1
     found = blocks.named(f"int{bits}_asym")

@@ -16,15 +16,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float32
-
 from nbquant.formats.codebook_tensor import codebook_tensor
 from nbquant.formats.onnx_linear import read_linear
 from nbquant.formats.onnx_model import OnnxModel, OnnxNode, open_model
 from nbquant.formats.onnx_n_bits import read_n_bits
-from nbquant.formats.packed_tensor import PackedFile, PackedFileFormat, PackedTensor, as_float32
-from nbquant.formats.packed_words import unpack_bytes
+from nbquant.formats.packed_tensor import PackedFile, PackedFileFormat, PackedTensor
 from nbquant.tensorfile import FLOATS
 
 LINEAR, N_BITS, GATHER, CAST = "DequantizeLinear", "com.microsoft.MatMulNBits", "Gather", "Cast"
@@ -72,7 +68,7 @@ def open_onnx(path: Path) -> PackedFile:
         if name in found:
             tensors[name] = found[name]
         elif name not in parts and constant.count:
-            tensors[name] = _plain(model, name)
+            tensors[name] = model.tensors[name].plain()
     return PackedFile(path, "ONNX", tensors)
 
 
@@ -96,41 +92,15 @@ def _others(name: str, node: OnnxNode) -> tuple[str, ...]:
     return tuple(dict.fromkeys(other for other in (*outputs, plain) if other and other != name))
 
 
-def _plain(model: OnnxModel, name: str) -> PackedTensor:
-    """The record of a constant that is not quantized."""
-    constant = model.tensors[name]
-    values = None
-    if constant.type in FLOATS:
-        columns = constant.count // constant.shape[0] if len(constant.shape) > 1 else constant.count
-        values = partial(_values, constant.read, constant.type, columns)
-    return PackedTensor(name, constant.shape, constant.type, None, constant.bits, None, values)
-
-
-def _values(
-    read: Callable[[], np.ndarray], dtype: str, columns: int, first: int, last: int
-) -> Float32[np.ndarray, "rows columns"]:
-    return as_float32(read().reshape(-1, columns)[first:last], dtype)
-
-
 def _read_codebook(model: OnnxModel, node: OnnxNode, name: str) -> Read:
     """Gather of a codebook by indices; the axis is the only one."""
     book = node.input(0)
-    values = as_float32(model.require(book, FLOATS), model.tensors[book].type)
+    model.require(book, FLOATS)
     constant = model.tensors[name]
     stored = constant.bits + model.tensors[book].bits
-    bits = {"U4": 4, "U2": 2}.get(constant.type, 0)
-
-    def indices(first: int, last: int) -> np.ndarray:
-        raw = constant.read()
-        if not bits:
-            return raw[first:last]
-        start = first * bits // 8
-        packed = raw[start : -(-last * bits // 8)]
-        return unpack_bytes(packed.reshape(1, -1), bits)[0, first - start * 8 // bits :][: last - first]
-
-    each = bits or np.dtype(constant.read().dtype).itemsize * 8
     damaged = partial(model.damaged, name)
-    return codebook_tensor(name, constant.shape, values, each, stored, indices, damaged), (name, book)
+    values = model.tensors[book].floats()
+    return codebook_tensor(constant, constant.shape, values, stored, damaged), (name, book)
 
 
 READERS: dict[str, Callable[[OnnxModel, OnnxNode, str], Read]] = {

@@ -8,10 +8,11 @@ from math import prod
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from nbquant.formats.constant import Constant
 from nbquant.formats.grouped_tensor import Grouped
-from nbquant.formats.onnx_model import OnnxModel, OnnxNode, OnnxTensor
+from nbquant.formats.onnx_model import OnnxModel, OnnxNode
 from nbquant.formats.packed_tensor import PackedTensor, as_float32
-from nbquant.formats.packed_words import as_codes, unpack_bytes
+from nbquant.formats.packed_words import as_codes, unpack_bytes, unpack_range
 from nbquant.quantization.blocks import formats as blocks
 from nbquant.quantization.blocks.block_format import ROW, TENSOR
 from nbquant.tensorfile import FLOATS
@@ -24,7 +25,7 @@ FLOAT8 = {"F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2"}
 
 
 @dataclass(frozen=True, eq=False)
-class _Linear:
+class Linear:
     """A constant with its scales.
 
     Attributes:
@@ -35,15 +36,11 @@ class _Linear:
         block: Entries of a block along it; 0 for a scale for each place.
     """
 
-    constant: OnnxTensor
+    constant: Constant
     scale: Float32[np.ndarray, "..."]
     zero: np.ndarray | None
     axis: int | None
     block: int
-
-    @property
-    def signed(self) -> bool:
-        return INTEGERS.get(self.constant.type, (0, True))[1]
 
 
 def read_linear(model: OnnxModel, node: OnnxNode, name: str) -> tuple[PackedTensor, tuple[str, ...]]:
@@ -55,18 +52,27 @@ def read_linear(model: OnnxModel, node: OnnxNode, name: str) -> tuple[PackedTens
         ValueError: A missing part, or one that does not fit.
     """
     linear, used = _parts_of(model, node, name)
+    return linear_tensor(linear, sum(model.tensors[part].bits for part in used)), used
+
+
+def linear_tensor(linear: Linear, stored: int) -> PackedTensor:
+    """Make the record of a constant with its scales.
+
+    Args:
+        linear: The constant.
+        stored: Stored bits of it all.
+    """
     constant = linear.constant
-    stored = sum(model.tensors[part].bits for part in used)
     found = _grouped(linear)
     if found is not None:
         shape = constant.shape if len(constant.shape) != 2 else found.shape
-        return replace(found.tensor(name, stored), shape=shape), used
+        return replace(found.tensor(constant.name, stored), shape=shape)
     decodable = constant.type in INTEGERS or constant.type in WIDE
     values = partial(_elementwise, linear) if decodable else None
-    return PackedTensor(name, constant.shape, constant.type, None, stored, None, values), used
+    return PackedTensor(constant.name, constant.shape, constant.type, None, stored, None, values)
 
 
-def _parts_of(model: OnnxModel, node: OnnxNode, name: str) -> tuple[_Linear, tuple[str, ...]]:
+def _parts_of(model: OnnxModel, node: OnnxNode, name: str) -> tuple[Linear, tuple[str, ...]]:
     constant = model.tensors[name]
     model.require(name, (*INTEGERS, *WIDE, *FLOAT8, "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4"))
     scale_name, zero_name = node.input(1), node.input(2)
@@ -82,19 +88,17 @@ def _parts_of(model: OnnxModel, node: OnnxNode, name: str) -> tuple[_Linear, tup
             if flat.any():
                 raise model.damaged(zero_name, f"must be 0 for codes of {constant.type}, but is not")
         elif constant.type in INTEGERS:
-            bits, signed = INTEGERS[constant.type]
-            unsigned = unpack_bytes(flat.view(np.uint8).reshape(1, -1), bits)[0, : len(raw)]
-            zero = _signed(unsigned, bits) if signed else unsigned.astype(np.int16)
+            zero = integers_of(flat, constant.type, len(raw))
         else:
             zero = flat
     scale = as_float32(raw, model.tensors[scale_name].type)
     kept = () if axis is None else shape
-    linear = _Linear(constant, scale.reshape(kept), None if zero is None else zero.reshape(kept), axis, block)
+    linear = Linear(constant, scale.reshape(kept), None if zero is None else zero.reshape(kept), axis, block)
     return linear, tuple(used)
 
 
 def _axis_of(
-    model: OnnxModel, node: OnnxNode, constant: OnnxTensor, name: str, shape: tuple[int, ...]
+    model: OnnxModel, node: OnnxNode, constant: Constant, name: str, shape: tuple[int, ...]
 ) -> tuple[int | None, int]:
     """Axis of the scales, and entries of a block."""
     axes = len(constant.shape)
@@ -116,13 +120,21 @@ def _axis_of(
     )
 
 
-def _signed(unsigned: UInt8[np.ndarray, "..."], bits: int) -> np.ndarray:
+def integers_of(stored: np.ndarray, kind: str, count: int) -> np.ndarray:
+    """Read integers of a type, as int16."""
+    bits, signed = INTEGERS[kind]
+    raw = stored.view(np.uint8)
+    unsigned = raw if bits == 8 else unpack_range(raw, bits, 0, count)
+    return as_signed(unsigned, bits) if signed else unsigned.astype(np.int16)
+
+
+def as_signed(unsigned: UInt8[np.ndarray, "..."], bits: int) -> np.ndarray:
     """Integers in two's complement of few bits."""
     half = 1 << bits - 1
     return (unsigned ^ np.uint8(half)).astype(np.int16) - half
 
 
-def _grouped(linear: _Linear) -> Grouped | None:
+def _grouped(linear: Linear) -> Grouped | None:
     """The matrix in groups along its rows; None if it is none."""
     constant, axis, block = linear.constant, linear.axis, linear.block
     shape = constant.shape
@@ -173,7 +185,7 @@ def _parts(
     return {key: part[first:last].reshape(-1) for key, part in found.items()}
 
 
-def _codes(constant: OnnxTensor, turned: bool, first: int, last: int) -> UInt8[np.ndarray, "rows columns"]:
+def _codes(constant: Constant, turned: bool, first: int, last: int) -> UInt8[np.ndarray, "rows columns"]:
     """Codes of our formats of some rows."""
     shape = constant.shape
     if turned:
@@ -187,22 +199,19 @@ def _codes(constant: OnnxTensor, turned: bool, first: int, last: int) -> UInt8[n
     return as_codes(found ^ np.uint8(1 << bits - 1) if signed else found, bits)
 
 
-def _bits(constant: OnnxTensor) -> int:
+def _bits(constant: Constant) -> int:
     return INTEGERS.get(constant.type, (8, True))[0]
 
 
-def _range(constant: OnnxTensor, first: int, last: int) -> UInt8[np.ndarray, " n"]:
+def _range(constant: Constant, first: int, last: int) -> UInt8[np.ndarray, " n"]:
     """Some entries of less than a byte or of one, as they are stored."""
     bits, raw = _bits(constant), constant.read().view(np.uint8)
     if bits == 8:
         return np.array(raw[first:last])
-    start = first * bits // 8
-    unpacked = unpack_bytes(raw[start : -(-last * bits // 8)].reshape(1, -1), bits)[0]
-    skipped = first - start * 8 // bits
-    return unpacked[skipped : skipped + last - first]
+    return unpack_range(raw, bits, first, last)
 
 
-def _columns(constant: OnnxTensor, first: int, last: int) -> UInt8[np.ndarray, "columns rows"]:
+def _columns(constant: Constant, first: int, last: int) -> UInt8[np.ndarray, "columns rows"]:
     """Some columns of a matrix, a column to a row."""
     bits, raw = _bits(constant), constant.read().view(np.uint8)
     rows, columns = constant.shape
@@ -218,7 +227,7 @@ def _columns(constant: OnnxTensor, first: int, last: int) -> UInt8[np.ndarray, "
     return raw[entry // each] >> shift & np.uint8((1 << bits) - 1)
 
 
-def _elementwise(linear: _Linear, first: int, last: int) -> Float32[np.ndarray, "rows columns"]:
+def _elementwise(linear: Linear, first: int, last: int) -> Float32[np.ndarray, "rows columns"]:
     """Decode some rows of a tensor of any shape."""
     constant = linear.constant
     shape = constant.shape if len(constant.shape) > 1 else (1, constant.count)
@@ -226,7 +235,7 @@ def _elementwise(linear: _Linear, first: int, last: int) -> Float32[np.ndarray, 
     if constant.type in INTEGERS:
         bits, signed = INTEGERS[constant.type]
         stored = _range(constant, first * columns, last * columns)
-        codes = _signed(stored, bits) if signed else stored.astype(np.int16)
+        codes = as_signed(stored, bits) if signed else stored.astype(np.int16)
     else:
         codes = constant.read()[first * columns : last * columns]
     codes = codes.reshape(last - first, *shape[1:])

@@ -7,26 +7,24 @@ Source: the ONNX specification, IR version 13 (onnx 1.23.2).
 """
 
 import mmap
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 
+from nbquant.formats.constant import KINDS, Constant, leaves_folder, packed_bytes
 from nbquant.formats.protobuf import BYTES, DamagedMessageError, Field, Message, unpack_varints
 
 MOST_AXES = 16
 
 TYPES = {
-    1: ("F32", "<f4", 32), 2: ("U8", "|u1", 8), 3: ("I8", "|i1", 8), 4: ("U16", "<u2", 16), 5: ("I16", "<i2", 16),
-    6: ("I32", "<i4", 32), 7: ("I64", "<i8", 64), 9: ("BOOL", "|u1", 8), 10: ("F16", "<f2", 16),
-    11: ("F64", "<f8", 64), 12: ("U32", "<u4", 32), 13: ("U64", "<u8", 64), 14: ("C64", "<c8", 64),
-    15: ("C128", "<c16", 128), 16: ("BF16", "<u2", 16), 17: ("F8_E4M3", "|u1", 8), 18: ("F8_E4M3FNUZ", "|u1", 8),
-    19: ("F8_E5M2", "|u1", 8), 20: ("F8_E5M2FNUZ", "|u1", 8), 21: ("U4", "|u1", 4), 22: ("I4", "|u1", 4),
-    23: ("F4", "|u1", 4), 24: ("F8_E8M0", "|u1", 8), 25: ("U2", "|u1", 2), 26: ("I2", "|u1", 2),
+    1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64", 12: "U32",
+    13: "U64", 14: "C64", 15: "C128", 16: "BF16", 17: "F8_E4M3", 18: "F8_E4M3FNUZ", 19: "F8_E5M2", 20: "F8_E5M2FNUZ",
+    21: "U4", 22: "I4", 23: "F4", 24: "F8_E8M0", 25: "U2", 26: "I2",
 }  # fmt: skip
-"""Types of tensors: name as safetensors spells it, how numpy reads it, bits; those of less than a byte are packed."""
+"""Types of tensors, as safetensors spells them."""
 TEXT = 8  # type of a tensor of texts, which is not read
 
 # Numbers of the fields.
@@ -37,41 +35,6 @@ _INPUT, _OUTPUT, _OPERATOR, _ATTRIBUTE, _DOMAIN = 1, 2, 4, 5, 7
 _DIMS, _TYPE, _NAME, _RAW, _EXTERNAL, _WHERE = 1, 2, 8, 9, 13, 14
 _LISTS = {4: (1,), 5: (2, 3, 4, 5, 6, 9, 10, *range(16, 27)), 7: (7,), 10: (11,), 11: (12, 13)}
 """Fields of typed lists of numbers, and the types of tensors that use each."""
-
-
-@dataclass(frozen=True, eq=False)
-class OnnxTensor:
-    """A constant of a model.
-
-    Attributes:
-        name: Name.
-        type: Name of its type, as safetensors spells it.
-        shape: Shape.
-        file: The file that holds its bytes.
-        offset: First byte.
-        size: Bytes as stored.
-        listed: Whether they are a list of varints instead of the numbers themselves.
-        read: read() maps the numbers as a vector, or decodes them from a list; several to a byte below 8 bits.
-    """
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    file: Path
-    offset: int
-    size: int
-    listed: bool
-    read: Callable[[], np.ndarray]
-
-    @property
-    def count(self) -> int:
-        """Number of entries."""
-        return prod(self.shape)
-
-    @property
-    def bits(self) -> int:
-        """Bits of the numbers, with those that fill up the last byte."""
-        return 8 * packed_bytes(self.type, self.count)
 
 
 @dataclass(frozen=True)
@@ -108,7 +71,7 @@ class OnnxModel:
     """
 
     path: Path
-    tensors: Mapping[str, OnnxTensor]
+    tensors: Mapping[str, Constant]
     nodes: tuple[OnnxNode, ...]
     initializers: Collection[str]
     message: Message
@@ -154,12 +117,6 @@ def open_model(path: Path, operators: Collection[str]) -> OnnxModel:
         raise _damaged(path, str(error)) from None
 
 
-def packed_bytes(type: str, count: int) -> int:
-    """Count the bytes of so many numbers of a type."""
-    bits = next(bits for name, _, bits in TYPES.values() if name == type)
-    return (count * bits + 7) // 8
-
-
 def _damaged(path: Path, how: str) -> ValueError:
     return ValueError(f"{str(path)!r} must be a complete ONNX model, but {how}: get the file again.")
 
@@ -169,7 +126,7 @@ class _Found:
     """What a graph holds, as it is read."""
 
     path: Path
-    tensors: dict[str, OnnxTensor] = field(default_factory=dict)
+    tensors: dict[str, Constant] = field(default_factory=dict)
     nodes: list[OnnxNode] = field(default_factory=list)
     initializers: list[str] = field(default_factory=list)
     files: dict[Path, mmap.mmap | bytes] = field(default_factory=dict)
@@ -191,7 +148,7 @@ def _read(path: Path, message: Message, operators: Collection[str]) -> OnnxModel
     return OnnxModel(path, found.tensors, tuple(found.nodes), tuple(found.initializers), message)
 
 
-def _add(found: _Found, tensor: OnnxTensor | None) -> None:
+def _add(found: _Found, tensor: Constant | None) -> None:
     if tensor is None:
         return
     if tensor.name in found.tensors:
@@ -226,7 +183,7 @@ def _number(attribute: Message) -> tuple[str, int] | None:
     return None if not value else (name, value[-1])
 
 
-def _tensor(found: _Found, message: Message, name: str | None) -> OnnxTensor | None:
+def _tensor(found: _Found, message: Message, name: str | None) -> Constant | None:
     """A constant, under its own or another name; None for texts."""
     shape: list[int] = []
     number, external, contents = 0, False, dict[int, list[Field]]()
@@ -251,13 +208,14 @@ def _tensor(found: _Found, message: Message, name: str | None) -> OnnxTensor | N
         raise DamagedMessageError(f"tensor {name!r} has the unknown type {number}")
     if len(shape) > MOST_AXES or any(n < 0 for n in shape):
         raise DamagedMessageError(f"tensor {name!r} has the shape {tuple(shape[:MOST_AXES])}")
-    kind, dtype, _ = TYPES[number]
+    kind = TYPES[number]
+    dtype = KINDS[kind][0]
     count = prod(shape)
     size = packed_bytes(kind, count)
     if external:
         return _external(found, name, number, tuple(shape), size, places)
     if not count:
-        return OnnxTensor(name, kind, tuple(shape), found.path, 0, 0, False, lambda: np.empty(0, dtype))
+        return Constant(name, kind, tuple(shape), found.path, 0, 0, lambda: np.empty(0, dtype))
     entries = [(number, entry) for number, each in contents.items() for entry in each]
     if len(entries) != 1 or entries[0][1].kind != BYTES:
         raise DamagedMessageError(f"tensor {name!r} has {len(entries)} lists of numbers, not one that is packed")
@@ -275,7 +233,7 @@ def _tensor(found: _Found, message: Message, name: str | None) -> OnnxTensor | N
             return np.frombuffer(data, dtype, size // width, start)
         return _of_list(name, found.path, np.frombuffer(data, np.uint8, given, start), dtype, size)
 
-    return OnnxTensor(name, kind, tuple(shape), found.path, start, given, listed, read)
+    return Constant(name, kind, tuple(shape), found.path, start, given, read)
 
 
 def _of_list(name: str, path: Path, raw: np.ndarray, dtype: str, size: int) -> np.ndarray:
@@ -297,12 +255,10 @@ def _pair(message: Message) -> tuple[str, str]:
 
 def _external(
     found: _Found, name: str, number: int, shape: tuple[int, ...], size: int, places: Mapping[str, str]
-) -> OnnxTensor:
+) -> Constant:
     """A constant in a file beside the model."""
     location, offset, length = places.get("location", ""), places.get("offset", "0"), places.get("length", str(size))
-    parts = (*PurePosixPath(location).parts, *PureWindowsPath(location).parts)
-    outside = ".." in parts or PurePosixPath(location).is_absolute() or bool(PureWindowsPath(location).anchor)
-    if not parts or outside or "\0" in location:
+    if leaves_folder(location):
         raise ValueError(
             f"external data of {str(found.path)!r} must be files in its folder, but tensor {name!r} names "
             f"{location[:200]!r}: do not use this model unless you know why."
@@ -318,7 +274,8 @@ def _external(
             f"tensor {name!r} of shape {shape} must have {size:,} bytes in {location!r}, but has {length[:20]!r} from "
             f"{offset[:20]!r}"
         )
-    kind, dtype, _ = TYPES[number]
+    kind = TYPES[number]
+    dtype = KINDS[kind][0]
     begin = int(offset)
     if path not in found.files:
         with path.open("rb") as file:
@@ -332,10 +289,10 @@ def _external(
     def read() -> np.ndarray:
         return np.frombuffer(data, dtype, size // np.dtype(dtype).itemsize, begin) if size else np.empty(0, dtype)
 
-    return OnnxTensor(name, kind, shape, path, begin, size, False, read)
+    return Constant(name, kind, shape, path, begin, size, read)
 
 
-def _require_apart(tensors: Iterable[OnnxTensor]) -> None:
+def _require_apart(tensors: Iterable[Constant]) -> None:
     """Refuse tensors that share some bytes, but not all."""
     before = None
     for tensor in sorted((t for t in tensors if t.size), key=lambda t: (str(t.file), t.offset, t.size)):

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from nbquant.formats.onnx_model import TYPES, packed_bytes
+from nbquant.formats.constant import packed_bytes
+from nbquant.formats.onnx_model import TYPES
 from nbquant.formats.protobuf import bytes_field, bytes_head, number_field
 from nbquant.replacing import replacing
 
-NUMBERS = {name: number for number, (name, _, _) in TYPES.items()}
+NUMBERS = {name: number for number, name in TYPES.items()}
 """Number of each type, by its name."""
 IR_VERSIONS = {13: 7, 19: 9, 21: 10, 25: 13}
 """Version of the format that each version of the operators needs at least."""

@@ -39,6 +39,17 @@ def unpack_bytes(data: UInt8[np.ndarray, "rows bytes"], bits: int) -> UInt8[np.n
     return codes
 
 
+def unpack_range(data: UInt8[np.ndarray, " bytes"], bits: int, first: int, last: int) -> UInt8[np.ndarray, " n"]:
+    """Unpack some of the unsigned integers of less than 8 bits that follow one another without a gap."""
+    begin = first // 8 * 8  # eight of them end with a byte
+    part = data[begin * bits // 8 : -(-last * bits // 8)]
+    if 8 % bits == 0:
+        return unpack_bytes(part.reshape(1, -1), bits)[0, first - begin : last - begin]
+    flat = np.unpackbits(part, bitorder="little")
+    single = flat[: len(flat) // bits * bits].reshape(-1, bits)
+    return np.packbits(single, axis=1, bitorder="little")[first - begin : last - begin, 0]
+
+
 def unpack_nibbles(data: UInt8[np.ndarray, "rows bytes"], high_first: bool = False) -> UInt8[np.ndarray, "rows codes"]:
     """Unpack rows of integers of four bits, two in a byte, the first in the lower or the higher bits."""
     codes = np.empty((len(data), 2 * data.shape[1]), np.uint8)

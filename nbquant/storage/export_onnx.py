@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nbquant.formats.constant import Constant
 from nbquant.formats.gguf_writer import Value
-from nbquant.formats.onnx_model import OnnxModel, OnnxTensor, open_model
+from nbquant.formats.onnx_model import OnnxModel, open_model
 from nbquant.formats.onnx_network import fields_of, opset_of
 from nbquant.formats.onnx_weights import OnnxWeight, onnx_weight
 from nbquant.formats.onnx_writer import (
@@ -104,7 +105,7 @@ def _constants(weights: Iterable[OnnxWeight]) -> list[Part]:
     return [constant_part(constant) for weight in weights for constant in weight.constants]
 
 
-def _kept(tensor: OnnxTensor) -> OnnxConstant:
+def _kept(tensor: Constant) -> OnnxConstant:
     """A constant as it is, with its bytes in the file, wherever they were."""
 
     def pieces() -> Iterator[memoryview]:

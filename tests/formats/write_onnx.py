@@ -1,6 +1,6 @@
 """Writes golden/onnx.npz: small ONNX models, and the weights that ONNX Runtime makes of their constants.
 
-pip install onnxruntime==1.32.0 onnx==1.23.2; python -m tests.formats.write_onnx
+pip install onnxruntime==1.32.0 onnx==1.23.2 onnx-ir; python -m tests.formats.write_onnx
 """
 
 import tempfile
