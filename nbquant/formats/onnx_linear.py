@@ -30,17 +30,19 @@ class Linear:
 
     Attributes:
         constant: The codes.
-        scale: Scales: none or one axis, or as many as the constant.
+        scale: Scales as stored: none or one axis, or as many as the constant.
         zero: Zero points of the same shape; None if there are none.
         axis: Axis of the scales; None for a single one.
         block: Entries of a block along it; 0 for a scale for each place.
+        scale_type: Type of the scales, as safetensors spells it.
     """
 
     constant: Constant
-    scale: Float32[np.ndarray, "..."]
+    scale: np.ndarray
     zero: np.ndarray | None
     axis: int | None
     block: int
+    scale_type: str = "F32"
 
 
 def read_linear(model: OnnxModel, node: OnnxNode, name: str) -> tuple[PackedTensor, tuple[str, ...]]:
@@ -91,9 +93,9 @@ def _parts_of(model: OnnxModel, node: OnnxNode, name: str) -> tuple[Linear, tupl
             zero = integers_of(flat, constant.type, len(raw))
         else:
             zero = flat
-    scale = as_float32(raw, model.tensors[scale_name].type)
     kept = () if axis is None else shape
-    linear = Linear(constant, scale.reshape(kept), None if zero is None else zero.reshape(kept), axis, block)
+    points = None if zero is None else zero.reshape(kept)
+    linear = Linear(constant, raw.reshape(kept), points, axis, block, model.tensors[scale_name].type)
     return linear, tuple(used)
 
 
@@ -166,23 +168,25 @@ def _grouped(linear: Linear) -> Grouped | None:
     if name.endswith("_asym"):
         zero = np.zeros(linear.scale.shape, np.int16) if linear.zero is None else linear.zero
         points = (zero - half).astype(np.int8)
-    parts = partial(_parts, linear.scale, points, turned and block > 0, block)
+    parts = partial(_parts, linear.scale, linear.scale_type, points, turned and block > 0, block)
     form = blocks.named(name).with_length(length)
     return Grouped(form, (matrix[0], matrix[1]), partial(_codes, constant, turned), parts)
 
 
 def _parts(
-    scale: np.ndarray, points: np.ndarray | None, turned: bool, block: int, first: int, last: int
+    scale: np.ndarray, dtype: str, points: np.ndarray | None, turned: bool, block: int, first: int, last: int
 ) -> Mapping[str, np.ndarray]:
     """Scales and zero points of some rows."""
     found = {"scale": scale} if points is None else {"scale": scale, "zero_point": points}
     if scale.ndim == 0:
-        return {key: part.reshape(1) for key, part in found.items()}
-    if turned:
-        return {key: np.ascontiguousarray(part[:, first:last].T).reshape(-1) for key, part in found.items()}
-    if scale.ndim == 1 and block:
-        return found
-    return {key: part[first:last].reshape(-1) for key, part in found.items()}
+        some = {key: part.reshape(1) for key, part in found.items()}
+    elif turned:
+        some = {key: np.ascontiguousarray(part[:, first:last].T).reshape(-1) for key, part in found.items()}
+    elif scale.ndim == 1 and block:
+        some = found
+    else:
+        some = {key: part[first:last].reshape(-1) for key, part in found.items()}
+    return some | {"scale": as_float32(some["scale"], dtype)}
 
 
 def _codes(constant: Constant, turned: bool, first: int, last: int) -> UInt8[np.ndarray, "rows columns"]:
@@ -256,5 +260,7 @@ def _elementwise(linear: Linear, first: int, last: int) -> Float32[np.ndarray, "
 
     zero = np.int64(0) if linear.zero is None else spread(linear.zero.astype(np.int64))
     with np.errstate(over="ignore", invalid="ignore"):
-        product = (codes.astype(np.int64) - zero).astype(np.float32) * spread(linear.scale)
+        product = (codes.astype(np.int64) - zero).astype(np.float32) * spread(
+            as_float32(linear.scale, linear.scale_type)
+        )
     return product.reshape(last - first, columns)

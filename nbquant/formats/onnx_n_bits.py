@@ -22,16 +22,17 @@ BITS = (2, 4, 8)
 
 @dataclass(frozen=True, eq=False)
 class _Weight:
-    """A weight: bytes of its rows, scales, and zero points if there are any."""
+    """A weight: bytes of its rows, scales as stored and their type, and zero points if there are any."""
 
     format: BlockFormat
     columns: int
     data: UInt8[np.ndarray, "rows bytes"]
-    scale: Float32[np.ndarray, "rows groups"]
+    scale: np.ndarray
+    dtype: str
     zero: UInt8[np.ndarray, "rows groups"] | None
 
     def _rows(self, first: int, last: int) -> tuple[np.ndarray, tuple[int, int], dict[str, np.ndarray]]:
-        parts = {"scale": self.scale[first:last].reshape(-1)}
+        parts = {"scale": as_float32(self.scale[first:last].reshape(-1), self.dtype)}
         if self.zero is not None:
             parts["zero_point"] = self.zero[first:last].reshape(-1)
         return self.data[first:last].reshape(-1), (last - first, self.columns), parts
@@ -63,7 +64,7 @@ def read_n_bits(model: OnnxModel, node: OnnxNode, name: str) -> tuple[PackedTens
     groups = -(-columns // length)
     data = model.require(name, ("U8",), rows * groups * length * bits // 8).reshape(rows, -1)
     scales_name, zeros_name = node.input(2), node.input(3)
-    scales = as_float32(model.require(scales_name, FLOATS, rows * groups), model.tensors[scales_name].type)
+    scales = model.require(scales_name, FLOATS, rows * groups)
     used = (name, scales_name, *((zeros_name,) if zeros_name else ()))
     zeros = None
     if zeros_name and (zeros_name not in model.tensors or model.tensors[zeros_name].type not in FLOATS):
@@ -74,6 +75,6 @@ def read_n_bits(model: OnnxModel, node: OnnxNode, name: str) -> tuple[PackedTens
     if node.input(4) or (zeros_name and zeros is None) or known not in blocks.names():
         return PackedTensor(name, (rows, columns), f"matmul{bits}", None, stored, None, None), used
     found = blocks.named(known).with_length(length)
-    weight = _Weight(found, columns, data, scales.reshape(rows, groups), zeros)
+    weight = _Weight(found, columns, data, scales.reshape(rows, groups), model.tensors[scales_name].type, zeros)
     codes, values = partial(_Weight.codes, weight), partial(_Weight.values, weight)
     return PackedTensor(name, (rows, columns), found.name, found, stored, codes, values), used
