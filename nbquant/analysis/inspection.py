@@ -69,7 +69,7 @@ def inspect(
     methods: Sequence[str] = ("ecsq",),
     progress: Progress = True,
 ) -> pd.DataFrame:
-    """Inspect a file that another library has quantized, such as a GGUF file.
+    """Inspect a file that another library has quantized, such as a GGUF file or an ONNX model.
 
     The file is read a piece at a time, so that memory does not grow with it.
 

@@ -54,13 +54,17 @@ class Original:
     def name_of(self, packed: PackedTensor) -> str | None:
         """Find the name of a packed tensor in the original: the same, a known other name, or the end of one.
 
+        Core ML writes underscores in place of dots.
+
         Returns:
             The name; None if there is none, or several.
         """
         for name in (packed.name, *packed.others):
             if name in self.names:
                 return name
-        ends = {n for other in (packed.name, *packed.others) for n in self.names if n.endswith(f".{other}")}
+        possible = (packed.name, *packed.others)
+        ends = {n for other in possible for n in self.names if n.endswith(f".{other}")}
+        ends = ends or {n for n in self.names if n.replace(".", "_") in possible}
         return ends.pop() if len(ends) == 1 else None
 
 

@@ -17,7 +17,7 @@ from nbquant.version import VERSION
 FAILED, USAGE, DAMAGED, INTERRUPTED = 1, 2, 3, 130
 ABOUT = {
     "quantize": "Quantize a checkpoint into a .nbq file.",
-    "inspect": "Show what a quantized file holds: .nbq, .gguf, .safetensors.",
+    "inspect": "Show what a quantized file holds: .nbq, .gguf, .onnx, .mlpackage, .safetensors.",
     "decompress": "Restore a .nbq file to a safetensors file.",
     "explore": "Open the explorer in JupyterLab.",
     "export": "Write the explorer as a page that needs no kernel.",

@@ -39,7 +39,7 @@ _SHOWN = {
 @click.option("--sensitivity", type=FILE, help="File of sensitivities (Hessian diagonal), to weigh what was lost.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def inspect(file: Path, original: Path | None, sensitivity: Path | None, as_json: bool) -> None:
-    """Show the contents of a quantized FILE: .nbq, or of another library: .gguf, or .safetensors or its folder."""
+    """Show what a quantized FILE holds: .nbq, .gguf, .onnx, .mlpackage, or .safetensors or its folder."""
     if packed_files.is_packed(file):
         frame = nq.inspect(file, original, sensitivity, progress=on_terminal())
         say(_as_json(file, frame) if as_json else _told_packed(file, frame))

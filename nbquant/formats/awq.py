@@ -3,7 +3,7 @@
 A word of ``qweight`` holds the integers of one column for eight outputs, in the order 0, 2, 4, 6, 1, 3, 5, 7 from the
 lowest bits up, and one of ``qzeros`` their zero points. The weight is s (q − z).
 
-Source: AutoAWQ's layout "gemm", as published (Lin et al. 2023, arXiv:2306.00978).
+Source: layout "gemm" of AutoAWQ 0.2.9 (Lin et al. 2023, arXiv:2306.00978).
 """
 
 from functools import partial

@@ -7,7 +7,7 @@ In the first version of the layout, which has no mark, zero points are stored le
 bits as integers have, so that the greatest one stands for 0. The configuration names the second with
 ``checkpoint_format: gptq_v2``.
 
-Source: AutoGPTQ and GPTQModel, as published (Frantar et al. 2022, arXiv:2210.17323).
+Source: AutoGPTQ, as published, and GPTQModel 7.7.0 (Frantar et al. 2022, arXiv:2210.17323).
 """
 
 from functools import partial
@@ -24,6 +24,7 @@ from nbquant.tensorfile import FLOATS
 
 CODES = "qweight"
 BITS = (2, 3, 4, 8)
+PLANAR = "gptq_p"  # GPTQModel 7.7.0: integers of 3 bits in planes, which are listed but not decoded
 
 
 def find_gptq(checkpoint: PackedCheckpoint) -> list[str]:
@@ -47,6 +48,10 @@ def read_gptq(checkpoint: PackedCheckpoint, name: str) -> tuple[PackedTensor, tu
     columns = words.shape[0] * WORD // bits
     if words.shape[1] != rows or words.shape[0] * WORD % bits:
         raise checkpoint.damaged(name, f"has the shape {words.shape}, which does not fit {rows} outputs of {bits} bits")
+    used = [name, scales_name, zeros_name]
+    if checkpoint.config.get("checkpoint_format") == PLANAR and bits == 3:
+        stored, others = checkpoint.bits(used), (f"{layer}weight",)
+        return PackedTensor(name, (rows, columns), "int3, planar", None, stored, None, None, others), tuple(used)
     version_2 = checkpoint.config.get("checkpoint_format") == "gptq_v2"
     one = 0 if version_2 else 1
     found = blocks.named(f"int{bits}_asym")
@@ -54,7 +59,6 @@ def read_gptq(checkpoint: PackedCheckpoint, name: str) -> tuple[PackedTensor, tu
     grouped = Grouped(
         found, (rows, columns), partial(_codes, words, bits), partial(_parts, scales, dtype, zeros, bits, one)
     )
-    used = [name, scales_name, zeros_name]
     if groups_name in checkpoint and checkpoint.stored(groups_name).count:
         used.append(groups_name)
         grouped = with_group_index(grouped, checked_groups(checkpoint, groups_name, columns, groups), groups)

@@ -15,6 +15,7 @@ from nbquant.tensorfile import FLOATS, MOST_JSON, StoredTensor, TensorFile, pars
 
 CONFIGS = ("config.json", "quantize_config.json")
 """Files beside the weights that tell how they were quantized; the second is AutoGPTQ's."""
+_KEYS = ("quantization_config", "compression_config", "quantization")  # the last is MLX's
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +141,7 @@ def _config(folder: Path) -> dict[str, Any]:
         if len(raw) > MOST_JSON:
             raise ValueError(f"{str(path)!r} must be at most {MOST_JSON} bytes, but is more: get the file again.")
         read = parse_json(raw, repr(str(path)))
-        found = read.get("quantization_config", read.get("compression_config")) if name == CONFIGS[0] else read
-        if isinstance(found, dict):
-            return found
+        found = [read[key] for key in _KEYS if key in read] if name == CONFIGS[0] else [read]
+        if found and isinstance(found[0], dict):
+            return found[0]
     return {}

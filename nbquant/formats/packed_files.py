@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
+from nbquant.formats.coreml import COREML
 from nbquant.formats.gguf import GGUF
+from nbquant.formats.onnx import ONNX
 from nbquant.formats.packed_safetensors import PACKED_SAFETENSORS
 from nbquant.formats.packed_tensor import PackedFile, PackedFileFormat
 from nbquant.tensorfile import refuse_pickle
 
-PACKED_FORMATS: tuple[PackedFileFormat, ...] = (GGUF, PACKED_SAFETENSORS)
+PACKED_FORMATS: tuple[PackedFileFormat, ...] = (GGUF, COREML, ONNX, PACKED_SAFETENSORS)
 """All formats; the first that recognises a file opens it. Read as ``packed_files.PACKED_FORMATS``."""
 
 

@@ -7,11 +7,18 @@ from nbquant.formats.bitsandbytes import BITSANDBYTES
 from nbquant.formats.compressed_tensors import COMPRESSED_TENSORS
 from nbquant.formats.float8 import FLOAT8
 from nbquant.formats.gptq import GPTQ
+from nbquant.formats.hqq import HQQ
+from nbquant.formats.mlx import MLX
 from nbquant.formats.packed_checkpoint import PackedCheckpoint, PackedLayout
 from nbquant.formats.packed_tensor import PackedFile, PackedFileFormat, PackedTensor
+from nbquant.formats.quanto import QUANTO
 from nbquant.formats.safetensors import is_safetensors
+from nbquant.formats.torchao import TORCHAO
 
-LAYOUTS: tuple[PackedLayout, ...] = (COMPRESSED_TENSORS, AWQ, GPTQ, BITSANDBYTES, FLOAT8)
+LAYOUTS: tuple[PackedLayout, ...] = (
+    *(COMPRESSED_TENSORS, AWQ, GPTQ, BITSANDBYTES, HQQ, QUANTO, MLX, TORCHAO),
+    FLOAT8,
+)
 """All layouts; of several that find the same weight the first reads it."""
 
 

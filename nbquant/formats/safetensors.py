@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
+from nbquant.formats.constant import leaves_folder
 from nbquant.formats.format import Format
 from nbquant.listed import listed
 from nbquant.tensorfile import MOST_JSON, TensorFile, parse_json, refuse_pickle
@@ -88,9 +89,7 @@ def _read_index(index: Path) -> dict[str, str]:
         )
     for shard in dict.fromkeys(shards.values()):
         refuse_pickle(Path(shard))
-        parts = (*PurePosixPath(shard).parts, *PureWindowsPath(shard).parts)
-        outside = ".." in parts or PurePosixPath(shard).is_absolute() or bool(PureWindowsPath(shard).anchor)
-        if outside or "\0" in shard or not shard.endswith(".safetensors"):
+        if leaves_folder(shard) or not shard.endswith(".safetensors"):
             raise ValueError(
                 f"files of an index must be .safetensors files in its folder, but {index.name!r} names {shard!r}: "
                 "do not use this checkpoint unless you know why."

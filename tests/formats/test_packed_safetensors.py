@@ -96,7 +96,7 @@ def test_ordinary_checkpoints_are_not_packed(tmp_path):
     assert not is_packed(tmp_path)
     save_file({"net.weight": torch.ones(4, 4).to(torch.float8_e4m3fn)}, tmp_path / "m.safetensors")
     assert not is_packed(tmp_path)
-    with pytest.raises(ValueError, match="GGUF, quantized safetensors is required, but"):
+    with pytest.raises(ValueError, match="GGUF, Core ML, ONNX, quantized safetensors is required, but"):
         open_packed(tmp_path / "m.safetensors")
     assert not is_packed(tmp_path / "none.safetensors")
 

@@ -1,0 +1,87 @@
+"""Export of quantized models to GPTQ's layout.
+
+Zero points are stored less one, as in the first version of the layout; where one is 0, which that cannot hold without
+a carry into its neighbours, all are stored as they are, and the configuration names the second version.
+
+Source: AutoGPTQ and GPTQModel, as published (Frantar et al. 2022, arXiv:2210.17323).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from nbquant.formats.gguf_writer import Value
+from nbquant.formats.gptq import BITS
+from nbquant.formats.packed_words import WORD, pack_stream
+from nbquant.progress import Progress
+from nbquant.quantization.quantized import Quantized
+from nbquant.storage.export_safetensors import IntegerMatrix, StoredPart, integer_matrix, write_checkpoint
+from nbquant.storage.source import UnquantizedTensors
+
+WHAT = "GPTQ"
+
+
+def export_gptq(
+    quantized: Quantized,
+    path: Path,
+    unquantized: UnquantizedTensors,
+    metadata: dict[str, Value],
+    progress: Progress,
+) -> None:
+    """Write a checkpoint; see :func:`nbquant.storage.export.export`."""
+    matrices = {name: integer_matrix(name, tensor, WHAT) for name, tensor in quantized.tensors.items()}
+    _require_one(matrices)
+    for name, matrix in matrices.items():
+        _require_whole_words(name, matrix)
+    first = next(iter(matrices.values()))
+    version_2 = any(matrix.zero is not None and not matrix.zero.all() for matrix in matrices.values())
+    config = {
+        "quant_method": "gptq",
+        "bits": first.bits,
+        "group_size": first.group_size or -1,
+        "desc_act": False,
+        "sym": first.zero is None,
+        "checkpoint_format": "gptq_v2" if version_2 else "gptq",
+    }
+    parts = {name: _parts(matrix, 0 if version_2 else 1) for name, matrix in matrices.items()}
+    write_checkpoint(path, parts, config, unquantized, metadata, progress)
+
+
+def _require_one(matrices: dict[str, IntegerMatrix]) -> None:
+    """Refuse weights that one configuration does not describe."""
+    found = {name: (m.bits, m.group_size or -1, m.zero is None) for name, m in matrices.items()}
+    (first, own), *others = found.items()
+    for name, other in others:
+        if other != own:
+            raise ValueError(
+                f"{WHAT} holds one number of bits, one length of groups, and zero points for all weights or none, but "
+                f"{first!r} is in {matrices[first].format.name} and {name!r} in {matrices[name].format.name}: quantize "
+                "all in one format."
+            )
+
+
+def _require_whole_words(name: str, matrix: IntegerMatrix) -> None:
+    rows, columns = matrix.integers.shape
+    if matrix.bits not in BITS or rows * matrix.bits % WORD or columns * matrix.bits % WORD:
+        raise ValueError(
+            f"rows and columns in {WHAT} fill whole words of {WORD} bits, but {name!r} has {rows} × {columns} of "
+            f"{matrix.bits} bits: leave it out of nbquant.select(model, layers=…)."
+        )
+
+
+def _parts(matrix: IntegerMatrix, less: int) -> list[StoredPart]:
+    (rows, columns), bits = matrix.integers.shape, matrix.bits
+    scale = np.broadcast_to(matrix.scale, (rows, matrix.scale.shape[1])).T
+    half = np.full(scale.shape, 1 << bits - 1, np.uint8)
+    zero = half if matrix.zero is None else np.broadcast_to(matrix.zero, scale.shape[::-1]).T
+    with np.errstate(over="ignore"):
+        short = scale.astype("<f2")
+    exact = bool((short == scale).all())
+    group = np.arange(columns, dtype="<i4") // (columns // len(scale))
+    layer = matrix.layer
+    return [
+        StoredPart(f"{layer}qweight", "I32", pack_stream(matrix.integers, bits).T),
+        StoredPart(f"{layer}qzeros", "I32", pack_stream(np.ascontiguousarray(zero - np.uint8(less)), bits)),
+        StoredPart(f"{layer}scales", "F16" if exact else "F32", short if exact else scale),
+        StoredPart(f"{layer}g_idx", "I32", group),
+    ]
