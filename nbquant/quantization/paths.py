@@ -1,11 +1,12 @@
 """Search of trellis paths for tensors that share steps or codes, alternating with their code lengths."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int32, UInt8
+from jaxtyping import Float, Int, Int32, Int64, UInt8
 from torch import Tensor
 
 from nbquant.coding.levels import rows_of_block
@@ -19,6 +20,10 @@ TOLERANCE = 2e-4  # relative fall of J below which a turn counts as converged �
 PATIENCE = 2  # … after this many such turns, as J may rise once
 MOST_TURNS = 12
 FEW, TURNS_OF_FEW = 1 << 13, 25  # up to so many weights, more turns are affordable
+LEAST_SAMPLED, DESIGNED_ON = 3 << 16, 1 << 16  # from so many weights on, steps and code lengths come from a sample
+RUN = 32  # neighbouring columns in it
+TURNS_OVER_ALL = 2
+ROUNDED = 0.4  # below one half: rate counts
 FIRST_SHARE = 0.25  # share of λ applied to levels before their code lengths are known
 LARGEST = 1 << 30  # largest integer
 FIXED = 1e6  # in units of λ: no path is cheap enough to move a pruned weight
@@ -35,6 +40,8 @@ class Matrix:
         code: Index of the code it uses.
         step: Step Δ.
         integers: Integers m of the best path so far; None at first.
+        guessed: Guessed classes of the levels to the left, for want of integers; None for class 0 everywhere.
+        apart: Columns whose left neighbour is not the column before, so that its class stays the guessed one.
     """
 
     target: Float[Tensor, "rows cols"]
@@ -43,6 +50,18 @@ class Matrix:
     code: str
     step: float
     integers: Int32[Tensor, "rows cols"] | None = None
+    guessed: UInt8[Tensor, "rows cols"] | None = None
+    apart: Int64[Tensor, " some"] | None = None
+
+    @property
+    def around(self) -> UInt8[Tensor, "rows cols"] | None:
+        """Classes of the levels to the left, as far as they are known."""
+        if self.integers is None:
+            return self.guessed
+        classes = left_classes(self.integers)
+        if self.apart is not None and self.guessed is not None:
+            classes[:, self.apart] = self.guessed[:, self.apart]
+        return classes
 
     @property
     def levels(self) -> tuple[Int[np.ndarray, "rows cols"], Int[np.ndarray, "rows cols"]]:
@@ -78,6 +97,8 @@ def find_paths(
     alternates: code lengths counted on the paths; best paths for these lengths; best steps for these integers. The
     left neighbour is that of the previous turn, so that columns are independent.
 
+    Of many weights, a sample of columns is enough to find steps and code lengths; two turns over all weights follow.
+
     Args:
         matrices: The tensors with their initial steps.
         lmbda: λ [loss/bit].
@@ -96,10 +117,32 @@ def find_paths(
                 "pass a larger one, or a larger lmbda"
             )
     costs = {m.code: _first_bits_of([o for o in matrices if o.code == m.code]) for m in matrices}
-    few = sum(m.target.numel() for m in matrices) <= FEW and turns == MOST_TURNS
+    total = sum(m.target.numel() for m in matrices)
+    if turns == MOST_TURNS and total > LEAST_SAMPLED:
+        sampled = [_sampled(m, DESIGNED_ON / total) for m in matrices]
+        design = _alternated(sampled, costs, FIRST_SHARE, lmbda, fixed_step, ticks, MOST_TURNS).matrices
+        costs, _ = costs_of(design)
+        matrices = [
+            replace(m, step=d.step, guessed=_guessed(m.target, d.step)) for m, d in zip(matrices, design, strict=True)
+        ]
+        return _alternated(matrices, costs, 1.0, lmbda, fixed_step, ticks, TURNS_OVER_ALL)
+    few = total <= FEW and turns == MOST_TURNS
+    return _alternated(matrices, costs, FIRST_SHARE, lmbda, fixed_step, ticks, TURNS_OF_FEW if few else turns)
+
+
+def _alternated(
+    matrices: Sequence[Matrix],
+    costs: Mapping[str, Float[np.ndarray, "2 l p k"]],
+    share: float,
+    lmbda: float,
+    fixed_step: bool,
+    ticks: Iterator[object],
+    turns: int,
+) -> Paths:
+    """Alternate between paths, steps and code lengths; at first a share of λ is applied to the given code lengths."""
     best, stalled = None, 0
-    for turn in range(TURNS_OF_FEW if few else turns):
-        found = tuple(_walked(m, costs[m.code], lmbda if turn else FIRST_SHARE * lmbda, ticks) for m in matrices)
+    for turn in range(turns):
+        found = tuple(_walked(m, costs[m.code], lmbda if turn else share * lmbda, ticks) for m in matrices)
         if not fixed_step:
             found = _stepped(found)
         costs, bits = costs_of(found)
@@ -113,17 +156,46 @@ def find_paths(
     return best
 
 
+def _sampled(matrix: Matrix, share: float) -> Matrix:
+    """Runs of neighbouring columns, evenly spread, in about this share of the matrix; all if it has few columns."""
+    cols = matrix.target.shape[1]
+    runs = max(2, math.ceil(share * cols / RUN))
+    if runs * RUN > cols / 2:
+        return matrix
+    first = torch.arange(runs) * (cols - RUN) // (runs - 1)
+    chosen = (first[:, None] + torch.arange(RUN)).reshape(-1)
+    target = matrix.target[:, chosen]
+    apart = torch.arange(runs)[first > 0] * RUN
+    guessed = torch.zeros(target.shape, dtype=torch.uint8)
+    guessed[:, apart] = _classes(_nearest_levels(matrix.target[:, first[first > 0] - 1], matrix.step))
+    return replace(matrix, target=target, weight=matrix.weight[:, chosen], guessed=guessed, apart=apart)
+
+
+def _guessed(target: Float[Tensor, "rows cols"], step: float) -> UInt8[Tensor, "rows cols"]:
+    """Guess the classes of the levels to the left of each weight."""
+    classes = _classes(_nearest_levels(target, step))
+    return torch.nn.functional.pad(classes, (1, 0))[:, :-1]
+
+
+def _nearest_levels(target: Float[Tensor, "rows cols"], step: float) -> Float[Tensor, "rows cols"]:
+    """Magnitudes of levels of a uniform quantizer with a dead zone, as a trellis has about two steps apart."""
+    return (target.detach().abs() / (2 * step) + ROUNDED).floor()
+
+
+def _classes(levels: Tensor) -> UInt8[Tensor, "..."]:
+    return levels.clamp(max=CLASSES - 1).to(torch.uint8)
+
+
 def _price(paths: Paths, lmbda: float) -> float:
     return paths.loss + lmbda * paths.bits
 
 
 def _walked(matrix: Matrix, costs: Float[np.ndarray, "2 l p k"], lmbda: float, ticks: Iterator[object]) -> Matrix:
     next(ticks, None)
-    around = None
-    if matrix.integers is not None:
-        around = left_classes(matrix.integers)
     rows = rows_of_block(matrix.target.shape[1])
-    integers = best_paths(matrix.target, matrix.weight, matrix.step, torch.from_numpy(costs), around, lmbda, rows)
+    integers = best_paths(
+        matrix.target, matrix.weight, matrix.step, torch.from_numpy(costs), matrix.around, lmbda, rows
+    )
     return replace(matrix, integers=integers)
 
 
@@ -147,7 +219,7 @@ def best_paths(
 
 def left_classes(integers: Int32[Tensor, "rows cols"]) -> UInt8[Tensor, "rows cols"]:
     """Compute the class of the level to the left of each; level |k| has the integers 2 |k| and 2 |k| − 1."""
-    classes = ((integers.abs() + 1) // 2).clamp(max=CLASSES - 1).to(torch.uint8)
+    classes = _classes((integers.abs() + 1) // 2)
     return torch.nn.functional.pad(classes, (1, 0))[:, :-1]
 
 
