@@ -72,8 +72,8 @@ def fit(
         **options: Options of the method's class: ``weighted`` (by sensitivity), ``coding`` (code of the
             indices: "huffman", "fixed", "arithmetic", "context"), ``per_layer`` (a codebook for each layer),
             ``pinned_zero`` (k-means), ``layer_formats`` (formats of single layers by name, such as
-            ``{"fc1": "q8_0"}``; the others are chosen), ``offset`` and ``steps`` (uniform, trellis), … None means the default of the
-            class.
+            ``{"fc1": "q8_0"}``; the others are chosen), ``offset`` and ``steps`` (uniform, trellis), … None means the
+            default of the class.
 
     Raises:
         Cancelled: By ``progress``.

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -143,7 +143,7 @@ def choices_of(quantizer: BlockQuantizer, selection: Selection, progress: Progre
 
 
 def all_choices(quantizer: BlockQuantizer, selection: Selection, progress: Progress = False) -> Choices:
-    """Encode each layer in each format, its own among them, as if no layer had one of its own; see :func:`choices_of`."""
+    """Encode each layer in all formats and its own, as if none had one of its own; see :func:`choices_of`."""
     own = _options(quantizer, selection)
     wanted = {group: tuple(dict.fromkeys([*quantizer.formats, *names])) for group, names in own.items()}
     return _choices_among(quantizer, selection, wanted, progress)
@@ -175,7 +175,7 @@ def _choices_among(
     return {group: {name: known[group, alone[name]] for name in names} for group, names in wanted.items()}
 
 
-def _choice(quantizer: BlockQuantizer, form: BlockFormat, members: Sequence[SelectedTensor]) -> Choice:
+def _choice(quantizer: BlockQuantizer, form: BlockFormat, members: Iterable[SelectedTensor]) -> Choice:
     bits = loss = 0.0
     counts = np.zeros(len(form.levels), np.int64)
     for t in members:

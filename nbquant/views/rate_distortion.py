@@ -11,12 +11,11 @@ from numpy import ndarray
 from nbquant.analysis.live import largest_ratio
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.views import theme
+from nbquant.views.labels import LARGE, Lettering
 from nbquant.views.log_axis import decade_ticks, ratio_ticks, widened
 from nbquant.views.palette import method_style
 from nbquant.views.single_points import (
-    LARGE,
     ChosenPoint,
-    Lettering,
     MeasuredPoint,
     PinnedPoint,
     draw_chosen,

@@ -10,6 +10,7 @@ from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.views import theme
 from nbquant.views.bound import bound_traces
 from nbquant.views.evaluated import EvaluatedData, EvaluatedPoint, draw_evaluated, evaluated_data, evaluated_table
+from nbquant.views.labels import LARGE, SMALL
 from nbquant.views.rate_distortion import (
     ChosenPoint,
     Curve,
@@ -20,7 +21,6 @@ from nbquant.views.rate_distortion import (
     rate_distortion_data,
     rate_distortion_table,
 )
-from nbquant.views.single_points import LARGE, SMALL
 from nbquant.widgets.panels.panel import Panel
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.state.evaluations import evaluated_point

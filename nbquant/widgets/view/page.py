@@ -26,8 +26,8 @@ from nbquant.views.bound import bound_traces
 from nbquant.views.heatmap import heatmap_data
 from nbquant.views.heatmap_drawing import draw_equal_sensitivities, draw_heatmap
 from nbquant.views.histogram import draw_histogram, histogram_data
+from nbquant.views.labels import SMALL
 from nbquant.views.rate_distortion import Curve, draw_rate_distortion, rate_distortion_data
-from nbquant.views.single_points import SMALL
 from nbquant.widgets.front.bundle import part, script, style
 from nbquant.widgets.front.figure_panel import FigurePanel, binary
 from nbquant.widgets.jobs.curves import BOUND, bound_of
