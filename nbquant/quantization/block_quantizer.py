@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nbquant.coding import codes
 from nbquant.coding.huffman import symbol_counts
-from nbquant.progress import Progress, track
+from nbquant.progress import Cancelled, Progress, track
 from nbquant.quantization.blocks import formats
 from nbquant.quantization.blocks.block_codes import BlockCodes
 from nbquant.quantization.blocks.block_format import BlockFormat
@@ -149,6 +149,18 @@ def all_choices(quantizer: BlockQuantizer, selection: Selection, progress: Progr
     return _choices_among(quantizer, selection, wanted, progress)
 
 
+def known_choices(quantizer: BlockQuantizer, selection: Selection) -> Choices | None:
+    """Look up what :func:`all_choices` found; None if it has not been called for these formats."""
+
+    def stop(done: int, total: int | None) -> None:
+        raise Cancelled
+
+    try:
+        return all_choices(quantizer, selection, stop)
+    except Cancelled:
+        return None
+
+
 def _options(quantizer: BlockQuantizer, selection: Selection) -> dict[str, tuple[str, ...]]:
     """Formats that each group may have."""
     groups, own = groups_of(selection, quantizer.per_layer), dict(quantizer.layer_formats)
@@ -191,6 +203,7 @@ def _choice(quantizer: BlockQuantizer, form: BlockFormat, members: Iterable[Sele
 def corners(quantizer: BlockQuantizer, selection: Selection, progress: Progress = False) -> list[float]:
     """List values of λ, one for each choice of formats on the convex hull, from coarse to fine."""
     slopes = set()
+    all_choices(quantizer, selection, progress)  # so that another format of a layer is known when it is asked for
     for choices in choices_of(quantizer, selection, progress).values():
         hull = _hull(list(choices.values()))
         slopes |= {(a.loss - b.loss) / (b.bits - a.bits) for a, b in pairwise(hull)}

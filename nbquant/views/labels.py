@@ -51,7 +51,7 @@ def place_labels(
     labels: Sequence[str],
     lettering: Lettering = LARGE,
     crossed: Float[np.ndarray, "points 2"] | None = None,
-    most_covered: float = float("inf"),
+    most_covered: float | Sequence[float] = float("inf"),
 ) -> list[str]:
     """Choose a side of each point for its label, where it covers no other label and as few points as possible.
 
@@ -64,17 +64,21 @@ def place_labels(
         labels: Labels; may be empty.
         lettering: Size of the letters.
         crossed: Points of curves, likewise as fractions, which labels cover only if there is no other place.
-        most_covered: Largest cost of a place, in areas of overlap with markers: at 0 a label that would cover a marker
-            or leave the plot is left out too.
+        most_covered: Largest cost of a place, in areas of overlap with markers, of all labels or of each: at 0 a label
+            that would cover a marker or leave the plot is left out too.
 
     Returns:
         Plotly's ``textposition`` of each; "" where a label has no place.
     """
     across, down = lettering.marker
+    most = [most_covered] * len(labels) if isinstance(most_covered, float | int) else most_covered
     points = [(a - across, b - down, a + across, b + down) for a, b in zip(x, y, strict=True)]
     placed: list[Box] = []
     chosen = []
     for number, label in enumerate(labels):
+        if not label:
+            chosen.append(next(iter(_PLACES)))
+            continue
         others = points[:number] + points[number + 1 :]
         boxes = {place: _label_box(x[number], y[number], label, side, lettering) for place, side in _PLACES.items()}
         costs = {
@@ -83,10 +87,10 @@ def place_labels(
             if not any(_overlap(box, other) > 0 for other in placed)
         }
         best = min(costs, key=lambda place: costs[place], default="")
-        if best and costs[best] > most_covered:
+        if best and costs[best] > most[number]:
             best = ""
         chosen.append(best)
-        if label and best:
+        if best:
             placed.append(boxes[best])
     return chosen
 

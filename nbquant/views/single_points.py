@@ -7,8 +7,11 @@ import numpy as np
 from jaxtyping import Float
 
 from nbquant.views import theme
+from nbquant.views.format_points import FormatPoint, draw_format_points
 from nbquant.views.labels import LARGE, Lettering, place_labels, short
 from nbquant.views.palette import MethodStyle, method_style
+
+_CLEAR = 0.01  # largest cost of a format's label: it covers no marker, and little of a curve
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def draw_points(
     *,
     lettering: Lettering = LARGE,
     lines: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+    formats: Sequence[FormatPoint] = (),
 ) -> list[theme.Trace]:
     """Draw pins as hollow symbols of their method, and measured losses as crosses over or under the predicted ones.
 
@@ -83,6 +87,8 @@ def draw_points(
         chosen: The current point, which labels avoid.
         lettering: Size of the letters.
         lines: Ratios and losses of the curves, which labels avoid where they can.
+        formats: Block formats, from :func:`~nbquant.views.format_points.shown_points`, which are drawn first. Their
+            labels come after all others, and only where they cover no point.
     """
     bottom = 10 ** y_range[0]
     pins = [p for p in pins if np.isfinite(p.compression_ratio)]
@@ -90,21 +96,24 @@ def draw_points(
     x = [*(p.compression_ratio for p in pins), *(m.compression_ratio for m in measured)]
     y = [max(bottom, loss) for loss in (*(p.predicted_loss for p in pins), *(m.loss for m in measured))]
     labels = [short(p.label) for p in pins] + ["" if m.accuracy is None else f"{m.accuracy:.2%}" for m in measured]
-    free = [] if chosen is None else [chosen]
+    free: list[ChosenPoint | FormatPoint] = [*([] if chosen is None else [chosen]), *formats]
+    named = [*labels, *("" for _ in free[: len(free) - len(formats)]), *(p.name if p.search else "" for p in formats)]
     places = place_labels(
         [_fraction(np.log10(a), x_range) for a in (*x, *(c.compression_ratio for c in free))],
         [_fraction(np.log10(max(bottom, b)), y_range) for b in (*y, *(c.predicted_loss for c in free))],
-        [*labels, *("" for _ in free)],
+        named,
         lettering,
         _in_fractions(lines, x_range, y_range),
-    )[: len(labels)]
-    labels = [label if place else "" for label, place in zip(labels, places, strict=True)]
-    split = len(pins)
-    traces = []
+        [np.inf] * (len(named) - len(formats)) + [_CLEAR] * len(formats),
+    )
+    shown = [label if place else "" for label, place in zip(named, places, strict=True)]
+    first = len(named) - len(formats)
+    labels, split = shown[: len(labels)], len(pins)
+    traces = draw_format_points(formats, shown[first:], places[first:]) if formats else []
     if measured:
         traces.append(_connectors(measured, y[split:], bottom))
         traces.append(
-            _marks(measured, x[split:], y[split:], labels[split:], places[split:])
+            _marks(measured, x[split:], y[split:], labels[split:], places[split : len(labels)])
             | {
                 "name": "measured",
                 "customdata": [_measured_words(m) for m in measured],

@@ -59,6 +59,12 @@ def spent_data(rows: pd.DataFrame) -> SpentData:
     return SpentData(tuple(known["name"]), tuple(parts), np.stack(list(parts.values())))
 
 
+def spent_table(data: SpentData) -> pd.DataFrame:
+    """Tabulate the bars."""
+    rates = {f"{part} [bit/weight]": data.rate[i] for i, part in enumerate(data.parts)}
+    return pd.DataFrame({"tensor": data.name} | rates)
+
+
 def draw_spent(data: SpentData) -> theme.Figure:
     """Draw a bar for each tensor.
 

@@ -43,7 +43,7 @@ LEAST_POINTS = 12
 MOST_LAYERS = 16  # that are offered one by one, the largest
 FIXED = (
     *("measure_at_rest", "estimator", "samples", "damping", "pooling"),
-    *("axis", "density", "epochs", "path", "region_text"),
+    *("axis", "density", "epochs", "path", "region_text", "formats_text", "search", "all_formats", "quantized_file"),
 )
 """Inputs that need the weights or the data."""
 PAGE_PARTS = ("page_data", "page_pins", "page")

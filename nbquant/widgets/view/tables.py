@@ -41,6 +41,20 @@ PINS = (
     Column("remove", "✕", "action", tooltip="Remove the pin"),
 )
 
+FILE = (
+    Column("name", "tensor"),
+    Column("format", "format"),
+    Column("weights", "weights", "number", ",.0f"),
+    Column("rate", "stored", "number", ".2f", "Stored bits per weight"),
+    Column("entropy", "entropy", "number", ".2f", "With ideal codes of codes and scales [bit/weight]"),
+    Column("bound_rate", "bound", "number", ".2f", "Rate-distortion function at its distortion [bit/weight]"),
+    Column("bits_wasted", "wasted", "number", ".2f", "Stored bits above the bound [bit/weight]"),
+    Column("distortion", "distortion", "number", ".2e", "Against the network that is open [loss/weight]"),
+    Column("levels", "levels", "number", ",.0f", "Codes in use"),
+    Column("zeros_lost", "zeros lost", "number", ",.0f", "Zeros of the network that are not zero in the file"),
+    Column("signs_flipped", "signs", "number", ",.0f", "Weights whose sign changed"),
+)
+
 
 def layers_table(state: ExplorerState) -> DataTable:
     """All layers of the model: checked are those that are selected, focused is that of the parameter in focus."""
@@ -165,3 +179,27 @@ def pin_rows(state: ExplorerState) -> list[dict[str, Any]]:
         row["d_accuracy"] = 100 * (pin.accuracy - now["accuracy"]) if both else None
         rows.append(row)
     return rows
+
+
+def file_table(state: ExplorerState) -> DataTable:
+    """The tensors of the quantized file that is open; focused is that whose codes are shown."""
+    table = DataTable(columns=list(FILE), caption="Tensors of the file", key="name")
+
+    def show() -> None:
+        found = state.inspected
+        table.rows = [] if found is None else found.rows[[column.name for column in FILE]].to_dict("records")
+        table.caption = "Tensors of the file" if found is None else f"Tensors of {found.opened.path.name}"
+
+    def show_focus() -> None:
+        table.focused = state.file_tensor
+
+    def take_focus(change: Any) -> None:
+        if change["new"]:
+            state.file_tensor = change["new"]
+
+    show()
+    show_focus()
+    state.observe(lambda change: show(), ["inspected"])
+    state.observe(lambda change: show_focus(), ["file_tensor"])
+    table.observe(take_focus, "focused")
+    return table
