@@ -115,7 +115,7 @@ def draw_file_tensors(data: FileTensorsData, chosen: str = "") -> theme.Figure:
             | {"marker": {"color": theme.FOREGROUND, "symbol": "circle-open", "size": 15}, "showlegend": False}
         )
     logs = np.log10(data.distortion)
-    spare = max(0.05 * float(np.ptp(logs)), 0.1)
+    spare = max(0.05 * float(np.ptp(logs)), 0.5 - float(np.ptp(logs)) / 2)
     low, high = float(logs.min()) - spare, float(logs.max()) + spare
     return theme.figure(
         "Tensors on the rate-distortion plane",

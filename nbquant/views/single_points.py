@@ -11,7 +11,7 @@ from nbquant.views.format_points import FormatPoint, draw_format_points
 from nbquant.views.labels import LARGE, Lettering, place_labels, short
 from nbquant.views.palette import MethodStyle, method_style
 
-_CLEAR = 0.01  # largest cost of a format's label: it covers no marker, and little of a curve
+_CLEAR = 0.003  # largest cost of a format's label: it covers no marker, and little of a curve
 
 
 @dataclass(frozen=True)

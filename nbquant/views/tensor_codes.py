@@ -28,6 +28,12 @@ def tensor_codes_table(data: TensorCodes) -> pd.DataFrame:
     )
 
 
+def _step(most: float) -> float:
+    """A round distance of about five ticks."""
+    power = 10.0 ** np.floor(np.log10(most / 5))
+    return float(next(power * by for by in (1, 2, 5, 10) if power * by >= most / 5))
+
+
 def draw_tensor_codes(data: TensorCodes) -> theme.Figure:
     """Draw the histogram of restored weights, and each code at the mean weight it restores, as wide as blocks spread.
 
@@ -89,6 +95,8 @@ def draw_tensor_codes(data: TensorCodes) -> theme.Figure:
             side="right",
             range=[0, 1.12 * float(share.max())],
             showgrid=False,
+            tickmode="linear",  # by default plotly matches the other axis' ticks, at 7.38 % and the like
+            dtick=_step(float(share.max())),
             color=VERMILION,
             tickcolor=VERMILION,
             linecolor=VERMILION,

@@ -101,7 +101,7 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     { name: "bits", title: "Bits", panel: bits },
     ...(model.get("static") ? [] : [...ofWeights(model, act, added), ...ofFormats(model, act, added, tables.file)]),
     { name: "settings", title: "Settings", panel: settings },
-    { name: "save", title: "Train and save", panel: saveForm(model, act, added, disposers) },
+    { name: "save", title: "Save", panel: saveForm(model, act, added, disposers) },
   );
   const tabs = tabList(entries, "Details");
   const maps = names.filter((name) => kinds[name] === "map");
@@ -196,7 +196,7 @@ function ofFormats(model, act, added, table) {
   const row = element("div", { className: "nbquant-form-row" }, added(settingsSection(model, "file", "Quantized file")), added(actionRow(model, "file", act)));
   return [
     { name: "formats", title: "Formats", panel: formats },
-    { name: "file", title: "Open file", panel: element("div", { className: "nbquant-pins" }, row, table) },
+    { name: "file", title: "File", panel: element("div", { className: "nbquant-pins nbquant-file" }, row, table) },
   ];
 }
 

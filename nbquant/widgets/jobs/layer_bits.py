@@ -1,5 +1,6 @@
 """Bits of each layer in block formats, beside what they would be in its other formats."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nbquant.quantization.block_quantizer import BlockQuantizer, Choices, chosen_formats, known_choices
@@ -25,13 +26,16 @@ class LayerBits:
     steps: tuple[tuple[str, float], ...]
 
 
-def layer_bits(quantizer: Quantizer, selection: Selection, result: Quantized | None) -> tuple[LayerBits, ...]:
+def layer_bits(
+    quantizer: Quantizer, selection: Selection, result: Quantized | None, own: Mapping[str, str]
+) -> tuple[LayerBits, ...]:
     """Look up the bits of all layers; none if the quantizer has no block formats, or they are not known.
 
     Args:
         quantizer: The quantizer.
         selection: What it quantizes, with the sensitivities that it counts.
         result: What it gave; None if that is not there.
+        own: Formats that are asked for by now, by layer, whatever the quantizer has.
     """
     if not isinstance(quantizer, BlockQuantizer):
         return ()
@@ -41,7 +45,7 @@ def layer_bits(quantizer: Quantizer, selection: Selection, result: Quantized | N
     chosen = chosen_formats(quantizer, selection)
     books = {} if result is None else result.codebooks
     chosen |= {group: book.levels.format for group, book in books.items() if book.levels is not None}
-    own = dict(quantizer.layer_formats)
+    chosen |= {layer: name for layer, name in own.items() if name in choices.get(layer, {})}
     weights: dict[str, int] = {}
     for t in selection:
         weights[t.layer] = weights.get(t.layer, 0) + t.weight.numel()

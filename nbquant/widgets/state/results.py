@@ -178,7 +178,7 @@ class Results(Inputs):
         if request is None:
             return ()
         kept = self.exact if request.point is self.point else None
-        return layer_bits(request.point.quantizer, request.damped(), kept)
+        return layer_bits(request.point.quantizer, request.damped(), kept, dict(self.settings.layer_formats))
 
     @property
     def focused(self) -> SelectedTensor | None:

@@ -85,7 +85,7 @@ def controls(state: ExplorerState) -> list[dict[str, Any]]:
                 "search",
                 "Scales",
                 "formats",
-                {"of least weighted error": True, "as the library rounds": False},
+                {"least error": True, "as the library": False},
                 _missing(state, "search"),
             ),
             _choice("estimator", "Estimator", "sensitivity", {e.label: e.name for e in estimators.ESTIMATORS}, lacking),

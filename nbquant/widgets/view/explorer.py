@@ -171,7 +171,7 @@ class Explorer(FigurePanel):
             (["method", "parameters", "damping", "focus", "pins"], self._show_controls),
             (["can_undo", "can_redo", "layer_formats", "quantized_file"], self._show_blocked),
             (["formats"], self._show_formats),
-            (["point", "exact"], self._show_layer_bits),
+            (["point", "exact", "layer_formats"], self._show_layer_bits),
             ([*SETTINGS, "point", "exact", "driver", "accuracy_loss", "found", "cancelled", "error"], self._show_stale),
             (["saved", "pruned"], self._show_outcome),
             (["exact", "finetuned", "measurement", "point"], self._show_summary),

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pandas as pd
+
 from nbquant.models.layers import layer_label
 from nbquant.views.palette import method_style
 from nbquant.widgets.front.data_table import Column, DataTable
@@ -43,14 +45,14 @@ PINS = (
 
 FILE = (
     Column("name", "tensor"),
-    Column("format", "format"),
-    Column("weights", "weights", "number", ",.0f"),
-    Column("rate", "stored", "number", ".2f", "Stored bits per weight"),
+    Column("format", "kind"),
+    Column("size", "weights", "number", ",.0f"),
+    Column("stored", "stored", "number", ".2f", "Stored bits per weight"),
     Column("entropy", "entropy", "number", ".2f", "With ideal codes of codes and scales [bit/weight]"),
     Column("bound_rate", "bound", "number", ".2f", "Rate-distortion function at its distortion [bit/weight]"),
     Column("bits_wasted", "wasted", "number", ".2f", "Stored bits above the bound [bit/weight]"),
     Column("distortion", "distortion", "number", ".2e", "Against the network that is open [loss/weight]"),
-    Column("levels", "levels", "number", ",.0f", "Codes in use"),
+    Column("used", "levels", "number", ",.0f", "Codes in use"),
     Column("zeros_lost", "zeros lost", "number", ",.0f", "Zeros of the network that are not zero in the file"),
     Column("signs_flipped", "signs", "number", ",.0f", "Weights whose sign changed"),
 )
@@ -181,13 +183,20 @@ def pin_rows(state: ExplorerState) -> list[dict[str, Any]]:
     return rows
 
 
+def _file_rows(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    named = rows.assign(stored=rows["rate"], size=rows["weights"], used=rows["levels"])[
+        [column.name for column in FILE]
+    ]
+    return [{str(name): value for name, value in row.items()} for row in named.to_dict("records")]
+
+
 def file_table(state: ExplorerState) -> DataTable:
     """The tensors of the quantized file that is open; focused is that whose codes are shown."""
     table = DataTable(columns=list(FILE), caption="Tensors of the file", key="name")
 
     def show() -> None:
         found = state.inspected
-        table.rows = [] if found is None else found.rows[[column.name for column in FILE]].to_dict("records")
+        table.rows = [] if found is None else _file_rows(found.rows)
         table.caption = "Tensors of the file" if found is None else f"Tensors of {found.opened.path.name}"
 
     def show_focus() -> None:
