@@ -13,7 +13,7 @@ from nbquant.views import theme
 
 _LAYER = re.compile(r"(.*?(?:^|\.)\d+)\.(.+)")  # "blk.0" and "attn_q.weight"
 _WHOLE = "whole"  # column of tensors that are in no numbered layer
-_MOST_TICKS = 32
+_MOST_TICKS = 20
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def wasted_data(rows: pd.DataFrame | Mapping[str, pd.DataFrame]) -> WastedData:
         return _arranged(entries, "bound", "format")
     known, limit = _with_limit(rows, [rows])
     entries = [(*_split(name), float(wasted)) for name, wasted in zip(known["name"], known["wasted"], strict=True)]
-    return _arranged(entries, limit, "part")
+    return _arranged(_in_layers(entries), limit, "part")
 
 
 def _of_files(files: Mapping[str, pd.DataFrame]) -> WastedData:
@@ -84,6 +84,19 @@ def _split(name: str) -> tuple[str, str]:
     found = _LAYER.fullmatch(name)
     layer, part = found.groups() if found else (name, _WHOLE)
     return layer.removesuffix(".weight"), part.removesuffix(".weight")
+
+
+def _in_layers(entries: list[tuple[str, str, float]]) -> list[tuple[str, str, float]]:
+    """The same with numbered layers by their numbers, each kind where its first one is: files have 10 before 2."""
+    first: dict[str, int] = {}
+    for layer, _, _ in entries:
+        first.setdefault(layer.rstrip("0123456789"), len(first))
+
+    def place(entry: tuple[str, str, float]) -> tuple[int, int]:
+        stem = entry[0].rstrip("0123456789")
+        return first[stem], int(entry[0][len(stem) :] or 0)
+
+    return sorted(entries, key=place)
 
 
 def _arranged(entries: list[tuple[str, str, float]], limit: str, of: str) -> WastedData:
@@ -121,7 +134,7 @@ def draw_wasted(data: WastedData) -> theme.Figure:
     """
     rows, columns = data.wasted.shape
     most = max(float(np.nanmax(data.wasted)), 1e-3)
-    least = min(float(np.nanmin(data.wasted)), 0.0)
+    least = min(float(np.nanmin(data.wasted)), most - 1e-3)
     ticks = np.linspace(least, most, 5)
     hover = [[f"{r}, {c}" for c in data.column] for r in data.row]
     title = f"bits above the {data.limit} [bit/weight]"
@@ -135,7 +148,7 @@ def draw_wasted(data: WastedData) -> theme.Figure:
         "zmin": least,
         "zmax": most,
         "xgap": 1,
-        "ygap": 1 if rows <= _MOST_TICKS else 0,
+        "ygap": 1,
         "colorscale": "Viridis",
         "text": hover,
         "hovertemplate": f"%{{text}}<br>%{{z:.3f}} bit/weight above the {data.limit}<extra></extra>",

@@ -35,6 +35,13 @@ def test_parts_of_one_file_stand_in_their_layers():
     assert (data.limit, data.of) == ("bound", "part")
 
 
+def test_numbered_layers_are_in_the_order_of_their_numbers():
+    names = [f"{part}.weight" for part in ("token_embd", "blk.1.q", "blk.10.q", "blk.2.q", "output", "blk.2.k")]
+    rows = pd.DataFrame({"name": names, "rate": 5.0, "entropy": 4.0, "bits_wasted": 1.0})
+    data = wasted_data(rows)
+    assert data.row == ("token_embd", "blk.1", "blk.2", "blk.10", "output")
+
+
 def test_without_a_bound_they_are_above_the_entropy():
     data = wasted_data(inspected(NAMES, wasted=np.nan))
     assert data.limit == "entropy"
@@ -76,7 +83,7 @@ def test_it_is_drawn_from_top_to_bottom(layers):
     assert still(figure).axes
     low, high = figure["layout"]["yaxis"]["range"]
     assert low > high
-    assert len(figure["layout"]["yaxis"]["tickvals"]) <= 32
+    assert len(figure["layout"]["yaxis"]["tickvals"]) <= 20
     assert f"most in blk.{layers - 1}, k: 1.00" in figure["layout"]["title"]["text"]
 
 
