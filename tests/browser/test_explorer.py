@@ -199,11 +199,13 @@ def test_layers_are_chosen_in_their_table(shared):
 
 def test_bits_of_a_layer_are_pulled_by_keys_and_by_the_mouse(shared):
     page = shared
-    control(page, "method").select_option(label="block formats (runs)")
     choose_driver(page, "ratio")
-    field = page.find("[data-driver=ratio] input[type=number]")
-    field.fill("4")
-    field.press("Enter")
+    page.find("[data-driver=ratio] input[type=number]").focus()
+    page.page.keyboard.press("Control+a")
+    page.page.keyboard.type("6")
+    page.page.keyboard.press("Enter")
+    settle(page)
+    control(page, "method").select_option(label="block formats (runs)")
     formats = control(page, "formats_text")
     formats.fill("q4_0, q8_0")
     formats.press("Enter")
