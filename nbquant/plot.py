@@ -36,7 +36,8 @@ from nbquant.views import theme
 from nbquant.views.bound import bound_data, bound_traces
 from nbquant.views.decomposition import decomposition_data, draw_decomposition
 from nbquant.views.divergence import divergence_data, draw_divergence
-from nbquant.views.formats import draw_formats, draw_spent, formats_data, spent_data
+from nbquant.views.file_tensors import draw_file_tensors, file_tensors_data
+from nbquant.views.formats import draw_formats, formats_data
 from nbquant.views.heatmap import error_data, heatmap_data
 from nbquant.views.heatmap_drawing import draw_heatmap
 from nbquant.views.histogram import draw_histogram, histogram_data
@@ -45,9 +46,12 @@ from nbquant.views.ledger import ledger_data, plot_ledger
 from nbquant.views.price import draw_price, price_data
 from nbquant.views.rate_distortion import Curve, draw_rate_distortion, rate_distortion_data
 from nbquant.views.single_points import PinnedPoint
+from nbquant.views.spent import draw_spent, spent_data
 from nbquant.views.still import still
+from nbquant.views.wasted import draw_wasted, wasted_data
 
 Backend = Literal["plotly", "matplotlib"]
+FormatsView = Literal["plane", "bits", "heatmap"]
 
 
 def histogram(
@@ -204,20 +208,42 @@ def divergence(rows: pd.DataFrame, *, backend: Backend = "plotly") -> go.Figure 
     return _shown(draw_divergence(divergence_data(rows)), backend)
 
 
-def formats(rows: pd.DataFrame, *, backend: Backend = "plotly") -> go.Figure | Figure:
-    """Draw block formats on the rate-distortion plane, or where the bits of a quantized file go.
+def formats(
+    rows: pd.DataFrame | Mapping[str, pd.DataFrame], view: FormatsView | None = None, *, backend: Backend = "plotly"
+) -> go.Figure | Figure:
+    """Draw block formats or quantized files: on the rate-distortion plane, by layer, or where their bits go.
 
     Args:
-        rows: From :func:`nbquant.compare_formats`, or from :func:`nbquant.inspect`.
+        rows: From :func:`nbquant.compare_formats`, or from :func:`nbquant.inspect`; several inspections by label are
+            compared.
+        view: "plane": distortion over bits, of formats, or of a file's tensors that was inspected with its original.
+            "bits": where the bits of a file go, by tensor. "heatmap": bits wasted by layer, and by format (of
+            ``nq.compare_formats(…, by_layer=True)``), file, or part of the layer. None draws formats on the plane,
+            formats by layer and several files as a heat map, and the bits of one file.
         backend: "plotly" or "matplotlib".
 
     Raises:
-        ValueError: Other rows, or another backend.
+        ValueError: Other rows, another view, or another backend.
     """
-    require("rows", rows, pd.DataFrame, "must be a table", "pass the result of nbquant.compare_formats or .inspect")
-    if "code_entropy" in rows:
+    told = "pass the result of nbquant.compare_formats or .inspect"
+    require("rows", rows, (pd.DataFrame, Mapping), "must be a table, or tables by label", told)
+    if isinstance(rows, Mapping):
+        for each in rows.values():
+            require("each of the rows", each, pd.DataFrame, "must be a table", told)
+    inspected = isinstance(rows, pd.DataFrame) and "code_entropy" in rows
+    if view is None:
+        view = "bits" if inspected else "heatmap" if isinstance(rows, Mapping) or "layer" in rows else "plane"
+    if view not in get_args(FormatsView):
+        raise ValueError(f"view must be one of {', '.join(get_args(FormatsView))}, but is {view!r}.")
+    if view == "heatmap":
+        return _shown(draw_wasted(wasted_data(rows)), backend)
+    if isinstance(rows, Mapping):
+        raise ValueError(f"several files can be compared as a heat map, but view={view!r} came: pass one of them.")
+    if view == "bits":
         return _shown(draw_spent(spent_data(rows)), backend)
-    return _shown(draw_formats(formats_data(rows)), backend)
+    return _shown(
+        draw_file_tensors(file_tensors_data(rows)) if inspected else draw_formats(formats_data(rows)), backend
+    )
 
 
 def price(found: Price, *, backend: Backend = "plotly") -> go.Figure | Figure:

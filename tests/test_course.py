@@ -119,6 +119,8 @@ RIGHT = {
     "06.3": ["*conv*", ["conv1", "layers.*.conv*"]],
     "07.1": [lambda parts: sum(m for _, m in parts) / sum(h for h, _ in parts)],
     "07.2": [320, 320.0],
+    "08.1": [4.5],
+    "08.2": [lambda choices, lmbda: min(range(len(choices)), key=lambda i: choices[i][1] + lmbda * choices[i][0])],
 }
 
 WRONG = {
@@ -263,6 +265,18 @@ WRONG = {
         (600, "not computed again"),
         (300, "start again"),
         (1, "count the runs"),
+    ],
+    "08.1": [
+        (4, "alone"),
+        (5, "not 32"),
+        (20, "shared"),
+        (144, "count the bits"),
+    ],
+    "08.2": [
+        (lambda choices, lmbda: min(range(len(choices)), key=lambda i: choices[i][1]), "bits count too"),
+        (lambda choices, lmbda: min(range(len(choices)), key=lambda i: choices[i][0]), "loss counts too"),
+        (lambda choices, lmbda: min(loss + lmbda * bits for bits, loss in choices), "the place"),
+        (lambda choices, lmbda: 7, "least loss"),
     ],
 }
 

@@ -71,8 +71,9 @@ def fit(
         progress: True for progress bars, False for none, or a callable (done, total), which may raise to cancel.
         **options: Options of the method's class: ``weighted`` (by sensitivity), ``coding`` (code of the
             indices: "huffman", "fixed", "arithmetic", "context"), ``per_layer`` (a codebook for each layer),
-            ``pinned_zero`` (k-means), ``offset`` and ``steps`` (uniform, trellis), … None means the default of the
-            class.
+            ``pinned_zero`` (k-means), ``layer_formats`` (formats of single layers by name, such as
+            ``{"fc1": "q8_0"}``; the others are chosen), ``offset`` and ``steps`` (uniform, trellis), … None means the
+            default of the class.
 
     Raises:
         Cancelled: By ``progress``.

@@ -20,6 +20,7 @@ from nbquant.coding.entropy import entropy
 from nbquant.formats.packed_files import open_packed
 from nbquant.formats.packed_tensor import PackedFile, PackedTensor
 from nbquant.kernels.cpu.huffman import count_symbols
+from nbquant.kernels.cpu.special import count_special
 from nbquant.listed import listed
 from nbquant.progress import Progress, track
 from nbquant.quantization import methods as known_methods
@@ -222,10 +223,10 @@ def _contents(packed: PackedTensor, match: Matched | None, h: Tensor | None) -> 
         if packed.values is None:
             continue
         decoded = packed.values(first, last)
-        zero = decoded == 0
-        found.zeros += int(zero.sum())
-        found.negative_zeros += int((zero & np.signbit(decoded)).sum())
-        found.not_finite += int((~np.isfinite(decoded)).sum())
+        zeros, negative, unbounded = count_special(np.ascontiguousarray(decoded).reshape(-1).view(np.uint32))
+        found.zeros += zeros
+        found.negative_zeros += negative
+        found.not_finite += unbounded
         if match is not None:
             weight = match.matrix[first:last].float().numpy()
             here = damage(weight, decoded)

@@ -18,8 +18,9 @@ GAP = 0.02  # tolerance of the bound [bit/weight]
 class LogCurve:
     """A curve of distortion over rate: log D is linear in R between points, and beyond the finest one.
 
-    At high rates R(D) grows by half a bit for each halving of D, for the weights that are not zero: beyond the finest
-    point its last slope is kept, which is at most the coarse end's excess above the limit.
+    At high rates R(D) grows by at most half a bit for each halving of D, and by less if some weights are zero or few
+    values occur: beyond the finest point the last slope is kept, unless it is flatter than that, as between the few
+    weights of a small tensor. So what lies beyond is not overstated.
     """
 
     at: Float[np.ndarray, " p"]
@@ -51,9 +52,11 @@ class LogCurve:
     @property
     def _slope(self) -> float:
         """Fall of log D per bit at the fine end."""
+        limit = 2 * math.log(2)
         if len(self.at) < 2:
-            return 2 * math.log(2)
-        return float((self.log_distortion[-2] - self.log_distortion[-1]) / (self.at[-1] - self.at[-2]))
+            return limit
+        last = float((self.log_distortion[-2] - self.log_distortion[-1]) / (self.at[-1] - self.at[-2]))
+        return max(last, limit)
 
 
 def bound_curve(statistics: Statistics) -> LogCurve:

@@ -3,12 +3,12 @@
 import difflib
 from dataclasses import dataclass
 
-from nbquant.course import explore, hessian, limit, own_model, pipeline, rate_distortion, scale
+from nbquant.course import explore, formats, hessian, limit, own_model, pipeline, rate_distortion, scale
 from nbquant.course.exercise import AnswerError, Exercise
 
 EXERCISES: dict[str, Exercise] = {
     number: exercise
-    for notebook in (explore, pipeline, hessian, rate_distortion, limit, own_model, scale)
+    for notebook in (explore, pipeline, hessian, rate_distortion, limit, own_model, scale, formats)
     for number, exercise in notebook.EXERCISES.items()
 }
 

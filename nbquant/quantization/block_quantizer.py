@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nbquant.coding import codes
 from nbquant.coding.huffman import symbol_counts
-from nbquant.progress import Progress, track
+from nbquant.progress import Cancelled, Progress, track
 from nbquant.quantization.blocks import formats
 from nbquant.quantization.blocks.block_codes import BlockCodes
 from nbquant.quantization.blocks.block_format import BlockFormat
@@ -52,6 +52,8 @@ class BlockQuantizer:
         lmbda: Lagrange multiplier λ [loss/bit] for the choice of formats; 0 chooses the least loss.
         formats: Names of formats, such as "nf4" or "int4/64", also as text with commas; see
             :mod:`nbquant.quantization.blocks.formats`.
+        layer_formats: Formats of single layers by name, as a mapping, pairs, or text such as "fc1=q8_0,fc2=q4_k": they
+            are not chosen.
         search: Search the stored scales of least weighted error, or round as the library does.
         weighted: Weight the search by sensitivity.
         coding: Name of the code of the indices: "fixed" as the library stores them.
@@ -66,6 +68,7 @@ class BlockQuantizer:
 
     lmbda: float = 0.0
     formats: tuple[str, ...] = USUAL
+    layer_formats: tuple[tuple[str, str], ...] = ()
     search: bool = True
     weighted: bool = True
     coding: str = "fixed"
@@ -76,7 +79,9 @@ class BlockQuantizer:
         object.__setattr__(self, "formats", names)
         if not names:
             raise ValueError("at least one block format is required, but formats is empty.")
-        for name in names:
+        pairs = _pairs(self.layer_formats)
+        object.__setattr__(self, "layer_formats", pairs)
+        for name in (*names, *dict(pairs).values()):
             if not isinstance(name, str):
                 raise TypeError(f"formats must be names of block formats, but got {name!r}"[:300])
             formats.named(name)
@@ -89,6 +94,23 @@ class BlockQuantizer:
     ) -> Quantized:
         """Quantize a selection, or a plain tensor with its sensitivity; see :func:`quantize`."""
         return quantize_blocks(self, as_selection(weight, sensitivity), progress)
+
+
+def _pairs(given: object) -> tuple[tuple[str, str], ...]:
+    """Formats of single layers in the order of the layers' names, so that equal ones are equal."""
+    found = given
+    if isinstance(given, str):
+        found = [tuple(text.rsplit("=", 1)) for text in given.split(",") if text]
+    elif isinstance(given, Mapping):
+        found = list(given.items())
+    if not isinstance(found, list | tuple) or any(
+        not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str) for pair in found
+    ):
+        raise TypeError(f"layer_formats must map layers to block formats, but got {given!r}"[:300])
+    layers = [pair[0] for pair in found]
+    if len(set(layers)) < len(layers):
+        raise ValueError(f"layer_formats must name a layer once, but got {given!r}"[:300])
+    return tuple(sorted((layer, form) for layer, form in found))
 
 
 @dataclass(frozen=True)
@@ -107,40 +129,81 @@ class Choice:
 Choices = Mapping[str, Mapping[str, Choice]]
 """Group → format → what it takes and loses there."""
 
-_choices: "WeakKeyDictionary[Selection, dict[BlockQuantizer, Choices]]" = WeakKeyDictionary()
+_choices: "WeakKeyDictionary[Selection, dict[tuple[str, BlockQuantizer], Choice]]" = WeakKeyDictionary()
 
 
 def choices_of(quantizer: BlockQuantizer, selection: Selection, progress: Progress = False) -> Choices:
-    """Encode each layer in each format; kept for the selection, whatever λ.
+    """Encode each layer in each of its formats; kept for the selection, whatever λ.
 
     Raises:
+        ValueError: Formats of a layer that is not selected.
         nbquant.progress.Cancelled: By ``progress``.
     """
+    return _choices_among(quantizer, selection, _options(quantizer, selection), progress)
+
+
+def all_choices(quantizer: BlockQuantizer, selection: Selection, progress: Progress = False) -> Choices:
+    """Encode each layer in all formats and its own, as if none had one of its own; see :func:`choices_of`."""
+    own = _options(quantizer, selection)
+    wanted = {group: tuple(dict.fromkeys([*quantizer.formats, *names])) for group, names in own.items()}
+    return _choices_among(quantizer, selection, wanted, progress)
+
+
+def known_choices(quantizer: BlockQuantizer, selection: Selection) -> Choices | None:
+    """Look up what :func:`all_choices` found; None if it has not been called for these formats."""
+
+    def stop(done: int, total: int | None) -> None:
+        raise Cancelled
+
+    try:
+        return all_choices(quantizer, selection, stop)
+    except Cancelled:
+        return None
+
+
+def _options(quantizer: BlockQuantizer, selection: Selection) -> dict[str, tuple[str, ...]]:
+    """Formats that each group may have."""
+    groups, own = groups_of(selection, quantizer.per_layer), dict(quantizer.layer_formats)
+    for layer in own:
+        if layer not in groups:
+            known = ", ".join(map(repr, groups))
+            raise ValueError(f"layer_formats must name selected layers ({known}), but got {layer!r}"[:400])
+    return {group: (own[group],) if group in own else quantizer.formats for group in groups}
+
+
+def _choices_among(
+    quantizer: BlockQuantizer, selection: Selection, wanted: Mapping[str, Sequence[str]], progress: Progress
+) -> Choices:
     known = _choices.setdefault(selection, {})
-    key = replace(quantizer, lmbda=0.0)
-    if key not in known:
-        groups = groups_of(selection, quantizer.per_layer)
-        found: dict[str, dict[str, Choice]] = {group: {} for group in groups}
-        jobs = [(group, name) for group in groups for name in quantizer.formats]
-        for group, name in track(jobs, "block formats", progress):
-            bits = loss = 0.0
-            form = formats.named(name)
-            counts = np.zeros(len(form.levels), np.int64)
-            for t in groups[group]:
-                encoded = _encoded(quantizer, form, t)
-                counts += symbol_counts(encoded.codes.reshape(-1), len(counts))
-                bits += sum(part.values.size * part.bits for part in encoded.parts)
-                loss += _loss(_restored(form, encoded, t), t)
-            used = counts[counts > 0]
-            bits += math.ceil(used @ codes.named(quantizer.coding).lengths(used)) + len(form.levels)
-            found[group][name] = Choice(bits, loss)
-        known[key] = found
-    return known[key]
+    groups = groups_of(selection, quantizer.per_layer)
+    alone = {
+        name: replace(quantizer, lmbda=0.0, formats=(name,), layer_formats=())
+        for names in wanted.values()
+        for name in names
+    }
+    jobs = [(group, name) for group, names in wanted.items() for name in names if (group, alone[name]) not in known]
+    for group, name in track(jobs, "block formats", progress) if jobs else ():
+        known[group, alone[name]] = _choice(quantizer, formats.named(name), groups[group])
+    return {group: {name: known[group, alone[name]] for name in names} for group, names in wanted.items()}
+
+
+def _choice(quantizer: BlockQuantizer, form: BlockFormat, members: Iterable[SelectedTensor]) -> Choice:
+    bits = loss = 0.0
+    counts = np.zeros(len(form.levels), np.int64)
+    for t in members:
+        encoded = _encoded(quantizer, form, t)
+        counts += symbol_counts(encoded.codes.reshape(-1), len(counts))
+        bits += sum(part.values.size * part.bits for part in encoded.parts)
+        loss += _loss(_restored(form, encoded, t), t)
+    used = counts[counts > 0]
+    bits += math.ceil(used @ codes.named(quantizer.coding).lengths(used)) + len(form.levels)
+    return Choice(bits, loss)
 
 
 def corners(quantizer: BlockQuantizer, selection: Selection, progress: Progress = False) -> list[float]:
     """List values of λ, one for each choice of formats on the convex hull, from coarse to fine."""
     slopes = set()
+    all_choices(quantizer, selection, progress)  # so that another format of a layer is known when it is asked for
     for choices in choices_of(quantizer, selection, progress).values():
         hull = _hull(list(choices.values()))
         slopes |= {(a.loss - b.loss) / (b.bits - a.bits) for a, b in pairwise(hull)}
@@ -178,7 +241,7 @@ def quantize_blocks(quantizer: BlockQuantizer, selection: Selection, progress: P
     """
     require_valid(selection)
     groups, pruned = groups_of(selection, quantizer.per_layer), is_pruned(selection)
-    chosen = _chosen(quantizer, selection, progress)
+    chosen = chosen_formats(quantizer, selection, progress)
     tensors: dict[str, QuantizedTensor] = {}
     codebooks: dict[str, Codebook] = {}
     loss, lost = 0.0, dict[str, int]()
@@ -226,10 +289,11 @@ def quantize_blocks(quantizer: BlockQuantizer, selection: Selection, progress: P
     return Quantized.of(quantizer, selection, in_order, codebooks, ledger, loss)
 
 
-def _chosen(quantizer: BlockQuantizer, selection: Selection, progress: Progress) -> dict[str, str]:
-    """The format of each group: of equal costs the earlier one."""
-    if len(quantizer.formats) == 1:
-        return dict.fromkeys(groups_of(selection, quantizer.per_layer), quantizer.formats[0])
+def chosen_formats(quantizer: BlockQuantizer, selection: Selection, progress: Progress = False) -> dict[str, str]:
+    """Choose the format of each group: its own, or that of least loss + λ · bits; of equal costs the earlier one."""
+    options = _options(quantizer, selection)
+    if all(len(names) == 1 for names in options.values()):
+        return {group: names[0] for group, names in options.items()}
     found = {}
     for group, choices in choices_of(quantizer, selection, progress).items():
         found[group] = min(choices, key=lambda name: choices[name].loss + quantizer.lmbda * choices[name].bits)

@@ -17,6 +17,7 @@ from nbquant.version import VERSION
 ADDED: dict[str, dict[str, Any]] = {
     "uniform": {"steps": "joint", "mean": None},
     "feedback": {"output_damping": 0.1},
+    "blocks": {"layer_formats": ()},
 }  # by method; omitted at these values, as older readers do not know them
 
 

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from nbquant.views import theme
+from nbquant.views.labels import LARGE, Lettering, place_labels, short
 from nbquant.views.log_axis import decade_ticks, ratio_ticks, widened
 from nbquant.views.palette import method_style
-from nbquant.views.single_points import LARGE, Lettering, place_labels, short
 
 Quantity = Literal["accuracy", "divergence"]
 

@@ -48,8 +48,9 @@ class MethodStyle:
     symbol: str
 
 
-_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, OTHER_PART)
-_SYMBOLS = ("circle", "square", "diamond", "cross", "star", "triangle-up", "hexagon")
+COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, OTHER_PART)
+SYMBOLS = ("circle", "square", "diamond", "cross", "star", "triangle-up", "hexagon")
+"""Markers of series, with the colours of the same places."""
 
 
 def method_style(method: str, weighted: bool) -> MethodStyle:
@@ -64,5 +65,5 @@ def method_style(method: str, weighted: bool) -> MethodStyle:
     """
     known = methods.named(method)
     place = methods.METHODS.index(known)
-    colour, symbol = (kinds[min(place, len(kinds) - 1)] for kinds in (_COLOURS, _SYMBOLS))
+    colour, symbol = (kinds[min(place, len(kinds) - 1)] for kinds in (COLOURS, SYMBOLS))
     return MethodStyle(known.label(weighted), colour, "solid" if weighted else "dash", symbol)

@@ -10,13 +10,14 @@ from numpy import ndarray
 
 from nbquant.analysis.live import largest_ratio
 from nbquant.analysis.operating_point import OperatingPoint
+from nbquant.quantization.block_quantizer import BLOCKS_METHOD
 from nbquant.views import theme
+from nbquant.views.format_points import FormatPoint, shown_points
+from nbquant.views.labels import LARGE, Lettering
 from nbquant.views.log_axis import decade_ticks, ratio_ticks, widened
 from nbquant.views.palette import method_style
 from nbquant.views.single_points import (
-    LARGE,
     ChosenPoint,
-    Lettering,
     MeasuredPoint,
     PinnedPoint,
     draw_chosen,
@@ -96,6 +97,7 @@ class RateDistortionData:
         measured: Evaluated points.
         ratio_range: Least and greatest compression ratio shown.
         loss_range: Least and greatest predicted loss shown [loss].
+        formats: Block formats, best first.
         left_out: Number of points without a positive finite ratio and loss.
     """
 
@@ -107,6 +109,7 @@ class RateDistortionData:
     ratio_range: tuple[float, float]
     loss_range: tuple[float, float]
     left_out: int
+    formats: tuple[FormatPoint, ...] = ()
 
 
 def rate_distortion_data(
@@ -116,6 +119,7 @@ def rate_distortion_data(
     target_ratio: float | None = None,
     pins: Sequence[PinnedPoint] = (),
     measured: Sequence[MeasuredPoint] = (),
+    formats: Sequence[FormatPoint] = (),
 ) -> RateDistortionData:
     """Sort and thin curves, and find the range to show.
 
@@ -125,6 +129,7 @@ def rate_distortion_data(
         target_ratio: The requested compression ratio.
         pins: Points kept for comparison.
         measured: Evaluated points.
+        formats: Block formats of other libraries.
 
     Returns:
         The numbers to draw.
@@ -144,8 +149,9 @@ def rate_distortion_data(
     for point in single:
         method_style(point.method, point.weighted)
 
-    losses = [*(p.predicted_loss for p in single), *(m.loss for m in measured)]
-    ratio = [*map(_worth_showing, cleaned), _positive(p.compression_ratio for p in single)]
+    shown = shown_points(formats)
+    losses = [*(p.predicted_loss for p in (*single, *shown)), *(m.loss for m in measured)]
+    ratio = [*map(_worth_showing, cleaned), _positive(p.compression_ratio for p in (*single, *shown))]
     loss = [*(c.predicted_loss for c in cleaned), _positive(losses)]
     if target_ratio is not None:
         ratio.append(np.array([target_ratio]))
@@ -162,6 +168,7 @@ def rate_distortion_data(
         ratio_range=ratio_range,
         loss_range=(max(least, greatest * 10**-_DECADES), greatest),
         left_out=left_out,
+        formats=shown,
     )
 
 
@@ -214,6 +221,16 @@ def rate_distortion_table(data: RateDistortionData) -> pd.DataFrame:
         }
         for what, p in single
     ]
+    rows += [
+        {
+            "point": f"format: {p.name}" + ", as the library rounds" * (not p.search),
+            "method": method_style(BLOCKS_METHOD.name, True).label,
+            "rate [bit/weight]": p.rate,
+            "compression ratio": p.compression_ratio,
+            "predicted loss increase [loss]": p.predicted_loss,
+        }
+        for p in data.formats
+    ]
     for curve in data.curves:
         method = method_style(curve.method, curve.weighted).label
         numbers = zip(curve.rate, curve.compression_ratio, curve.predicted_loss, curve.parameter, strict=True)
@@ -264,7 +281,14 @@ def draw_rate_distortion(
     lines = [(c.compression_ratio, c.predicted_loss) for c in data.curves if len(c.rate)]
     lines += [(trace["x"], trace["y"]) for trace in beside if len(trace["x"])]
     traces += draw_points(
-        data.pins, data.measured, (left, right), (low, high), data.chosen, lettering=lettering, lines=lines
+        data.pins,
+        data.measured,
+        (left, right),
+        (low, high),
+        data.chosen,
+        lettering=lettering,
+        lines=lines,
+        formats=data.formats,
     )
     if data.chosen is not None:
         traces.append(draw_chosen(data.chosen))
@@ -341,4 +365,6 @@ def _subtitle(data: RateDistortionData) -> str:
         parts.append("hollow: pinned")
     if data.measured:
         parts.append("✕ measured" + ", ▼ no loss" * any(m.loss <= 0 for m in data.measured))
+    if data.formats:
+        parts.append("● block formats, ○ as their libraries round")
     return " · ".join(parts)

@@ -9,6 +9,7 @@ from typing import Any
 from nbquant.analysis.target import Target, check_target, drivers, targets_of
 from nbquant.coding import codes
 from nbquant.quantization import methods
+from nbquant.quantization.block_quantizer import USUAL, BlockQuantizer
 from nbquant.quantization.method import Family, Method
 from nbquant.sensitivity import estimators
 from nbquant.widgets.kinds import AMOUNT, COUNT, FLAG, NUMBER, Kind, check, is_finite, is_text, one_of
@@ -19,7 +20,7 @@ ACCURACY_LOSS = "accuracy_loss"
 """Accuracy that may be lost [percentage points]: the target for which the ratio is searched on data."""
 TARGETS = (*DRIVERS, ACCURACY_LOSS)
 """Everything that can be asked for."""
-OPTIONS = ("weighted", "coding", "per_layer", "pinned_zero")
+OPTIONS = ("weighted", "coding", "per_layer", "pinned_zero", "formats", "layer_formats", "search")
 """Settings that are options of methods; a method may lack some."""
 SIZES = ("standard", "compact", "projection")
 """Layouts of the explorer: for a page, for half a screen, for a class."""
@@ -41,8 +42,12 @@ class Settings:
         damping: ε of h + ε·mean(h).
         driver: Quantity that is asked for, one of :data:`TARGETS`.
         value: Its value.
+        formats: For block formats: names of those that each layer may have, also as text with commas.
+        layer_formats: For block formats: formats of single layers, which are not chosen.
+        search: For block formats: search the best scales, or round as the library does.
 
     Raises:
+        TypeError: Names of formats that are no text.
         ValueError: A setting of the wrong kind, a target that the method does not have or cannot have this value.
     """
 
@@ -57,6 +62,9 @@ class Settings:
     damping: float
     driver: str
     value: float
+    formats: tuple[str, ...] = USUAL
+    layer_formats: tuple[tuple[str, str], ...] = ()
+    search: bool = True
 
     def __post_init__(self) -> None:
         kinds = {
@@ -72,6 +80,9 @@ class Settings:
             "driver": one_of(TARGETS),
         }
         check(vars(self), kinds)
+        blocks = BlockQuantizer(formats=self.formats, layer_formats=self.layer_formats, search=self.search)
+        object.__setattr__(self, "formats", blocks.formats)
+        object.__setattr__(self, "layer_formats", blocks.layer_formats)
         if not self.is_searched:
             check_target(self.driver, self.method)
         check({self.driver: self.value}, {self.driver: NUMBER})
@@ -102,13 +113,17 @@ class Settings:
     @property
     def options(self) -> dict[str, Any]:
         """Values of the options that the chosen method has."""
-        return {name: getattr(self, name) for name in OPTIONS if name in self.record.options}
+        return self._options(self.record)
 
     def family(self, method: str, weighted: bool) -> Family:
         """The quantizers of any method with those of these options that it has."""
         known = methods.named(method)
-        asked = {name: getattr(self, name) for name in OPTIONS if name in known.options}
-        return known.family(**asked | {"weighted": weighted})
+        return known.family(**self._options(known) | {"weighted": weighted})
+
+    def _options(self, method: Method) -> dict[str, Any]:
+        """Values of the options that a method has; formats of layers only where they are selected."""
+        values = vars(self) | {"layer_formats": tuple(p for p in self.layer_formats if p[0] in self.layers)}
+        return {name: values[name] for name in OPTIONS if name in method.options}
 
     def at(self, driver: str, value: float, **others: Any) -> "Settings":
         """The same with another target, and other settings.

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -75,3 +76,17 @@ def test_all_formats_are_compared_by_default():
 def test_errors_say_what_was_required(selection, call, error, told):
     with pytest.raises(error, match=told):
         call(selection)
+
+
+def test_by_layer_each_layer_is_compared_by_itself():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 8, bias=False), nn.Linear(8, 32, bias=False), nn.Linear(32, 4, bias=False))
+    nn.init.ones_(model[2].weight)
+    selection = nq.select(model)
+    rows = nq.compare_formats(selection, ["q4_0", "nf4"], by_layer=True, progress=False)
+    assert list(rows["layer"]) == ["0"] * 4 + ["1"] * 4 + ["2"] * 4
+    for layer, part in list(selection.by_layer().items())[:2]:
+        alone = nq.compare_formats(part, ["q4_0", "nf4"], progress=False)
+        own = rows[rows["layer"] == layer].drop(columns="layer").reset_index(drop=True)
+        pd.testing.assert_frame_equal(own, alone)
+    assert rows["bound_rate"][8:].isna().all()

@@ -221,6 +221,66 @@ def test_layers_are_chosen_in_their_table(shared):
     until(page, "() => /conv2.weight/.test(document.querySelector('[data-box=heatmap]').textContent)")
 
 
+def test_bits_of_a_layer_are_pulled_by_keys_and_by_the_mouse(shared):
+    page = shared
+    choose_driver(page, "ratio")
+    page.find("[data-driver=ratio] input[type=number]").focus()
+    page.page.keyboard.press("Control+a")
+    page.page.keyboard.type("6")
+    page.page.keyboard.press("Enter")
+    settle(page)
+    control(page, "method").select_option(label="block formats (runs)")
+    formats = control(page, "formats_text")
+    formats.fill("q4_0, q8_0")
+    formats.press("Enter")
+    tab(page, "formats")
+    until(page, "() => document.querySelectorAll('[data-layer=fc2] .nbquant-bits-marks i').length === 2")
+    settle(page)
+    told = "() => document.querySelector('[data-layer=fc2] [role=slider]').getAttribute('aria-valuetext')"
+    bar = page.find("[data-layer=fc2] [role=slider]")
+    bar.focus()
+    page.page.keyboard.press("Home")
+    until(page, f"() => /^q4_0.*set by hand/.test(({told})())")
+    settle(page)
+    box = bar.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.page.mouse.move(box["x"] + 0.5 * box["width"], middle)
+    page.page.mouse.down()
+    page.page.mouse.move(box["x"] + box["width"], middle, steps=4)
+    page.page.mouse.up()
+    until(page, f"() => /^q8_0.*set by hand/.test(({told})())")
+    settle(page)
+    button(page, "Reset").click()
+    until(page, f"() => !/set by hand/.test(({told})())")
+    settle(page)
+
+
+def test_a_quantized_file_is_opened_and_its_tensors_are_chosen(shared, lab):
+    page = shared
+    model = nq.zoo.load("lenet5-fashion")[0]
+    found = nq.fit(nq.select(model, layers=["fc1.weight"]), "q4_0", progress=False)
+    nq.export(found, lab.root / "lenet.gguf", model, progress=False)
+    path = control(page, "quantized_file")
+    path.fill(str(lab.root / "lenet.gguf"))
+    path.press("Enter")
+    page.find("[data-panel=file] tr:has-text('conv2.weight')").get_by_text("conv2.weight").click()
+    tab(page, "file_codes")
+    until(page, "() => /conv2.weight/.test(document.querySelector('[data-box=file_codes]').textContent)")
+    tab(page, "file_tensors")
+    until(page, "() => document.querySelector('[data-figure=file_tensors]')._fullData?.some(t => t.name === 'q4_0')")
+    path = control(page, "quantized_file")
+    path.fill("no.gguf")
+    path.press("Enter")
+    page.page.wait_for_selector(".nbquant-alert:not([hidden])")
+    assert "no file" in error(page).inner_text()
+    path.fill("")
+    path.press("Enter")
+    until(page, "() => document.querySelector('[data-tab=file_codes]').hidden")
+    control(page, "method").select_option(label="uniform")
+    settle(page)
+    tab(page, "heatmap")
+
+
 def test_both_themes_reach_the_figures(shared, tmp_path):
     page = shared
     colour = """() => getComputedStyle(document.querySelector('[data-figure=histogram] .xtick text')).fill"""

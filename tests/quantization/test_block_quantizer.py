@@ -117,6 +117,39 @@ def test_formats_are_chosen_with_equal_slopes(selection):
     assert min(seen) == min(b for _, b in every)
 
 
+def test_layers_keep_their_own_formats_and_the_rest_is_the_best_choice(model, selection, tmp_path):
+    """Against all choices for the other layers: none with as few bits loses less."""
+    own = {"1": "q5_0"}
+    found = nq.fit(selection, CHOSEN, ratio=4.5, layer_formats=own)
+    names = {group: book.levels.format for group, book in found.codebooks.items()}
+    assert names["1"] == "q5_0"
+    choices = choices_of(found.quantizer, selection)
+    assert list(choices["1"]) == ["q5_0"]
+    bits = sum(choices[g][n].bits for g, n in names.items())
+    for pick in itertools.product(*([*c] for c in choices.values())):
+        lost = sum(c[n].loss for c, n in zip(choices.values(), pick, strict=True))
+        if sum(c[n].bits for c, n in zip(choices.values(), pick, strict=True)) <= bits:
+            assert lost >= found.predicted_loss_increase * (1 - 1e-9)
+    assert found.compression_ratio >= 4.5
+    assert BlockQuantizer(layer_formats="1=q5_0") == BlockQuantizer(layer_formats=[("1", "q5_0")])
+    nq.save(found, tmp_path / "m.nbq", model, progress=False)
+    assert nq.load(tmp_path / "m.nbq").quantized().quantizer == found.quantizer
+
+
+@pytest.mark.parametrize(
+    ("own", "error", "told"),
+    [
+        ({"no": "q5_0"}, ValueError, "selected layers"),
+        ({"1": "q8_00"}, ValueError, "q5_0"),
+        ("1", TypeError, "map layers"),
+        ([("1", "q5_0"), ("1", "q4_k")], ValueError, "once"),
+    ],
+)
+def test_formats_of_layers_that_cannot_be_are_refused(selection, own, error, told):
+    with pytest.raises(error, match=told):
+        nq.fit(selection, CHOSEN, ratio=4.5, layer_formats=own)
+
+
 def test_a_target_is_met_by_the_finest_choice(selection):
     quantizer = BlockQuantizer(formats=CHOSEN)
     results = [nq.fit(selection, CHOSEN, lmbda=lmbda) for lmbda in corners(quantizer, selection)]

@@ -19,6 +19,12 @@ def two_layers() -> nn.Sequential:
     return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 5))
 
 
+def of_blocks() -> nn.Sequential:
+    """Three layers whose rows are whole blocks of 32 weights."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 32, bias=False), nn.Linear(32, 64, bias=False), nn.Linear(64, 8, bias=False))
+
+
 def batches(samples: int = 64) -> list[tuple[Tensor, Tensor]]:
     """Batches of 16 samples of 20 numbers, in five classes."""
     torch.manual_seed(1)

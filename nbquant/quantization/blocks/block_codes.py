@@ -7,6 +7,8 @@ from jaxtyping import UInt8
 
 from nbquant.coding.entropy import entropy
 
+_COUNTED, _MANY = 2, 1 << 14  # bytes of a symbol, and symbols, from which on counting is faster than sorting
+
 
 @dataclass(frozen=True)
 class Part:
@@ -74,4 +76,7 @@ class BlockCodes:
 def symbol_entropy(values: np.ndarray) -> float:
     """Compute the entropy of stored values [bit/value], each with its bits as a symbol: −0.0 and 0.0 are two."""
     symbols = np.ascontiguousarray(values).reshape(-1)
-    return entropy(np.unique(symbols.view(f"u{symbols.dtype.itemsize}"), return_counts=True)[1])
+    bits = symbols.view(f"u{symbols.dtype.itemsize}")
+    if bits.dtype.itemsize <= _COUNTED and len(bits) > _MANY:
+        return entropy(np.bincount(bits))
+    return entropy(np.unique(bits, return_counts=True)[1])

@@ -36,6 +36,7 @@ _PARTS = (
     "versus",
     "trace",
     "breaks",
+    "layer_bits",
     "tabs",
     "cockpit",
 )

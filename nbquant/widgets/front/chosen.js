@@ -1,15 +1,21 @@
 // The chosen point and the target over the rate-distortion curves.
 
+/** A regular polygon with a corner on top, its corners `far` times as far out as a circle. */
+function polygon(corners, far) {
+  return (path, x, y, r) => {
+    for (let i = 0; i < corners; i++) {
+      const angle = (2 * Math.PI * i) / corners - Math.PI / 2;
+      path[i ? "lineTo" : "moveTo"](x + far * r * Math.cos(angle), y + far * r * Math.sin(angle));
+    }
+    path.closePath();
+  };
+}
+
+// Symbols of the methods, as plotly calls them.
 const SHAPES = {
   circle: (path, x, y, r) => path.arc(x, y, r, 0, 2 * Math.PI),
   square: (path, x, y, r) => path.rect(x - 0.9 * r, y - 0.9 * r, 1.8 * r, 1.8 * r),
-  diamond: (path, x, y, r) => {
-    path.moveTo(x, y - 1.3 * r);
-    path.lineTo(x + 1.3 * r, y);
-    path.lineTo(x, y + 1.3 * r);
-    path.lineTo(x - 1.3 * r, y);
-    path.closePath();
-  },
+  diamond: polygon(4, 1.3),
   cross: (path, x, y, r) => {
     path.rect(x - 1.2 * r, y - 0.4 * r, 2.4 * r, 0.8 * r);
     path.rect(x - 0.4 * r, y - 1.2 * r, 0.8 * r, 2.4 * r);
@@ -21,6 +27,8 @@ const SHAPES = {
     }
     path.closePath();
   },
+  "triangle-up": polygon(3, 1.3),
+  hexagon: polygon(6, 1.1),
 };
 
 /** The compression ratio that a target asks for; null where it asks for something else. */

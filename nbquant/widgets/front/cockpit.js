@@ -74,7 +74,7 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
 
   // Panels beside the curves.
   const tables = Object.fromEntries(
-    ["layers", "codebook", "pins"].map((name) => {
+    ["layers", "codebook", "pins", "file"].map((name) => {
       const holder = element("div", { className: "nbquant-holder" });
       disposers.push(dataTable({ model: tableModel(model, `${name}_table`), el: holder }));
       return [name, holder];
@@ -99,9 +99,9 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     { name: "codebook", title: "Codebook", panel: tables.codebook },
     { name: "pins", title: "Pins", panel: pins },
     { name: "bits", title: "Bits", panel: bits },
-    ...(model.get("static") ? [] : ofWeights(model, act, added)),
+    ...(model.get("static") ? [] : [...ofWeights(model, act, added), ...ofFormats(model, act, added, tables.file)]),
     { name: "settings", title: "Settings", panel: settings },
-    { name: "save", title: "Train and save", panel: saveForm(model, act, added, disposers) },
+    { name: "save", title: "Save", panel: saveForm(model, act, added, disposers) },
   );
   const tabs = tabList(entries, "Details");
   const maps = names.filter((name) => kinds[name] === "map");
@@ -185,6 +185,18 @@ function ofWeights(model, act, added) {
   return [
     { name: "weight", title: "Weight", panel: added(traceSection(model)) },
     { name: "breaks", title: "Breaks", panel: added(breaksSection(model, button)) },
+  ];
+}
+
+/** Tabs of formats of other libraries, and of their files. */
+function ofFormats(model, act, added, table) {
+  const send = (layer, format) => model.send({ kind: "layer format", layer, format });
+  const settings = added(settingsSection(model, "formats", "Block formats"));
+  const formats = added(layerBitsSection(model, send, element("div", { className: "nbquant-form-row" }, settings, added(actionRow(model, "formats", act)))));
+  const row = element("div", { className: "nbquant-form-row" }, added(settingsSection(model, "file", "Quantized file")), added(actionRow(model, "file", act)));
+  return [
+    { name: "formats", title: "Formats", panel: formats },
+    { name: "file", title: "File", panel: element("div", { className: "nbquant-pins nbquant-file" }, row, table) },
   ];
 }
 

@@ -164,6 +164,16 @@ class FigurePanel(anywidget.AnyWidget):
         state = {"data": now["data"], "layout": now["layout"], "revision": old.get("revision", 0) + 1}
         self.set_trait(name, state)
 
+    def clear(self, name: str) -> None:
+        """Take a figure away; one that comes late takes no room then.
+
+        Raises:
+            ValueError: An unknown name.
+        """
+        self._check(name, self.names)
+        if getattr(self, name).get("data"):
+            self.set_trait(name, {"revision": self.revision(name) + 1})
+
     def revision(self, name: str) -> int:
         """Count the changes of a figure; views carry the one they have drawn as ``data-revision``."""
         return int(getattr(self, name).get("revision", 0))

@@ -52,7 +52,11 @@ const KINDS = {
     return {
       control,
       show: (value) => control.getRootNode().activeElement !== control && put(control, "value", String(value)),
-      listen: () => control.addEventListener("change", () => change(control.value)),
+      listen() {
+        control.addEventListener("change", () => change(control.value));
+        // Notebooks keep the browser from taking Enter for a change.
+        control.addEventListener("keydown", (event) => event.key === "Enter" && change(control.value));
+      },
     };
   },
 };

@@ -20,6 +20,7 @@ from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.result import Sensitivity
 from nbquant.views.bound import BoundData, bound_data
+from nbquant.widgets.jobs.exact import damped
 from nbquant.widgets.jobs.jobs import Jobs
 from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.jobs.weights import Weights
@@ -112,8 +113,8 @@ class CurvePass:
             found = basis = found or self._calibrated(settings, inputs(report), report)
             family = settings.family(*settings.key)
             known: Any = basis.statistics.curves.get(family, [])
-            damped = basis.selection.damped(basis.statistics.offset)
-            return curve_of(family, damped, basis.statistics, known, report).fit(target)
+            selection = _weighed(basis, settings)
+            return curve_of(family, selection, basis.statistics, known, report).fit(target)
 
         return work
 
@@ -131,7 +132,7 @@ class CurvePass:
         known: dict[Any, Any] = basis.statistics.curves
         basis = self._calibrated(wanted, basis, report)
         here = wanted.family(*wanted.key)
-        selection = basis.selection.damped(basis.statistics.offset)
+        selection = _weighed(basis, wanted)
         made: list[OperatingPoint] = known.get(here, [])
         ran = left = 0
 
@@ -157,6 +158,13 @@ class CurvePass:
                 if wanted.key == self._wanted().key and any(wanted.target.met(p) for p in points):
                     self._show(basis, {**found, wanted.key: points})
         return basis, {**found, wanted.key: known.get(here, [])}
+
+
+def _weighed(basis: CurveInputs, settings: Settings) -> Selection:
+    """The selection as it is counted; kept where a method chooses among results that it keeps for it."""
+    if settings.record.needs_calibration:
+        return basis.selection.damped(basis.statistics.offset)
+    return damped(basis.selection, basis.statistics, keep=settings.record.corners is not None)
 
 
 def _ran(statistics: Statistics) -> Curves:

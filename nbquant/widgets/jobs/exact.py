@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from nbquant.analysis.breakdown import Breakdown, breakdown
 from nbquant.analysis.curve import curve_of
@@ -20,7 +20,25 @@ from nbquant.widgets.settings import Settings
 
 SLOT = "exact"
 SETTLED = 0.15  # s without a newer request, before weights are quantized
+DAMPED = "damped selection"  # beside the curves of its statistics
 QUIET = 0.5  # s that it takes before a word is said about it
+
+
+def damped(selection: Selection, statistics: Statistics, *, keep: bool = False) -> Selection:
+    """The weights with the sensitivities that are counted with.
+
+    Args:
+        selection: The weights, with their sensitivities undamped.
+        statistics: Of the same weights, damped.
+        keep: Whether the result is kept with the statistics: what is known of a selection is known of this one only.
+    """
+    known: dict[Any, Any] = statistics.curves
+    if DAMPED in known:
+        return cast(Selection, known[DAMPED])
+    found = selection.damped(statistics.offset)
+    if keep:
+        known[DAMPED] = found
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +77,7 @@ class FitRequest:
 
     def damped(self) -> Selection:
         """The weights with the sensitivities that are counted with."""
-        return self.selection.damped(self.statistics.offset)
+        return damped(self.selection, self.statistics)
 
     def quantize(self, progress: Progress, damped: Selection | None = None) -> Quantized:
         """Quantize the weights themselves; ``damped`` are they, if they are at hand."""

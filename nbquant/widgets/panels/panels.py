@@ -3,6 +3,8 @@
 from nbquant import registry
 from nbquant.widgets.panels.difference import DIFFERENCE
 from nbquant.widgets.panels.error import ERROR, WEIGHTED_ERROR
+from nbquant.widgets.panels.file_codes import FILE_CODES
+from nbquant.widgets.panels.file_tensors import FILE_TENSORS
 from nbquant.widgets.panels.finetuning import FINETUNING
 from nbquant.widgets.panels.heatmap import HEATMAP
 from nbquant.widgets.panels.histogram import HISTOGRAM
@@ -20,6 +22,8 @@ PANELS: tuple[Panel, ...] = (
     RATE_DISTORTION,
     PREDICTION,
     FINETUNING,
+    FILE_TENSORS,
+    FILE_CODES,
 )
 """All panels, in the order of the page. Look at ``panels.PANELS``, so that additions are seen."""
 

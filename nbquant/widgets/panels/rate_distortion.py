@@ -10,6 +10,8 @@ from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.views import theme
 from nbquant.views.bound import bound_traces
 from nbquant.views.evaluated import EvaluatedData, EvaluatedPoint, draw_evaluated, evaluated_data, evaluated_table
+from nbquant.views.format_points import FormatPoint
+from nbquant.views.labels import LARGE, SMALL
 from nbquant.views.rate_distortion import (
     ChosenPoint,
     Curve,
@@ -20,7 +22,6 @@ from nbquant.views.rate_distortion import (
     rate_distortion_data,
     rate_distortion_table,
 )
-from nbquant.views.single_points import LARGE, SMALL
 from nbquant.widgets.panels.panel import Panel
 from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.state.evaluations import evaluated_point
@@ -34,12 +35,14 @@ def curve_points(state: ExplorerState) -> list[tuple[tuple[str, bool], list[Oper
     ]
 
 
-def clickable(state: ExplorerState) -> list[tuple[str, bool] | None]:
-    """Method and weighting of each trace that leads to a point where it is clicked; None for others."""
+def clickable(state: ExplorerState) -> list[tuple[str, bool] | list[FormatPoint] | None]:
+    """Method and weighting of each trace that leads to a point where it is clicked, or its formats; None for others."""
     found = data(state, False)
     if isinstance(found, EvaluatedData):
         return [None, *dict.fromkeys((p.method, p.weighted) for p in found.points)]  # first the error bars
-    return [key for key, _ in curve_points(state)]
+    formats = () if found is None else found.formats
+    own = [[p for p in formats if p.search == search] for search in (False, True)] if formats else []
+    return [*(key for key, _ in curve_points(state)), *own]
 
 
 def measured_values(state: ExplorerState) -> dict[str, float]:
@@ -79,6 +82,7 @@ def data(state: ExplorerState, whole: bool) -> RateDistortionData | EvaluatedDat
             if not m.at_rest
             for q in (m.point.quantizer,)
         ],
+        formats=state.format_points,
     )
     axis: Any = state.axis
     if axis == "predicted":
@@ -130,5 +134,5 @@ RATE_DISTORTION = Panel(
     draw=_draw,
     table=_table,
     describe=_describe,
-    follows=("curves", "bound", "pins", "compared", "measured", "evaluated", "axis"),
+    follows=("curves", "bound", "pins", "compared", "measured", "evaluated", "axis", "format_points"),
 )

@@ -11,6 +11,7 @@ import traitlets
 
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.quantization import methods
+from nbquant.quantization.block_quantizer import USUAL, BlockQuantizer
 from nbquant.quantization.kmeans import KMeans
 from nbquant.registry import nearest
 from nbquant.sensitivity import estimators
@@ -41,6 +42,9 @@ class Inputs(traitlets.HasTraits):
             change of method, unless they had been changed.
         per_layer: A codebook for each layer, or one for all.
         pinned_zero: For k-means: one of the levels is exactly zero.
+        formats: For block formats: names of those that each layer may have, also as text with commas.
+        layer_formats: For block formats: formats of single layers, as a mapping or pairs; they are not chosen.
+        search: For block formats: search the best scales, or round as the library does.
         ratio: Compression ratio of the selection; asked for, it is the least.
         rate: R [bit/weight]; asked for, it is the largest.
         levels: Number of reconstruction values; asked for, it is the largest.
@@ -63,6 +67,9 @@ class Inputs(traitlets.HasTraits):
         axis: Vertical axis of the rate-distortion figure: "predicted" loss, "accuracy" lost or KL "divergence".
         pooling: "max" or "mean" of the entries that share a pixel of a map.
         size: "standard", "compact" (half a screen) or "projection" (for a class).
+        all_formats: Whether the rate-distortion figure shows all block formats of other libraries.
+        quantized_file: Path of a file that another library has quantized, which is inspected; "" for none.
+        file_tensor: Name of the tensor of that file whose codes are shown; "" for none.
         compared: Place of the pin to be compared with; −1 for none.
         driver: Which of ``ratio``, ``rate``, ``levels``, ``lmbda``, ``step`` and ``accuracy_loss`` is asked for.
     """
@@ -73,6 +80,9 @@ class Inputs(traitlets.HasTraits):
     coding = traitlets.Unicode(KMeans.coding)
     per_layer = traitlets.Bool(KMeans.per_layer)
     pinned_zero = traitlets.Bool(KMeans.pinned_zero)
+    formats = traitlets.Any(USUAL)
+    layer_formats = traitlets.Any(())
+    search = traitlets.Bool(BlockQuantizer.search)
     ratio = traitlets.Float(14.0)
     rate = traitlets.Float(0.0)
     levels = traitlets.Int(0)
@@ -92,6 +102,9 @@ class Inputs(traitlets.HasTraits):
     axis = traitlets.Enum(AXES, "predicted")
     pooling = traitlets.Enum(("max", "mean"), "max")
     size = traitlets.Enum(SIZES, "standard")
+    all_formats = traitlets.Bool(False)
+    quantized_file = traitlets.Unicode("")
+    file_tensor = traitlets.Unicode("")
     compared = traitlets.Int(-1)
     driver = traitlets.Enum(TARGETS, "ratio", read_only=True)
 

@@ -22,6 +22,7 @@ from nbquant.widgets.jobs.brush import Brush
 from nbquant.widgets.jobs.curves import BOUND, CurveInputs, Curves
 from nbquant.widgets.jobs.exact import ExactPass, FitRequest
 from nbquant.widgets.jobs.jobs import Jobs
+from nbquant.widgets.jobs.layer_bits import LayerBits, layer_bits
 from nbquant.widgets.jobs.measure import Measurement
 from nbquant.widgets.jobs.save import Saved
 from nbquant.widgets.jobs.trace import WeightTracer
@@ -66,6 +67,9 @@ class Results(Inputs):
         traced: The way of one weight into the file; None if none was chosen.
         comparison: The result at ``point`` beside that of the pin that is compared; None while there is none.
         brushed: Weights of a region of the parameter in focus; None if none was brushed.
+        format_points: All block formats on the selection, as far as they were compared; empty unless ``all_formats``.
+        inspected: The quantized file that was opened last; None before.
+        tensor_codes: Codes of its tensor ``file_tensor``; None before.
         pins: Operating points that were pinned.
         saved: The last file that was written; None before.
         can_undo: Whether there is a step to undo.
@@ -99,6 +103,9 @@ class Results(Inputs):
     traced = traitlets.Any(None, allow_none=True, read_only=True)
     comparison = traitlets.Any(None, allow_none=True, read_only=True)
     brushed = traitlets.Any(None, allow_none=True, read_only=True)
+    format_points = traitlets.Tuple((), read_only=True)
+    inspected = traitlets.Any(None, allow_none=True, read_only=True)
+    tensor_codes = traitlets.Any(None, allow_none=True, read_only=True)
     pins = traitlets.Tuple((), read_only=True)
     saved = traitlets.Any(None, allow_none=True, read_only=True)
     can_undo = traitlets.Bool(False, read_only=True)
@@ -163,6 +170,15 @@ class Results(Inputs):
     def file(self) -> Saved | None:
         """The file that holds what is kept at this target; None if that was not saved."""
         return self.saved if self.saved is not None and self.saved.quantized is self.kept else None
+
+    @property
+    def layer_bits(self) -> tuple[LayerBits, ...]:
+        """Formats of the layers with their bits; empty for methods without block formats."""
+        request = self._exact.request
+        if request is None:
+            return ()
+        kept = self.exact if request.point is self.point else None
+        return layer_bits(request.point.quantizer, request.damped(), kept, dict(self.settings.layer_formats))
 
     @property
     def focused(self) -> SelectedTensor | None:

@@ -19,7 +19,10 @@ MOST_BYTES = 4 << 20
 ALONGSIDE = ("epochs", "density", "path")
 """Inputs of jobs, which take effect when a button is pressed."""
 
-VIEW = ("focus", "bars", "log_count", "axis", "pooling", "size", "measure_at_rest")
+VIEW = (
+    *("focus", "bars", "log_count", "axis", "pooling", "size", "measure_at_rest"),
+    *("all_formats", "quantized_file", "file_tensor"),
+)
 """Inputs of the view."""
 
 

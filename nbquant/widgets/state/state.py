@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from nbquant.analysis.by_hand import with_centre_at
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
+from nbquant.quantization.block_quantizer import BLOCKS_METHOD
 from nbquant.views.region import Region
 from nbquant.widgets.jobs.breaks import find_breaks
 from nbquant.widgets.jobs.finetune import finetune
@@ -74,6 +76,26 @@ class ExplorerState(Steps):
         """Go to a point of any curve, as one step."""
         with self._deciding():
             self._accept(self.settings.at(driver, value, method=method, weighted=weighted))
+
+    def choose_format(self, name: str, search: bool, ratio: float) -> None:
+        """Go to a block format for all layers, at a ratio, as one step."""
+        with self._deciding():
+            changes = {"formats": (name,), "layer_formats": (), "search": search}
+            self._accept(self.settings.at("ratio", ratio, method=BLOCKS_METHOD.name, **changes))
+
+    def set_layer_format(self, layer: str, name: str | None) -> None:
+        """Give a layer a block format of its own; None lets it be chosen again."""
+        with self._deciding():
+            own = dict(self.settings.layer_formats)
+            own.pop(layer, None)
+            if name is not None:
+                own[layer] = name
+            self._accept(replace(self.settings, layer_formats=tuple(own.items())), f"format of {layer}")
+
+    def free_layers(self) -> None:
+        """Let the formats of all layers be chosen."""
+        with self._deciding():
+            self._accept(replace(self.settings, layer_formats=()))
 
     # Pins and sessions.
 

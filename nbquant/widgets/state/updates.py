@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,8 +20,12 @@ from nbquant.widgets.jobs.accuracy_search import FoundRatio, search
 from nbquant.widgets.jobs.breaks import SLOT as BREAKS
 from nbquant.widgets.jobs.compare import SLOT as COMPARE
 from nbquant.widgets.jobs.compare import PinComparison, compare
-from nbquant.widgets.jobs.curves import CurvePass
+from nbquant.widgets.jobs.curves import BOUND, CurveInputs, CurvePass, Curves
 from nbquant.widgets.jobs.estimate import estimate
+from nbquant.widgets.jobs.format_points import SLOT as FORMATS
+from nbquant.widgets.jobs.format_points import compare_formats, known_points
+from nbquant.widgets.jobs.inspected_file import SLOT as FILE
+from nbquant.widgets.jobs.inspected_file import TENSOR, InspectedFile, inspect_file, read_codes
 from nbquant.widgets.jobs.jobs import message_of
 from nbquant.widgets.jobs.measure import glance
 from nbquant.widgets.jobs.network import Network
@@ -50,6 +55,9 @@ SLOTS = (
     "compare",
     "trace",
     "breaks",
+    "file",
+    "tensor",
+    "formats",
     "save",
     "deliver",
     "page",
@@ -84,6 +92,7 @@ class Updates(Results):
             raise ValueError(f"accuracy_loss requires data to measure on, but {self.lacking}")
         self._history = History()
         self._cancelled = False
+        self._compared_on: CurveInputs | None = None
         self.available_layers = self._weights.layers
         self._put(self.settings, None)
         # Until the curves are there; a control must not cut the ratio that was asked for.
@@ -95,11 +104,16 @@ class Updates(Results):
         self.observe(lambda change: self._on_focus(), ["focus"])
         self.observe(lambda change: self._measure_at_rest(), ["measure_at_rest"])
         self.observe(self._on_checked, ["compared", *CHECKED])
+        self.observe(lambda change: self._compare_formats(), ["all_formats"])
+        self.observe(lambda change: self.open_file(), ["quantized_file"])
+        self.observe(lambda change: self._read_codes(), ["file_tensor", "inspected"])
         self.observe(lambda change: self._forget_breaks(), ["exact", "finetuned"])
         self.observe(lambda change: self._follow_trace(), ["exact", "finetuned", "focus"])
         self.observe(lambda change: self._compare(), ["compared", "exact", "finetuned", "measure_at_rest"])
         if sensitivity is None and self._network is not None:
             self.estimate()
+        if self.quantized_file:
+            self.open_file()
 
     @property
     def _weights(self) -> Weights:
@@ -124,6 +138,52 @@ class Updates(Results):
         """Measure the point that has come to rest on some samples, unless it has been measured."""
         if self.measure_at_rest and self.measurement is None and self._network is not None:
             glance(self._workbench(), self._show_measurement)
+
+    def _show_curves(self, inputs: CurveInputs, curves: Curves) -> None:
+        super()._show_curves(inputs, curves)
+        self._compare_formats()
+
+    def _compare_formats(self) -> None:
+        """Compare block formats on the selection of the curves, if they are asked for and all curves are there."""
+        with self._jobs.lock:
+            inputs = self._curves_of
+            known = () if inputs is None or not self.all_formats else known_points(inputs)
+            self.set_trait("format_points", known)
+            if inputs is None or not self.all_formats:
+                self._jobs.cancel(FORMATS)
+            elif BOUND in inputs.statistics.curves and (
+                inputs is not self._compared_on or not self._jobs.wanted(FORMATS)
+            ):
+                self._compared_on = inputs
+                compare_formats(self._jobs, inputs, lambda points: self.set_trait("format_points", points))
+
+    def open_file(self) -> None:
+        """Inspect the file that another library has quantized, in the background; without a path none is shown."""
+        with self._jobs.lock:
+            self._jobs.cancel(FILE, TENSOR)
+            self._jobs.tell(FILE, "")
+            if self.quantized_file:
+                inspect_file(self._workbench(), self.quantized_file, self.damping, self._show_file)
+            else:
+                self.set_trait("inspected", None)
+
+    def _show_file(self, found: InspectedFile) -> None:
+        if self.file_tensor not in found.opened.tensors:
+            rows = found.rows.sort_values("weights", ascending=False, kind="stable")
+            coded = rows[rows["code_entropy"].notna()]
+            self.file_tensor = str((coded if len(coded) else rows)["name"].iloc[0])
+        self.set_trait("inspected", found)
+
+    def _read_codes(self) -> None:
+        """Read the codes of the chosen tensor of the open file."""
+        with self._jobs.lock:
+            self._jobs.cancel(TENSOR)
+            self._jobs.tell(TENSOR, "")
+            if self.inspected is None:
+                self.set_trait("tensor_codes", None)
+            elif self.file_tensor in self.inspected.opened.tensors:
+                show = partial(self.set_trait, "tensor_codes")
+                read_codes(self._workbench(), self.inspected, self.file_tensor, show)
 
     def _forget_breaks(self) -> None:
         with self._jobs.lock:
@@ -338,6 +398,7 @@ class Updates(Results):
     def _reselect(self) -> bool:
         """Select the layers anew; whether they can be."""
         with self._jobs.lock, self._jobs.reporting("layers"):
+            self._jobs.cancel(FORMATS)
             self.selection = self._weights.select(self.settings.layers)
             self.set_trait("parameters", tuple(t.name for t in self.selection))
             if self.focus not in self.parameters:

@@ -13,7 +13,7 @@ class Action:
     Attributes:
         name: What it is called in messages.
         label: Its text.
-        place: Where it stands: "bar", "prune", "train", "breaks", "save", "session", or "" for none.
+        place: Where it stands: "bar", "prune", "train", "breaks", "formats", "file", "save", "session", or "" for none.
         tooltip: What it does, in a sentence.
         run: What the state does; None if the explorer hands something to the browser.
         blocked: Why it can do nothing now; "" if it can.
@@ -84,6 +84,22 @@ ACTIONS = (
         "Find test samples whose answer is another one than the original's",
         ExplorerState.find_breaks,
         _needs_data,
+    ),
+    Action(
+        "free_layers",
+        "Reset",
+        "formats",
+        "Let the formats of all layers be chosen",
+        ExplorerState.free_layers,
+        lambda state: "" if state.settings.layer_formats else "no layer has a format of its own",
+    ),
+    Action(
+        "file",
+        "Open",
+        "file",
+        "Inspect the file: bits stored, entropy, distortion and bound of each tensor",
+        ExplorerState.open_file,
+        lambda state: "" if state.quantized_file else "name a file first",
     ),
     Action("save", "Save", "save", "Write the compressed network to this file", ExplorerState.save),
     Action("download", "Download .nbq", "save", "Download the compressed network", None),

@@ -15,6 +15,7 @@ MOST_EPOCHS = 1000
 MOST_SAMPLES = 1_000_000_000
 _AXES = {"predicted loss": "predicted", "accuracy lost": "accuracy", "KL divergence": "divergence"}
 REGION = "region_text"  # an input of the view alone
+FORMATS = "formats_text"  # likewise
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Control:
         name: Name of the input.
         label: What is written beside it.
         kind: A "choice" of several, a "flag", a "number" or a "text".
-        place: Where it stands: "method", "sensitivity", "picture", "curves", "pins", "prune", "train" or "save".
+        place: Where it stands: "method", "formats", "sensitivity", "picture", "curves", "file", "pins", "prune",
+            "train" or "save".
         tooltip: What it means, in a sentence.
         options: Of a choice: label and value of each.
         least: Least number.
@@ -70,6 +72,22 @@ def controls(state: ExplorerState) -> list[dict[str, Any]]:
                 "One level of k-means is exactly zero",
                 disabled=_missing(state, "pinned_zero"),
             ),
+            Control(
+                FORMATS,
+                "Formats",
+                "text",
+                "formats",
+                "Block formats that each layer may have, such as q4_k, q8_0, nf4 or int4/64",
+                placeholder="q4_k, q6_k, q8_0",
+                disabled=_missing(state, "formats"),
+            ),
+            _choice(
+                "search",
+                "Scales",
+                "formats",
+                {"least error": True, "as the library": False},
+                _missing(state, "search"),
+            ),
             _choice("estimator", "Estimator", "sensitivity", {e.label: e.name for e in estimators.ESTIMATORS}, lacking),
             Control(
                 "samples",
@@ -104,6 +122,21 @@ def controls(state: ExplorerState) -> list[dict[str, Any]]:
             Control("log_count", "logarithmic bars", "flag", "picture", "Scale of the histogram's bars"),
             _choice("size", "Size", "picture", SIZES),
             _choice("axis", "shows", "curves", _AXES, lacking),
+            Control(
+                "all_formats",
+                "block formats",
+                "flag",
+                "curves",
+                "Show all block formats of other libraries on this selection; a click chooses one",
+            ),
+            Control(
+                "quantized_file",
+                "File",
+                "text",
+                "file",
+                "A file that another library has quantized, such as a GGUF file; empty is none",
+                placeholder="model.gguf",
+            ),
             _choice("compared", "Compare now with", "pins", _pins(state)),
             Control(
                 "density",

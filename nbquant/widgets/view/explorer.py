@@ -24,13 +24,13 @@ from nbquant.widgets.state import ExplorerState
 from nbquant.widgets.state.inputs import SETTINGS
 from nbquant.widgets.view.actions import ACTIONS, blocked
 from nbquant.widgets.view.breaking import breaking
-from nbquant.widgets.view.controls import REGION, controls
+from nbquant.widgets.view.controls import FORMATS, REGION, controls
 from nbquant.widgets.view.link import PanelLink
 from nbquant.widgets.view.page import page_of
 from nbquant.widgets.view.pictures import picture_of
 from nbquant.widgets.view.readout import outcome, summary, versus
 from nbquant.widgets.view.still_output import HIDING, StillOutput
-from nbquant.widgets.view.tables import codebook_table, layers_table, pins_table
+from nbquant.widgets.view.tables import codebook_table, file_table, layers_table, pins_table
 from nbquant.widgets.view.while_busy import answer_while_busy
 
 LINKED = (
@@ -48,6 +48,9 @@ LINKED = (
         "pooling",
         "size",
         "compared",
+        "all_formats",
+        "quantized_file",
+        "file_tensor",
     ),
 )
 """Inputs of the state that are traits of the widget as well, both ways."""
@@ -65,7 +68,7 @@ class Explorer(FigurePanel):
 
     Attributes:
         state: Inputs and results; setting its traits moves the controls.
-        tables: Tables by name: "layers", "codebook", "pins".
+        tables: Tables by name: "layers", "codebook", "pins", "file".
         controls: Descriptions of the controls; see :class:`~nbquant.widgets.view.controls.Control`.
         actions: Names, labels, places and tooltips of the buttons.
         blocked: Action -> why it can do nothing now.
@@ -76,6 +79,8 @@ class Explorer(FigurePanel):
         breaks: What quantization breaks, see :func:`~nbquant.widgets.view.breaking.breaking`; empty before.
         traced: The weight that was traced, with its bits and where they are in the file; empty if none was.
         versus: What is shown now against the pin that is compared: "label", "value" and "note" of each, texts.
+        layer_bits: Formats of the layers: "layer", "format", "own" (whether it was set), and "steps", name and bits of
+            each.
         code_text: The lines of Python that give this result, once they were asked for.
     """
 
@@ -92,12 +97,19 @@ class Explorer(FigurePanel):
     versus: traitlets.List[Any] = traitlets.List().tag(sync=True)
     code_text = traitlets.Unicode().tag(sync=True)
     region_text = traitlets.Unicode().tag(sync=True)
+    formats_text = traitlets.Unicode().tag(sync=True)
+    layer_bits: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
     def __init__(self, state: ExplorerState) -> None:
         """Link all parts to ``state``."""
         self.state = state
         self._shower: int | None = None  # thread in which an input of the state is shown
-        self.tables = {"layers": layers_table(state), "codebook": codebook_table(state), "pins": pins_table(state)}
+        self.tables = {
+            "layers": layers_table(state),
+            "codebook": codebook_table(state),
+            "pins": pins_table(state),
+            "file": file_table(state),
+        }
         self._acts: dict[str, Callable[[], None]] = {
             **{action.name: partial(action.run, state) for action in ACTIONS if action.run is not None},
             "code": self._show_code,
@@ -154,9 +166,12 @@ class Explorer(FigurePanel):
         for source, name in SHOWN.items():
             self.state.observe(lambda change, name=name: self.set_trait(name, change["new"]), source)
         self.observe(lambda change: self._brush(change["new"]), REGION)
+        self.observe(lambda change: self._take_formats(change["new"]), FORMATS)
         for names, show in (
             (["method", "parameters", "damping", "focus", "pins"], self._show_controls),
-            (["can_undo", "can_redo"], self._show_blocked),
+            (["can_undo", "can_redo", "layer_formats", "quantized_file"], self._show_blocked),
+            (["formats"], self._show_formats),
+            (["point", "exact", "layer_formats"], self._show_layer_bits),
             ([*SETTINGS, "point", "exact", "driver", "accuracy_loss", "found", "cancelled", "error"], self._show_stale),
             (["saved", "pruned"], self._show_outcome),
             (["exact", "finetuned", "measurement", "point"], self._show_summary),
@@ -167,7 +182,10 @@ class Explorer(FigurePanel):
             (["compared", "comparison", "pins", "point", "exact", "ledger", "by_hand"], self._show_versus),
         ):
             self.state.observe(lambda change, show=show: show(), names)
-        for show in (self._show_blocked, self._show_outcome, self._show_summary):
+        for show in (
+            *(self._show_blocked, self._show_outcome, self._show_summary),
+            *(self._show_formats, self._show_layer_bits),
+        ):
             show()
 
     def _show_input(self, name: str) -> None:
@@ -223,6 +241,26 @@ class Explorer(FigurePanel):
     def _show_region(self) -> None:
         self.region_text = self._region()
 
+    def _show_formats(self) -> None:
+        self.formats_text = ", ".join(self.state.settings.formats)
+
+    def _take_formats(self, text: str) -> None:
+        names = tuple(name.strip() for name in text.split(",") if name.strip())
+        if names != tuple(self.state.settings.formats):
+            self.state.formats = names
+        self._show_formats()
+
+    def _show_layer_bits(self) -> None:
+        self.layer_bits = [
+            {
+                "layer": each.layer,
+                "format": each.format,
+                "own": each.is_own,
+                "steps": [list(step) for step in each.steps],
+            }
+            for each in self.state.layer_bits
+        ]
+
     def _region(self) -> str:
         return "" if self.state.brushed is None else self.state.brushed.region.text
 
@@ -233,6 +271,9 @@ class Explorer(FigurePanel):
             self._acts[content["name"]]()
         elif content.get("kind") == "trace":
             self.state.trace_text(str(content.get("text")))
+        elif content.get("kind") == "layer format":
+            name = content.get("format")
+            self.state.set_layer_format(str(content.get("layer")), None if name is None else str(name))
         elif content.get("kind") == "restore" and buffers:
             self.state.restore(bytes(buffers[0]))
 

@@ -16,6 +16,7 @@ from nbquant.views.notebook_figure import png, svg
 from nbquant.widgets.front.figure_panel import FigurePanel
 from nbquant.widgets.jobs.slot import Job, Report, Slot
 from nbquant.widgets.panels import panels
+from nbquant.widgets.panels.file_tensors import FILE_TENSORS, tensor_of
 from nbquant.widgets.panels.histogram import HISTOGRAM, histogram_edges
 from nbquant.widgets.panels.panel import Panel
 from nbquant.widgets.panels.panels import descriptions
@@ -25,6 +26,7 @@ from nbquant.widgets.view.pictures import still_figure, table
 from nbquant.widgets.view.readout import facts, newest_ledger, note, predicted_loss
 
 AT_REST = 1.0  # s without a newer result, before a still picture is drawn
+SLACK = 1e-6  # of a ratio that is chosen by a click
 MOST_ROWS = 500  # of a table behind a figure that are shown; the CSV has all
 MIME = {"png": "image/png", "svg": "image/svg+xml", "csv": "text/csv"}
 
@@ -69,6 +71,8 @@ class PanelLink:
             ("compared", self._show_ghosts),
             ("comparison", self._describe),
             ("measured", self._describe),
+            ("inspected", self._describe),
+            ("tensor_codes", self._describe),
             ("training", self._describe),
             ("measurement", self._show_measured),
             ("found", self._show_facts),
@@ -104,6 +108,8 @@ class PanelLink:
         drawn = panel.figure(self.state, whole=False)
         if drawn is not None:
             self.panel.show(panel.name, drawn)
+        elif panel.late:
+            self.panel.clear(panel.name)
 
     def _show_focus(self) -> None:
         if self.state.per_layer:
@@ -217,13 +223,20 @@ class PanelLink:
             self.state.trace_at(float(x), float(y))
         elif kind == "clusters" and x is not None:
             self.state.trace_value(float(x))
+        if figure == FILE_TENSORS.name:
+            name = tensor_of(getattr(self.panel, figure), int(clicked["curve"]), int(clicked["point"]))
+            self.state.file_tensor = name or self.state.file_tensor
         if figure != RATE_DISTORTION.name:
             return
         curves = clickable(self.state)
-        if clicked["curve"] < len(curves) and curves[clicked["curve"]] is not None:
-            method, weighted = curves[clicked["curve"]]
-            # A little less than the point's own ratio, whose last digits the figure may have rounded.
-            self.state.choose_point(method, weighted, "ratio", clicked["x"] * (1 - 1e-6))
+        chosen = curves[clicked["curve"]] if clicked["curve"] < len(curves) else None
+        # A little less than the point's own ratio, whose last digits the figure may have rounded.
+        if isinstance(chosen, tuple):
+            method, weighted = chosen
+            self.state.choose_point(method, weighted, "ratio", clicked["x"] * (1 - SLACK))
+        elif chosen is not None and clicked["point"] < len(chosen):
+            point = chosen[clicked["point"]]
+            self.state.choose_format(point.name, point.search, point.compression_ratio * (1 - SLACK))
 
     def _take_message(self, content: Mapping[str, Any]) -> None:
         kind, name, form = (content.get(key) for key in ("kind", "figure", "format"))

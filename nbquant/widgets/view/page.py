@@ -26,8 +26,8 @@ from nbquant.views.bound import bound_traces
 from nbquant.views.heatmap import heatmap_data
 from nbquant.views.heatmap_drawing import draw_equal_sensitivities, draw_heatmap
 from nbquant.views.histogram import draw_histogram, histogram_data
+from nbquant.views.labels import SMALL
 from nbquant.views.rate_distortion import Curve, draw_rate_distortion, rate_distortion_data
-from nbquant.views.single_points import SMALL
 from nbquant.widgets.front.bundle import part, script, style
 from nbquant.widgets.front.figure_panel import FigurePanel, binary
 from nbquant.widgets.jobs.curves import BOUND, bound_of
@@ -43,7 +43,7 @@ LEAST_POINTS = 12
 MOST_LAYERS = 16  # that are offered one by one, the largest
 FIXED = (
     *("measure_at_rest", "estimator", "samples", "damping", "pooling"),
-    *("axis", "density", "epochs", "path", "region_text"),
+    *("axis", "density", "epochs", "path", "region_text", "formats_text", "search", "all_formats", "quantized_file"),
 )
 """Inputs that need the weights or the data."""
 PAGE_PARTS = ("page_data", "page_pins", "page")

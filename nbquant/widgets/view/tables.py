@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pandas as pd
+
 from nbquant.models.layers import layer_label
 from nbquant.views.palette import method_style
 from nbquant.widgets.front.data_table import Column, DataTable
@@ -39,6 +41,20 @@ PINS = (
     Column("d_bytes", "Δ bytes", "number", "+.1%", "Against what is chosen now"),
     Column("go", "Go to", "action", tooltip="Take up all its settings"),
     Column("remove", "✕", "action", tooltip="Remove the pin"),
+)
+
+FILE = (
+    Column("name", "tensor"),
+    Column("format", "kind"),
+    Column("size", "weights", "number", ",.0f"),
+    Column("stored", "stored", "number", ".2f", "Stored bits per weight"),
+    Column("entropy", "entropy", "number", ".2f", "With ideal codes of codes and scales [bit/weight]"),
+    Column("bound_rate", "bound", "number", ".2f", "Rate-distortion function at its distortion [bit/weight]"),
+    Column("bits_wasted", "wasted", "number", ".2f", "Stored bits above the bound [bit/weight]"),
+    Column("distortion", "distortion", "number", ".2e", "Against the network that is open [loss/weight]"),
+    Column("used", "levels", "number", ",.0f", "Codes in use"),
+    Column("zeros_lost", "zeros lost", "number", ",.0f", "Zeros of the network that are not zero in the file"),
+    Column("signs_flipped", "signs", "number", ",.0f", "Weights whose sign changed"),
 )
 
 
@@ -165,3 +181,34 @@ def pin_rows(state: ExplorerState) -> list[dict[str, Any]]:
         row["d_accuracy"] = 100 * (pin.accuracy - now["accuracy"]) if both else None
         rows.append(row)
     return rows
+
+
+def _file_rows(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    named = rows.assign(stored=rows["rate"], size=rows["weights"], used=rows["levels"])[
+        [column.name for column in FILE]
+    ]
+    return [{str(name): value for name, value in row.items()} for row in named.to_dict("records")]
+
+
+def file_table(state: ExplorerState) -> DataTable:
+    """The tensors of the quantized file that is open; focused is that whose codes are shown."""
+    table = DataTable(columns=list(FILE), caption="Tensors of the file", key="name")
+
+    def show() -> None:
+        found = state.inspected
+        table.rows = [] if found is None else _file_rows(found.rows)
+        table.caption = "Tensors of the file" if found is None else f"Tensors of {found.opened.path.name}"
+
+    def show_focus() -> None:
+        table.focused = state.file_tensor
+
+    def take_focus(change: Any) -> None:
+        if change["new"]:
+            state.file_tensor = change["new"]
+
+    show()
+    show_focus()
+    state.observe(lambda change: show(), ["inspected"])
+    state.observe(lambda change: show_focus(), ["file_tensor"])
+    table.observe(take_focus, "focused")
+    return table

@@ -11,8 +11,8 @@ import pytest
 import traitlets
 
 from nbquant.views import theme
-from nbquant.views.palette import LEDGER_COLOURS, method_style
-from nbquant.widgets.front.bundle import PLOTLY_JS, PLOTLY_VERSION
+from nbquant.views.palette import LEDGER_COLOURS, SYMBOLS, method_style
+from nbquant.widgets.front.bundle import PLOTLY_JS, PLOTLY_VERSION, part
 from nbquant.widgets.front.figure_panel import FigurePanel
 from nbquant.widgets.panels.panels import arguments
 
@@ -39,6 +39,22 @@ def sent(panel, monkeypatch):
     messages = []
     monkeypatch.setattr(panel, "_send", lambda msg, buffers=None: messages.append((msg, buffers)))
     return messages
+
+
+@pytest.mark.parametrize("symbol", SYMBOLS)
+def test_the_chosen_point_has_a_shape_for_every_symbol(symbol):
+    assert re.search(rf'^  "?{symbol}"?: ', part("chosen"), re.MULTILINE)
+
+
+def test_a_cleared_figure_is_empty_and_counts_as_a_change(panel):
+    panel.show("file_codes", line(1, 2))
+    panel.clear("file_codes")
+    assert "data" not in panel.file_codes
+    assert panel.revision("file_codes") == 2
+    panel.clear("file_codes")
+    assert panel.revision("file_codes") == 2
+    with pytest.raises(ValueError, match="name must be one of"):
+        panel.clear("nothing")
 
 
 def test_state_holds_the_newest_figure(panel):
@@ -86,7 +102,7 @@ def test_empty_and_text_arrays_are_sent_as_lists(panel):
 
 
 def test_unknown_names_are_refused_with_the_known_ones(panel):
-    with pytest.raises(ValueError, match=r"'histogram', 'heatmap', .*, 'finetuning', but 'heat_map' was given"):
+    with pytest.raises(ValueError, match=r"'histogram', 'heatmap', .*, 'file_codes', but 'heat_map' was given"):
         panel.show("heat_map", line(1))
     with pytest.raises(ValueError, match=r"'histogram', .*, 'ledger', but 'heat_map' was given"):
         panel.show_table("heat_map", pd.DataFrame())

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbquant.views import single_points as module
-from nbquant.views.single_points import place_labels
+from nbquant.views import labels as module
+from nbquant.views.labels import place_labels
 
 SPOT = st.tuples(st.floats(0.3, 0.7), st.floats(0.3, 0.7))
 
@@ -67,3 +67,25 @@ def test_the_first_place_is_below_to_the_right_where_no_curve_runs():
 def test_long_labels_are_cut():
     assert len(module.short("hessian-weighted k-means at 20 bits")) <= 22
     assert module.short("short") == "short"
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30))
+def test_labels_that_must_be_clear_cover_no_marker_and_stay_inside(points):
+    x, y = (list(each) for each in zip(*points, strict=True))
+    labels = [f"format {i}" for i in range(len(points))]
+    places = place_labels(x, y, labels, module.SMALL, most_covered=0)
+    across, down = module.SMALL.marker
+    markers = [(a - across, b - down, a + across, b + down) for a, b in points]
+    for number, (label, place) in enumerate(zip(labels, places, strict=True)):
+        if place:
+            box = module._label_box(*points[number], label, module._PLACES[place], module.SMALL)
+            assert module._outside(box) == 0
+            assert all(module._overlap(box, m) == 0 for i, m in enumerate(markers) if i != number)
+
+
+def test_a_label_with_no_clear_place_is_left_out():
+    assert place_labels([0.5, 0.501], [0.5, 0.501], ["a", "b"]) == ["bottom right", "top left"]
+    assert place_labels([0.02], [0.5], ["a very long label of a point"], module.SMALL, most_covered=0) != [""]
+    assert place_labels([0.5], [0.5], ["a label longer than the plot is wide" * 2], module.SMALL, most_covered=0) == [
+        ""
+    ]
