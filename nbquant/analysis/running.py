@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -77,7 +78,7 @@ class RunningCurve:
         """
         spare = MOST_POINTS - len(points)
         if self.family.method.corners is not None:
-            return min(len(self._corners()) - len(points), spare)
+            return min(len(self._corners) - len(points), spare)
         low, high = (self._ratio(target) * share for share in SPAN)
         ratios = sorted(p.compression_ratio for p in points)
         if not ratios:
@@ -113,13 +114,14 @@ class RunningCurve:
     def _run(self, lmbda: float, progress: Progress) -> Quantized:
         return quantize(self.family(lmbda), self.selection, progress=progress)
 
+    @cached_property
     def _corners(self) -> Sequence[float]:
         assert self.family.method.corners is not None
         return self.family.method.corners(self.family(1.0), self.selection, self.progress)
 
     def _at_corners(self, points: list[OperatingPoint], ratio: float) -> Iterator[list[OperatingPoint]]:
         """All points, or those around the target if there are many."""
-        left = [lmbda for lmbda in self._corners() if lmbda not in {p.parameter for p in points}]
+        left = [lmbda for lmbda in self._corners if lmbda not in {p.parameter for p in points}]
         while left and len(points) < MOST_POINTS:
             beside = [p.parameter for p in points if p.compression_ratio >= ratio]
             place = len(left) // 2 if not points else sum(lmbda >= min(beside, default=math.inf) for lmbda in left)
@@ -129,7 +131,7 @@ class RunningCurve:
 
     def _at_corner(self, target: Target) -> Quantized:
         """The finest of finitely many results that meets a target, found by bisection."""
-        left = list(self._corners())
+        left = list(self._corners)
         best = tried = None
         while left:
             middle = 0 if tried is None else len(left) // 2  # the coarsest first: it meets whatever can be met

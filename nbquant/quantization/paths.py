@@ -21,8 +21,8 @@ PATIENCE = 2  # … after this many such turns, as J may rise once
 MOST_TURNS = 12
 FEW, TURNS_OF_FEW = 1 << 13, 25  # up to so many weights, more turns are affordable
 LEAST_SAMPLED, DESIGNED_ON = 3 << 16, 1 << 16  # from so many weights on, steps and code lengths come from a sample
-RUN = 32  # neighbouring columns in it
-TURNS_OVER_ALL = 2
+RUN, LEAST_RUNS = 16, 8  # neighbouring columns in it, and how many such runs at least, a quarter of the columns
+TURNS_OVER_ALL = 3
 ROUNDED = 0.4  # below one half: rate counts
 FIRST_SHARE = 0.25  # share of λ applied to levels before their code lengths are known
 LARGEST = 1 << 30  # largest integer
@@ -97,7 +97,7 @@ def find_paths(
     alternates: code lengths counted on the paths; best paths for these lengths; best steps for these integers. The
     left neighbour is that of the previous turn, so that columns are independent.
 
-    Of many weights, a sample of columns is enough to find steps and code lengths; two turns over all weights follow.
+    Of many weights, a sample of columns is enough to find steps and code lengths; three turns over all weights follow.
 
     Args:
         matrices: The tensors with their initial steps.
@@ -118,8 +118,10 @@ def find_paths(
             )
     costs = {m.code: _first_bits_of([o for o in matrices if o.code == m.code]) for m in matrices}
     total = sum(m.target.numel() for m in matrices)
+    sampled: list[Matrix] = []
     if turns == MOST_TURNS and total > LEAST_SAMPLED:
         sampled = [_sampled(m, DESIGNED_ON / total) for m in matrices]
+    if sampled and sum(m.target.numel() for m in sampled) <= total / 2:
         design = _alternated(sampled, costs, FIRST_SHARE, lmbda, fixed_step, ticks, MOST_TURNS).matrices
         costs, _ = costs_of(design)
         matrices = [
@@ -159,7 +161,7 @@ def _alternated(
 def _sampled(matrix: Matrix, share: float) -> Matrix:
     """Runs of neighbouring columns, evenly spread, in about this share of the matrix; all if it has few columns."""
     cols = matrix.target.shape[1]
-    runs = max(2, math.ceil(share * cols / RUN))
+    runs = max(2, min(LEAST_RUNS, cols // (4 * RUN)), math.ceil(share * cols / RUN))
     if runs * RUN > cols / 2:
         return matrix
     first = torch.arange(runs) * (cols - RUN) // (runs - 1)

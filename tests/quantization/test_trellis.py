@@ -226,15 +226,14 @@ def test_paths_begin_anew_in_each_block(monkeypatch):
         levels_of(integers, 11, 6)
 
 
-@pytest.mark.parametrize("per_layer", [True, False])
-@pytest.mark.parametrize("rate", [1.0, 2.0, 4.0])
-def test_a_sample_of_columns_is_enough_to_design_for(per_layer, rate, monkeypatch):
+@pytest.mark.parametrize(("rate", "per_layer"), [(1.0, True), (2.0, False), (4.0, True)])
+def test_a_sample_of_columns_is_enough_to_design_for(rate, per_layer, monkeypatch):
     """J is that of the full search within half a percent, after few passes over all weights."""
     g = torch.Generator().manual_seed(0)
     tensors = []
     for i, power in enumerate((1.0, 0.1)):
-        w = power * torch.randn(64, 1024, generator=g) * torch.logspace(-0.5, 0.5, 1024)  # columns are not alike
-        tensors.append(SelectedTensor(f"l{i}.weight", f"l{i}", w, torch.rand(64, 1024, generator=g) ** 3))
+        w = power * torch.randn(64, 2048, generator=g) * torch.logspace(-0.5, 0.5, 2048)  # columns are not alike
+        tensors.append(SelectedTensor(f"l{i}.weight", f"l{i}", w, torch.rand(64, 2048, generator=g) ** 3))
     selection = Selection(tuple(tensors))
     trellis = Trellis(4.0**-rate * 0.1, per_layer=per_layer, steps="equal slope" if per_layer else "joint")
     whole = trellis.paths(selection)
@@ -243,7 +242,7 @@ def test_a_sample_of_columns_is_enough_to_design_for(per_layer, rate, monkeypatc
         module.dispatch, "viterbi", lambda target, *rest: (passed.append(target.numel()), real(target, *rest))[1]
     )
     monkeypatch.setattr(module, "LEAST_SAMPLED", 1 << 16)
-    monkeypatch.setattr(module, "DESIGNED_ON", 1 << 14)
+    monkeypatch.setattr(module, "DESIGNED_ON", 1 << 15)
     designed = trellis.paths(selection)
     j, expected = (p.loss + trellis.lmbda * p.bits for p in (designed, whole))
     assert j <= 1.005 * expected
