@@ -8,6 +8,7 @@ from nbquant.formats.compressed_tensors import COMPRESSED_TENSORS
 from nbquant.formats.float8 import FLOAT8
 from nbquant.formats.gptq import GPTQ
 from nbquant.formats.hqq import HQQ
+from nbquant.formats.int8_scales import INT8
 from nbquant.formats.mlx import MLX
 from nbquant.formats.packed_checkpoint import PackedCheckpoint, PackedLayout
 from nbquant.formats.packed_tensor import PackedFile, PackedFileFormat, PackedTensor
@@ -17,7 +18,7 @@ from nbquant.formats.torchao import TORCHAO
 
 LAYOUTS: tuple[PackedLayout, ...] = (
     *(COMPRESSED_TENSORS, AWQ, GPTQ, BITSANDBYTES, HQQ, QUANTO, MLX, TORCHAO),
-    FLOAT8,
+    *(FLOAT8, INT8),
 )
 """All layouts; of several that find the same weight the first reads it."""
 

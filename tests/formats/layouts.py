@@ -244,7 +244,19 @@ def float8(scales=(), height=1, width=1, name="weight_scale", dtype=torch.float8
     return Packed(tensors, "net.weight", f"{short}/{length}", each * codes.float().numpy(), config)
 
 
+def int8_scales(shape=(200, 300), scales=(200, 1)) -> Packed:
+    """As small projects write int8 by hand: of any shape, and scales that broadcast to it."""
+    g = torch.Generator().manual_seed(3)
+    codes = torch.randint(-127, 128, shape, generator=g, dtype=torch.int8)
+    scale = torch.rand(scales, generator=g) + 0.1
+    kind = "tensor" if scale.numel() == 1 else "channel"
+    tensors = {"net.weight.qweight": codes, "net.weight.scale": scale}
+    return Packed(tensors, "net.weight.qweight", f"int8/{kind}", (codes * scale).numpy(), {})
+
+
 SAMPLES = {
+    "int8 with scales": int8_scales,
+    "int8 with one scale": lambda: int8_scales(scales=()),
     **{f"gptq {bits} bits": lambda bits=bits: gptq(bits) for bits in (2, 3, 4, 8)},
     **{f"gptq {bits} bits act-order": lambda bits=bits: gptq(bits, act_order=True) for bits in (3, 4)},
     "gptq without index": lambda: gptq(index=False),

@@ -54,6 +54,14 @@ def test_codes_are_counted_once_in_any_pieces(which, tmp_path):
             np.testing.assert_array_equal(values, part.values, err_msg=part.name)
 
 
+@pytest.mark.parametrize(("shape", "scales"), [((64, 3, 5, 5), (64, 1, 1, 1)), ((40,), ())])
+def test_int8_of_any_shape_has_the_shape_of_the_weight(shape, scales, tmp_path):
+    sample = layouts.int8_scales(shape, scales)
+    packed = open_packed(sample.write(tmp_path)).tensors[sample.name]
+    assert packed.shape == shape
+    np.testing.assert_array_equal(packed.values(0, packed.rows).reshape(shape), sample.weight)
+
+
 def test_blocks_of_rows_count_a_scale_once(tmp_path):
     packed = open_packed(SAMPLES["fp8 in blocks"]().write(tmp_path)).tensors["net.weight"]
     assert packed.codes(0, 200).part("scale").shape == (6,)
