@@ -141,9 +141,11 @@ def _bits(quantized: Quantized, selection: Selection, sums: LayerSums) -> dict[s
         members = [t for t in selection if quantized.group_of(t.name) == group]
         lengths = book.codeword_length.cpu().numpy()
         for t in members:
-            streams = quantized.tensors[t.name].streams
+            own = quantized.tensors[t.name]
             by_lengths = sums[t.name][:-1, N].astype(np.int64) @ lengths
-            bits[t.layer] += int(by_lengths) if streams is None else 8 * sum(streams)
+            bits[t.layer] += int(by_lengths) if own.streams is None else 8 * sum(own.streams)
+            if own.scaling is not None:
+                bits[t.layer] += sum(own.scaling.bits().values())
         _charge(bits, members, _side_information(book, quantized.quantizer.coding).total)
     if quantized.ledger.get("position_payload"):
         gaps = [tensor_gaps(t.weight) for t in selection]

@@ -11,6 +11,7 @@ from nbquant.analysis.breakdown import breakdown, codeword_strings
 from nbquant.coding.huffman import HuffmanCode
 from nbquant.progress import Cancelled
 from nbquant.quantization.selection import Selection
+from nbquant.quantization.tensor import SelectedTensor
 
 
 def selection_of(keep, sensitive=True, dtypes=(torch.float32, torch.float32)):
@@ -103,6 +104,16 @@ def test_a_single_layer_has_all_bits():
         for quantizer in QUANTIZERS:
             quantized = quantizer.fit(selection)
             assert breakdown(quantized, selection).layers["bits"].tolist() == [quantized.ledger.total]
+
+
+@pytest.mark.parametrize("format", ["q8_0", "nf4", "int4"])
+def test_scales_of_a_block_format_are_their_layers_own(format):
+    selection = Selection(
+        tuple(SelectedTensor(f"l{i}.weight", f"l{i}", torch.randn(8 + i, 96), None) for i in range(2))
+    )
+    quantized = nq.fit(selection, format, progress=False)
+    assert quantized.ledger["scale"] > 0
+    assert breakdown(quantized, selection).layers["bits"].sum() == quantized.ledger.total
 
 
 def test_a_shared_table_of_positions_is_no_layers_own(monkeypatch):
