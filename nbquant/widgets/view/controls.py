@@ -170,13 +170,18 @@ def _choice(name: str, label: str, place: str, options: Mapping[str, Any], disab
 
 
 def _option(state: ExplorerState, name: str, label: str, options: Mapping[str, Any]) -> Control:
-    return _choice(name, label, "method", options, _missing(state, name))
+    missing = _missing(state, name)
+    fixed = getattr(state.settings.record.make, name, None) if missing else None
+    for text, value in options.items():
+        if fixed is not None and value == fixed:  # what holds whatever the setting is
+            return _choice(name, label, "method", {text: getattr(state, name)}, missing)
+    return _choice(name, label, "method", options, missing)
 
 
 def _missing(state: ExplorerState, name: str) -> str:
     """Why an option has no effect now."""
     record = state.settings.record
-    return "" if name in record.options else f"{record.title} has no such option"
+    return "" if name in record.options else f"not an option of {record.title}"
 
 
 def _pins(state: ExplorerState) -> dict[str, Any]:

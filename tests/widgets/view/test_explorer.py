@@ -507,3 +507,15 @@ def test_every_input_that_cannot_be_is_told_and_goes_back(explorer, name, value,
     settle(explorer)
     assert message in explorer.problem
     assert getattr(explorer, name) == getattr(explorer.state, name) == before
+
+
+def test_what_a_method_fixes_is_shown_whatever_the_setting_is():
+    explorer = explore(two_layers(), ratio=6.0)
+    state = explorer.state
+    settle(explorer)
+    state.method = "blocks"
+    found = control(explorer, "per_layer")
+    assert found["disabled"] == "not an option of block formats"
+    assert found["options"] == (("per layer", False),)
+    state.method = "kmeans"
+    assert control(explorer, "per_layer")["options"] == (("joint", False), ("per layer", True))
