@@ -4,11 +4,11 @@ from nbquant.coding.ledger import Ledger
 from nbquant.pipeline.finetune import FineTuned
 from nbquant.widgets.jobs.exact import FitRequest
 from nbquant.widgets.settings import Settings
+from nbquant.widgets.state.beside import Beside
 from nbquant.widgets.state.moment import Moment
-from nbquant.widgets.state.updates import Updates
 
 
-class Steps(Updates):
+class Steps(Beside):
     """The user's steps, each of which can be undone."""
 
     _returning: Moment | None = None  # to what was fine-tuned, once its point is there

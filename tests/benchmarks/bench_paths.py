@@ -1,0 +1,76 @@
+"""The trellis: design on a sample of columns and three passes over all weights, beside the full search, one thread.
+
+Both run on the same weights at the same λ, in turns; J = loss + λ · bits is that of the code in use. "passes" is the
+number of weights that went through the Viterbi search over the number of weights.
+
+python -m tests.benchmarks paths
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from unittest import mock
+
+import torch
+
+import nbquant as nq
+from nbquant.quantization import paths
+from nbquant.quantization.selection import Selection, as_selection
+from nbquant.quantization.steps import mean_sensitivity
+from tests.benchmarks import options, synthetic
+from tests.benchmarks.turns import one_thread, take_turns
+
+RATES = (1.0, 2.0, 4.0)  # bit/weight of a Gaussian source at the same λ
+NETWORKS = ("lenet5-fashion", "gpt-python")
+NEVER = 1 << 62
+
+
+def main(argv: list[str]) -> None:
+    chosen = options.parse(argv, __doc__, rounds=3)
+    if chosen is None:
+        return
+    print("µs of CPU time a weight")
+    print(f"{'':<26}{'weights':>11}{'λ':>10}{'bit/weight':>11}{'full':>9}{'here':>9}{'faster':>8}{'J':>9}{'passes':>8}")
+    for name, selection in _sources(chosen.smoke, chosen.full):
+        power = sum(float(t.weight.double().square().sum()) for t in selection) / len(selection)
+        for rate in RATES[: 1 if chosen.smoke else None]:
+            lmbda = math.log(2) * mean_sensitivity(selection) * power * 4.0**-rate
+            _compare(name, selection, lmbda, chosen.rounds, NEVER if chosen.smoke else paths.LEAST_SAMPLED)
+
+
+def _sources(smoke: bool, full: bool) -> Iterator[tuple[str, Selection]]:
+    for side in (32,) if smoke else (1000, 3163) if full else (1000,):
+        w, h = (torch.as_tensor(x).reshape(side, side) for x in synthetic.weights(side * side))
+        yield f"synthetic {side} × {side}", as_selection(w, h)
+    for name in NETWORKS[: 0 if smoke else None]:
+        model, data = nq.zoo.load(name)
+        yield name, nq.select(model, nq.sensitivity(model, data.calibration.take(200), damping=0.05, progress=False))
+
+
+def _compare(name: str, selection: Selection, lmbda: float, rounds: int, least: int) -> None:
+    trellis, passed = nq.Trellis(lmbda), {"full": 0, "here": 0}
+
+    def run(label: str, least: int) -> paths.Paths:
+        passed[label], real = 0, paths.dispatch.viterbi
+
+        def counted(target: torch.Tensor, *rest: object) -> torch.Tensor:
+            passed[label] += target.numel()
+            return real(target, *rest)  # type: ignore[arg-type]
+
+        with mock.patch.object(paths, "LEAST_SAMPLED", least), mock.patch.object(paths.dispatch, "viterbi", counted):
+            return trellis.paths(selection)
+
+    with one_thread():
+        found = take_turns({"full": lambda: run("full", NEVER), "here": lambda: run("here", least)}, rounds)
+    n = len(selection)
+    whole, here = (found[label].result for label in ("full", "here"))
+    j = (here.loss + lmbda * here.bits) / (whole.loss + lmbda * whole.bits)
+    each = [1e3 * found[label].ms / n for label in ("full", "here")]
+    print(
+        f"{name:<26}{n:>11,}{lmbda:>10.2g}{here.bits / n:>11.3f}{each[0]:>9.3f}{each[1]:>9.3f}"
+        f"{each[0] / each[1]:>7.1f}×{j:>9.4f}{passed['here'] / n:>8.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
