@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-import nbformat
 from playwright.sync_api import Browser, Locator, Page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -350,6 +349,8 @@ def open_notebook(browser: Browser, lab: JupyterLab, name: str, viewport: tuple[
 
 def write_scratch(path: Path, cells: list[str]) -> None:
     """Write a notebook of these cells."""
+    import nbformat  # takes seconds, which processes without a notebook need not spend
+
     content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
     content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(content, path)
