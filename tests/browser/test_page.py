@@ -10,7 +10,7 @@ from nbquant.widgets.view.export import export_html
 from nbquant.widgets.view.packing import FEW_LEVELS
 from tests.widgets.samples import batches, sensitivities
 
-from .lab import Complaints
+from .lab import Complaints, new_page
 from .layout import SLIDER, assert_accessible, assert_nothing_cut, assert_seen, tabs
 
 pytestmark = pytest.mark.browser
@@ -37,14 +37,13 @@ def written(state, tmp_path_factory):
 
 @pytest.fixture
 def opened(written, browser):
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, offline=True)
-    tab, complaints = context.new_page(), Complaints()
+    tab, complaints = new_page(browser, (1280, 800), offline=True), Complaints()
     complaints.listen(tab)
     tab.goto(written.as_uri())
     tab.wait_for_selector("[data-figure=rate_distortion][data-revision]")
     yield tab
     complaints.assert_none()
-    context.close()
+    tab.context.close()
 
 
 def now(tab):
