@@ -315,41 +315,8 @@ def run(shared):
 
 @pytest.fixture
 def explorer(run):
-    """A new explorer of LeNet-5."""
+    """A new explorer of LeNet-5, which tests of ``shared`` that follow go on with."""
     return run(LENET)
-
-
-def test_slider_by_mouse_and_by_keys_changes_the_point(explorer, tmp_path):
-    page = explorer
-    slider, first = page.find(RATIO), ratio(page)
-    page.drag(slider, by=(60, 0))
-    settle(page)
-    dragged = ratio(page)
-    assert dragged > first
-
-    ticks = int(shown(page)["ticks"])
-    page.press(slider, "ArrowLeft", times=5)
-    until(page, "ticks => Number(document.querySelector('.nbquant-panel').dataset.ticks) > ticks", ticks)
-    settle(page)
-    assert first < ratio(page) < dragged
-    page.screenshot(tmp_path / "explorer.png")
-
-
-def test_key_is_drawn_before_the_kernel_answers_even_while_a_cell_runs(explorer):
-    page = explorer
-    run_for(page, 8)
-    before = ratio(page)
-    page.press(page.find(RATIO), "ArrowRight", times=4)
-    until(
-        page,
-        "before => parseFloat(document.querySelector('[data-fact=\"compression ratio\"] output').textContent"
-        ".replace('≈', '')) > before",
-        before,
-        timeout=8000,
-    )
-    assert page.page.evaluate("() => !window.cellDone")
-    settle(page)
-    assert ratio(page) > before
 
 
 def test_every_control_changes_the_point_and_errors_show_in_the_view(explorer):
@@ -381,8 +348,54 @@ def test_every_control_changes_the_point_and_errors_show_in_the_view(explorer):
     assert button(page, "Undo").is_disabled()
 
 
-def test_pins_session_code_and_files(explorer, tmp_path):
-    page = explorer
+def test_accuracy_is_measured_on_demand_with_what_was_predicted(shared):
+    page = shared
+    assert page.page.locator("[data-tab=prediction]").is_hidden()
+    button(page, "Measure accuracy").click()
+    model, data = nq.zoo.load("lenet5-fashion")
+    original = f"original {100 * nq.evaluate(model, data.test.take(300), progress=False).accuracy:.2f}"
+    until(page, "text => document.querySelector('.nbquant-readout').textContent.includes(text)", original)
+    tab(page, "prediction")
+    page.page.wait_for_selector("[data-figure=prediction][data-revision]")
+    settle(page)
+    assert error(page).count() == 0
+
+
+def test_slider_by_mouse_and_by_keys_changes_the_point(shared, tmp_path):
+    page = shared
+    slider, first = page.find(RATIO), ratio(page)
+    page.drag(slider, by=(60, 0))
+    settle(page)
+    dragged = ratio(page)
+    assert dragged > first
+
+    ticks = int(shown(page)["ticks"])
+    page.press(slider, "ArrowLeft", times=5)
+    until(page, "ticks => Number(document.querySelector('.nbquant-panel').dataset.ticks) > ticks", ticks)
+    settle(page)
+    assert first < ratio(page) < dragged
+    page.screenshot(tmp_path / "explorer.png")
+
+
+def test_key_is_drawn_before_the_kernel_answers_even_while_a_cell_runs(shared):
+    page = shared
+    run_for(page, 8)
+    before = ratio(page)
+    page.press(page.find(RATIO), "ArrowRight", times=4)
+    until(
+        page,
+        "before => parseFloat(document.querySelector('[data-fact=\"compression ratio\"] output').textContent"
+        ".replace('≈', '')) > before",
+        before,
+        timeout=8000,
+    )
+    assert page.page.evaluate("() => !window.cellDone")
+    settle(page)
+    assert ratio(page) > before
+
+
+def test_pins_session_code_and_files(shared, tmp_path):
+    page = shared
     button(page, "Pin").click()
     until(page, "() => [...document.querySelectorAll('button')].some(b => b.textContent === 'Go to')")
     tab(page, "save")
@@ -434,19 +447,6 @@ def test_pins_session_code_and_files(explorer, tmp_path):
     button(page, "Copy as code").click()
     code = page.page.wait_for_selector("textarea.nbquant-code:visible").input_value()
     assert "nq.fit(selection, 'kmeans', ratio=" in code
-
-
-def test_accuracy_is_measured_on_demand_with_what_was_predicted(explorer):
-    page = explorer
-    assert page.page.locator("[data-tab=prediction]").is_hidden()
-    button(page, "Measure accuracy").click()
-    model, data = nq.zoo.load("lenet5-fashion")
-    original = f"original {100 * nq.evaluate(model, data.test.take(300), progress=False).accuracy:.2f}"
-    until(page, "text => document.querySelector('.nbquant-readout').textContent.includes(text)", original)
-    tab(page, "prediction")
-    page.page.wait_for_selector("[data-figure=prediction][data-revision]")
-    settle(page)
-    assert error(page).count() == 0
 
 
 def test_cancel_works_while_a_cell_runs(run):
