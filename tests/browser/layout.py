@@ -13,13 +13,23 @@ PARTS = (
 )
 
 
+def wait_until_still(page: Page) -> None:
+    """Return once no part has moved or changed its size for half a second, as figures follow the window in time."""
+    before, looks = None, 0
+    while looks < 5:
+        boxes = [page.locator(selector).first.bounding_box() for selector in PARTS]
+        looks = looks + 1 if boxes == before else 0
+        before = boxes
+        page.wait_for_timeout(100)
+
+
 def assert_seen(page: Page, viewport: tuple[int, int]) -> None:
     """Fail unless all parts lie in the window, once the explorer is scrolled to, and the slider has its length."""
     page.set_viewport_size({"width": viewport[0], "height": viewport[1]})
-    page.wait_for_timeout(600)
+    wait_until_still(page)
     # Locators see into a shadow root, as marimo puts widgets in.
     page.locator(".nbquant-panel").first.evaluate("panel => panel.scrollIntoView({ block: 'end' })")
-    page.wait_for_timeout(100)
+    wait_until_still(page)
     for selector in PARTS:
         box = page.locator(selector).first.evaluate("part => part.getBoundingClientRect().toJSON()")
         assert box["width"] > 60, selector

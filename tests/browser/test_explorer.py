@@ -1,6 +1,7 @@
 """The explorer in JupyterLab as a person uses it: mouse, keys, themes, reload, two views, errors, cancel, downloads."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -74,8 +75,8 @@ def settle(page):
     page.wait_idle()
 
 
-def until(page, expression, argument=None, timeout=1000 * PATIENCE):
-    page.page.wait_for_function(expression, arg=argument, timeout=timeout)
+def until(page, expression, argument=None):
+    page.page.wait_for_function(expression, arg=argument)
 
 
 def button(page, label):
@@ -104,16 +105,20 @@ def error(page):
     return page.page.locator(".nbquant-alert:not([hidden]) .nbquant-error")
 
 
-def run_for(page, seconds):
-    """Keep the kernel busy with a cell; ``window.cellDone`` tells when it is over."""
+@contextmanager
+def cell_running(page):
+    """Keep the kernel busy with a cell; it must still run at the end, where it is interrupted."""
+    kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
     page.page.evaluate(
-        """seconds => { window.cellDone = false;
-            const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
-            kernel.requestExecute({ code: `import time; time.sleep(${seconds})` }).done.then(
-                () => { window.cellDone = true; }); }""",
-        seconds,
+        f"""() => {{ window.cellDone = false;
+            {kernel}.requestExecute({{ code: "import time; time.sleep({2 * PATIENCE})" }}).done.then(
+                () => {{ window.cellDone = true; }}); }}"""
     )
-    until(page, "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'busy'")
+    until(page, f"() => {kernel}.status === 'busy'")
+    yield
+    assert page.page.evaluate("() => !window.cellDone")
+    page.page.evaluate(f"() => {kernel}.interrupt()")
+    until(page, "() => window.cellDone")
 
 
 @pytest.fixture(scope="module")
@@ -379,17 +384,15 @@ def test_slider_by_mouse_and_by_keys_changes_the_point(shared, tmp_path):
 
 def test_key_is_drawn_before_the_kernel_answers_even_while_a_cell_runs(shared):
     page = shared
-    run_for(page, 8)
-    before = ratio(page)
-    page.press(page.find(RATIO), "ArrowRight", times=4)
-    until(
-        page,
-        "before => parseFloat(document.querySelector('[data-fact=\"compression ratio\"] output').textContent"
-        ".replace('≈', '')) > before",
-        before,
-        timeout=8000,
-    )
-    assert page.page.evaluate("() => !window.cellDone")
+    with cell_running(page):
+        before = ratio(page)
+        page.press(page.find(RATIO), "ArrowRight", times=4)
+        until(
+            page,
+            "before => parseFloat(document.querySelector('[data-fact=\"compression ratio\"] output').textContent"
+            ".replace('≈', '')) > before",
+            before,
+        )
     settle(page)
     assert ratio(page) > before
 
@@ -452,13 +455,12 @@ def test_pins_session_code_and_files(shared, tmp_path):
 def test_cancel_works_while_a_cell_runs(run):
     page = run([SLOW])
     before = fact(page, "measured accuracy")
-    run_for(page, 20)
-    button(page, "Measure accuracy").click()
-    button(page, "Cancel").wait_for()
-    page.page.wait_for_timeout(300)
-    page.press(button(page, "Cancel"), "Enter")
-    until(page, "() => getComputedStyle(document.querySelector('.nbquant-work')).display === 'none'", timeout=15_000)
-    assert page.page.evaluate("() => !window.cellDone")
+    with cell_running(page):
+        button(page, "Measure accuracy").click()
+        button(page, "Cancel").wait_for()
+        page.page.wait_for_timeout(300)
+        page.press(button(page, "Cancel"), "Enter")
+        until(page, "() => getComputedStyle(document.querySelector('.nbquant-work')).display === 'none'")
     assert fact(page, "measured accuracy") == before
     assert error(page).count() == 0
 

@@ -13,7 +13,7 @@ from nbquant.widgets.view.packing import FEW_LEVELS
 from tests.widgets.samples import batches, sensitivities
 
 from .lab import Complaints, new_page
-from .layout import SLIDER, assert_accessible, assert_nothing_cut, assert_seen, tabs
+from .layout import SLIDER, assert_accessible, assert_nothing_cut, assert_seen, tabs, wait_until_still
 
 pytestmark = pytest.mark.browser
 
@@ -262,6 +262,9 @@ def test_bars_morph_and_lambda_plays_but_for_less_motion(opened, motion):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_is_seen_without_scrolling_and_no_text_is_cut(looked_at, viewport, scheme, tmp_path):
     looked_at.emulate_media(color_scheme=scheme)
+    looked_at.set_viewport_size({"width": viewport[0], "height": viewport[1]})
+    wait_until_still(looked_at)
+    looked_at.locator(f"[data-tab={tabs(looked_at)[0]}]").click()  # which tabs there are depends on the width
     assert_seen(looked_at, viewport)
     assert_nothing_cut(looked_at)
     looked_at.screenshot(path=tmp_path / f"{viewport[0]}-{scheme}.png")
