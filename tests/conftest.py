@@ -27,15 +27,9 @@ SECONDS = "nbquant/seconds"  # of each file of tests, and of the last whole run,
 IN_JUPYTERLAB = tuple(f"browser/test_{name}.py" for name in ("explorer", "lab", "still_output"))
 FIRST = (
     *(*IN_JUPYTERLAB, "browser", "test_notebooks.py", "analysis/test_sweep.py", "benchmarks/test_benchmarks.py"),
-    *(
-        "test_course.py",
-        "test_whole_pipeline.py",
-        "quantization/test_workers.py",
-        "test_cli.py",
-        "models/test_ranks.py",
-    ),
-    *("sensitivity/test_any_loss.py", "widgets/state/test_state.py", "kernels/test_assign.py", "test_docs.py"),
-    *("test_extension.py", "widgets", "benchmarks", "pipeline", "analysis", "sensitivity"),
+    *("test_course.py", "test_whole_pipeline.py", "quantization/test_workers.py", "test_cli.py"),
+    *("models/test_ranks.py", "sensitivity/test_any_loss.py", "widgets/state/test_state.py", "kernels/test_assign.py"),
+    *("test_docs.py", "test_extension.py", "widgets", "benchmarks", "pipeline", "analysis", "sensitivity"),
 )
 
 

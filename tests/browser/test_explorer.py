@@ -41,7 +41,7 @@ class Slow(torch.nn.Linear):
 
 model = Slow(20, 5)
 h = {name: torch.rand(p.shape) for name, p in model.named_parameters()}
-batches = [(torch.randn(8, 20), torch.arange(8) % 5)] * 60
+batches = [(torch.randn(8, 20), torch.arange(8) % 5)] * 240
 nq.explore(model, batches, sensitivity=h, measure_at_rest=False)
 """
 RATIO = ".nbquant-panel [data-driver=ratio] input[type=range]"
