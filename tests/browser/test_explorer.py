@@ -386,7 +386,7 @@ def test_key_is_drawn_before_the_kernel_answers_even_while_a_cell_runs(shared):
     page = shared
     with cell_running(page):
         before = ratio(page)
-        page.press(page.find(RATIO), "ArrowRight", times=4)
+        page.press(page.find(RATIO), "ArrowRight", times=12)  # to another number of levels
         until(
             page,
             "before => parseFloat(document.querySelector('[data-fact=\"compression ratio\"] output').textContent"
