@@ -115,9 +115,11 @@ def cell_running(page):
                 () => {{ window.cellDone = true; }}); }}"""
     )
     until(page, f"() => {kernel}.status === 'busy'")
-    yield
-    assert page.page.evaluate("() => !window.cellDone")
-    page.page.evaluate(f"() => {kernel}.interrupt()")
+    try:
+        yield
+        assert page.page.evaluate("() => !window.cellDone")
+    finally:
+        page.page.evaluate(f"() => {kernel}.interrupt()")
     until(page, "() => window.cellDone")
 
 
