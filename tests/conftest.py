@@ -21,16 +21,16 @@ hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("nbqu
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "nbquant")
 
 HERE = Path(__file__).parent
-USUAL = 17  # minutes of the whole run on two cores
+USUAL = 11  # minutes of the whole run on two cores
 SECONDS = "nbquant/seconds"  # of each file of tests, and of the last whole run, in pytest's cache
 # What takes longest comes first, so that no worker is left with it when the others are done.
+IN_JUPYTERLAB = tuple(f"browser/test_{name}.py" for name in ("explorer", "lab", "still_output"))
 FIRST = (
-    *("browser", "test_notebooks.py", "analysis/test_sweep.py", "widgets", "quantization/test_workers.py"),
-    *("models/test_ranks.py", "benchmarks", "test_whole_pipeline.py", "test_cli.py", "storage/test_fuzz.py"),
-    *("test_docs.py", "kernels/test_fork.py", "test_course.py", "analysis", "sensitivity"),
+    *(*IN_JUPYTERLAB, "browser", "test_notebooks.py", "analysis/test_sweep.py", "benchmarks/test_benchmarks.py"),
+    *("test_course.py", "test_whole_pipeline.py", "quantization/test_workers.py", "test_cli.py"),
+    *("models/test_ranks.py", "sensitivity/test_any_loss.py", "widgets/state/test_state.py", "kernels/test_assign.py"),
+    *("test_docs.py", "test_extension.py", "widgets", "benchmarks", "pipeline", "analysis", "sensitivity"),
 )
-
-IN_JUPYTERLAB = tuple(f"tests/browser/test_{name}.py" for name in ("explorer", "lab", "still_output"))
 
 
 def _place(item: pytest.Item) -> int:
@@ -55,7 +55,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.startswith(IN_JUPYTERLAB):
+            if nodeid.removeprefix("tests/").startswith(IN_JUPYTERLAB):
                 return "JupyterLab"
             return nodeid if "::test_notebook_runs[" in nodeid else nodeid.partition("::")[0]
 

@@ -1,6 +1,7 @@
 """Right answers are accepted, wrong ones refused with a reason that does not give the right one away."""
 
 import atexit
+import json
 import math
 import runpy
 import shutil
@@ -8,7 +9,6 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -344,7 +344,7 @@ def test_solutions_are_right(path):
 def test_all_exercises_are_in_notebooks_and_solved():
     asked = []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
         asked += [
             number for number in EXERCISES if f'nq.course.check("{number}"' in text and path.stem[:2] == number[:2]
         ]

@@ -1,15 +1,20 @@
 """Every notebook runs top to bottom, and is committed with still pictures at most."""
 
+import importlib
 import os
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 MOST_PICTURE = 200_000  # characters; a heat map of much detail takes most
 PARAMETERS = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def nbformat():
+    """The library, whose import takes seconds: only in the processes that these tests run in."""
+    return importlib.import_module("nbformat")
 
 
 def test_there_is_a_notebook_to_start_with():
@@ -17,7 +22,7 @@ def test_there_is_a_notebook_to_start_with():
 
 
 @PARAMETERS
-def test_notebook_is_valid_and_small(path):
+def test_notebook_is_valid_and_small(path, nbformat):
     """Of outputs only pictures are committed: see tests/render_notebooks.py."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -35,11 +40,13 @@ def test_notebook_is_valid_and_small(path):
 
 
 @PARAMETERS
-def test_notebook_runs(path, tmp_path, monkeypatch):
+def test_notebook_runs(path, tmp_path, monkeypatch, nbformat):
     """With NBQUANT_FAST=1 in its environment, by which a long notebook may choose less work."""
     monkeypatch.setenv("NBQUANT_FAST", os.environ.get("NBQUANT_FAST", "1"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(path, as_version=4)
+    from nbclient import NotebookClient  # imports nbformat
+
     # The kernel of this environment, whatever the notebook was saved with.
     client = NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
     client.execute()
@@ -53,7 +60,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
 
 
 @PARAMETERS
-def test_what_is_drawn_can_be_seen_without_running(path):
+def test_what_is_drawn_can_be_seen_without_running(path, nbformat):
     """Where nothing runs there is a picture for each that nq.plot draws, and for the explorer of the first notebook."""
     code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     drawing = [cell for cell in code if "nq.plot." in cell.source]
@@ -64,7 +71,7 @@ def test_what_is_drawn_can_be_seen_without_running(path):
 
 
 @PARAMETERS
-def test_question_is_said_and_exercises_are_checked(path):
+def test_question_is_said_and_exercises_are_checked(path, nbformat):
     notebook = nbformat.read(path, as_version=4)
     title, question, *_ = [line for line in notebook.cells[0].source.splitlines() if line]
     assert title.startswith("# ")

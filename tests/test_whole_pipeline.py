@@ -32,7 +32,7 @@ def test_a_file_is_that_small_and_loses_at_most_half_a_point(tmp_path, network, 
     h = nq.sensitivity(model, data.calibration, "gauss_newton_sampled", damping=0.1, progress=False)
     selection = nq.select(model, h)
     quantized = nq.fit(selection, method, ratio=promised, weighted=weighted, file_of=model, progress=False)
-    tuned = nq.finetune(quantized, model, data.train, epochs=3, progress=False).quantized
+    tuned = nq.finetune(quantized, model, data.train.take(2000), epochs=1, progress=False).quantized
     ledger = nq.save(tuned, tmp_path / "m.nbq", model, progress=False)
     size = (tmp_path / "m.nbq").stat().st_size
     assert ledger.total == 8 * size

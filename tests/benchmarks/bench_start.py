@@ -33,8 +33,7 @@ EXPLORER = """
 import time; begun = time.perf_counter()
 import nbquant as nq
 from nbquant.widgets.state import ExplorerState
-model, data = nq.zoo.load("lenet5-fashion")
-state = ExplorerState(model, data)
+state = ExplorerState(*{})
 def first(change):
     state.unobserve(first, "point")
     print("first curve", time.perf_counter() - begun, flush=True)
@@ -42,6 +41,8 @@ state.observe(first, "point")
 assert state.wait(600) and not state.error, state.error
 print("at rest", time.perf_counter() - begun, flush=True)
 """
+LENET = "nq.zoo.load('lenet5-fashion')"
+TINY = "[__import__('torch').nn.Linear(20, 20)]"
 
 
 def run(root: Path, caches: Path, code: str, *arguments: str, smoke: bool) -> dict[str, tuple[float, float]]:
@@ -79,7 +80,6 @@ def main(argv: list[str]) -> None:
         file = Path(folder, "small.nbq")
         for where in caches.values():
             where.mkdir()
-        run(ROOT, caches[HERE], SAVE, str(file), smoke=chosen.smoke)
         programs = {
             "import torch": TORCH,
             "import nbquant": NBQUANT,
@@ -88,12 +88,13 @@ def main(argv: list[str]) -> None:
             "nbquant --version": PROGRAM.format(["--version"]),
             "nbquant explore --help": PROGRAM.format(["explore", "--help"]),
             "nbquant inspect": PROGRAM.format(["inspect", str(file)]),
-            "explorer": EXPLORER,
+            "explorer": EXPLORER.format(TINY if chosen.smoke else LENET),
         }
         if chosen.smoke:
             programs = {what: programs[what] for what in ("import torch", "import nbquant", "explorer")}
         else:
-            programs["fresh explorer"] = EXPLORER
+            run(ROOT, caches[HERE], SAVE, str(file), smoke=False)
+            programs["fresh explorer"] = programs["explorer"]
         ratio: dict[tuple[str, str], float] = {}
         for what, code in programs.items():
             taken: dict[str, list[dict[str, tuple[float, float]]]] = {name: [] for name in roots}

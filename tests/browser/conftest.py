@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
-from .lab import JupyterLab, Notebook, chromium_arguments, find_chromium, open_notebook, write_scratch
+from .lab import PATIENCE, JupyterLab, Notebook, chromium_arguments, find_chromium, open_notebook, write_scratch
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +18,7 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{reason}: .ci/run installs Debian's chromium")
         pytest.skip(reason)
+    expect.set_options(timeout=1000 * PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=chromium_arguments())
         yield browser

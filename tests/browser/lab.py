@@ -13,9 +13,9 @@ import time
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
-import nbformat
 from playwright.sync_api import Browser, Locator, Page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +23,7 @@ HERE = ("127.0.0.1", "localhost", "[::1]", "::1")
 # anywidget says so of every widget whose code is not loaded after 2 s, and goes on: a busy machine, not an error. A
 # widget that really fails says why, and draws nothing.
 SLOW = "[anywidget] Failed to initialize model."
+PATIENCE = 120.0  # s that anything may take on a busy machine
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 
 
@@ -119,7 +120,7 @@ class JupyterLab:
         ]
         self.process = start(command, environment, directory, self.log)
 
-    def wait_until_ready(self, timeout: float = 90) -> None:
+    def wait_until_ready(self, timeout: float = PATIENCE) -> None:
         """Return when the server answers; raise with the end of its log when it does not within ``timeout`` s."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -136,7 +137,7 @@ class JupyterLab:
         request = urllib.request.Request(
             self.url + path, method=method, headers={"Authorization": f"token {self.token}"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.read()
 
     def tail(self, characters: int = 4000) -> str:
@@ -180,7 +181,7 @@ class App:
         command = [word.replace("{port}", port) for word in command]
         self.process = start(command, own_environment(directory), self.folder, self.log)
 
-    def wait_for_address(self, timeout: float = 90) -> str:
+    def wait_for_address(self, timeout: float = PATIENCE) -> str:
         """Address that it tells once it listens."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -250,6 +251,10 @@ class Notebook:
         # A workspace of its own: a reloaded page opens what its workspace holds, which other pages would change.
         workspace = f"{self.lab.url}/lab/workspaces/page-{secrets.token_hex(4)}"
         self.page.goto(f"{workspace}/tree/{quote(self.name)}?reset&token={self.lab.token}")
+        self.wait_for_kernel()
+
+    def wait_for_kernel(self) -> None:
+        """Wait until the notebook is open and its kernel idle."""
         self.page.wait_for_function(
             """name => {
                 const widget = window.jupyterapp?.shell.currentWidget;
@@ -257,7 +262,19 @@ class Notebook:
                     && widget.sessionContext?.session?.kernel?.status === 'idle';
             }""",
             arg=self.name,
-            timeout=90_000,
+        )
+
+    def replace_cells(self, cells: list[str]) -> None:
+        """Put these cells in the place of all; the kernel is the same."""
+        self.page.evaluate(
+            """cells => {
+                const shared = window.jupyterapp.shell.currentWidget.model.sharedModel;
+                shared.transact(() => {
+                    shared.deleteCellRange(0, shared.cells.length);
+                    shared.insertCells(0, cells.map(source => ({ cell_type: "code", source })));
+                });
+            }""",
+            cells,
         )
 
     def command(self, name: str, arguments: dict | None = None, timeout: float = 240) -> None:
@@ -286,7 +303,7 @@ class Notebook:
         )
         assert not errors, f"cells of {self.name} raised {errors}"
 
-    def wait_idle(self, timeout: float = 60) -> None:
+    def wait_idle(self, timeout: float = PATIENCE) -> None:
         """Wait until page and kernel have answered all that they asked of each other, such as a drag to its end.
 
         The kernel answers in turn, so what was sent before an empty request is done with it. Widgets hold a change back
@@ -304,7 +321,7 @@ class Notebook:
         )
         self.page.wait_for_function("() => window.rounds === 'all'", timeout=1000 * timeout)
 
-    def find(self, selector: str, timeout: float = 60) -> Locator:
+    def find(self, selector: str, timeout: float = PATIENCE) -> Locator:
         """First visible element of the notebook that ``selector`` names, scrolled into view."""
         found = self.page.locator(f".jp-Notebook {selector} >> visible=true").first
         found.wait_for(timeout=1000 * timeout)
@@ -340,16 +357,24 @@ class Notebook:
         return path
 
 
+def new_page(browser: Browser, viewport: tuple[int, int] = (1280, 900), **options: Any) -> Page:
+    """Open an empty page of its own context, which waits as long as a busy machine takes."""
+    context = browser.new_context(viewport={"width": viewport[0], "height": viewport[1]}, **options)
+    context.set_default_timeout(1000 * PATIENCE)
+    return context.new_page()
+
+
 def open_notebook(browser: Browser, lab: JupyterLab, name: str, viewport: tuple[int, int] = (1280, 900)) -> Notebook:
     """Open a notebook of ``lab`` in a page of its own."""
-    context = browser.new_context(viewport={"width": viewport[0], "height": viewport[1]})
-    notebook = Notebook(context.new_page(), lab, name)
+    notebook = Notebook(new_page(browser, viewport), lab, name)
     notebook.open()
     return notebook
 
 
 def write_scratch(path: Path, cells: list[str]) -> None:
     """Write a notebook of these cells."""
+    import nbformat  # takes seconds, which processes without a notebook need not spend
+
     content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
     content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(content, path)

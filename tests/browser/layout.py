@@ -1,27 +1,42 @@
 """Layout of the explorer in numbers: what is in the window, what is cut, what axe-core finds."""
 
+import time
 from collections.abc import Sequence
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
+from .lab import PATIENCE
+
 VIEWPORTS = [(1280, 800), (1440, 900)]
 SLIDER = "[data-drives] input[type=range]"
+BOX = "part => part.getBoundingClientRect().toJSON()"
 PARTS = (
     *(".nbquant-drive", ".nbquant-readout", "[data-figure=histogram]", "[data-figure=rate_distortion]"),
     *("[data-figure=heatmap]", "[data-setting=method]", "[data-panel=side] table"),
 )
 
 
+def wait_until_still(page: Page) -> None:
+    """Return once no part has moved or changed its size for half a second, as figures follow the window in time."""
+    before, looks, deadline = None, 0, time.monotonic() + PATIENCE
+    while looks < 5:
+        boxes = [page.locator(selector).first.evaluate(BOX) for selector in PARTS]
+        looks = looks + 1 if boxes == before else 0
+        assert time.monotonic() < deadline, f"parts still move: {before} is now {boxes}"
+        before = boxes
+        page.wait_for_timeout(100)
+
+
 def assert_seen(page: Page, viewport: tuple[int, int]) -> None:
     """Fail unless all parts lie in the window, once the explorer is scrolled to, and the slider has its length."""
     page.set_viewport_size({"width": viewport[0], "height": viewport[1]})
-    page.wait_for_timeout(600)
+    wait_until_still(page)
     # Locators see into a shadow root, as marimo puts widgets in.
     page.locator(".nbquant-panel").first.evaluate("panel => panel.scrollIntoView({ block: 'end' })")
-    page.wait_for_timeout(100)
+    wait_until_still(page)
     for selector in PARTS:
-        box = page.locator(selector).first.evaluate("part => part.getBoundingClientRect().toJSON()")
+        box = page.locator(selector).first.evaluate(BOX)
         assert box["width"] > 60, selector
         assert box["left"] >= 0, selector
         assert box["right"] <= viewport[0], selector

@@ -8,6 +8,8 @@ from ipywidgets import Widget
 from nbquant.widgets.front.bundle import script, style
 from nbquant.widgets.front.data_table import Column, DataTable
 
+from .lab import new_page
+
 pytestmark = pytest.mark.browser
 
 PAGE = """<!doctype html><meta charset="utf-8"><body style="margin: 8px"><div id="one"></div><div id="two"></div>
@@ -130,9 +132,9 @@ class Page:
 
 @pytest.fixture(scope="module")
 def chromium(browser):
-    context = browser.new_context(viewport={"width": 1100, "height": 700}, accept_downloads=True)
-    yield Page(context.new_page())
-    context.close()
+    page = new_page(browser, (1100, 700))
+    yield Page(page)
+    page.context.close()
 
 
 @pytest.fixture

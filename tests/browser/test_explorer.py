@@ -1,6 +1,7 @@
 """The explorer in JupyterLab as a person uses it: mouse, keys, themes, reload, two views, errors, cancel, downloads."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -8,24 +9,40 @@ import torch
 import nbquant as nq
 from nbquant.models.zoo import CHECKPOINTS
 
-from .lab import open_notebook, write_scratch
+from .lab import PATIENCE, open_notebook, write_scratch
 from .layout import VIEWPORTS, assert_accessible, assert_nothing_cut, assert_seen
 
 pytestmark = pytest.mark.browser
 
-LENET = "nq.explore(*nq.zoo.load('lenet5-fashion'))"
+LOAD = """
+import nbquant as nq
+from nbquant.models.dataset import Dataset
+model, data = nq.zoo.load("lenet5-fashion")
+few = data.calibration.take(200)
+data = Dataset("slice", few, few, data.test.take(300))
+"""
+LENET = [LOAD, "nq.explore(model, data)"]
 BESIDE = """
 import ipywidgets
 slider = ipywidgets.FloatSlider(min=5, max=20, step=0.5, value=15)
 ipywidgets.jslink((slider, "value"), (_, "ratio"))
 slider
 """
-SLICE = """
+# Measured as slowly on a fast machine as on a busy one.
+SLOW = """
+import time
+import torch
 import nbquant as nq
-from nbquant.models.dataset import Dataset
-model, data = nq.zoo.load("lenet5-fashion")
-few = data.calibration.take(200)
-nq.explore(model, Dataset("slice", few, few, data.test.take(300)), path="first.nbq")
+
+class Slow(torch.nn.Linear):
+    def forward(self, inputs):
+        time.sleep(0.5)
+        return super().forward(inputs)
+
+model = Slow(20, 5)
+h = {name: torch.rand(p.shape) for name, p in model.named_parameters()}
+batches = [(torch.randn(8, 20), torch.arange(8) % 5)] * 240
+nq.explore(model, batches, sensitivity=h, measure_at_rest=False)
 """
 RATIO = ".nbquant-panel [data-driver=ratio] input[type=range]"
 
@@ -54,13 +71,12 @@ def settle(page):
         """() => { const bar = document.querySelector('.nbquant-explorer .nbquant-work');
                    const panel = document.querySelector('.nbquant-panel');
                    return bar && getComputedStyle(bar).display === 'none' && panel?.dataset.shownExact === 'true'; }""",
-        timeout=120_000,
     )
     page.wait_idle()
 
 
-def until(page, expression, argument=None, timeout=60_000):
-    page.page.wait_for_function(expression, arg=argument, timeout=timeout)
+def until(page, expression, argument=None):
+    page.page.wait_for_function(expression, arg=argument)
 
 
 def button(page, label):
@@ -89,25 +105,31 @@ def error(page):
     return page.page.locator(".nbquant-alert:not([hidden]) .nbquant-error")
 
 
-def run_for(page, seconds):
-    """Keep the kernel busy with a cell; ``window.cellDone`` tells when it is over."""
+@contextmanager
+def cell_running(page):
+    """Keep the kernel busy with a cell; it must still run at the end, where it is interrupted."""
+    kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
     page.page.evaluate(
-        """seconds => { window.cellDone = false;
-            const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
-            kernel.requestExecute({ code: `import time; time.sleep(${seconds})` }).done.then(
-                () => { window.cellDone = true; }); }""",
-        seconds,
+        f"""() => {{ window.cellDone = false;
+            {kernel}.requestExecute({{ code: "import time; time.sleep({2 * PATIENCE})" }}).done.then(
+                () => {{ window.cellDone = true; }}); }}"""
     )
-    until(page, "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'busy'")
+    until(page, f"() => {kernel}.status === 'busy'")
+    try:
+        yield
+        assert page.page.evaluate("() => !window.cellDone")
+    finally:
+        page.page.evaluate(f"() => {kernel}.interrupt()")
+    until(page, "() => window.cellDone")
 
 
 @pytest.fixture(scope="module")
 def shared(lab, browser):
     """An explorer that tests take as the one before left it.
 
-    All tests of it, and those of ``explorer``, come first, as ``notebook`` closes all pages.
+    Tests that use its page and its kernel come before any that opens another, as ``notebook`` closes all pages.
     """
-    write_scratch(lab.root / "shared.ipynb", ["import nbquant as nq", LENET, BESIDE])
+    write_scratch(lab.root / "shared.ipynb", [*LENET, BESIDE])
     page = open_notebook(browser, lab, "shared.ipynb")
     page.run_all()
     settle(page)
@@ -287,7 +309,7 @@ def test_both_themes_reach_the_figures(shared, tmp_path):
     light = page.page.evaluate(colour)
     page.screenshot(tmp_path / "light.png")
     page.set_theme("dark")
-    until(page, f"light => ({colour})() !== light", light, timeout=20_000)
+    until(page, f"light => ({colour})() !== light", light)
     page.screenshot(tmp_path / "dark.png")
     page.set_theme("light")
 
@@ -345,45 +367,23 @@ def test_every_size_fits_without_scrolling_sideways(shared, tmp_path):
 
 
 @pytest.fixture
-def explorer(shared):
-    """A new explorer in the page and the kernel of ``shared``."""
-    shared.run_all()
-    settle(shared)
-    yield shared
+def run(shared):
+    """Function that runs cells, the last of which shows an explorer, in the page and the kernel of ``shared``."""
+
+    def run_(cells):
+        shared.replace_cells(cells)
+        shared.run_all()
+        settle(shared)
+        return shared
+
+    yield run_
     shared.complaints.assert_none()
 
 
-def test_slider_by_mouse_and_by_keys_changes_the_point(explorer, tmp_path):
-    page = explorer
-    slider, first = page.find(RATIO), ratio(page)
-    page.drag(slider, by=(60, 0))
-    settle(page)
-    dragged = ratio(page)
-    assert dragged > first
-
-    ticks = int(shown(page)["ticks"])
-    page.press(slider, "ArrowLeft", times=5)
-    until(page, "ticks => Number(document.querySelector('.nbquant-panel').dataset.ticks) > ticks", ticks)
-    settle(page)
-    assert first < ratio(page) < dragged
-    page.screenshot(tmp_path / "explorer.png")
-
-
-def test_key_is_drawn_before_the_kernel_answers_even_while_a_cell_runs(explorer):
-    page = explorer
-    run_for(page, 3)
-    before = ratio(page)
-    page.press(page.find(RATIO), "ArrowRight", times=4)
-    until(
-        page,
-        "before => parseFloat(document.querySelector('[data-fact=\"compression ratio\"] output').textContent"
-        ".replace('≈', '')) > before",
-        before,
-        timeout=1500,
-    )
-    assert page.page.evaluate("() => !window.cellDone")
-    settle(page)
-    assert ratio(page) > before
+@pytest.fixture
+def explorer(run):
+    """A new explorer of LeNet-5, which tests of ``shared`` that follow go on with."""
+    return run(LENET)
 
 
 def test_every_control_changes_the_point_and_errors_show_in_the_view(explorer):
@@ -403,19 +403,64 @@ def test_every_control_changes_the_point_and_errors_show_in_the_view(explorer):
 
     before = fact(page, "rate [bit/weight]")
     control(page, "estimator").select_option(label="exact (small nets)")
-    page.page.wait_for_selector(".nbquant-alert:not([hidden])", timeout=60_000)
+    page.page.wait_for_selector(".nbquant-alert:not([hidden])")
     assert "20,000" in error(page).first.inner_text()
     assert fact(page, "rate [bit/weight]") == before
     for _ in range(6):
         page.press(button(page, "Undo"), "Enter")
+        page.wait_idle()
     settle(page)
     assert error(page).count() == 0
     assert control(page, "method").evaluate("menu => menu.selectedOptions[0].textContent") == "k-means"
     assert button(page, "Undo").is_disabled()
 
 
-def test_pins_session_code_and_files(explorer, tmp_path):
-    page = explorer
+def test_accuracy_is_measured_on_demand_with_what_was_predicted(shared):
+    page = shared
+    assert page.page.locator("[data-tab=prediction]").is_hidden()
+    button(page, "Measure accuracy").click()
+    model, data = nq.zoo.load("lenet5-fashion")
+    original = f"original {100 * nq.evaluate(model, data.test.take(300), progress=False).accuracy:.2f}"
+    until(page, "text => document.querySelector('.nbquant-readout').textContent.includes(text)", original)
+    tab(page, "prediction")
+    page.page.wait_for_selector("[data-figure=prediction][data-revision]")
+    settle(page)
+    assert error(page).count() == 0
+
+
+def test_slider_by_mouse_and_by_keys_changes_the_point(shared, tmp_path):
+    page = shared
+    slider, first = page.find(RATIO), ratio(page)
+    page.drag(slider, by=(60, 0))
+    settle(page)
+    dragged = ratio(page)
+    assert dragged > first
+
+    ticks = int(shown(page)["ticks"])
+    page.press(slider, "ArrowLeft", times=5)
+    until(page, "ticks => Number(document.querySelector('.nbquant-panel').dataset.ticks) > ticks", ticks)
+    settle(page)
+    assert first < ratio(page) < dragged
+    page.screenshot(tmp_path / "explorer.png")
+
+
+def test_key_is_drawn_before_the_kernel_answers_even_while_a_cell_runs(shared):
+    page = shared
+    with cell_running(page):
+        before = ratio(page)
+        page.press(page.find(RATIO), "ArrowRight", times=12)  # to another number of levels
+        until(
+            page,
+            "before => parseFloat(document.querySelector('[data-fact=\"compression ratio\"] output').textContent"
+            ".replace('≈', '')) > before",
+            before,
+        )
+    settle(page)
+    assert ratio(page) > before
+
+
+def test_pins_session_code_and_files(shared, tmp_path):
+    page = shared
     button(page, "Pin").click()
     until(page, "() => [...document.querySelectorAll('button')].some(b => b.textContent === 'Go to')")
     tab(page, "save")
@@ -469,64 +514,22 @@ def test_pins_session_code_and_files(explorer, tmp_path):
     assert "nq.fit(selection, 'kmeans', ratio=" in code
 
 
-def test_accuracy_is_measured_on_demand_with_what_was_predicted(explorer):
-    page = explorer
-    assert page.page.locator("[data-tab=prediction]").is_hidden()
-    button(page, "Measure accuracy").click()
-    until(
-        page, "() => /original 91\\.95/.test(document.querySelector('.nbquant-readout').textContent)", timeout=120_000
-    )
-    tab(page, "prediction")
-    page.page.wait_for_selector("[data-figure=prediction][data-revision]", timeout=120_000)
-    settle(page)
-    assert error(page).count() == 0
-
-
-def test_page_reloaded_and_second_view_show_what_is_now(explorer, tmp_path):
-    page = explorer
-    page.press(page.find(RATIO), "ArrowRight", times=8)
-    settle(page)
-    here = ratio(page)
-    page.command("notebook:create-output-view")
-    until(page, "() => document.querySelectorAll('.nbquant-panel').length === 2")
-    until(
-        page,
-        "() => [...document.querySelectorAll('[data-fact=\"compression ratio\"] output')]"
-        ".every((o, _, all) => o.textContent === all[0].textContent && o.textContent.includes('×'))",
-    )
-    until(page, "() => document.querySelectorAll('[data-figure=histogram][data-revision]').length === 2")
-    page.command("docmanager:save")
-    page.page.reload()
-    page.page.wait_for_selector("[data-figure=histogram][data-revision]", timeout=90_000)
-    until(page, "() => document.querySelector('.nbquant-panel')?.dataset.shownExact === 'true'")
-    assert ratio(page) == here
-    page.screenshot(tmp_path / "reloaded.png")
-
-
-def test_cancel_works_while_a_cell_runs(notebook):
-    page = notebook(
-        cells=[
-            "import nbquant as nq",
-            "e = nq.explore(*nq.zoo.load('resnet8-fashion'), measure_at_rest=False); e",
-        ]
-    )
-    page.run_all()
-    settle(page)
+def test_cancel_works_while_a_cell_runs(run):
+    page = run([SLOW])
     before = fact(page, "measured accuracy")
-    run_for(page, 20)
-    button(page, "Measure accuracy").click()
-    button(page, "Cancel").wait_for(timeout=10_000)
-    page.page.wait_for_timeout(300)
-    page.press(button(page, "Cancel"), "Enter")
-    until(page, "() => getComputedStyle(document.querySelector('.nbquant-work')).display === 'none'", timeout=10_000)
-    assert page.page.evaluate("() => !window.cellDone")
+    with cell_running(page):
+        button(page, "Measure accuracy").click()
+        button(page, "Cancel").wait_for()
+        page.page.wait_for_timeout(300)
+        page.press(button(page, "Cancel"), "Enter")
+        until(page, "() => getComputedStyle(document.querySelector('.nbquant-work')).display === 'none'")
     assert fact(page, "measured accuracy") == before
     assert error(page).count() == 0
 
 
 def wait_for_outcome(page, name):
     page.page.wait_for_function(
-        "name => document.querySelector('.nbquant-outcome')?.textContent.includes(name)", arg=name, timeout=60_000
+        "name => document.querySelector('.nbquant-outcome')?.textContent.includes(name)", arg=name
     )
     settle(page)
 
@@ -540,16 +543,14 @@ def top(page, name):
     )
 
 
-def test_network_is_fine_tuned_and_saved_by_keys_and_restored_from_the_file(notebook, tmp_path):
-    page = notebook(cells=[SLICE])
-    page.run_all()
-    settle(page)
+def test_network_is_fine_tuned_and_saved_by_keys_and_restored_from_the_file(run, tmp_path):
+    page = run([LOAD, "nq.explore(model, data, path='first.nbq')"])
     before = top(page, "histogram")
     assert page.page.locator("[data-tab=finetuning]").is_hidden()
     tab(page, "save")
     page.press(button(page, "Fine-tune"), "Enter")
     tab(page, "finetuning")
-    page.page.wait_for_selector("[data-figure=finetuning][data-revision]", timeout=60_000)
+    page.page.wait_for_selector("[data-figure=finetuning][data-revision]")
     settle(page)
     assert "2 steps" in figure(page, "finetuning").get_attribute("aria-label")
     assert "before fine-tuning" in page.find(".nbquant-readout").inner_text()
@@ -576,20 +577,18 @@ def test_network_is_fine_tuned_and_saved_by_keys_and_restored_from_the_file(note
     page.press(button(page, "Measure accuracy"), "Enter")
     accuracy = f"{100 * nq.evaluate(restored, few, progress=False).accuracy:.2f} % of 300"
     page.page.wait_for_function(
-        "text => document.querySelector('.nbquant-readout').textContent.includes(text)", arg=accuracy, timeout=60_000
+        "text => document.querySelector('.nbquant-readout').textContent.includes(text)", arg=accuracy
     )
     page.screenshot(tmp_path / "saved.png")
 
 
-def test_checkpoint_alone_has_curves_and_a_file_but_no_accuracy(notebook):
-    page = notebook(
-        cells=[
+def test_checkpoint_alone_has_curves_and_a_file_but_no_accuracy(run):
+    page = run(
+        [
             "import nbquant as nq\nfrom nbquant.models.zoo import CHECKPOINTS",
             "nq.explore(CHECKPOINTS / 'resnet8-fashion.safetensors', path='none/resnet8.nbq')",
         ]
     )
-    page.run_all()
-    settle(page)
     tab(page, "save")
     for label in ("Measure accuracy", "Fine-tune"):
         assert button(page, label).is_disabled()
@@ -603,7 +602,7 @@ def test_checkpoint_alone_has_curves_and_a_file_but_no_accuracy(notebook):
 
     tab(page, "save")
     button(page, "Save").click()
-    page.page.wait_for_selector(".nbquant-alert:not([hidden])", timeout=60_000)
+    page.page.wait_for_selector(".nbquant-alert:not([hidden])")
     assert "'none'" in page.find(".nbquant-error").inner_text()
     control(page, "path").fill("resnet8.nbq")
     button(page, "Save").click()
@@ -613,3 +612,24 @@ def test_checkpoint_alone_has_curves_and_a_file_but_no_accuracy(notebook):
     stored = nq.select(CHECKPOINTS / "resnet8-fashion.safetensors")
     assert all(restored[t.name].shape == t.weight.shape for t in stored)
     assert len(torch.cat([restored[t.name].reshape(-1) for t in stored]).unique()) < 100
+
+
+def test_page_reloaded_and_second_view_show_what_is_now(explorer, tmp_path):
+    page = explorer
+    page.press(page.find(RATIO), "ArrowRight", times=8)
+    settle(page)
+    here = ratio(page)
+    page.command("notebook:create-output-view")
+    until(page, "() => document.querySelectorAll('.nbquant-panel').length === 2")
+    until(
+        page,
+        "() => [...document.querySelectorAll('[data-fact=\"compression ratio\"] output')]"
+        ".every((o, _, all) => o.textContent === all[0].textContent && o.textContent.includes('×'))",
+    )
+    until(page, "() => document.querySelectorAll('[data-figure=histogram][data-revision]').length === 2")
+    page.command("docmanager:save")
+    page.page.reload()
+    page.page.wait_for_selector("[data-figure=histogram][data-revision]")
+    until(page, "() => document.querySelector('.nbquant-panel')?.dataset.shownExact === 'true'")
+    assert ratio(page) == here
+    page.screenshot(tmp_path / "reloaded.png")

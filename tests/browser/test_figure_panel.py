@@ -11,6 +11,8 @@ from nbquant.views import theme
 from nbquant.widgets.front.figure_panel import FigurePanel
 from nbquant.widgets.panels.panels import arguments
 
+from .lab import new_page
+
 pytestmark = pytest.mark.browser
 
 
@@ -114,7 +116,7 @@ class Page:
 
     def drawn(self, name, element="one"):
         selector = f'#{element} [data-figure={name}][data-revision="{self.panel.revision(name)}"]'
-        self.page.wait_for_selector(selector, timeout=60_000)
+        self.page.wait_for_selector(selector)
 
     def get(self, expression, name="histogram", element="one"):
         selector = f"#{element} [data-figure={name}]"
@@ -125,9 +127,9 @@ class Page:
 
 @pytest.fixture(scope="module")
 def chromium(browser):
-    context = browser.new_context()
-    yield Page(context.new_page())
-    context.close()
+    page = new_page(browser, (1280, 720))
+    yield Page(page)
+    page.context.close()
 
 
 @pytest.fixture

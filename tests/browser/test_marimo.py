@@ -5,7 +5,7 @@ import sys
 import pytest
 from playwright.sync_api import expect
 
-from .lab import App, Complaints
+from .lab import App, Complaints, new_page
 from .layout import VIEWPORTS, assert_nothing_cut, assert_seen
 
 pytestmark = pytest.mark.browser
@@ -19,9 +19,11 @@ app = marimo.App(width="full")
 @app.cell
 def _():
     import nbquant as nq
+    from nbquant.models.dataset import Dataset
 
     model, data = nq.zoo.load("lenet5-fashion")
-    explorer = nq.explore(model, data, ratio=15)
+    few = data.calibration.take(200)
+    explorer = nq.explore(model, Dataset("slice", few, few, data.test.take(300)), ratio=15)
     explorer
     return
 
@@ -38,16 +40,15 @@ def page(tmp_path, browser):
     path = tmp_path / "notebook.py"
     path.write_text(NOTEBOOK)
     app, complaints = App(tmp_path, [*COMMAND, str(path)], r"http://\S+:\d+\S*access_token=\S+"), Complaints()
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = new_page(browser, (1280, 800))
     try:
-        page = context.new_page()
         complaints.listen(page)
-        page.goto(app.wait_for_address().replace("localhost", "127.0.0.1"), timeout=90_000)
-        page.wait_for_selector("[data-figure=histogram][data-revision]", timeout=90_000)
+        page.goto(app.wait_for_address().replace("localhost", "127.0.0.1"))
+        page.wait_for_selector("[data-figure=histogram][data-revision]")
         yield page
         complaints.assert_none()
     finally:
-        context.close()
+        page.context.close()
         app.stop()
 
 
@@ -59,11 +60,11 @@ def test_explorer_is_seen_whole_and_follows_keys_and_menus(page, tmp_path):
     before = readout.inner_text()
     page.locator("[data-drives] input[type=range]").focus()
     page.keyboard.press("ArrowRight")
-    expect(readout).not_to_have_text(before, use_inner_text=True, timeout=30_000)
+    expect(readout).not_to_have_text(before, use_inner_text=True)
     before = readout.inner_text()
     page.locator("[data-setting=method] select").select_option("ECSQ")
-    expect(readout).not_to_have_text(before, use_inner_text=True, timeout=30_000)
-    expect(page.get_by_role("button", name="Cancel")).to_be_hidden(timeout=120_000)
+    expect(readout).not_to_have_text(before, use_inner_text=True)
+    expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
     page.screenshot(path=tmp_path / "marimo.png", full_page=True)
     # Within a shadow root the document does not know what has the focus.
     side = page.locator("[data-panel=side]")
@@ -72,5 +73,5 @@ def test_explorer_is_seen_whole_and_follows_keys_and_menus(page, tmp_path):
     row.focus()
     for place in ("last", "first"):
         row.press("Space")
-        expect(getattr(side.locator("tbody tr"), place)).to_have_attribute("data-key", "conv1", timeout=60_000)
+        expect(getattr(side.locator("tbody tr"), place)).to_have_attribute("data-key", "conv1")
     expect(row).to_be_focused()

@@ -3,14 +3,18 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, TimeoutError
+from playwright.sync_api import Browser, Page
 
-from .lab import Complaints, JupyterLab, write_scratch
+from .lab import JupyterLab, Notebook, new_page, write_scratch
 from .layout import VIEWPORTS, assert_accessible, assert_nothing_cut, assert_seen
 
 pytestmark = pytest.mark.browser
 
-CELLS = ["import nbquant as nq", "nq.explore(*nq.zoo.load('lenet5-fashion'))"]
+CELLS = [
+    "import nbquant as nq\nfrom nbquant.models.dataset import Dataset",
+    "model, data = nq.zoo.load('lenet5-fashion')\nfew = data.calibration.take(200)",
+    "nq.explore(model, Dataset('slice', few, few, data.test.take(300)))",
+]
 
 
 @pytest.fixture
@@ -28,35 +32,21 @@ def seven(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterato
 def page(seven: JupyterLab, browser: Browser) -> Iterator[Page]:
     """A notebook whose last cell shows the explorer; afterwards, complaints of the browser are failures."""
     write_scratch(seven.root / "seven.ipynb", CELLS)
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page, complaints = context.new_page(), Complaints()
-    complaints.listen(page)
+    page = new_page(browser)
+    notebook = Notebook(page, seven, "seven.ipynb")
+    notebook.complaints.listen(page)
     try:
         page.goto(f"{seven.url}/notebooks/seven.ipynb?token={seven.token}")
-        page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell", timeout=60_000)
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000, state="attached")
+        notebook.wait_for_kernel()
         # Notebook 7 asks for commands and settings before they are there, whatever the notebook: not the explorer's.
-        complaints.console_errors.clear()
-        run_all(page)
-        page.wait_for_selector("[data-figure=histogram][data-revision]", timeout=90_000)
-        page.wait_for_selector(".nbquant-table tbody tr[data-key=fc1]", timeout=60_000)
+        notebook.complaints.console_errors.clear()
+        notebook.run_all()
+        page.wait_for_selector("[data-figure=histogram][data-revision]")
+        page.wait_for_selector(".nbquant-table tbody tr[data-key=fc1]")
         yield page
-        complaints.assert_none()
+        notebook.complaints.assert_none()
     finally:
-        context.close()
-
-
-def run_all(page: Page) -> None:
-    """By the menu, whose command does nothing until the notebook has its kernel: again if no cell is asked to run."""
-    for patience in (10_000, 60_000):
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        try:
-            page.wait_for_selector(".jp-CodeCell .jp-InputPrompt:not(:text-is('[ ]:'))", timeout=patience)
-            return
-        except TimeoutError:
-            continue
-    raise AssertionError("no cell was asked to run")
+        page.context.close()
 
 
 def test_explorer_is_drawn_and_takes_keys_that_the_notebook_has_uses_for(page, tmp_path):
@@ -67,9 +57,7 @@ def test_explorer_is_drawn_and_takes_keys_that_the_notebook_has_uses_for(page, t
     place = float(slider.input_value())
     page.keyboard.press("ArrowRight")
     assert float(slider.input_value()) > place
-    page.wait_for_function(
-        "before => document.querySelector('.nbquant-explorer').innerText !== before", arg=before, timeout=30_000
-    )
+    page.wait_for_function("before => document.querySelector('.nbquant-explorer').innerText !== before", arg=before)
 
     page.locator(".nbquant-table tr[data-key=conv1]").first.focus()
     page.keyboard.press("ArrowDown")

@@ -50,14 +50,14 @@ def test_picture_is_hidden_while_the_widget_lives_and_is_what_was_last_seen(note
     opened.find("button.nbquant-explorer")
     assert [picture.is_visible() for picture in page.locator(PICTURES).all()] == [False, True]
     opened.find("button.nbquant-explorer").click()
-    page.wait_for_function("() => document.querySelector('.jp-RenderedImage img').naturalWidth === 50", timeout=20_000)
+    page.wait_for_function("() => document.querySelector('.jp-RenderedImage img').naturalWidth === 50")
     assert [picture.is_visible() for picture in page.locator(PICTURES).all()] == [False, True]
     opened.command("docmanager:save")
     saved = json.loads((opened.lab.root / "still.ipynb").read_text())
     assert ["image/png" in output["data"] for output in saved["cells"][0]["outputs"]] == [False, True]
 
     page.reload()
-    page.wait_for_selector(PICTURES, state="attached", timeout=60_000)
+    page.wait_for_selector(PICTURES, state="attached")
     opened.find("button.nbquant-explorer")  # its kernel lives on
     assert [picture.is_visible() for picture in page.locator(PICTURES).all()] == [False, True]
 

@@ -5,7 +5,7 @@ import urllib.request
 
 import pytest
 
-from .lab import NBQUANT_APP, App, Complaints
+from .lab import NBQUANT_APP, PATIENCE, App, Complaints, new_page
 from .layout import VIEWPORTS, assert_accessible, assert_nothing_cut, assert_seen
 
 pytestmark = pytest.mark.browser
@@ -28,22 +28,22 @@ def app(tmp_path_factory, browser):
 @pytest.fixture
 def opened(app, browser):
     """Function that opens the app; afterwards, console errors and requests to the outside are failures."""
-    contexts, complaints = [], Complaints()
+    pages, complaints = [], Complaints()
 
     def open_(query=""):
-        contexts.append(browser.new_context(viewport={"width": 1280, "height": 900}))
-        page = contexts[-1].new_page()
+        page = new_page(browser)
+        pages.append(page)
         complaints.listen(page)
-        page.goto(app.wait_for_address() + query, timeout=90_000)
-        page.wait_for_selector(DRAWN, timeout=90_000)
+        page.goto(app.wait_for_address() + query)
+        page.wait_for_selector(DRAWN)
         return page
 
     try:
         yield open_
         complaints.assert_none()
     finally:
-        for context in contexts:
-            context.close()
+        for page in pages:
+            page.context.close()
 
 
 def shown(page):
@@ -63,9 +63,7 @@ def test_page_shows_the_explorer_without_code_and_a_key_changes_it(app, opened, 
     slider.focus()
     before = shown(page)
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(
-        "before => document.querySelector('.nbquant-explorer').innerText !== before", arg=before, timeout=30_000
-    )
+    page.wait_for_function("before => document.querySelector('.nbquant-explorer').innerText !== before", arg=before)
     for viewport in VIEWPORTS:
         assert_seen(page, viewport)
         assert_nothing_cut(page)
@@ -81,15 +79,14 @@ def test_page_is_dark_when_asked_and_its_figures_too(opened, tmp_path):
             const label = document.querySelector("[data-figure=histogram] .xtick text");
             const [red, green, blue] = (label && getComputedStyle(label).fill.match(/\\d+/g)) ?? [0, 0, 0];
             return +red + +green + +blue > 3 * 128;
-        }""",
-        timeout=30_000,
+        }"""
     )
     page.screenshot(path=tmp_path / "voila-dark.png", full_page=True)
 
 
 def test_without_its_token_the_page_is_not_given(app):
     address = app.wait_for_address().partition("?")[0]
-    with urllib.request.urlopen(address, timeout=30) as answer:
+    with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
         assert answer.url.startswith(f"{address}login")
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(f"{address}api/kernels/00000000-0000-0000-0000-000000000000", timeout=30)
+        urllib.request.urlopen(f"{address}api/kernels/00000000-0000-0000-0000-000000000000", timeout=PATIENCE)

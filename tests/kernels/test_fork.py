@@ -31,11 +31,12 @@ def weighed(seed):
     return float(h["0.weight"].double().sum()), nq.fit(nq.select(model, h), ratio=8.0, progress=False).rate
 """
 POOL = """
-here = [{work}(seed) for seed in (1, 2)]
+works = (fitted, weighed)
+here = [[work(seed) for seed in (1, 2)] for work in works]
 pool = multiprocessing.get_context("fork").Pool(2)
-there = pool.map_async({work}, [1, 2]).get({patience})
+there = [pool.map_async(work, [1, 2]).get({patience}) for work in works]
 pool.terminate()
-for a, b in zip(here, there):
+for a, b in zip(sum(here, []), sum(there, [])):
     assert all(abs(x / y - 1) < 1e-5 for x, y in zip(a, b)), (a, b)
 """
 LOCKED = """
@@ -78,10 +79,6 @@ def run(program):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("work", ["fitted", "weighed"])
-def test_forked_workers_find_the_same(work):
-    run(BEGIN + POOL.format(work=work, patience=PATIENCE))
-
-
-def test_locks_of_the_parents_threads_do_not_bind_the_child():
-    run(BEGIN + LOCKED.format(patience=PATIENCE))
+def test_forked_workers_find_the_same_and_wait_for_no_lock_of_the_parents_threads():
+    """In one process, as it takes seconds to start."""
+    run(BEGIN + (POOL + LOCKED).format(patience=PATIENCE))

@@ -10,12 +10,14 @@ import importlib, json, pkgutil
 from numba.core.dispatcher import Dispatcher
 import nbquant as nq
 from nbquant.kernels import cpu, precompile
+from nbquant.models.dataset import Dataset
 from nbquant.widgets.jobs import curves
 from nbquant.widgets.state import ExplorerState
 
 curves.precompile = lambda report: None
 model, data = nq.zoo.load("lenet5-fashion")
-state = ExplorerState(model, data)
+few = data.calibration.take(200)
+state = ExplorerState(model, Dataset("slice", few, few, few))
 assert state.wait(300) and not state.error, state.error
 modules = [importlib.import_module(f"{cpu.__name__}.{m.name}") for m in pkgutil.iter_modules(cpu.__path__)]
 kernels = {k for m in modules for k in vars(m).values() if isinstance(k, Dispatcher)}

@@ -18,7 +18,7 @@ SAMPLES = {
     "lenet5-fashion-pruned": 320,
     "resnet8-fashion": 1280,
     "mobilenet-fashion": 2560,
-    "gpt-python": 320,
+    "gpt-python": 160,
 }
 CLASSES = {"gpt-python": 128}  # 10 in all others
 

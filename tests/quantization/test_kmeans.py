@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from sklearn.cluster import KMeans as PeerKMeans
 
 from nbquant.quantization.histogram import EXACT_UP_TO
 from nbquant.quantization.kmeans import KMeans
@@ -66,6 +65,8 @@ def test_no_partition_is_better(pairs, levels):
 @pytest.mark.parametrize("levels", [2, 5, 16])
 def test_never_worse_than_a_peer(n, levels):
     weight, h = draw(n)
+    from sklearn.cluster import KMeans as PeerKMeans  # takes seconds to import
+
     peer = PeerKMeans(levels, n_init=2, random_state=0).fit(weight[:, None].numpy(), sample_weight=h.numpy())
     assert KMeans(levels).fit(weight, h).distortion <= 0.5 * peer.inertia_ / n * (1 + 1e-6)
 
@@ -99,6 +100,8 @@ def test_enough_levels_cost_nothing(n):
 def test_narrow_weights_are_finer_than_bins():
     weight = 1 + 0.01 * draw(2 * EXACT_UP_TO)[0]
     q = KMeans(16).fit(weight)
+    from sklearn.cluster import KMeans as PeerKMeans
+
     peer = PeerKMeans(16, n_init=1, random_state=0).fit(weight[:, None].numpy())
     assert q.distortion <= 0.5 * peer.inertia_ / len(weight) * (1 + 1e-5)
 

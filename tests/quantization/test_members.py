@@ -19,7 +19,7 @@ from nbquant.quantization.tensor import SelectedTensor
 
 QUANTIZERS = [nq.KMeans(5), nq.KMeans(200), nq.Uniform(0.02), nq.ECSQ(1e-4), nq.ECSQ(1e-4, weighted=False)]
 BY_QUANTIZER = pytest.mark.parametrize("quantizer", QUANTIZERS, ids=repr)
-N = 1 << 19  # more bytes than any block has
+N = 1 << 18  # more bytes than any block has
 
 
 def selection(dtype=torch.float32, keep=1.0):
@@ -51,8 +51,8 @@ class Largest(TorchDispatchMode):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(dispatch, "CHUNK", 1 << 13)
-    monkeypatch.setattr(members, "SWEEP_BLOCK", 1 << 16)
+    monkeypatch.setattr(dispatch, "CHUNK", 1 << 12)
+    monkeypatch.setattr(members, "SWEEP_BLOCK", 1 << 15)
 
 
 @BY_QUANTIZER
@@ -72,8 +72,8 @@ def test_nothing_as_large_as_the_weights_but_the_assignment(quantizer, keep, dty
 @pytest.mark.parametrize("keep", [1.0, 0.3])
 def test_blocks_give_what_the_whole_gives(quantizer, keep, monkeypatch):
     whole = quantizer.fit(selection(keep=keep))
-    monkeypatch.setattr(dispatch, "CHUNK", 10_001)
-    monkeypatch.setattr(members, "SWEEP_BLOCK", 77_777)
+    monkeypatch.setattr(dispatch, "CHUNK", 5_001)
+    monkeypatch.setattr(members, "SWEEP_BLOCK", 38_889)
     parts = quantizer.fit(selection(keep=keep))
     torch.testing.assert_close(parts.codebook, whole.codebook, rtol=1e-6, atol=1e-9)
     assert parts.distortion == pytest.approx(whole.distortion, rel=1e-9)

@@ -171,6 +171,6 @@ def test_python_ends_cleanly_while_work_is_under_way():
         "    slot.start(Job(work, print, print))\n"
         "torch.randn(500, 500).svd()\n"
     )
-    for _ in range(3):
+    for _ in range(2):
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stderr) == (0, "")

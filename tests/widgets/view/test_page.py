@@ -144,10 +144,10 @@ def test_other_sources_are_refused_and_leave_no_file(tmp_path):
     assert not (tmp_path / "page.html").exists()
 
 
-def test_page_that_is_too_large_is_refused(explorer, tmp_path, monkeypatch):
+def test_page_that_is_too_large_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="a page of at most 1,000 bytes is required"):
-        export_html(explorer, tmp_path / "page.html", progress=False)
+        export_html(nq.select(nn.Linear(20, 5)), tmp_path / "page.html", progress=False)
     assert list(tmp_path.iterdir()) == []
 
 

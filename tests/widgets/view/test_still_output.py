@@ -2,10 +2,7 @@ import base64
 import io
 import threading
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
-from nbconvert import HTMLExporter
 from PIL import Image
 
 from nbquant.widgets.view import still_output
@@ -45,6 +42,9 @@ def png(colour):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
+    import nbformat  # both take seconds to import, which processes without a notebook need not spend
+    from nbclient import NotebookClient
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
@@ -62,6 +62,8 @@ def test_notebook_has_the_last_picture_in_the_first_cell_alone(executed):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_exported_page_has_it_too_without_any_widget(executed):
+    from nbconvert import HTMLExporter  # imports nbformat
+
     executed.metadata.pop("widgets", None)
     page, _ = HTMLExporter().from_notebook_node(executed)
     assert base64.b64encode(png("blue")).decode() in page.replace("\n", "")
