@@ -22,10 +22,12 @@ few = data.calibration.take(200)
 data = Dataset("slice", few, few, data.test.take(300))
 """
 LENET = [LOAD, "nq.explore(model, data)"]
+# The slider starts where the explorer is: else linking them would be a step of its own.
 BESIDE = """
 import ipywidgets
-slider = ipywidgets.FloatSlider(min=5, max=20, step=0.5, value=15)
-ipywidgets.jslink((slider, "value"), (_, "ratio"))
+explorer = _
+slider = ipywidgets.FloatSlider(min=5, max=40, step=0.5, value=explorer.ratio)
+ipywidgets.jslink((slider, "value"), (explorer, "ratio"))
 slider
 """
 # Measured as slowly on a fast machine as on a busy one.
@@ -80,7 +82,7 @@ def until(page, expression, argument=None):
 
 
 def button(page, label):
-    return page.find(f".nbquant-explorer button:text-is('{label}')")
+    return page.find(f".nbquant-explorer button:text-is('{label}'):not([role=tab])")
 
 
 def tab(page, name):

@@ -19,7 +19,7 @@ from nbquant.quantization.moments import Calibration
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.sensitivity.result import Sensitivity
-from nbquant.views.bound import BoundData, bound_data
+from nbquant.views.bound import PICTURE_GAP, BoundData, bound_data
 from nbquant.widgets.jobs.exact import damped
 from nbquant.widgets.jobs.jobs import Jobs
 from nbquant.widgets.jobs.slot import Report
@@ -29,7 +29,6 @@ from nbquant.widgets.settings import Settings
 SLOT = "curves"
 KERNELS = "kernels"  # compiled ahead of the first curves
 QUIET = 0.5  # s that it takes before a word is said about it: mostly they are read from a cache
-PREVIEW = 0.05  # bit/weight that the bound may be off
 BOUND = "bound"  # beside the curves, as it is of the same weights
 CALIBRATION = "calibration"  # likewise
 
@@ -177,7 +176,7 @@ def _ran(statistics: Statistics) -> Curves:
 def bound_of(statistics: Statistics, progress: Progress) -> BoundData | None:
     """Compute the rate-distortion bound, as near as a picture shows it; None where all weights are alike or zero."""
     try:
-        return bound_data(rate_distortion_bound(statistics, gap=PREVIEW, progress=progress), statistics)
+        return bound_data(rate_distortion_bound(statistics, gap=PICTURE_GAP, progress=progress), statistics)
     except ValueError:
         return None
 
