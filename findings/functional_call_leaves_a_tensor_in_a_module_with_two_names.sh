@@ -8,7 +8,7 @@
 # value given for "a.weight" is swapped in twice and out once too few. After the call the module holds the plain tensor
 # instead of its Parameter: the trained weight and its .grad are gone, for both names, and no error is raised.
 #
-# What nbquant does: nbquant.substitute.call_with names each place once; tests/test_substitute.py.
+# What nbquant does: it calls functional_call on single layers only, which have no second name (nbquant.sensitivity.becker_lecun).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

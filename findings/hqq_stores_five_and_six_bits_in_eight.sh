@@ -27,3 +27,11 @@ assert bits[5] == bits[6] == bits[8] == 8
 assert bits[3] > 3.1
 assert all(bits[n] == n for n in (1, 2, 4))
 PYTHON
+# Seen:
+# 1 bits: torch.uint8, 1.000 bit/weight
+# 2 bits: torch.uint8, 2.000 bit/weight
+# 3 bits: torch.int32, 3.500 bit/weight
+# 4 bits: torch.uint8, 4.000 bit/weight
+# 5 bits: torch.uint8, 8.000 bit/weight
+# 6 bits: torch.uint8, 8.000 bit/weight
+# 8 bits: torch.uint8, 8.000 bit/weight

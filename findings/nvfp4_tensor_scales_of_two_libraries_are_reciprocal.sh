@@ -30,3 +30,6 @@ print(f"compressed-tensors {theirs:.6g}, torchao {others:.6g}, product {theirs *
 assert theirs > 1e4 > 1e-4 > others
 assert abs(theirs * others - 1) < 1e-5
 PYTHON
+# Seen:
+# compressed-tensors 0.20.1 torchao 0.18.0
+# compressed-tensors 32768.6, torchao 3.05171e-05, product 1.000000

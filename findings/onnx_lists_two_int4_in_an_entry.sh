@@ -29,3 +29,8 @@ assert len(eight.int32_data) == 6
 assert list(four.int32_data) == [0xF8, 0x10, 0x37]
 assert len(odd.int32_data) == 3
 PYTHON
+# Seen:
+# onnx 1.23.2
+# eight [-8, -1, 0, 1, 7, 3] raw 0 reads [-8, -1, 0, 1, 7, 3]
+# four [248, 16, 55] raw 0 reads [-8, -1, 0, 1, 7, 3]
+# odd [248, 16, 7] raw 0 reads [-8, -1, 0, 1, 7]

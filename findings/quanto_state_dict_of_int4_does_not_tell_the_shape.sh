@@ -28,3 +28,6 @@ for outputs, inputs in ((8, 256), (16, 128)):
 assert seen[0] == seen[1], "the state dicts differ now"
 assert any("_data" in name for name in seen[0])
 PYTHON
+# Seen:
+# 8 × 256: {'0.weight._data._data': (8, 128), '0.weight._scale': (16, 1), '0.weight._shift': (16, 1), '0.input_scale': (), '0.output_scale': ()}
+# 16 × 128: {'0.weight._data._data': (8, 128), '0.weight._scale': (16, 1), '0.weight._shift': (16, 1), '0.input_scale': (), '0.output_scale': ()}

@@ -33,3 +33,7 @@ except KeyError as error:
 else:
     raise SystemExit("load reads it now")
 PYTHON
+# Seen:
+# safetensors 0.8.0 torch 2.13.0+cpu
+# load_file: torch.float8_e8m0fnu
+# load: KeyError 'F8_E8M0'
