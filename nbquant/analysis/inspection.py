@@ -245,15 +245,15 @@ def _against(
     distortion = contents.loss / contents.weights
     weighted = h is not None
     statistics = Statistics.of(as_selection(match.matrix, h))
-    if not math.isfinite(distortion) or distortion <= 0:
+    worst = largest_distortion(statistics)
+    if not math.isfinite(distortion) or distortion <= 0 or worst <= 0:  # equal weights have no curves
         return {}
     found: dict[str, float] = {}
-    worst = largest_distortion(statistics)
-    if 0 < distortion < worst:
+    if distortion < worst:
         limit = bound_curve(statistics)
         at = limit.rate(distortion)
         found |= {"bound_rate": at, "bits_wasted": rate - at}
-        found["decibels_lost"] = 10 * math.log10(distortion / limit.distortion(rate))
+        found["decibels_lost"] = 10 / math.log(10) * (math.log(distortion) - limit.log_at(rate))
     for name in methods:
         family = known_methods.family(name, weighted=weighted)
         points = curve(family, statistics)

@@ -44,10 +44,14 @@ class LogCurve:
         return float(np.interp(-log, -self.log_distortion, self.at))
 
     def distortion(self, rate: float) -> float:
-        """Compute the distortion at a rate [loss/weight]."""
+        """Compute the distortion at a rate [loss/weight]; 0 where it is too small for a float."""
+        return math.exp(self.log_at(rate))
+
+    def log_at(self, rate: float) -> float:
+        """Compute the natural logarithm of the distortion at a rate, which exists at any rate."""
         if rate > self.at[-1]:
-            return math.exp(self.log_distortion[-1] - (rate - self.at[-1]) * self._slope)
-        return math.exp(float(np.interp(rate, self.at, self.log_distortion)))
+            return float(self.log_distortion[-1] - (rate - self.at[-1]) * self._slope)
+        return float(np.interp(rate, self.at, self.log_distortion))
 
     @property
     def _slope(self) -> float:

@@ -101,10 +101,15 @@ def export(
     if path.suffix != found.ending:
         raise ValueError(f"the name of the file must end in {found.ending}, but {path.name!r} came: add the ending.")
     quantized.require_whole()
+    require("metadata", metadata or {}, Mapping, "must map keys to values", 'pass {"general.architecture": "llama"}')
+    for key in metadata or {}:
+        require("a key of metadata", key, str, "must be text", 'pass {"general.architecture": "llama"}')
     if network is None:
         found.write(quantized, path, unquantized_of(model, quantized), dict(metadata or {}), progress)
         return
     require_path("network", network)
+    if not Path(network).exists():
+        raise FileNotFoundError(f"network must be an ONNX model, but there is no file {os.fspath(network)!r}.")
     if found.write is not export_onnx or model is not None:
         raise ValueError(
             "network is the ONNX model whose weights are replaced, and holds all other tensors: write a file that ends "

@@ -34,11 +34,12 @@ def export_gptq(
     for name, matrix in matrices.items():
         _require_whole_words(name, matrix)
     first = next(iter(matrices.values()))
+    sizes = {m.group_size for m in matrices.values() if not _is_one_group(m)} or {-1}
     version_2 = any(matrix.zero is not None and not matrix.zero.all() for matrix in matrices.values())
     config = {
         "quant_method": "gptq",
         "bits": first.bits,
-        "group_size": first.group_size or -1,
+        "group_size": max(sizes),
         "desc_act": False,
         "sym": first.zero is None,
         "checkpoint_format": "gptq_v2" if version_2 else "gptq",
@@ -47,16 +48,23 @@ def export_gptq(
     write_checkpoint(path, parts, config, unquantized, metadata, progress)
 
 
+def _is_one_group(matrix: IntegerMatrix) -> bool:
+    """Whether a row has one group, which a longer length of groups describes as well."""
+    return matrix.group_size <= 0 or matrix.group_size >= matrix.integers.shape[1]
+
+
 def _require_one(matrices: dict[str, IntegerMatrix]) -> None:
     """Refuse weights that one configuration does not describe."""
-    found = {name: (m.bits, m.group_size or -1, m.zero is None) for name, m in matrices.items()}
-    (first, own), *others = found.items()
-    for name, other in others:
-        if other != own:
+    size = max((m.group_size for m in matrices.values() if not _is_one_group(m)), default=-1)
+    first, one = next(iter(matrices.items()))
+    for name, m in matrices.items():
+        fits = m.group_size == size or (_is_one_group(m) and (size < 0 or m.integers.shape[1] <= size))
+        if not fits or m.bits != one.bits or (m.zero is None) != (one.zero is None):
+            columns = m.integers.shape[1]
             raise ValueError(
                 f"{WHAT} holds one number of bits, one length of groups, and zero points for all weights or none, but "
-                f"{first!r} is in {matrices[first].format.name} and {name!r} in {matrices[name].format.name}: quantize "
-                "all in one format."
+                f"{first!r} is in {one.format.name} and {name!r}, with {columns} columns, in {m.format.name}: quantize "
+                "all in one format, with groups that are no longer than a row."
             )
 
 

@@ -200,3 +200,17 @@ def test_shell_shows_the_table(network, path, tmp_path):
     assert "blk.0.attn_q.weight" in told.output
     told = CliRunner().invoke(cli.commands, ["inspect", str(path), "--json"])
     assert len(json.loads(told.output)["tensors"]) == 6
+
+
+def test_equal_weights_and_rates_beyond_any_distortion_have_no_bound_but_are_listed(tmp_path):
+    norm = torch.nn.LayerNorm(64)
+    nq.export(nq.fit(nq.select(norm, layers="*weight"), "q8_0", progress=False), tmp_path / "a.gguf", norm)
+    row = nq.inspect(tmp_path / "a.gguf", original=norm, progress=False).set_index("name").loc["weight"]
+    assert math.isnan(row["bound_rate"])
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 3))
+    quantized = nq.fit(nq.select(model), "kmeans", levels=64, progress=False)
+    nq.export(quantized, tmp_path / "a.onnx", model)
+    rows = nq.inspect(tmp_path / "a.onnx", original=model, progress=False)
+    assert np.isfinite(rows["decibels_lost"].dropna()).all()
+    assert len(rows) == 4

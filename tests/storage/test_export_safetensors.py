@@ -165,9 +165,39 @@ def test_codebooks_and_two_formats_of_gptq_are_refused(net, tmp_path):
     two = nn.Sequential(nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False))
     one, other = (nq.BlockQuantizer(formats=(name,)).fit(nq.select(two)) for name in ("int4/32", "int8"))
     mixed = replace(one, tensors={"0.weight": one.tensors["0.weight"], "1.weight": other.tensors["1.weight"]})
-    with pytest.raises(ValueError, match=r"'0\.weight' is in int4/32 and '1\.weight' in int8"):
+    with pytest.raises(ValueError, match=r"'0\.weight' is in int4/32 .*'1\.weight' in int8"):
         nq.export(mixed, tmp_path / "m.safetensors", two, format="gptq", progress=False)
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(ValueError, match="must be a JSON object"):
         nq.export(one, tmp_path / "m.safetensors", two, format="gptq", progress=False)
     assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_rows_of_one_group_go_with_groups_of_that_length(tmp_path):
+    """A layer of 64 columns in groups of 64, beside one of 128."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 128, bias=False), torch.nn.Linear(128, 64, bias=False))
+    quantized = nq.fit(nq.select(model), "int4/64", progress=False)
+    nq.export(quantized, tmp_path / "m.safetensors", model, format="gptq", progress=False)
+    config = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    assert config["group_size"] == 64
+    rows = nq.inspect(tmp_path / "m.safetensors", original=model, progress=False)
+    assert rows["relative_error"].max() < 0.02
+    short = torch.nn.Sequential(torch.nn.Linear(96, 64, bias=False), torch.nn.Linear(64, 64, bias=False))
+    mixed = nq.fit(nq.select(short), "int4/channel", layer_formats={"1": "int4/32"}, progress=False)
+    with pytest.raises(ValueError, match="no longer than a row"):
+        nq.export(mixed, tmp_path / "m.safetensors", short, format="gptq", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"metadata": {1: "a"}}, TypeError, "a key of metadata must be text"),
+        ({"metadata": "a"}, TypeError, "metadata must map keys"),
+    ],
+)
+def test_metadata_that_are_none_are_refused(options, error, told, net, tmp_path):
+    model, h = net if isinstance(net, tuple) else (net, None)
+    quantized = nq.fit(nq.select(model, h, layers=["fc.weight"]), "int4/32", progress=False)
+    with pytest.raises(error, match=told):
+        nq.export(quantized, tmp_path / "m.safetensors", model, format="gptq", **options)

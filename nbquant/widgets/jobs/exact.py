@@ -141,10 +141,11 @@ class ExactPass:
             SLOT, "Quantizing the weights", work, lambda found: self._show("breakdown", found), quiet=QUIET
         )
 
-    def follow_again(self) -> None:
-        """Start again on the same request, if its result is neither there nor coming: it was cancelled."""
-        if self.request is not None and self.result is None and not self._jobs.wanted(SLOT):
-            self.follow(self.request)
+    def follow_again(self, request: FitRequest) -> None:
+        """Take over a request at the same point, whose settings may be newer; start again if it was cancelled."""
+        self.request = request
+        if self.result is None and not self._jobs.wanted(SLOT):
+            self.follow(request)
 
     def awaited(self) -> Callable[[Report], Quantized] | None:
         """Get what waits for this request's result, or computes it once there is a newer request; None without any."""
@@ -155,7 +156,7 @@ class ExactPass:
         def wait(report: Report) -> Quantized:
             while True:
                 with self._jobs.lock:
-                    mine = self.request is request
+                    mine = request.is_at(self.request)
                     found, coming = self.result if mine else None, mine and self._jobs.wanted(SLOT)
                 if found is not None or not coming:
                     return request.quantize(report) if found is None else found

@@ -10,6 +10,7 @@ from torch import nn
 from nbquant.models.evaluate import Loss
 from nbquant.models.select import Sensitivities
 from nbquant.quantization.quantized import Quantized
+from nbquant.registry import nearest
 from nbquant.widgets.jobs.breaks import SLOT as BREAKS
 from nbquant.widgets.jobs.compare import SLOT as COMPARE
 from nbquant.widgets.jobs.compare import PinComparison, compare
@@ -92,6 +93,12 @@ class Beside(Updates):
             elif self.file_tensor in self.inspected.opened.tensors:
                 show = partial(self.set_trait, "tensor_codes")
                 read_codes(self._workbench(), self.inspected, self.file_tensor, show)
+            else:
+                names = self.inspected.opened.tensors
+                near = nearest(self.file_tensor, list(names))
+                self._jobs.tell(
+                    TENSOR, f"file_tensor must be one of {len(names)}, but is {self.file_tensor!r}{near}"[:400]
+                )
 
     def _forget_breaks(self) -> None:
         with self._jobs.lock:

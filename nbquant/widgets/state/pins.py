@@ -122,7 +122,8 @@ class Pins:
             ValueError: There is none.
         """
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self._all):
-            raise ValueError(f"a pin must be one of the {len(self._all)} from 0, but is {index!r}")
+            places = f"be from 0 to {len(self._all) - 1}" if self._all else "exist, and there are none"
+            raise ValueError(f"the place of a pin must {places}, but is {index!r}")
         return self._all[index]
 
     def add(self, pins: Iterable[Pin]) -> None:

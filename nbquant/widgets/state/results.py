@@ -281,7 +281,7 @@ class Results(Inputs):
             self._follow(request.point)
             self._price_pins(request.point)
         else:
-            self._exact.follow_again()
+            self._exact.follow_again(request)
 
     # From jobs.
 

@@ -11,7 +11,7 @@ from nbquant.widgets.state.moment import Moment
 class Steps(Beside):
     """The user's steps, each of which can be undone."""
 
-    _returning: Moment | None = None  # to what was fine-tuned, once its point is there
+    _returning: Moment | None = None  # to what was fine-tuned there, until the user goes on
 
     def undo(self) -> None:
         """Go back by one step, if there is one."""
@@ -40,6 +40,7 @@ class Steps(Beside):
 
     def _take_finetuned(self, found: FineTuned, ledger: Ledger | None) -> None:
         """Take over what was fine-tuned, as a step of its own."""
+        self._returning = None
         self._history.record(self._moment())
         self._show_finetuned(found, ledger)
         self._show_steps()
@@ -54,7 +55,8 @@ class Steps(Beside):
         back, request = self._returning, self._exact.request
         if back is None or request is None or self.is_stale or back.settings.value != request.settings.value:
             return  # the point of the settings has yet to come
-        self._returning = None
+        if self._curves_of is None or self._curves_of.weights is not self._weights:
+            return  # as have curves of the model
         if back.finetuned is self.finetuned:
             return
         self._jobs.cancel("finetune", "glance")

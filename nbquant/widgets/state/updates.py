@@ -79,11 +79,10 @@ class Updates(Results):
         self._original = self._weights.origin
         self._network = Network.of(self._original, data, loss)
         self._curves = CurvePass(self._jobs, self._show_curves, lambda: self.followed, self._calibration)
-        if self.settings.is_searched and self._network is None:
-            raise ValueError(f"accuracy_loss requires data to measure on, but {self.lacking}")
         self._history = History()
         self._cancelled = False
         self.available_layers = self._weights.layers
+        self._check(self.settings)
         self._put(self.settings, None)
         # Until the curves are there; a control must not cut the ratio that was asked for.
         self.set_trait("ratio_bounds", (min(1.0, self.ratio), max(32.0, 1.1 * self.ratio)))
@@ -204,11 +203,19 @@ class Updates(Results):
 
     def _accept(self, settings: Settings, step: str = "") -> None:
         """Let new settings be a step of their own, or part of the last change of the same input."""
-        if settings.is_searched and self._network is None:
-            raise ValueError(f"accuracy_loss requires data to measure on, but {self.lacking}")
+        self._check(settings)
         if settings != self.settings:
             self._history.record(self._moment(), step)
         self._go(settings)
+
+    def _check(self, settings: Settings) -> None:
+        """Refuse settings that this network cannot have."""
+        if settings.is_searched and self._network is None:
+            raise ValueError(f"accuracy_loss requires data to measure on, but {self.lacking}")
+        for layer, _ in settings.layer_formats:
+            if layer not in self.available_layers:
+                known, near = ", ".join(self.available_layers), nearest(layer, self.available_layers)
+                raise ValueError(f"layer_formats must name layers ({known}), but got {layer!r}{near}"[:400])
 
     def _moment(self) -> Moment:
         """What a step of undo would come back to."""

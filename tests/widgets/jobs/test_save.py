@@ -344,3 +344,27 @@ def test_finetuned_values_do_not_come_back_to_a_point_that_was_left_meanwhile(st
     state.ratio = 6.0
     assert state.wait(WAIT)
     assert state.finetuned is None
+
+
+@pytest.mark.parametrize("step", ["prune", "trellis"])
+def test_finetuned_values_come_back_through_fast_redo(step):
+    """Curves of the model, or of the method, come later than the step that goes back to them."""
+    state = ExplorerState(network(), batches(), ratio=6.0, density=0.5, measure_at_rest=False)
+    assert state.wait(WAIT)
+    if step == "prune":
+        state.prune()
+    else:
+        state.method = step
+    assert state.wait(WAIT)
+    found = finetuned(state)
+    state.undo()
+    state.undo()
+    assert state.wait(WAIT)
+    assert state.finetuned is None
+    state.redo()
+    state.redo()
+    assert state.wait(WAIT)
+    assert (state.finetuned, state.can_redo) == (found, False)
+    state.undo()
+    assert state.wait(WAIT)
+    assert state.finetuned is None

@@ -193,3 +193,18 @@ def test_a_file_of_another_network_has_no_distortion(files, same_names):
     assert state.inspected.is_compared == same_names
     assert state.inspected.rows["distortion"].isna().all()
     assert state.inspected.rows["entropy"].notna().any()
+
+
+def test_layers_and_tensors_of_other_names_are_refused_and_told(state):
+    before = state.settings
+    for wrong in (
+        lambda: state.set_layer_format("heed", "q8_0"),
+        lambda: setattr(state, "layer_formats", {"x": "q8_0"}),
+    ):
+        wrong()
+        assert "layer_formats must name layers" in state.error
+        assert state.settings == before
+    state.ratio = 5.5
+    assert state.error == ""
+    with pytest.raises(ValueError, match="layer_formats must name layers"):
+        ExplorerState(of_blocks(), layer_formats={"heed": "q8_0"})

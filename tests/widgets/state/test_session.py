@@ -50,7 +50,7 @@ def test_going_to_a_pin_takes_up_all_of_it_in_one_step(state):
     state.unpin(0)
     assert [p.label for p in state.pins] == ["B"]
     state.go_to(3)
-    assert "one of the 1" in state.error
+    assert "must be from 0 to 0" in state.error
 
 
 def test_fine_tuned_pin_keeps_what_was_predicted(state):
