@@ -21,7 +21,7 @@ hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("nbqu
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "nbquant")
 
 HERE = Path(__file__).parent
-USUAL = 11  # minutes of the whole run on two cores
+USUAL = 15  # minutes of the whole run on two cores
 SECONDS = "nbquant/seconds"  # of each file of tests, and of the last whole run, in pytest's cache
 # What takes longest comes first, so that no worker is left with it when the others are done.
 IN_JUPYTERLAB = tuple(f"browser/test_{name}.py" for name in ("explorer", "lab", "still_output"))
