@@ -1,6 +1,5 @@
 """Comparison of block formats on one selection: what each stores, loses, and wastes against the bound."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -108,7 +107,7 @@ def _row(selection: Selection, name: str, search: bool, limit: LogCurve | None) 
     if found.distortion > 0 and limit is not None:
         row["bound_rate"] = limit.rate(found.distortion)
         row["bits_wasted"] = found.rate - row["bound_rate"]
-        row["decibels_lost"] = 10 * math.log10(found.distortion / limit.distortion(found.rate))
+        row["decibels_lost"] = limit.decibels_lost(found.distortion, found.rate)
     return row
 
 

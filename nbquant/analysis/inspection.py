@@ -116,12 +116,23 @@ def inspect(
     source = None if original is None else Original.of(original)
     h = load_sensitivity(sensitivity) if isinstance(sensitivity, str | os.PathLike) else sensitivity
     opened = open_packed(path)
-    names = {p.name: None if source is None else source.name_of(p) for p in opened.tensors.values()}
-    _require_matches(opened, source, names, h)
+    if source is not None:
+        _require_matches(opened, source, h)
+    return inspected(opened, source, h, methods, progress)
+
+
+def inspected(
+    opened: PackedFile,
+    source: Original | None,
+    h: Mapping[str, Tensor] | None,
+    methods: Sequence[str],
+    progress: Progress,
+) -> pd.DataFrame:
+    """Inspect an open file; see :func:`inspect`."""
     rows = []
     for packed in track(list(opened.tensors.values()), "tensors", progress):
         row, match, own_h = _stored(packed), None, None
-        name = names[packed.name]
+        name = None if source is None else source.name_of(packed)
         if source is not None and name is not None:
             tensor = source.tensor(name)
             match = matched(tensor, packed)
@@ -139,12 +150,10 @@ def inspect(
     return frame.reindex(columns=list(wanted)).astype(wanted)
 
 
-def _require_matches(
-    opened: PackedFile, source: Original | None, names: Mapping[str, str | None], h: Mapping[str, Tensor] | None
-) -> None:
+def _require_matches(opened: PackedFile, source: Original, h: Mapping[str, Tensor] | None) -> None:
     """Refuse an original or sensitivities that have nothing to do with the file."""
-    found = {name for name in names.values() if name is not None}
-    if source is not None and not found:
+    found = source.names_in(opened)
+    if not found:
         raise ValueError(
             f"original must be the network before quantization, but none of its {len(source.names)} tensors "
             f"({listed(source.names, 3)}) has the name of one in {opened.path.name!r} ({listed(opened.tensors, 3)})."
@@ -253,7 +262,7 @@ def _against(
         limit = bound_curve(statistics)
         at = limit.rate(distortion)
         found |= {"bound_rate": at, "bits_wasted": rate - at}
-        found["decibels_lost"] = 10 / math.log(10) * (math.log(distortion) - limit.log_at(rate))
+        found["decibels_lost"] = limit.decibels_lost(distortion, rate)
     for name in methods:
         family = known_methods.family(name, weighted=weighted)
         points = curve(family, statistics)

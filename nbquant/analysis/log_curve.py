@@ -53,6 +53,10 @@ class LogCurve:
             return float(self.log_distortion[-1] - (rate - self.at[-1]) * self._slope)
         return float(np.interp(rate, self.at, self.log_distortion))
 
+    def decibels_lost(self, distortion: float, rate: float) -> float:
+        """Compute how far a distortion is above that of the curve at the same rate [dB]."""
+        return 10 / math.log(10) * (math.log(distortion) - self.log_at(rate))
+
     @property
     def _slope(self) -> float:
         """Fall of log D per bit at the fine end."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nbquant.formats.packed_tensor import PackedTensor
+from nbquant.formats.packed_tensor import PackedFile, PackedTensor
 from nbquant.models.checkpoint import Checkpoint
 from nbquant.tensorfile import FLOATS
 
@@ -50,6 +50,10 @@ class Original:
         checkpoint = Checkpoint.open(Path(source))
         names = tuple(n for n in checkpoint.files if checkpoint.stored(n).dtype in FLOATS)
         return Original(names, checkpoint.tensor)
+
+    def names_in(self, opened: PackedFile) -> set[str]:
+        """Find which of its tensors are in a file, under the same or another name."""
+        return {name for name in map(self.name_of, opened.tensors.values()) if name is not None}
 
     def name_of(self, packed: PackedTensor) -> str | None:
         """Find the name of a packed tensor in the original: the same, a known other name, or the end of one.

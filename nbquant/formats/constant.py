@@ -1,5 +1,6 @@
 """Constants of models stored as graphs, such as ONNX and Core ML."""
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -74,6 +75,12 @@ class Constant:
 def packed_bytes(type: str, count: int) -> int:
     """Count the bytes of so many numbers of a type."""
     return (count * KINDS[type][1] + 7) // 8
+
+
+def mapped(path: Path) -> mmap.mmap | bytes:
+    """Map a file; an empty one, which cannot be mapped, is no bytes."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.read(1) else b""
 
 
 def leaves_folder(location: str) -> bool:

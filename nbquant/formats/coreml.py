@@ -126,7 +126,7 @@ def _grouped_values(
     first: int,
     last: int,
 ) -> Float32[np.ndarray, "rows columns"]:
-    """Look up rows, of which as many as there are of each group have the same table."""
+    """Look up rows: successive rows form groups of equal size, each with a table of its own."""
     rows = indices.shape[0]
     columns = indices.count // rows
     raw, width = indices.read(), KINDS[indices.type][1]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nbquant.formats.constant import KINDS, Constant, leaves_folder, packed_bytes
+from nbquant.formats.constant import KINDS, Constant, leaves_folder, mapped, packed_bytes
 from nbquant.formats.protobuf import BYTES, DamagedMessageError, Field, Message
 
 TYPES = {
@@ -76,10 +76,9 @@ def open_program(path: Path) -> CoremlModel:
         ValueError: A damaged file, a model that is no program, or weights that are cut or outside the package.
         OSError: A file that is missing or cannot be read.
     """
-    with path.open("rb") as file:
-        if not file.read(1):
-            raise _damaged(path, "it is empty")
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    data = mapped(path)
+    if isinstance(data, bytes):
+        raise _damaged(path, "it is empty")
     found = CoremlModel(path)
     try:
         message = Message(data, 0, len(data))
@@ -117,7 +116,7 @@ def _operation(found: CoremlModel, message: Message) -> None:
     kind = "".join(message.text(f) for f in fields if f.number == 1)
     if kind != "const" and not kind.startswith(DECOMPRESSING):
         return
-    output = next((_text(message.part(f), 1) for f in fields if f.number == 3), "")
+    output = next((message.part(f).text_of(1) for f in fields if f.number == 3), "")
     values: dict[str, Message] = {}
     named: dict[str, str] = {}
     for entry in fields:
@@ -142,13 +141,9 @@ def _operation(found: CoremlModel, message: Message) -> None:
         found.constants[output] = constants["val"]
 
 
-def _text(message: Message, number: int) -> str:
-    return next((message.text(f) for f in message.fields() if f.number == number), "")
-
-
 def _pair(message: Message) -> tuple[str, Message | None]:
     """Key and value of an entry of a map."""
-    return _text(message, 1), next((message.part(f) for f in message.fields() if f.number == 2), None)
+    return message.text_of(1), next((message.part(f) for f in message.fields() if f.number == 2), None)
 
 
 def _constant(found: CoremlModel, name: str, message: Message) -> Constant | None:
@@ -231,8 +226,7 @@ def _of_blob(found: CoremlModel, name: str, kind: str, shape: tuple[int, ...], b
             "beside it: get the whole package."
         )
     if path not in found.files:
-        with path.open("rb") as file:
-            found.files[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.read(1) else b""
+        found.files[path] = mapped(path)
     data, size, dtype = found.files[path], packed_bytes(kind, prod(shape)), KINDS[kind][0]
     if header + _HEADER.size > len(data):
         raise DamagedMessageError(f"tensor {name!r} starts at byte {header:,} of {inside!r}, which has {len(data):,}")

@@ -29,8 +29,11 @@ PLANAR = "gptq_p"  # GPTQModel 7.7.0: integers of 3 bits in planes, which are li
 
 def find_gptq(checkpoint: PackedCheckpoint) -> list[str]:
     """List the tensors with codes in this layout; those of AWQ have the same name and another shape."""
-    last = {name: name.rpartition(".")[2] for name in checkpoint.files}
-    return [name for name in last if last[name] == CODES and not checkpoint.is_stored(name, ("I8",))]
+    return [
+        name
+        for name in checkpoint.files
+        if name.rpartition(".")[2] == CODES and not checkpoint.is_stored(name, ("I8",))
+    ]
 
 
 def read_gptq(checkpoint: PackedCheckpoint, name: str) -> tuple[PackedTensor, tuple[str, ...]]:

@@ -63,7 +63,7 @@ def read_hqq(checkpoint: PackedCheckpoint, name: str) -> tuple[PackedTensor, tup
     found = unsigned_format(bits, ZERO, stored)
     parts = {"scale": scale.reshape(-1), ZERO: zero.reshape(-1)}
     stacked = StackedRows(found, (rows, columns), grid, data, shifts, parts, axis == 1)
-    used = tuple(other for other in checkpoint.files if other.startswith(layer) and _is_part(other[len(layer) :]))
+    used = tuple(other for other in checkpoint.files if other.startswith(layer) and other[len(layer) :] in _PARTS)
     counted = (name, f"{layer}scale", f"{layer}zero")
     return stacked.tensor(name, checkpoint.bits(counted), (f"{layer}weight",)), used
 
@@ -75,10 +75,6 @@ _PARTS = frozenset(
         *("stores_quant_config", "channel_wise", "optimize", "round_zero"),
     }
 )
-
-
-def _is_part(name: str) -> bool:
-    return name in _PARTS
 
 
 def _number(checkpoint: PackedCheckpoint, name: str) -> int:

@@ -68,7 +68,7 @@ def open_onnx(path: Path) -> PackedFile:
         if name in found:
             tensors[name] = found[name]
         elif name not in parts and constant.count:
-            tensors[name] = model.tensors[name].plain()
+            tensors[name] = constant.plain()
     return PackedFile(path, "ONNX", tensors)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nbquant.formats.constant import KINDS, Constant, leaves_folder, packed_bytes
+from nbquant.formats.constant import KINDS, Constant, leaves_folder, mapped, packed_bytes
 from nbquant.formats.protobuf import BYTES, DamagedMessageError, Field, Message, unpack_varints
 
 MOST_AXES = 16
@@ -107,10 +107,9 @@ def open_model(path: Path, operators: Collection[str]) -> OnnxModel:
         ValueError: A damaged model, or external data that are missing, cut, or outside the folder.
         OSError: A file that cannot be read.
     """
-    with path.open("rb") as file:
-        if not file.read(1):
-            raise _damaged(path, "it is empty")
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    data = mapped(path)
+    if isinstance(data, bytes):
+        raise _damaged(path, "it is empty")
     try:
         return _read(path, Message(data, 0, len(data)), operators)
     except DamagedMessageError as error:
@@ -278,8 +277,7 @@ def _external(
     dtype = KINDS[kind][0]
     begin = int(offset)
     if path not in found.files:
-        with path.open("rb") as file:
-            found.files[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.read(1) else b""
+        found.files[path] = mapped(path)
     data = found.files[path]
     if begin + size > len(data):
         raise DamagedMessageError(

@@ -36,16 +36,12 @@ def fields_of(model: OnnxModel, leave_out: Collection[str]) -> tuple[bytes, list
             continue
         inner = model.message.part(entry)
         for each in inner.fields():
-            if each.number == INITIALIZER and _name(inner.part(each), _NAME_OF_TENSOR) in model.initializers:
+            if each.number == INITIALIZER and inner.part(each).text_of(_NAME_OF_TENSOR) in model.initializers:
                 continue  # not texts, which are copied
-            if each.number == INPUT_OF_GRAPH and _name(inner.part(each), _NAME_OF_INPUT) in leave_out:
+            if each.number == INPUT_OF_GRAPH and inner.part(each).text_of(_NAME_OF_INPUT) in leave_out:
                 continue
             graph.append(Part(len(_raw(inner, each)), partial(_pieces, inner, each)))
     return head, graph
-
-
-def _name(message: Message, number: int) -> str:
-    return next((message.text(f) for f in message.fields() if f.number == number), "")
 
 
 def _pieces(message: Message, entry: Field) -> list[bytes]:

@@ -10,12 +10,12 @@ from nbquant.quantization.blocks import formats as blocks
 from nbquant.quantization.blocks.block_format import ROW, TENSOR
 from nbquant.quantization.blocks.scaling import block_matrix
 from nbquant.quantization.codebook import QuantizedTensor
+from nbquant.tensorfile import FLOATS
 
-_BASES = ("int8", "int8_torchao", "int4", "int3", "int2", "matmul4", "matmul8")
-LINEAR = (*_BASES, *(f"{name}_asym" for name in _BASES if name != "int8_torchao"), "fp8_e4m3", "fp8_e5m2")
+LINEAR = (*blocks.INTEGERS, "fp8_e4m3", "fp8_e5m2")
 """Block formats that DequantizeLinear computes bit for bit."""
 FLOAT8 = {"fp8_e4m3": "F8_E4M3", "fp8_e5m2": "F8_E5M2"}
-FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
+_TYPES = {dtype: name for name, dtype in FLOATS.items()}
 
 OPSETS = {"U8": 13, "I8": 13, "F8_E4M3": 19, "F8_E5M2": 19, "I4": 21, "U4": 21, "I2": 25, "U16": 13, "I32": 13}
 """Version of ONNX's operators that takes each type of codes."""
@@ -58,7 +58,7 @@ def _gathered(name: str, tensor: QuantizedTensor) -> OnnxWeight:
     if len(index) and index.min() < 0:
         index = np.where(index < 0, len(book), index)
         book = torch.cat([book, torch.zeros(1, dtype=book.dtype)])
-    kind = FLOATS[book.dtype]
+    kind = _TYPES[book.dtype]
     stored = "U4" if len(book) <= 16 else "U8" if len(book) <= 256 else "U16" if len(book) <= 1 << 16 else "I32"
     dtype = {"U4": "|u1", "U8": "|u1", "U16": "<u2", "I32": "<i4"}[stored]
     shape = tuple(tensor.shape)
@@ -104,7 +104,7 @@ def _linear(name: str, tensor: QuantizedTensor) -> OnnxWeight:
     if zero is not None:
         inputs.append(f"{name}_zero_point")
         constants.append(constant(inputs[2], stored, scales, zero))
-    kind = FLOATS[scaling.dtype]
+    kind = _TYPES[scaling.dtype]
     steps: list[tuple[str, tuple[str, ...], dict[str, int]]] = [("DequantizeLinear", tuple(inputs), numbers)]
     if matrix != shape:
         constants.append(constant(f"{name}_shape", "I64", (len(shape),), np.array(shape, "<i8")))

@@ -6,6 +6,7 @@ Source: the ONNX specification (onnx 1.23.2).
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from math import prod
 from pathlib import Path
 
 from nbquant.formats.constant import packed_bytes
@@ -42,10 +43,7 @@ class OnnxConstant:
     @property
     def size(self) -> int:
         """Bytes of the numbers."""
-        count = 1
-        for length in self.shape:
-            count *= length
-        return packed_bytes(self.type, count)
+        return packed_bytes(self.type, prod(self.shape))
 
 
 @dataclass(frozen=True)

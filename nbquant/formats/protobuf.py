@@ -95,6 +95,14 @@ class Message:
             )
         return self.data[field.start : field.end].decode("utf-8", errors="replace")
 
+    def text_of(self, number: int) -> str:
+        """Read the first text under a number; "" if there is none.
+
+        Raises:
+            DamagedMessageError: As :meth:`text`.
+        """
+        return next((self.text(field) for field in self.fields() if field.number == number), "")
+
     def integers(self, field: Field) -> list[int]:
         """Read signed integers, one or several in a packed field.
 

@@ -175,13 +175,16 @@ def _sampled(matrix: Matrix, share: float) -> Matrix:
 
 def _guessed(target: Float[Tensor, "rows cols"], step: float) -> UInt8[Tensor, "rows cols"]:
     """Guess the classes of the levels to the left of each weight."""
-    classes = _classes(_nearest_levels(target, step))
-    return torch.nn.functional.pad(classes, (1, 0))[:, :-1]
+    return _left_of(_nearest_levels(target, step))
 
 
 def _nearest_levels(target: Float[Tensor, "rows cols"], step: float) -> Float[Tensor, "rows cols"]:
     """Magnitudes of levels of a uniform quantizer with a dead zone, as a trellis has about two steps apart."""
     return (target.detach().abs() / (2 * step) + ROUNDED).floor()
+
+
+def _left_of(levels: Tensor) -> UInt8[Tensor, "rows cols"]:
+    return torch.nn.functional.pad(_classes(levels), (1, 0))[:, :-1]
 
 
 def _classes(levels: Tensor) -> UInt8[Tensor, "..."]:
@@ -221,8 +224,7 @@ def best_paths(
 
 def left_classes(integers: Int32[Tensor, "rows cols"]) -> UInt8[Tensor, "rows cols"]:
     """Compute the class of the level to the left of each; level |k| has the integers 2 |k| and 2 |k| − 1."""
-    classes = _classes((integers.abs() + 1) // 2)
-    return torch.nn.functional.pad(classes, (1, 0))[:, :-1]
+    return _left_of((integers.abs() + 1) // 2)
 
 
 def _stepped(matrices: tuple[Matrix, ...]) -> tuple[Matrix, ...]:

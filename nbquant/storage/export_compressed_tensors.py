@@ -16,7 +16,6 @@ from nbquant.quantization.blocks.block_format import ROW, TENSOR
 from nbquant.quantization.codebook import QuantizedTensor
 from nbquant.quantization.quantized import Quantized
 from nbquant.storage.export_safetensors import (
-    INTEGERS,
     WEIGHT,
     StoredPart,
     integer_matrix,
@@ -52,7 +51,7 @@ def export_compressed_tensors(
 
 
 def _integer_parts(name: str, tensor: QuantizedTensor) -> tuple[Scheme, list[StoredPart]]:
-    layer_of(name, tensor, WHAT, (*INTEGERS, FLOAT8))
+    layer_of(name, tensor, WHAT, (*blocks.INTEGERS, FLOAT8))
     matrix = integer_matrix(name, tensor, WHAT)
     layer, size = matrix.layer, matrix.group_size
     strategy = _TENSOR if size == 0 else _CHANNEL if size < 0 else _GROUP
@@ -73,7 +72,7 @@ def _integer_parts(name: str, tensor: QuantizedTensor) -> tuple[Scheme, list[Sto
 
 
 def _float_parts(name: str, tensor: QuantizedTensor) -> tuple[Scheme, list[StoredPart]]:
-    layer = layer_of(name, tensor, WHAT, (*INTEGERS, FLOAT8))
+    layer = layer_of(name, tensor, WHAT, (*blocks.INTEGERS, FLOAT8))
     scaling = tensor.scaling
     assert scaling is not None
     found = blocks.named(scaling.format)

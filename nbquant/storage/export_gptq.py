@@ -34,12 +34,11 @@ def export_gptq(
     for name, matrix in matrices.items():
         _require_whole_words(name, matrix)
     first = next(iter(matrices.values()))
-    sizes = {m.group_size for m in matrices.values() if not _is_one_group(m)} or {-1}
     version_2 = any(matrix.zero is not None and not matrix.zero.all() for matrix in matrices.values())
     config = {
         "quant_method": "gptq",
         "bits": first.bits,
-        "group_size": max(sizes),
+        "group_size": _group_size(matrices),
         "desc_act": False,
         "sym": first.zero is None,
         "checkpoint_format": "gptq_v2" if version_2 else "gptq",
@@ -53,9 +52,14 @@ def _is_one_group(matrix: IntegerMatrix) -> bool:
     return matrix.group_size <= 0 or matrix.group_size >= matrix.integers.shape[1]
 
 
+def _group_size(matrices: dict[str, IntegerMatrix]) -> int:
+    """Columns of a group, the most where they differ; −1 if all rows have one."""
+    return max((m.group_size for m in matrices.values() if not _is_one_group(m)), default=-1)
+
+
 def _require_one(matrices: dict[str, IntegerMatrix]) -> None:
     """Refuse weights that one configuration does not describe."""
-    size = max((m.group_size for m in matrices.values() if not _is_one_group(m)), default=-1)
+    size = _group_size(matrices)
     first, one = next(iter(matrices.items()))
     for name, m in matrices.items():
         fits = m.group_size == size or (_is_one_group(m) and (size < 0 or m.integers.shape[1] <= size))

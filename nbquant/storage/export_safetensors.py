@@ -69,11 +69,6 @@ class IntegerMatrix:
         return -1 if self.format.length == ROW or self.scale.shape[1] == 1 else self.format.length
 
 
-_BASES = ("int8", "int8_torchao", "int4", "int3", "int2", "matmul4", "matmul8")
-INTEGERS = (*_BASES, *(f"{name}_asym" for name in _BASES if name != "int8_torchao"))
-"""Block formats of integers."""
-
-
 def layer_of(name: str, tensor: QuantizedTensor, what: str, held: tuple[str, ...]) -> str:
     """Find the name of the layer of a quantized weight, with a dot at the end.
 
@@ -98,7 +93,7 @@ def integer_matrix(name: str, tensor: QuantizedTensor, what: str) -> IntegerMatr
     Raises:
         ValueError: As :func:`layer_of`, or groups that do not divide the columns.
     """
-    layer = layer_of(name, tensor, what, INTEGERS)
+    layer = layer_of(name, tensor, what, blocks.INTEGERS)
     scaling = tensor.scaling
     assert scaling is not None
     found, (rows, columns) = blocks.named(scaling.format), tensor.shape

@@ -137,14 +137,7 @@ def draw_price(data: PriceData) -> theme.Figure:
         ),
         yaxis=theme.axis("bits lost [bit/weight]", automargin=False),
         # Below the plot: inside it would always cover a curve.
-        legend={
-            "bgcolor": "rgba(0,0,0,0)",
-            "xanchor": "left",
-            "x": 0,
-            "y": 0,
-            "yref": "container",
-            "yanchor": "bottom",
-        },
+        legend=theme.LEGEND_BELOW,
         margin={"l": 64, "r": 20, "t": 52, "b": 58 + 19 * (len(data.curves) + 1), "autoexpand": False},
         showlegend=True,
         uirevision="price",

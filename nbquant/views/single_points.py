@@ -96,18 +96,19 @@ def draw_points(
     x = [*(p.compression_ratio for p in pins), *(m.compression_ratio for m in measured)]
     y = [max(bottom, loss) for loss in (*(p.predicted_loss for p in pins), *(m.loss for m in measured))]
     labels = [short(p.label) for p in pins] + ["" if m.accuracy is None else f"{m.accuracy:.2%}" for m in measured]
-    free: list[ChosenPoint | FormatPoint] = [*([] if chosen is None else [chosen]), *formats]
-    named = [*labels, *("" for _ in free[: len(free) - len(formats)]), *(p.name if p.search else "" for p in formats)]
+    here = [] if chosen is None else [chosen]
+    free: list[ChosenPoint | FormatPoint] = [*here, *formats]
+    first = len(labels) + len(here)  # of the formats
+    named = [*labels, *("" for _ in here), *(p.name if p.search else "" for p in formats)]
     places = place_labels(
         [_fraction(np.log10(a), x_range) for a in (*x, *(c.compression_ratio for c in free))],
         [_fraction(np.log10(max(bottom, b)), y_range) for b in (*y, *(c.predicted_loss for c in free))],
         named,
         lettering,
         _in_fractions(lines, x_range, y_range),
-        [np.inf] * (len(named) - len(formats)) + [_CLEAR] * len(formats),
+        [np.inf] * first + [_CLEAR] * len(formats),
     )
     shown = [label if place else "" for label, place in zip(named, places, strict=True)]
-    first = len(named) - len(formats)
     labels, split = shown[: len(labels)], len(pins)
     traces = draw_format_points(formats, shown[first:], places[first:]) if formats else []
     if measured:

@@ -22,6 +22,28 @@ LEGEND_BELOW: dict[str, Any] = {
 }
 """A legend below the plot, where curves leave no corner free."""
 
+
+def colour_bar(title: str, ticks: Any, texts: list[str]) -> dict[str, Any]:
+    """Make the colour bar of a map.
+
+    Args:
+        title: Its title.
+        ticks: Values with a tick.
+        texts: What stands beside each.
+    """
+    return {
+        "title": {"text": title, "side": "right", "font": {"size": FONT_SIZE}},
+        "tickvals": ticks,
+        "ticktext": texts,
+        "thickness": 12,
+        "outlinewidth": 0,
+        "ticks": "outside",
+        "ticklen": 3,
+        "tickcolor": MUTED,
+        "xpad": 6,
+    }
+
+
 ROLES: dict[str, str] = {FOREGROUND: "foreground", MUTED: "muted", GRID: "grid", BACKGROUND: "background"}
 """Neutral colour -> role."""
 

@@ -39,7 +39,7 @@ def wasted_data(rows: pd.DataFrame | Mapping[str, pd.DataFrame]) -> WastedData:
     """Arrange the wasted bits by layer.
 
     Args:
-        rows: From :func:`nbquant.compare_formats` with ``by_layer``, of which the searched formats count; from
+        rows: From :func:`nbquant.compare_formats` with ``by_layer`` (rows with searched scales are shown); from
             :func:`nbquant.inspect`; or several such inspections by label, whose tensors are matched by their names in
             the original, where known.
 
@@ -108,8 +108,7 @@ def _arranged(entries: list[tuple[str, str, float]], limit: str, of: str) -> Was
         )
     row = tuple(dict.fromkeys(r for r, _, _ in entries))
     column = tuple(dict.fromkeys(c for _, c, _ in entries))
-    places = ({name: i for i, name in enumerate(names)} for names in (row, column))
-    of_row, of_column = places
+    of_row, of_column = ({name: i for i, name in enumerate(names)} for names in (row, column))
     total, count = np.zeros((len(row), len(column))), np.zeros((len(row), len(column)))
     for r, c, value in entries:
         total[of_row[r], of_column[c]] += value
@@ -153,17 +152,7 @@ def draw_wasted(data: WastedData) -> theme.Figure:
         "text": hover,
         "hovertemplate": f"%{{text}}<br>%{{z:.3f}} bit/weight above the {data.limit}<extra></extra>",
         "hoverongaps": False,
-        "colorbar": {
-            "title": {"text": title, "side": "right", "font": {"size": theme.FONT_SIZE}},
-            "tickvals": ticks,
-            "ticktext": [f"{tick:.2f}" for tick in ticks],
-            "thickness": 12,
-            "outlinewidth": 0,
-            "ticks": "outside",
-            "ticklen": 3,
-            "tickcolor": theme.MUTED,
-            "xpad": 6,
-        },
+        "colorbar": theme.colour_bar(title, ticks, [f"{tick:.2f}" for tick in ticks]),
     }
     whole, (worst, best) = data.wasted, (np.nanargmax(data.wasted), np.nanargmin(data.wasted))
     named = [f"{data.row[i // columns]}, {data.column[i % columns]}: {whole.flat[i]:.2f}" for i in (worst, best)]

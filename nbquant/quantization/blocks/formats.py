@@ -40,6 +40,11 @@ BLOCK_FORMATS: tuple[BlockFormat, ...] = (
 )
 """All block formats, in the order of menus. Read as ``formats.BLOCK_FORMATS``, so that additions are seen."""
 
+_BASES = (INT8, INT8_TORCHAO, INT4, INT3, INT2, MATMUL4, MATMUL8)
+_AFFINE = (INT8_ASYM, INT4_ASYM, INT3_ASYM, INT2_ASYM, MATMUL4_ASYM, MATMUL8_ASYM)
+INTEGERS = tuple(each.name for each in (*_BASES, *_AFFINE))
+"""Names of the formats of integers with a float32 scale, and perhaps a zero point."""
+
 _ENDS = {"channel": ROW, "tensor": TENSOR}
 
 

@@ -106,7 +106,7 @@ function layerBitsSection(model, send, ...above) {
       row.show(entry);
       if (list.children[place] !== row.item) list.insertBefore(row.item, list.children[place] ?? null);
     });
-    put(note, "textContent", entries.length ? "Bit/weight by layer. Pull a bar or use the arrow keys: the other layers are chosen anew." : "Choose the method “block formats” to see the bits of each layer.");
+    put(note, "textContent", entries.length ? "Bit/weight by layer. Pull a bar or use the arrow keys; the other layers adapt." : "Choose the method “block formats” to see the bits of each layer.");
     list.hidden = !entries.length;
   }
   model.on("change:layer_bits", show);

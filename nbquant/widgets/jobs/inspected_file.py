@@ -1,13 +1,11 @@
 """Inspect a file that another library has quantized, in the background, and the codes of one of its tensors."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
-from torch import nn
 
-from nbquant.analysis.inspection import inspect
+from nbquant.analysis.inspection import inspected
 from nbquant.analysis.original import Original
 from nbquant.analysis.tensor_codes import TensorCodes, tensor_codes
 from nbquant.formats.packed_files import open_packed
@@ -47,16 +45,11 @@ def inspect_file(bench: Workbench, path: str, damping: float, show: Callable[[In
     def work(report: Report) -> InspectedFile:
         report(0, None)
         opened = open_packed(path)
-        origin = bench.weights.origin
-        source = Original.of(origin)
-        names = {source.name_of(packed) for packed in opened.tensors.values()} - {None}
-        if not names:
-            return InspectedFile(opened, inspect(path, methods=(), progress=report), False)
-        h = bench.weights.sensitivity
-        weighs = None if h is None or names.isdisjoint(h) else h.damped(damping)
-        original: nn.Module | os.PathLike[str] = origin
-        rows = inspect(path, original, weighs, methods=(), progress=report)
-        return InspectedFile(opened, rows, True)
+        source, h = Original.of(bench.weights.origin), bench.weights.sensitivity
+        is_compared = bool(source.names_in(opened))
+        weighs = None if h is None or not is_compared else h.damped(damping)
+        rows = inspected(opened, source if is_compared else None, weighs, (), report)
+        return InspectedFile(opened, rows, is_compared)
 
     bench.jobs.start(SLOT, "Inspecting the file", work, show)
 

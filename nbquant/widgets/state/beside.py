@@ -1,14 +1,9 @@
 """Follow the point with what stands beside it: a pin, a file, block formats, a traced weight, what breaks."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import nn
-
-from nbquant.models.evaluate import Loss
-from nbquant.models.select import Sensitivities
 from nbquant.quantization.quantized import Quantized
 from nbquant.registry import nearest
 from nbquant.widgets.jobs.breaks import SLOT as BREAKS
@@ -29,16 +24,9 @@ class Beside(Updates):
 
     _compared_on: CurveInputs | None = None  # selection that block formats are compared on
 
-    def __init__(
-        self,
-        model: nn.Module | str | os.PathLike[str],
-        data: Any,
-        sensitivity: Sensitivities | None,
-        loss: Loss | None,
-        inputs: dict[str, Any],
-    ) -> None:
-        """Start on the first results; arguments and errors as of :class:`ExplorerState`."""
-        super().__init__(model, data, sensitivity, loss, inputs)
+    def __init__(self, *given: Any) -> None:
+        """Start on the first results; arguments and errors as of :class:`Updates`."""
+        super().__init__(*given)
         self.observe(lambda change: self._compare_formats(), ["all_formats"])
         self.observe(lambda change: self.open_file(), ["quantized_file"])
         self.observe(lambda change: self._read_codes(), ["file_tensor", "inspected"])

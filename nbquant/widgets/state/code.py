@@ -109,8 +109,9 @@ def lines(
 def _options(settings: Settings, test: str, loss: str) -> list[str]:
     """Arguments of ``fit`` that are not what they are without being named."""
     usual = settings.record.options
-    chosen = {name: value for name, value in settings.options.items() if name in usual}
-    chosen |= {name: dict(value) for name, value in chosen.items() if name == "layer_formats" and value}
+    chosen = settings.options
+    if chosen.get("layer_formats"):
+        chosen["layer_formats"] = dict(chosen["layer_formats"])
     named = [f"{name}={value!r}" for name, value in chosen.items() if value != usual[name]]
     target = [f"{settings.driver}={settings.value!r}"]
     target += [f"evaluate=(model, {test}{loss})"] if settings.is_searched else []

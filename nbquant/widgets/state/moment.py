@@ -44,5 +44,5 @@ class Moment:
     ledger: Ledger | None = None
 
     def heavy(self) -> tuple[object, ...]:
-        """The parts that take memory, of which the history keeps a few."""
+        """The parts that take much memory; the history keeps few of them."""
         return tuple(part for part in (self.model.pruned, self.finetuned) if part is not None)

@@ -1,6 +1,6 @@
 """Declare the explorer's results as traits, and show what curves and jobs bring."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -293,15 +293,9 @@ class Results(Inputs):
             self._price_pins(self._exact.result)
 
     def _show_finetuned(self, found: FineTuned, ledger: Ledger | None) -> None:
-        known = [m for m in self.measured if m.quantized is found.quantized]
-        measurement = min(known, key=lambda m: m.partial, default=None)
-        for name, value in (
-            ("finetuned", found),
-            ("ledger", ledger),
-            ("training", found),
-            ("measurement", measurement),
-        ):
+        for name, value in (("finetuned", found), ("ledger", ledger), ("training", found)):
             self.set_trait(name, value)
+        self._show_fullest(m for m in self.measured if m.quantized is found.quantized)
 
     def _drop_finetuned(self) -> None:
         """Show what it was fine-tuned from."""
@@ -312,7 +306,10 @@ class Results(Inputs):
     def _show_known(self, request: FitRequest) -> None:
         """Show what was measured at a point before, unless it was fine-tuned then."""
         quantizer = request.point.quantizer
-        known = [m for m in self.measured if m.point.quantizer == quantizer and not m.quantized.finetuned]
+        self._show_fullest(m for m in self.measured if m.point.quantizer == quantizer and not m.quantized.finetuned)
+
+    def _show_fullest(self, known: Iterable[Measurement]) -> None:
+        """Show the measurement on all samples, or on a part of them, or none."""
         self.set_trait("measurement", min(known, key=lambda m: m.partial, default=None))
 
     def _show_measurement(self, request: FitRequest, measurement: Measurement) -> None:

@@ -291,7 +291,7 @@ class Updates(Results):
             self.estimate()
 
     def _use(self, model: Model) -> None:
-        """Use a model in the place of another, of which all results are dropped."""
+        """Switch to another model, and drop the results of the last one."""
         self._jobs.cancel("finetune", "accuracy", "glance", "sensitivity")
         self._exact.follow(None)
         self._brush.clear()

@@ -242,13 +242,15 @@ class Explorer(FigurePanel):
         self.region_text = self._region()
 
     def _show_formats(self) -> None:
-        self.formats_text = ", ".join(self.state.settings.formats)
+        self.formats_text = self._formats()
 
     def _take_formats(self, text: str) -> None:
-        names = tuple(name.strip() for name in text.split(",") if name.strip())
-        if names != tuple(self.state.settings.formats):
-            self.state.formats = names
+        if text != self._formats():
+            self.state.formats = text
         self._show_formats()
+
+    def _formats(self) -> str:
+        return ", ".join(self.state.settings.formats)
 
     def _show_layer_bits(self) -> None:
         self.layer_bits = [
