@@ -75,7 +75,9 @@ class BlockQuantizer:
 
     def __post_init__(self) -> None:
         check_positive("lmbda", self.lmbda, "loss/bit", allow_zero=True)
-        names = tuple(self.formats.split(",")) if isinstance(self.formats, str) else tuple(self.formats)
+        if not isinstance(self.formats, str | Iterable):
+            raise TypeError(f"formats must be names of block formats, such as ['q4_k', 'q8_0'], but got {self.formats!r}")
+        names = tuple(_parts(self.formats) if isinstance(self.formats, str) else self.formats)
         object.__setattr__(self, "formats", names)
         if not names:
             raise ValueError("at least one block format is required, but formats is empty.")
@@ -96,11 +98,16 @@ class BlockQuantizer:
         return quantize_blocks(self, as_selection(weight, sensitivity), progress)
 
 
+def _parts(text: str) -> list[str]:
+    """Parts of text between commas; spaces around them and empty parts do not count."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def _pairs(given: object) -> tuple[tuple[str, str], ...]:
     """Formats of single layers in the order of the layers' names, so that equal ones are equal."""
     found = given
     if isinstance(given, str):
-        found = [tuple(text.rsplit("=", 1)) for text in given.split(",") if text]
+        found = [tuple(part.strip() for part in pair.rsplit("=", 1)) for pair in _parts(given)]
     elif isinstance(given, Mapping):
         found = list(given.items())
     if not isinstance(found, list | tuple) or any(

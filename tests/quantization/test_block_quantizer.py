@@ -208,6 +208,10 @@ def test_one_format_takes_a_target_of_accuracy_or_a_file(model, selection):
 def test_formats_may_be_text():
     assert BlockQuantizer(formats="q4_k,int4/64").formats == ("q4_k", "int4/64")
     assert BlockQuantizer(formats="nf4").formats == ("nf4",)
+    assert BlockQuantizer(formats=" q4_0, q8_0,").formats == ("q4_0", "q8_0")
+    assert BlockQuantizer(layer_formats="fc1 = q8_0, fc2=q4_k").layer_formats == (("fc1", "q8_0"), ("fc2", "q4_k"))
+    with pytest.raises(TypeError, match="names of block formats, such as .* but got 5"):
+        BlockQuantizer(formats=5)
 
 
 def test_what_trains_codebooks_is_refused(model, selection):

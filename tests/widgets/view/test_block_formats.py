@@ -49,6 +49,9 @@ def test_formats_are_text_that_is_taken_or_put_back(explorer):
         assert explorer.problem
         assert explorer.formats_text == "q8_0"
         assert explorer.state.formats == ("q8_0",)
+    explorer.formats_text = "q4_0,  q8_0"  # as people type it
+    assert not explorer.problem
+    assert explorer.state.formats == ("q4_0", "q8_0")
 
 
 def test_bars_are_pulled_and_reset_by_messages(explorer):
