@@ -4,6 +4,7 @@ Plain torch, chunk by chunk, also replaces Triton if it is missing, with one war
 One module, as every kernel has one entry here and nowhere else.
 """
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from nbquant.kernels.cpu import gaps as cpu_gaps
 from nbquant.kernels.cpu import histogram as cpu_histogram
 from nbquant.kernels.cpu import losses as cpu_losses
 from nbquant.kernels.cpu import path as cpu_path
+from nbquant.kernels.cpu import strips as cpu_strips
 from nbquant.kernels.cpu import trellis as cpu_trellis
 from nbquant.progress import Progress, track
 
@@ -37,6 +39,8 @@ CPU_COSTS = 1 << 18  # the same on the CPU: as many as stay in the cache
 MANY_LEVELS = 1 << 16
 SPLIT_ABOVE = 1 << 18  # weights below which a second thread costs more than it saves
 SPLIT_PATHS_ABOVE = 1 << 14  # the same for trellis paths
+LEAST_STRIPS = 6  # of columns, with which vector instructions gain over one column at a time
+FLOAT32_STEPS, FLOAT32_COST = float(1 << 15), 1e20  # targets [steps] and costs [bit] up to which float32 suffices
 
 T = TypeVar("T")
 Histograms = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -360,6 +364,62 @@ def viterbi(
     parts = _slices(cols, -(-cols // shares) or 1)
     list((map if shares == 1 else _pool().map)(work, parts))
     return torch.from_numpy(out).t().contiguous().to(device)
+
+
+def viterbi_in_strips(
+    target: Float[Tensor, "rows cols"],
+    weight: Float[Tensor, "rows cols"],
+    step: float,
+    costs: Float[Tensor, "2 neighbours 3 levels"],
+    left: UInt8[Tensor, "strips rows"],
+    lmbda: float,
+) -> Int32[Tensor, "rows cols"]:
+    """See :func:`nbquant.kernels.reference.viterbi_in_strips`; from a few strips on in float32, if that suffices."""
+    rows, cols = target.shape
+    share = step * step / lmbda if lmbda > 0 else math.inf
+    if (
+        target.device.type != "cpu"
+        or len(left) < LEAST_STRIPS
+        or costs.shape[1] != cpu_path.CLASSES
+        or not target.numel()
+        or not float(target.abs().max()) < FLOAT32_STEPS * step
+        or not float(weight.max()) * share < FLOAT32_COST
+    ):
+        return reference.column_by_column(viterbi, target, weight, step, costs, left, lmbda).int()
+    length, lanes = -(-cols // len(left)), cpu_strips.LANES
+    bits, left_of = costs.float().contiguous().numpy(), left.contiguous().numpy()
+    out = torch.empty(rows, cols, dtype=torch.int32)
+
+    def work(first: int) -> None:
+        part = slice(first * length, min((first + lanes) * length, cols))
+        t, u = (x[:, part].detach().float().t().contiguous().numpy() for x in (target, weight))
+        found = np.empty(t.shape, np.int32)
+        cpu_strips.best_paths_in_strips(t, u, step, share, bits, left_of[first : first + lanes], length, found)
+        out[:, part] = torch.from_numpy(found).t()
+
+    starts = range(0, -(-cols // length), lanes)
+    is_split = THREADS > 1 and len(starts) > 1 and rows * cols > SPLIT_PATHS_ABOVE
+    list((_pool().map if is_split else map)(work, starts))
+    return out
+
+
+def path_sums(
+    target: Float[Tensor, "rows cols"], weight: Float[Tensor, "rows cols"], integers: Int32[Tensor, "rows cols"]
+) -> tuple[float, float, float]:
+    """See :func:`nbquant.kernels.reference.path_sums`."""
+    if target.device.type != "cpu":
+        return reference.path_sums(target, weight, integers)
+    arrays = _array(target), _array(weight), integers.reshape(-1).numpy()
+    n = len(arrays[0])
+
+    def work(part: slice) -> tuple[float, float, float]:
+        found: tuple[float, float, float] = cpu_path.path_sums(*(x[part] for x in arrays))
+        return found
+
+    parts = _slices(n, PIECE)
+    sums = list((_pool().map if THREADS > 1 and len(parts) > 1 else map)(work, parts))
+    a, b, c = (math.fsum(each) for each in zip(*sums, strict=True)) if sums else (0.0, 0.0, 0.0)
+    return a, b, c
 
 
 def compensate(

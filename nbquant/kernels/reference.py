@@ -4,6 +4,8 @@ The fast kernels have the same names and signatures and must agree with these.
 One module, so that all definitions are read in one place.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
@@ -396,6 +398,61 @@ def viterbi(
         at, k = edge // len(level), edge % len(level)
         found[r] = size[quantizer[at // previous], k] * t[r].sign().long()
     return found.to(target.device)
+
+
+def viterbi_in_strips(
+    target: Float[Tensor, "rows cols"],
+    weight: Float[Tensor, "rows cols"],
+    step: float,
+    costs: Float[Tensor, "2 neighbours 3 levels"],
+    left: UInt8[Tensor, "strips rows"],
+    lmbda: float,
+) -> Int64[Tensor, "rows cols"]:
+    """Find paths as :func:`viterbi` with 8 states, each column given the path of the column to its left.
+
+    Strips are runs of equally many columns (the last may have fewer), decided independently from left to right.
+
+    Args:
+        target: Targets t.
+        weight: Weights u.
+        step: Step Δ.
+        costs: Bits b.
+        left: Classes of the levels to the left of each strip's first column.
+        lmbda: λ [loss/bit].
+    """
+    return column_by_column(viterbi, target, weight, step, costs, left, lmbda)
+
+
+def column_by_column(
+    viterbi: Callable[..., Tensor],
+    target: Float[Tensor, "rows cols"],
+    weight: Float[Tensor, "rows cols"],
+    step: float,
+    costs: Float[Tensor, "2 neighbours 3 levels"],
+    left: UInt8[Tensor, "strips rows"],
+    lmbda: float,
+) -> Tensor:
+    """Decide the first columns of all strips, then their second ones, and so on, by a given :func:`viterbi`."""
+    cols = target.shape[1]
+    length = max(-(-cols // len(left)), 1)
+    found: list[Tensor] = []
+    for c in range(min(length, cols)):
+        around = left.T if not found else ((found[-1].abs() + 1) // 2).clamp(max=costs.shape[1] - 1).to(torch.uint8)
+        places = torch.arange(c, cols, length, device=target.device)
+        around = around[:, : len(places)].contiguous()
+        found.append(viterbi(target[:, places], weight[:, places], step, costs, around, lmbda))
+    out = torch.zeros(target.shape, dtype=found[0].dtype if found else torch.int64, device=target.device)
+    for c, each in enumerate(found):
+        out[:, c::length] = each
+    return out
+
+
+def path_sums(
+    target: Float[Tensor, "rows cols"], weight: Float[Tensor, "rows cols"], integers: Int32[Tensor, "rows cols"]
+) -> tuple[float, float, float]:
+    """Sum Σ u t², Σ u t m and Σ u m² in float64: the loss Σ u (t − mΔ)² at any step Δ, and the step of least loss."""
+    t, u, m = target.double(), weight.double(), integers.double()
+    return float((u * t * t).sum()), float((u * t * m).sum()), float((u * m * m).sum())
 
 
 def compensate(

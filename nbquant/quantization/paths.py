@@ -21,12 +21,16 @@ PATIENCE = 2  # … after this many such turns, as J may rise once
 MOST_TURNS = 12
 FEW, TURNS_OF_FEW = 1 << 13, 25  # up to so many weights, more turns are affordable
 LEAST_SAMPLED, DESIGNED_ON = 3 << 16, 1 << 16  # from so many weights on, steps and code lengths come from a sample
-RUN, LEAST_RUNS = 16, 8  # neighbouring columns in it, and how many such runs at least, a quarter of the columns
-TURNS_OVER_ALL = 3
+LEAST_COLUMNS, LONGEST, LEAST_ROWS = 64, 16, 512  # at least so many or a quarter, strips of so many; so many rows
+TURNS_OVER_ALL = 1
+LANES, LEAST_CUT, WIDE = 16, 64, 256  # strips of a matrix: of fewer columns one, else this many for so many columns
 ROUNDED = 0.4  # below one half: rate counts
 FIRST_SHARE = 0.25  # share of λ applied to levels before their code lengths are known
 LARGEST = 1 << 30  # largest integer
 FIXED = 1e6  # in units of λ: no path is cheap enough to move a pruned weight
+
+
+Sums = tuple[float, float, float]  # Σ ½h w², Σ ½h w m, Σ ½h m²
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +44,9 @@ class Matrix:
         code: Index of the code it uses.
         step: Step Δ.
         integers: Integers m of the best path so far; None at first.
-        guessed: Guessed classes of the levels to the left, for want of integers; None for class 0 everywhere.
-        apart: Columns whose left neighbour is not the column before, so that its class stays the guessed one.
+        left: Guessed classes of the levels to the left of each strip of columns; of a sample, whose strips lie apart,
+            for good.
+        is_sample: Whether it is a sample of the columns of a larger matrix.
     """
 
     target: Float[Tensor, "rows cols"]
@@ -50,18 +55,8 @@ class Matrix:
     code: str
     step: float
     integers: Int32[Tensor, "rows cols"] | None = None
-    guessed: UInt8[Tensor, "rows cols"] | None = None
-    apart: Int64[Tensor, " some"] | None = None
-
-    @property
-    def around(self) -> UInt8[Tensor, "rows cols"] | None:
-        """Classes of the levels to the left, as far as they are known."""
-        if self.integers is None:
-            return self.guessed
-        classes = left_classes(self.integers)
-        if self.apart is not None and self.guessed is not None:
-            classes[:, self.apart] = self.guessed[:, self.apart]
-        return classes
+    left: UInt8[Tensor, "strips rows"] | None = None
+    is_sample: bool = False
 
     @property
     def levels(self) -> tuple[Int[np.ndarray, "rows cols"], Int[np.ndarray, "rows cols"]]:
@@ -94,10 +89,11 @@ def find_paths(
     """Find paths of least J = Σ ½h (w − mΔ)² + λ · bits, iterating until J stops falling.
 
     Starts from a share of the code lengths of geometric levels, so that insensitive weights go to zero. Then
-    alternates: code lengths counted on the paths; best paths for these lengths; best steps for these integers. The
-    left neighbour is that of the previous turn, so that columns are independent.
+    alternates: code lengths counted on the paths; best paths for these lengths; best steps for these integers. Columns
+    are decided from left to right in strips, which are independent: the level to the left of a strip is that of the
+    previous turn, at first a guess.
 
-    Of many weights, a sample of columns is enough to find steps and code lengths; three turns over all weights follow.
+    Of many weights, a sample of columns is enough to find steps and code lengths; one turn over all weights follows.
 
     Args:
         matrices: The tensors with their initial steps.
@@ -124,9 +120,7 @@ def find_paths(
     if sampled and sum(m.target.numel() for m in sampled) <= total / 2:
         design = _alternated(sampled, costs, FIRST_SHARE, lmbda, fixed_step, ticks, MOST_TURNS).matrices
         costs, _ = costs_of(design)
-        matrices = [
-            replace(m, step=d.step, guessed=_guessed(m.target, d.step)) for m, d in zip(matrices, design, strict=True)
-        ]
+        matrices = [replace(m, step=d.step) for m, d in zip(matrices, design, strict=True)]
         return _alternated(matrices, costs, 1.0, lmbda, fixed_step, ticks, TURNS_OVER_ALL)
     few = total <= FEW and turns == MOST_TURNS
     return _alternated(matrices, costs, FIRST_SHARE, lmbda, fixed_step, ticks, TURNS_OF_FEW if few else turns)
@@ -145,10 +139,11 @@ def _alternated(
     best, stalled = None, 0
     for turn in range(turns):
         found = tuple(_walked(m, costs[m.code], lmbda if turn else share * lmbda, ticks) for m in matrices)
+        sums = [_sums(m) for m in found]
         if not fixed_step:
-            found = _stepped(found)
+            found = _stepped(found, sums)
         costs, bits = costs_of(found)
-        paths, matrices = Paths(found, sum(_loss(m) for m in found), bits), found
+        paths, matrices = Paths(found, math.fsum(map(_loss, found, sums)), bits), found
         settled = best is not None and _price(best, lmbda) - _price(paths, lmbda) < TOLERANCE * _price(best, lmbda)
         stalled = stalled + 1 if settled else 0
         best = paths if best is None or _price(paths, lmbda) < _price(best, lmbda) else best
@@ -159,32 +154,49 @@ def _alternated(
 
 
 def _sampled(matrix: Matrix, share: float) -> Matrix:
-    """Runs of neighbouring columns, evenly spread, in about this share of the matrix; all if it has few columns."""
-    cols = matrix.target.shape[1]
-    runs = max(2, min(LEAST_RUNS, cols // (4 * RUN)), math.ceil(share * cols / RUN))
-    if runs * RUN > cols / 2:
+    """Strips of neighbouring columns, evenly spread, in about this share of the matrix; all if it has few columns.
+
+    Of many rows those in the middle.
+    """
+    rows, cols = matrix.target.shape
+    wanted = max(share * cols, min(LEAST_COLUMNS, cols / 4))
+    strips = LANES * math.ceil(wanted / (LANES * LONGEST))
+    length = max(2, round(wanted / strips))
+    if strips * length > cols / 2:
         return matrix
-    first = torch.arange(runs) * (cols - RUN) // (runs - 1)
-    chosen = (first[:, None] + torch.arange(RUN)).reshape(-1)
-    target = matrix.target[:, chosen]
-    apart = torch.arange(runs)[first > 0] * RUN
-    guessed = torch.zeros(target.shape, dtype=torch.uint8)
-    guessed[:, apart] = _classes(_nearest_levels(matrix.target[:, first[first > 0] - 1], matrix.step))
-    return replace(matrix, target=target, weight=matrix.weight[:, chosen], guessed=guessed, apart=apart)
+    first = torch.arange(strips) * (cols - length) // (strips - 1)
+    chosen = (first[:, None] + torch.arange(length)).reshape(-1)
+    count = min(rows, max(LEAST_ROWS, math.ceil(share * rows * cols / len(chosen))))
+    top = (rows - count) // 2
+    target, weight = (x[top : top + count] for x in (matrix.target, matrix.weight))
+    left = _guessed_left(target, first, matrix.step)
+    return replace(matrix, target=target[:, chosen], weight=weight[:, chosen], left=left, is_sample=True)
 
 
-def _guessed(target: Float[Tensor, "rows cols"], step: float) -> UInt8[Tensor, "rows cols"]:
-    """Guess the classes of the levels to the left of each weight."""
-    return _left_of(_nearest_levels(target, step))
+def _left(matrix: Matrix) -> UInt8[Tensor, "strips rows"]:
+    """Classes of the levels to the left of each strip of columns, from the integers or guessed."""
+    if matrix.left is not None and matrix.is_sample:
+        return matrix.left
+    cols = matrix.target.shape[1]
+    strips = 1 if cols < LEAST_CUT else LANES * max(cols // WIDE, 1)
+    first = torch.arange(0, max(cols, 1), max(-(-cols // strips), 1), device=matrix.target.device)
+    if matrix.integers is None:
+        return _guessed_left(matrix.target, first, matrix.step)
+    before = matrix.integers[:, (first - 1).clamp(min=0)] * (first > 0)
+    return _classes((before.abs() + 1) // 2).T.contiguous()
+
+
+def _guessed_left(
+    target: Float[Tensor, "rows cols"], first: Int64[Tensor, " strips"], step: float
+) -> UInt8[Tensor, "strips rows"]:
+    """Guess the classes of the levels to the left of some columns; 0 at the left end."""
+    before = target[:, (first - 1).clamp(min=0)] * (first > 0)
+    return _classes(_nearest_levels(before, step)).T.contiguous()
 
 
 def _nearest_levels(target: Float[Tensor, "rows cols"], step: float) -> Float[Tensor, "rows cols"]:
     """Magnitudes of levels of a uniform quantizer with a dead zone, as a trellis has about two steps apart."""
     return (target.detach().abs() / (2 * step) + ROUNDED).floor()
-
-
-def _left_of(levels: Tensor) -> UInt8[Tensor, "rows cols"]:
-    return torch.nn.functional.pad(_classes(levels), (1, 0))[:, :-1]
 
 
 def _classes(levels: Tensor) -> UInt8[Tensor, "..."]:
@@ -196,53 +208,38 @@ def _price(paths: Paths, lmbda: float) -> float:
 
 
 def _walked(matrix: Matrix, costs: Float[np.ndarray, "2 l p k"], lmbda: float, ticks: Iterator[object]) -> Matrix:
+    """Find its paths, which start again after so many rows, as blocks of a tensor do."""
     next(ticks, None)
-    rows = rows_of_block(matrix.target.shape[1])
-    integers = best_paths(
-        matrix.target, matrix.weight, matrix.step, torch.from_numpy(costs), matrix.around, lmbda, rows
-    )
-    return replace(matrix, integers=integers)
-
-
-def best_paths(
-    target: Float[Tensor, "rows cols"],
-    weight: Float[Tensor, "rows cols"],
-    step: float,
-    costs: Float[Tensor, "2 l p k"],
-    around: UInt8[Tensor, "rows cols"] | None,
-    lmbda: float,
-    rows: int,
-) -> Int32[Tensor, "rows cols"]:
-    """Run :func:`nbquant.kernels.dispatch.viterbi`, restarted after so many rows, as blocks of a tensor are."""
-    starts = range(0, max(len(target), 1), rows)
-    parts = [slice(start, start + rows) for start in starts]
+    rows, left = rows_of_block(matrix.target.shape[1]), _left(matrix)
+    parts = [slice(start, start + rows) for start in range(0, max(len(matrix.target), 1), rows)]
     found = [
-        dispatch.viterbi(target[p], weight[p], step, costs, None if around is None else around[p], lmbda) for p in parts
+        dispatch.viterbi_in_strips(
+            matrix.target[p], matrix.weight[p], matrix.step, torch.from_numpy(costs), left[:, p], lmbda
+        )
+        for p in parts
     ]
-    return torch.cat(found)
+    return replace(matrix, integers=torch.cat(found))
 
 
-def left_classes(integers: Int32[Tensor, "rows cols"]) -> UInt8[Tensor, "rows cols"]:
-    """Compute the class of the level to the left of each; level |k| has the integers 2 |k| and 2 |k| − 1."""
-    return _left_of((integers.abs() + 1) // 2)
-
-
-def _stepped(matrices: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
+def _stepped(matrices: tuple[Matrix, ...], sums: Sequence[Sums]) -> tuple[Matrix, ...]:
     """The same integers with the steps of least loss, rounded as stored."""
-    sums: dict[str, np.ndarray] = {}
-    for m in matrices:
-        assert m.integers is not None
-        times = m.weight.double() * m.integers
-        pair = np.array([float((times * m.target).sum()), float((times * m.integers).sum())])
-        sums[m.group] = sums.get(m.group, 0.0) + pair
-    best = {group: float(np.float32(a / b)) if a > 0 and b > 0 else 0.0 for group, (a, b) in sums.items()}
+    best: dict[str, float] = {}
+    for group in {m.group for m in matrices}:
+        own = [of for m, of in zip(matrices, sums, strict=True) if m.group == group]
+        cross, square = (math.fsum(of[i] for of in own) for i in (1, 2))
+        best[group] = float(np.float32(cross / square)) if cross > 0 and square > 0 else 0.0
     return tuple(replace(m, step=best[m.group] or m.step) for m in matrices)
 
 
-def _loss(matrix: Matrix) -> float:
+def _sums(matrix: Matrix) -> Sums:
     assert matrix.integers is not None
-    off = matrix.target.double() - matrix.integers * matrix.step
-    return float((matrix.weight.double() * off * off).sum())
+    return dispatch.path_sums(matrix.target, matrix.weight, matrix.integers)
+
+
+def _loss(matrix: Matrix, sums: Sums) -> float:
+    """Σ ½h (w − mΔ)² from its sums."""
+    power, cross, square = sums
+    return max(power - 2 * matrix.step * cross + matrix.step**2 * square, 0.0)
 
 
 def costs_of(matrices: Sequence[Matrix]) -> tuple[dict[str, Float[np.ndarray, "2 l p k"]], float]:

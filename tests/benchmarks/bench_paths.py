@@ -1,4 +1,4 @@
-"""The trellis: design on a sample of columns and three passes over all weights, beside the full search, one thread.
+"""The trellis: design on a sample of columns and one pass over all weights, beside the full search, one thread.
 
 Both run on the same weights at the same λ, in turns; J = loss + λ · bits is that of the code in use. "passes" is the
 number of weights that went through the Viterbi search over the number of weights.
@@ -51,13 +51,13 @@ def _compare(name: str, selection: Selection, lmbda: float, rounds: int, least: 
     trellis, passed = nq.Trellis(lmbda), {"full": 0, "here": 0}
 
     def run(label: str, least: int) -> paths.Paths:
-        passed[label], real = 0, paths.dispatch.viterbi
+        passed[label], real = 0, paths.dispatch.viterbi_in_strips
 
         def counted(target: torch.Tensor, *rest: object) -> torch.Tensor:
             passed[label] += target.numel()
             return real(target, *rest)  # type: ignore[arg-type]
 
-        with mock.patch.object(paths, "LEAST_SAMPLED", least), mock.patch.object(paths.dispatch, "viterbi", counted):
+        with mock.patch.object(paths, "LEAST_SAMPLED", least), mock.patch.object(paths.dispatch, "viterbi_in_strips", counted):
             return trellis.paths(selection)
 
     with one_thread():

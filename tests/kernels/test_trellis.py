@@ -131,3 +131,51 @@ def test_without_a_price_one_state_is_the_nearest_integer():
     target, weight, step, costs, around, _, _ = draw(50, 4, 1, 2, 3, 6, 3.0)
     found = dispatch.viterbi(target, weight + 0.1, step, costs, around, 0.0, 1)
     assert torch.equal(found, (target.double() / step).round().int())
+
+
+@given(
+    st.integers(0, 40), st.integers(0, 90), st.integers(1, 40), st.integers(1, 3), st.integers(0, 2**32 - 1),
+    st.sampled_from([0.3, 1.0, 4.0, 40.0]),
+)  # fmt: skip
+def test_paths_in_strips_are_the_best_given_the_columns_to_their_left(rows, cols, strips, neighbours, seed, spread):
+    target, weight, step, costs, _, lmbda, _ = draw(rows, cols, 8, neighbours, 3, seed, spread)
+    left = torch.randint(0, neighbours, (strips, rows), generator=torch.Generator().manual_seed(seed))
+    left = left.to(torch.uint8)
+    lmbda += 1e-3
+    found = dispatch.viterbi_in_strips(target, weight, step, costs, left, lmbda)
+    assert found.shape == target.shape
+    assert found.dtype == torch.int32
+    around = torch.zeros(rows, cols, dtype=torch.uint8)
+    around[:, 1:] = ((found[:, :-1].abs() + 1) // 2).clamp(max=neighbours - 1)
+    length = max(-(-cols // strips), 1)
+    starts = torch.arange(0, cols, length)
+    around[:, starts] = left.T[:, : len(starts)]
+    problem = target, weight, step, costs, around, lmbda, 8
+    expected = cost_of(dispatch.viterbi(*problem), *problem)
+    np.testing.assert_allclose(cost_of(found, *problem), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("strips", [1, 3, 20])
+def test_strips_are_as_defined(strips):
+    target, weight, step, costs, _, lmbda, _ = draw(6, 23, 8, 3, 3, 8)
+    left = torch.randint(0, 3, (strips, 6), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    found = dispatch.viterbi_in_strips(target, weight, step, costs, left, lmbda)
+    assert torch.equal(found.long(), reference.viterbi_in_strips(target, weight, step, costs, left, lmbda))
+
+
+def test_strips_do_not_depend_on_threads(monkeypatch):
+    target, weight, step, costs, _, lmbda, _ = draw(30, 200, 8, 3, 3, 8)
+    left = torch.zeros(40, 30, dtype=torch.uint8)
+    alone = dispatch.viterbi_in_strips(target, weight, step, costs, left, lmbda)
+    monkeypatch.setattr(dispatch, "SPLIT_PATHS_ABOVE", 1)
+    monkeypatch.setattr(dispatch, "THREADS", 2)
+    assert torch.equal(dispatch.viterbi_in_strips(target, weight, step, costs, left, lmbda), alone)
+
+
+def test_what_float32_cannot_hold_is_searched_in_float64():
+    target, weight, step, costs, _, lmbda, _ = draw(30, 40, 8, 3, 3, 8)
+    target[3, 2] = 1e6
+    left = torch.zeros(20, 30, dtype=torch.uint8)
+    found = dispatch.viterbi_in_strips(target, weight, step, costs, left, lmbda)
+    expected = reference.column_by_column(dispatch.viterbi, target, weight, step, costs, left, lmbda)
+    assert torch.equal(found, expected.int())

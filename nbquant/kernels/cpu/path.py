@@ -162,6 +162,21 @@ def best_paths(
 
 
 @compiled()
+def path_sums(
+    target: Float[np.ndarray, " n"], weight: Float[np.ndarray, " n"], integers: Int32[np.ndarray, " n"]
+) -> tuple[float, float, float]:
+    """See :func:`nbquant.kernels.reference.path_sums`."""
+    a = b = c = 0.0
+    for i in range(len(target)):
+        t, m = np.float64(target[i]), np.float64(integers[i])
+        scaled, step = np.float64(weight[i]) * t, np.float64(weight[i]) * m
+        a += scaled * t
+        b += scaled * m
+        c += step * m
+    return a, b, c
+
+
+@compiled()
 def least_prices(price: Float[np.ndarray, "2 neighbours 3 levels"]) -> Float[np.ndarray, "2 neighbours 3"]:
     """Compute the least price over the levels."""
     lowest = np.empty(price.shape[:3])
