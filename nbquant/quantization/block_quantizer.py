@@ -76,7 +76,7 @@ class BlockQuantizer:
     def __post_init__(self) -> None:
         check_positive("lmbda", self.lmbda, "loss/bit", allow_zero=True)
         if not isinstance(self.formats, str | Iterable):
-            raise TypeError(f"formats must be names of block formats, such as ['q4_k', 'q8_0'], but got {self.formats!r}")
+            raise TypeError(f"formats must be names of block formats, such as ['q4_k'], but got {self.formats!r}"[:300])
         names = tuple(_parts(self.formats) if isinstance(self.formats, str) else self.formats)
         object.__setattr__(self, "formats", names)
         if not names:

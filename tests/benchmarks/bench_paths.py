@@ -57,7 +57,8 @@ def _compare(name: str, selection: Selection, lmbda: float, rounds: int, least: 
             passed[label] += target.numel()
             return real(target, *rest)  # type: ignore[arg-type]
 
-        with mock.patch.object(paths, "LEAST_SAMPLED", least), mock.patch.object(paths.dispatch, "viterbi_in_strips", counted):
+        kernel = mock.patch.object(paths.dispatch, "viterbi_in_strips", counted)
+        with mock.patch.object(paths, "LEAST_SAMPLED", least), kernel:
             return trellis.paths(selection)
 
     with one_thread():

@@ -210,7 +210,7 @@ def test_formats_may_be_text():
     assert BlockQuantizer(formats="nf4").formats == ("nf4",)
     assert BlockQuantizer(formats=" q4_0, q8_0,").formats == ("q4_0", "q8_0")
     assert BlockQuantizer(layer_formats="fc1 = q8_0, fc2=q4_k").layer_formats == (("fc1", "q8_0"), ("fc2", "q4_k"))
-    with pytest.raises(TypeError, match="names of block formats, such as .* but got 5"):
+    with pytest.raises(TypeError, match="must be names of block formats"):
         BlockQuantizer(formats=5)
 
 

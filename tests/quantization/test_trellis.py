@@ -54,9 +54,8 @@ def test_recovers_nine_tenths_of_a_decibel_on_a_gaussian_source(lmbda, rate):
 
 def test_loss_and_bits_are_those_of_the_paths():
     paths = find_paths(problem(selection_of(1.0, 3.0), 0.4), 0.02, False, repeat(0))
-    loss = sum(
-        float((m.weight.double() * (m.target.double() - m.integers.double() * m.step) ** 2).sum()) for m in paths.matrices
-    )
+    off = [m.target.double() - m.integers.double() * m.step for m in paths.matrices]
+    loss = sum(float((m.weight.double() * o**2).sum()) for m, o in zip(paths.matrices, off, strict=True))
     assert paths.loss == pytest.approx(loss, rel=1e-9)
     for m in paths.matrices:  # any code of levels with these classes takes so many bits
         k, q = m.levels
@@ -238,9 +237,12 @@ def test_a_sample_of_columns_is_enough_to_design_for(rate, per_layer, monkeypatc
     trellis = Trellis(4.0**-rate * 0.1, per_layer=per_layer, steps="equal slope" if per_layer else "joint")
     whole = trellis.paths(selection)
     passed, real = [], module.dispatch.viterbi_in_strips
-    monkeypatch.setattr(
-        module.dispatch, "viterbi_in_strips", lambda target, *rest: (passed.append(target.numel()), real(target, *rest))[1]
-    )
+
+    def counted(target, *rest):
+        passed.append(target.numel())
+        return real(target, *rest)
+
+    monkeypatch.setattr(module.dispatch, "viterbi_in_strips", counted)
     monkeypatch.setattr(module, "LEAST_SAMPLED", 1 << 16)
     monkeypatch.setattr(module, "DESIGNED_ON", 1 << 15)
     designed = trellis.paths(selection)

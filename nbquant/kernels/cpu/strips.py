@@ -1,9 +1,11 @@
 """Kernels of Viterbi paths down many columns at once: strips of columns are the lanes of vector instructions.
 
-Costs are float32, in bits. A strip is a run of neighbouring columns, decided from left to right, so that the level to the
-left of a weight is known. Loops over lanes are short and free of branches, so that LLVM makes vector instructions of them;
-masks such as ``& 7`` tell it that an index is not negative.
+Costs are float32, in bits. A strip is a run of neighbouring columns, decided from left to right, so that the level to
+the left of a weight is known. Loops over lanes v are short and free of branches, so that LLVM vectorizes them; masks
+such as ``& 7`` tell it that an index is not negative.
 """
+
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int32, UInt8
@@ -58,20 +60,20 @@ def _branches(
         zero_0, zero_1, zero_2 = price[at], price[at + 3 * levels], price[at + 6 * levels]
         at += second
         one_0, one_1, one_2 = price[at], price[at + 3 * levels], price[at + 6 * levels]
-        for l in range(LANES):
-            a = near[l]
+        for v in range(LANES):
+            a = near[v]
             zero = zero_0 if a == i(0) else zero_1
             zero = zero_2 if a == i(2) else zero
             one = one_0 if a == i(0) else one_1
             one = one_2 if a == i(2) else one
-            off = x[l] - (f(2) - shift)
-            best[to + l] = u[l] * x[l] * x[l] + zero
-            best[to + LANES + l] = u[l] * off * off + one
-            best[to + 2 * LANES + l] = NEVER
-            best[to + 3 * LANES + l] = NEVER
+            off = x[v] - (f(2) - shift)
+            best[to + v] = u[v] * x[v] * x[v] + zero
+            best[to + LANES + v] = u[v] * off * off + one
+            best[to + 2 * LANES + v] = NEVER
+            best[to + 3 * LANES + v] = NEVER
     reached = False
-    for l in range(LANES):
-        reached |= x[l] + shift >= f(2)
+    for v in range(LANES):
+        reached |= x[v] + shift >= f(2)
     if not reached:
         return
     lowest_0, lowest_1, lowest_2 = lowest[3 * quantizer], lowest[3 * quantizer + 1], lowest[3 * quantizer + 2]
@@ -79,25 +81,26 @@ def _branches(
         at, to = base + (2 + parity) * LANES, quantizer * RESTS + parity * LANES
         down = i(0)
         while True:  # from the first level beyond the target down, until no lane can gain
-            for l in range(LANES):
-                last = (i(x[l] + shift) >> i(1)) + i(1)
-                level[l] = last - ((last ^ i(parity)) & i(1)) - down
-            for l in range(LANES):
-                n = of + (np.int64(near[l]) & 3) * 3 * levels + min(max(np.int64(level[l]), 0), most)
-                found[l], found[LANES + l], found[2 * LANES + l] = price[n], price[n + levels], price[n + 2 * levels]
+            for v in range(LANES):
+                last = (i(x[v] + shift) >> i(1)) + i(1)
+                level[v] = last - ((last ^ i(parity)) & i(1)) - down
+            for v in range(LANES):
+                k = np.int64(level[v])
+                n = of + (np.int64(near[v]) & 3) * 3 * levels + (0 if k < 0 else most if k > most else k)
+                found[v], found[LANES + v], found[2 * LANES + v] = price[n], price[n + levels], price[n + 2 * levels]
             more = i(0)
-            for l in range(LANES):
-                k, a = level[l], near[l]
-                off = x[l] - f(i(2) * k - i(quantizer))
-                loss = u[l] * off * off if k >= i(2) else NEVER
-                best_0, best_1, best_2 = best[at + l], best[at + 4 * LANES + l], best[at + 8 * LANES + l]
-                rest_0, rest_1, rest_2 = rest[to + l], rest[to + 2 * LANES + l], rest[to + 4 * LANES + l]
-                total_0, total_1, total_2 = loss + found[l], loss + found[LANES + l], loss + found[2 * LANES + l]
+            for v in range(LANES):
+                k, a = level[v], near[v]
+                off = x[v] - f(i(2) * k - i(quantizer))
+                loss = u[v] * off * off if k >= i(2) else NEVER
+                best_0, best_1, best_2 = best[at + v], best[at + 4 * LANES + v], best[at + 8 * LANES + v]
+                rest_0, rest_1, rest_2 = rest[to + v], rest[to + 2 * LANES + v], rest[to + 4 * LANES + v]
+                total_0, total_1, total_2 = loss + found[v], loss + found[LANES + v], loss + found[2 * LANES + v]
                 best_0, rest_0 = (total_0, k) if total_0 < best_0 else (best_0, rest_0)
                 best_1, rest_1 = (total_1, k) if total_1 < best_1 else (best_1, rest_1)
                 best_2, rest_2 = (total_2, k) if total_2 < best_2 else (best_2, rest_2)
-                best[at + l], best[at + 4 * LANES + l], best[at + 8 * LANES + l] = best_0, best_1, best_2
-                rest[to + l], rest[to + 2 * LANES + l], rest[to + 4 * LANES + l] = rest_0, rest_1, rest_2
+                best[at + v], best[at + 4 * LANES + v], best[at + 8 * LANES + v] = best_0, best_1, best_2
+                rest[to + v], rest[to + 2 * LANES + v], rest[to + 4 * LANES + v] = rest_0, rest_1, rest_2
                 least = lowest_0 if a == i(0) else lowest_1
                 least = (lowest_2 if a == i(2) else least) + loss
                 worst = best_1 if best_1 > best_0 else best_0
@@ -133,36 +136,37 @@ def _advance(
         of_even, of_odd = (even >> 2) * BRANCHES, (odd >> 2) * BRANCHES
         out, to = s * LANES, (row & 0xFFFFFFF) * NODES + s * LANES
         code_even, code_odd = i(4 * even), i(4 * odd)
-        for l in range(LANES):
-            even_0, even_1, even_2 = cost[from_even + l], cost[from_even + 8 * LANES + l], cost[from_even + 16 * LANES + l]
-            odd_0, odd_1, odd_2 = cost[from_odd + l], cost[from_odd + 8 * LANES + l], cost[from_odd + 16 * LANES + l]
+        for v in range(LANES):
+            even_0, odd_0 = cost[from_even + v], cost[from_odd + v]
+            even_1, odd_1 = cost[from_even + 8 * LANES + v], cost[from_odd + 8 * LANES + v]
+            even_2, odd_2 = cost[from_even + 16 * LANES + v], cost[from_odd + 16 * LANES + v]
 
-            least, above = even_0 + best[of_even + l], i(0)
-            other = even_1 + best[of_even + 4 * LANES + l]
+            least, above = even_0 + best[of_even + v], i(0)
+            other = even_1 + best[of_even + 4 * LANES + v]
             least, above = (other, i(32)) if other < least else (least, above)
-            other = even_2 + best[of_even + 8 * LANES + l]
+            other = even_2 + best[of_even + 8 * LANES + v]
             least, above = (other, i(64)) if other < least else (least, above)
-            grown[out + l], came[to + l] = least, np.uint8(above + code_even)
+            grown[out + v], came[to + v] = least, np.uint8(above + code_even)
 
-            least, above = odd_0 + best[of_odd + LANES + l], i(1)
-            other = odd_1 + best[of_odd + 5 * LANES + l]
+            least, above = odd_0 + best[of_odd + LANES + v], i(1)
+            other = odd_1 + best[of_odd + 5 * LANES + v]
             least, above = (other, i(33)) if other < least else (least, above)
-            other = odd_2 + best[of_odd + 9 * LANES + l]
+            other = odd_2 + best[of_odd + 9 * LANES + v]
             least, above = (other, i(65)) if other < least else (least, above)
-            grown[out + 8 * LANES + l], came[to + 8 * LANES + l] = least, np.uint8(above + code_odd)
+            grown[out + 8 * LANES + v], came[to + 8 * LANES + v] = least, np.uint8(above + code_odd)
 
-            least, above = even_0 + best[of_even + 2 * LANES + l], i(2) + code_even
-            other = even_1 + best[of_even + 6 * LANES + l]
+            least, above = even_0 + best[of_even + 2 * LANES + v], i(2) + code_even
+            other = even_1 + best[of_even + 6 * LANES + v]
             least, above = (other, i(34) + code_even) if other < least else (least, above)
-            other = even_2 + best[of_even + 10 * LANES + l]
+            other = even_2 + best[of_even + 10 * LANES + v]
             least, above = (other, i(66) + code_even) if other < least else (least, above)
-            other = odd_0 + best[of_odd + 3 * LANES + l]
+            other = odd_0 + best[of_odd + 3 * LANES + v]
             least, above = (other, i(3) + code_odd) if other < least else (least, above)
-            other = odd_1 + best[of_odd + 7 * LANES + l]
+            other = odd_1 + best[of_odd + 7 * LANES + v]
             least, above = (other, i(35) + code_odd) if other < least else (least, above)
-            other = odd_2 + best[of_odd + 11 * LANES + l]
+            other = odd_2 + best[of_odd + 11 * LANES + v]
             least, above = (other, i(67) + code_odd) if other < least else (least, above)
-            grown[out + 16 * LANES + l], came[to + 16 * LANES + l] = least, np.uint8(above)
+            grown[out + 16 * LANES + v], came[to + 16 * LANES + v] = least, np.uint8(above)
 
 
 @compiled()
@@ -202,21 +206,21 @@ def best_paths_in_strips(
     found, level = np.empty(3 * LANES, np.float32), np.empty(LANES, np.int32)
     node = np.zeros(LANES, np.int64)
     inverse, share = np.float32(1.0 / step), np.float32(cost_of_step)
-    for l in range(strips):
+    for v in range(strips):
         for r in range(rows):
-            near[r * LANES + l] = left[l, r]
+            near[r * LANES + v] = left[v, r]
     for c in range(length):
         for begin in range(0, rows, TOGETHER):
             end = min(begin + TOGETHER, rows)
-            for l in range(LANES):
-                j = l * length + c
-                if l < strips and j < cols:
+            for v in range(LANES):
+                j = v * length + c
+                if v < strips and j < cols:
                     for r in range(begin, end):
-                        x[r * LANES + l] = abs(target[j, r]) * inverse
-                        u[r * LANES + l] = weight[j, r] * share
+                        x[r * LANES + v] = abs(target[j, r]) * inverse
+                        u[r * LANES + v] = weight[j, r] * share
                 else:
                     for r in range(begin, end):
-                        x[r * LANES + l] = np.float32(0)
+                        x[r * LANES + v] = np.float32(0)
         cost[:] = NEVER
         cost[:LANES] = np.float32(0)
         for r in range(rows):
@@ -226,27 +230,27 @@ def best_paths_in_strips(
             _advance(cost, grown, best, came, r)
             cost, grown = grown, cost
             if r % RESET == RESET - 1:
-                for l in range(LANES):
-                    least = cost[l]
+                for v in range(LANES):
+                    least = cost[v]
                     for n in range(1, 24):
-                        least = min(least, cost[n * LANES + l])
+                        least = min(least, cost[n * LANES + v])
                     for n in range(24):
-                        cost[n * LANES + l] -= least
+                        cost[n * LANES + v] -= least
         used = 0
-        for l in range(strips):
-            if l * length + c < cols:
-                used = l + 1
-                node[l] = 0
+        for v in range(strips):
+            if v * length + c < cols:
+                used = v + 1
+                node[v] = 0
                 for n in range(24):
-                    if cost[n * LANES + l] < cost[node[l] * LANES + l]:
-                        node[l] = n
+                    if cost[n * LANES + v] < cost[node[v] * LANES + v]:
+                        node[v] = n
         for r in range(rows - 1, -1, -1):  # all lanes at once, as each waits for memory
-            for l in range(used):
-                code = np.int64(came[r * NODES + (node[l] & 31) * LANES + l])
-                node[l] = code >> 2
+            for v in range(used):
+                code: Any = np.int64(came[r * NODES + (node[v] & 31) * LANES + v])
+                node[v] = code >> 2
                 b, q, p = code & 3, (code >> 4) & 1, code >> 5
-                k = b if b < 2 else np.int64(rest[r, q * RESTS + (2 * p + b - 2) * LANES + l])
-                near[r * LANES + l] = min(k, 2)
+                k: Any = b if b < 2 else np.int64(rest[r, q * RESTS + (2 * p + b - 2) * LANES + v])
+                near[r * LANES + v] = min(k, 2)
                 m = 2 * k - (q == 1 and k > 0)
-                j = l * length + c
+                j = v * length + c
                 out[j, r] = m if target[j, r] >= 0 else -m
