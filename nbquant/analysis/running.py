@@ -1,7 +1,7 @@
 """Rate-distortion curves from runs on the weights, for methods without a curve from histograms."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -28,6 +28,7 @@ STUCK = 0.02  # logarithm of a ratio: if a run changes less, the target is out o
 SLOPE, SLOPES = 2.4, (0.5, 30.0)  # λ grows roughly like this power of the ratio; range of what is observed
 MARGIN = 1.12  # factor by which a run aims beyond an end of the span
 FURTHER = 64.0  # largest factor on λ between two runs
+USUAL_RATE = 2.0  # [bit/weight] where estimates start
 LOSS = 2  # column of cluster_losses
 
 
@@ -109,10 +110,18 @@ class RunningCurve:
             return self._at_corner(target)
         if self.points:
             return self._between(target)
-        return search_lmbda(self._run, self.selection, target, self.progress)
+        return search_lmbda(self._run, self.selection, target, self.progress, self._estimate)
 
     def _run(self, lmbda: float, progress: Progress) -> Quantized:
         return quantize(self.family(lmbda), self.selection, progress=progress)
+
+    @cached_property
+    def _estimate(self) -> Callable[[float], float] | None:
+        """Estimate of the rate at any λ, if the method has one."""
+        estimate_rate = self.family.method.estimate_rate
+        if estimate_rate is None:
+            return None
+        return estimate_rate(self.family(first_lmbda(self.selection, USUAL_RATE)), self.selection)
 
     @cached_property
     def _corners(self) -> Sequence[float]:

@@ -1,7 +1,7 @@
 """Search of λ for a target rate, for methods whose rate is known only after running them."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 from nbquant.analysis.target import OutOfReachError, Target
 from nbquant.progress import Progress, track
@@ -14,6 +14,11 @@ SLOPE = 2.4  # λ grows roughly like this power of the ratio
 LEAST_STEP, MOST_STEP = 1.5, 64.0  # factors on λ until two tries bracket the target
 MOST_WIDENINGS = 12
 TRIES = 9  # within the bracket
+ESTIMATED = 3  # tries where an estimate of the rate leads …
+MOST_ESTIMATES = 12  # … by so many estimates each
+FARTHEST = 6.0  # logarithm of λ: how far estimates go from one try to the next
+WRONG = 0.7  # logarithm of the ratio: estimates that are so far off lead nowhere
+UNEVEN = 0.05  # logarithm of the ratio: differences by less may be noise
 SPARE = 3e-3  # logarithm of the ratio: aim this much above the target
 NARROW = 4e-3  # bracket in log λ in which the rate jumps …
 BESIDE, AROUND = 28, 0.06  # … and number and range of further tries on both sides of the jump
@@ -22,17 +27,23 @@ CLOSE, NEAR = 0.01, 0.03  # relative tolerance before and after the jump search
 
 
 def search_lmbda(
-    run: Callable[[float, Progress], Quantized], selection: Selection, target: Target, progress: Progress = False
+    run: Callable[[float, Progress], Quantized],
+    selection: Selection,
+    target: Target,
+    progress: Progress = False,
+    estimate: Callable[[float], float] | None = None,
 ) -> Quantized:
     """Find the λ that meets a target with little to spare.
 
-    Of all tries that meet the target, the nearest is returned.
+    Of all tries that meet the target, the nearest is returned. With estimates of the rate, the first tries go where the
+    estimate, corrected by what the last try found, meets the target.
 
     Args:
         run: run(lmbda, progress) quantizes at λ [loss/bit]; the rate falls as λ grows.
         selection: The selection to quantize.
         target: "ratio" or "rate".
         progress: See :data:`nbquant.progress.Progress`; counts tries up to their largest number.
+        estimate: estimate(lmbda) estimates the rate [bit/weight] at λ fast, and not exactly.
 
     Raises:
         OutOfReachError: A target that no λ meets (names the nearest).
@@ -41,14 +52,13 @@ def search_lmbda(
     """
     if target.name not in ("ratio", "rate"):
         raise ValueError(f"the target must be ratio or rate, but is {target.name}: this method has no curve to search")
-    most, tries = MOST_WIDENINGS + TRIES + BESIDE, 0
+    most, tries = ESTIMATED + MOST_WIDENINGS + TRIES + BESIDE, 0
     ticks = track(range(most), "search", progress)
     # A try may take long: check for cancellation before each.
     within: Progress = (lambda _done, _total: progress(tries, most)) if callable(progress) else False
     best: Quantized | None = None
-    search = _lambdas(
-        first_lmbda(selection, target.value if target.name == "rate" else _bits(selection) / target.value)
-    )
+    rate = target.value if target.name == "rate" else _bits(selection) / target.value
+    search = _search(first_lmbda(selection, rate), rate, estimate)
     lmbda, enough = next(search)
     while True:
         next(ticks, None)
@@ -72,23 +82,71 @@ def search_lmbda(
     return best
 
 
-def _lambdas(first: float) -> Generator[tuple[float, float], float, None]:
+def _search(
+    first: float, rate: float, estimate: Callable[[float], float] | None
+) -> Generator[tuple[float, float], float, None]:
+    """Generate values of λ as :func:`_lambdas` does, the first of them by the estimate."""
+    goal, slope, known = math.log(rate) - CLOSE / 2, 1.0, list[tuple[float, float]]()
+    last: tuple[float, float] | None = None
+    for _ in range(ESTIMATED if estimate else 0):
+        assert estimate is not None
+        first = _solved(estimate, goal, first)
+        off = yield first, CLOSE
+        known.append((math.log(first), off))
+        if abs(off) > WRONG:
+            break
+        if last is not None and abs(last[0] - goal) > UNEVEN:
+            slope = min(max((off - last[1]) / (last[0] - goal), 0.3), 3.0)
+        last = goal, off
+        goal += (off - CLOSE / 2) / slope
+    yield from _lambdas(first, known)
+
+
+def _solved(estimate: Callable[[float], float], goal: float, first: float) -> float:
+    """The λ at which the logarithm of an estimated rate is about the goal, as near as the estimates go."""
+    at, slope = math.log(first), -1 / SLOPE
+    least, most = at - FARTHEST, at + FARTHEST
+    last: tuple[float, float] | None = None
+    for _ in range(MOST_ESTIMATES):
+        here = math.log(max(estimate(math.exp(at)), 1e-12))
+        if abs(here - goal) < SPARE / 2:
+            break
+        if last is not None and abs(at - last[0]) > 1e-6:
+            slope = (here - last[1]) / (at - last[0])
+            if slope >= 0 and abs(at - last[0]) > 0.1:  # no estimate is that high or low
+                return math.exp(last[0])
+            slope = min(max(slope, -2.0), -0.05)
+        last = at, here
+        at = min(max(at + min(max((goal - here) / slope, -1.5), 1.5), least), most)
+    return math.exp(at)
+
+
+def _lambdas(first: float, known: Sequence[tuple[float, float]] = ()) -> Generator[tuple[float, float], float, None]:
     """Generate the values of λ to try with their tolerance; each is answered by log(ratio / target).
 
     Steps along a power law bracket the target; regula falsi with the Illinois rule narrows the bracket; where the ratio
     jumps, further tries follow on both sides of the jump, as the ratio is not quite monotone there.
+
+    Args:
+        first: λ of the first try.
+        known: Logarithms of λ with the answers of earlier tries.
     """
     ends: dict[bool, tuple[float, float]] = {}  # by whether the target is met: log λ, and distance from the aim
-    at, last = math.log(first), None
-    for _ in range(MOST_WIDENINGS):
-        off = yield math.exp(at), CLOSE
+    for at, off in sorted(known, key=lambda each: -abs(each[1])):
         ends[off >= 0] = at, off - SPARE
-        if len(ends) == 2:
-            break
-        step = min(max(SLOPE * abs(off), math.log(LEAST_STEP)), math.log(MOST_STEP))
-        at += -step if off >= 0 else step
-    else:
-        return
+    at, last = math.log(first), None
+    if known:
+        at, off = known[-1]
+        at += _stride(off)
+    if len(ends) < 2:
+        for _ in range(MOST_WIDENINGS):
+            off = yield math.exp(at), CLOSE
+            ends[off >= 0] = at, off - SPARE
+            if len(ends) == 2:
+                break
+            at += _stride(off)
+        else:
+            return
     for _ in range(TRIES):
         (low, below), (high, above) = ends[False], ends[True]
         if abs(high - low) < NARROW:
@@ -103,6 +161,12 @@ def _lambdas(first: float) -> Generator[tuple[float, float], float, None]:
     center = ends[True][0]
     for i in range(BESIDE):
         yield math.exp(center + AROUND * (2 * ((i + 1) * GOLDEN % 1) - 1)), NEAR
+
+
+def _stride(off: float) -> float:
+    """Step of log λ towards the target, along a power law."""
+    step = min(max(SLOPE * abs(off), math.log(LEAST_STEP)), math.log(MOST_STEP))
+    return -step if off >= 0 else step
 
 
 def _bits(selection: Selection) -> float:

@@ -375,26 +375,32 @@ def viterbi_in_strips(
     lmbda: float,
 ) -> Int32[Tensor, "rows cols"]:
     """See :func:`nbquant.kernels.reference.viterbi_in_strips`; from a few strips on in float32, if that suffices."""
-    rows, cols = target.shape
-    share = step * step / lmbda if lmbda > 0 else math.inf
-    if (
-        target.device.type != "cpu"
-        or len(left) < LEAST_STRIPS
-        or costs.shape[1] != cpu_path.CLASSES
-        or not target.numel()
-        or not float(target.abs().max()) < FLOAT32_STEPS * step
-        or not float(weight.max()) * share < FLOAT32_COST
-    ):
+    if target.device.type != "cpu":
         return reference.column_by_column(viterbi, target, weight, step, costs, left, lmbda).int()
-    length, lanes = -(-cols // len(left)), cpu_strips.LANES
-    bits, left_of = costs.float().contiguous().numpy(), left.contiguous().numpy()
+    rows, cols = target.shape
+    length, left_of = max(-(-cols // len(left)), 1), left.contiguous().numpy()
+    share = step * step / lmbda if lmbda > 0 else math.inf
     out = torch.empty(rows, cols, dtype=torch.int32)
+    lanes = 1
+    if (
+        len(left) >= LEAST_STRIPS
+        and costs.shape[1] == cpu_path.CLASSES
+        and target.numel()
+        and float(target.abs().max()) < FLOAT32_STEPS * step
+        and float(weight.max()) * share < FLOAT32_COST
+    ):
+        lanes = cpu_strips.LANES
+        bits = costs.float().contiguous().numpy()
+    price = lmbda * costs.double().contiguous().numpy()
 
     def work(first: int) -> None:
         part = slice(first * length, min((first + lanes) * length, cols))
         t, u = (x[:, part].detach().float().t().contiguous().numpy() for x in (target, weight))
-        found = np.empty(t.shape, np.int32)
-        cpu_strips.best_paths_in_strips(t, u, step, share, bits, left_of[first : first + lanes], length, found)
+        found, near = np.empty(t.shape, np.int32), left_of[first : first + lanes]
+        if lanes == 1:
+            cpu_path.best_paths_in_strips(t, u, step, price, near, length, found)
+        else:
+            cpu_strips.best_paths_in_strips(t, u, step, share, bits, near, length, found)
         out[:, part] = torch.from_numpy(found).t()
 
     starts = range(0, -(-cols // length), lanes)

@@ -1,9 +1,10 @@
 """Quantized tensors from trellis integers: codebooks of integers times steps, and all their bits."""
 
+from collections.abc import Callable
 from functools import reduce
 
 import torch
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 from torch import Tensor
 
 from nbquant.coding import codes
@@ -19,6 +20,9 @@ from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.rate import is_mostly_zero, lengths_for, position_ledger, tensor_gaps
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.streams import coded
+
+DENSE = 1 << 20  # span of integers up to which a table is fast
+CHUNK = 1 << 20  # weights counted at a time
 
 
 def is_pruned(selection: Selection) -> bool:
@@ -51,10 +55,9 @@ def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) ->
             used = torch.cat([flat[t.name][~left_out[t.name]] for t in members])
         else:
             left_out, used = {}, torch.cat(list(flat.values()))
-        integer = torch.unique(used)
+        integer, place, occurring = _alphabet(used)
         value, index = torch.unique((integer.double() * step).to(dtype), return_inverse=True)
-        counts = torch.zeros(len(value), dtype=torch.int64, device=used.device)
-        counts.index_add_(0, index[torch.searchsorted(integer, used)], torch.ones_like(used, dtype=torch.int64))
+        counts = torch.zeros(len(value), dtype=torch.int64, device=used.device).index_add_(0, index, occurring)
         n = counts.cpu().numpy()
         length = lengths_for(n, quantizer.coding) if len(n) else n
         span = int(integer[-1] - integer[0]) if len(integer) else 0
@@ -64,7 +67,7 @@ def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) ->
         codebooks[group] = Codebook(value, counts, torch.from_numpy(length).to(counts.device), lattice)
         for t in members:
             # A pruned weight need not have a value in this codebook.
-            at = torch.searchsorted(integer, flat[t.name]).clamp(max=max(len(integer) - 1, 0))
+            at = place(flat[t.name])
             assignment = index[at] if len(integer) else torch.full_like(at, PRUNED)
             if pruned:
                 assignment = torch.where(left_out[t.name], PRUNED, assignment)
@@ -80,6 +83,24 @@ def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) ->
     tensors, ledger = coded(tensors, codebooks, quantizer.coding, of_positions if pruned else None)
     in_order = {t.name: tensors[t.name] for t in selection}
     return Quantized.of(quantizer, selection, in_order, codebooks, ledger, loss)
+
+
+Place = Callable[[Int32[Tensor, " n"]], Int64[Tensor, " n"]]
+
+
+def _alphabet(used: Int32[Tensor, " n"]) -> tuple[Int32[Tensor, " k"], Place, Int64[Tensor, " k"]]:
+    """The distinct integers, a function from integers to their places among them (others go anywhere), and counts."""
+    least, most = (int(used.min()), int(used.max())) if len(used) else (0, 0)
+    if not len(used) or most - least >= DENSE:
+        integer, counts = torch.unique(used, return_counts=True)
+        last = max(len(integer) - 1, 0)
+        return integer, lambda m: torch.searchsorted(integer, m).clamp(max=last), counts
+    occurring = sum(torch.bincount((part - least).long(), minlength=most - least + 1) for part in used.split(CHUNK))
+    assert isinstance(occurring, Tensor)
+    present = occurring > 0
+    table = (present.cumsum(0) - 1).clamp(min=0)
+    integer = (torch.nonzero(present)[:, 0] + least).to(used.dtype)
+    return integer, lambda m: table[(m.clamp(least, most) - least).long()], occurring[present]
 
 
 def _integers(matrix: Matrix) -> Int32[Tensor, " n"]:

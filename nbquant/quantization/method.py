@@ -43,6 +43,8 @@ class Method:
             None if they depend on more than the codebook.
         corners: corners(quantizer, selection, progress) lists all values of λ that give different results, from coarse
             to fine; None if there is no end of them.
+        estimate_rate: estimate_rate(quantizer, selection) returns a function that estimates the rate [bit/weight] at
+            any λ in a fraction of the time of a run; None if there is none.
         needs_calibration: Whether it uses :func:`nbquant.calibrate`.
         code_moves_clusters: Whether the clusters of its curve depend on the code of the indices; if not, curves for
             several codes share them.
@@ -55,6 +57,7 @@ class Method:
     place: Callable[[Any, Groups, bool], Quantizer] | None = None
     boundaries: Callable[[Any, Float[np.ndarray, " k"]], Float[np.ndarray, " k-1"] | None] | None = None
     corners: Callable[[Any, Selection, Progress], Sequence[float]] | None = None
+    estimate_rate: Callable[[Any, Selection], Callable[[float], float]] | None = None
     needs_calibration: bool = False
     code_moves_clusters: bool = True
 

@@ -112,21 +112,21 @@ def find_paths(
                 f"step must be above {reach / LARGEST:.3g} for weights up to {reach:.3g}, but is {m.step:.3g}: "
                 "pass a larger one, or a larger lmbda"
             )
-    costs = {m.code: _first_bits_of([o for o in matrices if o.code == m.code]) for m in matrices}
+    costs = first_costs(matrices)
     total = sum(m.target.numel() for m in matrices)
     sampled: list[Matrix] = []
     if turns == MOST_TURNS and total > LEAST_SAMPLED:
-        sampled = [_sampled(m, DESIGNED_ON / total) for m in matrices]
+        sampled = [sample_of(m, DESIGNED_ON / total) for m in matrices]
     if sampled and sum(m.target.numel() for m in sampled) <= total / 2:
-        design = _alternated(sampled, costs, FIRST_SHARE, lmbda, fixed_step, ticks, MOST_TURNS).matrices
+        design = alternate(sampled, costs, FIRST_SHARE, lmbda, fixed_step, ticks, MOST_TURNS).matrices
         costs, _ = costs_of(design)
         matrices = [replace(m, step=d.step) for m, d in zip(matrices, design, strict=True)]
-        return _alternated(matrices, costs, 1.0, lmbda, fixed_step, ticks, TURNS_OVER_ALL)
+        return alternate(matrices, costs, 1.0, lmbda, fixed_step, ticks, TURNS_OVER_ALL)
     few = total <= FEW and turns == MOST_TURNS
-    return _alternated(matrices, costs, FIRST_SHARE, lmbda, fixed_step, ticks, TURNS_OF_FEW if few else turns)
+    return alternate(matrices, costs, FIRST_SHARE, lmbda, fixed_step, ticks, TURNS_OF_FEW if few else turns)
 
 
-def _alternated(
+def alternate(
     matrices: Sequence[Matrix],
     costs: Mapping[str, Float[np.ndarray, "2 l p k"]],
     share: float,
@@ -153,7 +153,7 @@ def _alternated(
     return best
 
 
-def _sampled(matrix: Matrix, share: float) -> Matrix:
+def sample_of(matrix: Matrix, share: float) -> Matrix:
     """Strips of neighbouring columns, evenly spread, in about this share of the matrix; all if it has few columns.
 
     Of many rows those in the middle.
@@ -272,10 +272,14 @@ def first_bits(magnitude: float, step: float) -> Float[np.ndarray, "2 l p k"]:
     return np.broadcast_to(bits, (2, CLASSES, CLASSES, len(level))).astype(np.float32)
 
 
-def _first_bits_of(matrices: Sequence[Matrix]) -> Float[np.ndarray, "2 l p k"]:
-    """The same for tensors that share a code and may differ in step."""
-    sums = [float(m.target.double().abs().sum() / m.step) for m in matrices]
-    return first_bits(sum(sums) / max(sum(m.target.numel() for m in matrices), 1), 1.0)
+def first_costs(matrices: Sequence[Matrix]) -> dict[str, Float[np.ndarray, "2 l p k"]]:
+    """Estimate the same for each code, of tensors that may differ in step."""
+    found = {}
+    for code in dict.fromkeys(m.code for m in matrices):
+        own = [m for m in matrices if m.code == code]
+        total = math.fsum(float(m.target.double().abs().sum() / m.step) for m in own)
+        found[code] = first_bits(total / max(sum(m.target.numel() for m in own), 1), 1.0)
+    return found
 
 
 def bits_of(counts: Int[np.ndarray, "2 l p k"]) -> tuple[Float[np.ndarray, "2 l p k"], float]:

@@ -18,6 +18,7 @@ from nbquant.quantization.parameter import LMBDA, Parameter
 from nbquant.quantization.paths import FIXED, MOST_TURNS, Matrix, Paths, find_paths
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer, Weights, check_options, check_positive
+from nbquant.quantization.rate_estimate import RateEstimate
 from nbquant.quantization.selection import Selection, as_selection
 from nbquant.quantization.steps import Steps, check_steps, mean_sensitivity, step_of_layers
 from nbquant.quantization.tensor import SelectedTensor
@@ -100,13 +101,17 @@ class Trellis:
             pruned: Whether zeros stay zero.
             ticks: Advanced before each tensor of each turn; may raise to cancel.
         """
+        return find_paths(self.matrices(selection, pruned), self.lmbda, self.step is not None, ticks)
+
+    def matrices(self, selection: Selection, pruned: bool) -> list[Matrix]:
+        """Make the matrices to search paths for, with their initial steps; arguments as of :meth:`search`."""
         h = mean_sensitivity(selection)
         step = self.step or math.sqrt(self.lmbda / (SLOPE * h))
         step_of = step_of_layers(selection, step, self.steps)
         groups = groups_of(selection, self.per_layer)
         code = {t.name: group for group, members in groups.items() for t in members}
         fixed = FIXED * self.lmbda if pruned else 0.0
-        matrices = [
+        return [
             Matrix(
                 target=t.weight.reshape(matrix_shape(t.weight.shape)),
                 weight=_squared_error(t, None if self.weighted else h, fixed, step_of),
@@ -116,7 +121,18 @@ class Trellis:
             )
             for t in selection
         ]
-        return find_paths(matrices, self.lmbda, self.step is not None, ticks)
+
+
+def estimate_rate(quantizer: Trellis, selection: Selection) -> RateEstimate:
+    """Estimate the rate at any λ from a sample of columns.
+
+    Args:
+        quantizer: At some λ, where the estimates start.
+        selection: As for :meth:`Trellis.paths`.
+    """
+    require_valid(selection)
+    matrices = quantizer.matrices(selection, is_pruned(selection))
+    return RateEstimate(matrices, quantizer.lmbda, quantizer.step is not None)
 
 
 class FindsPaths(Quantizer, Protocol):
@@ -162,4 +178,9 @@ def _squared_error(
     return half.reshape(matrix_shape(tensor.weight.shape))
 
 
-TRELLIS_METHOD = Method(make=Trellis, labels=("trellis", "Hessian-weighted trellis"), quantize=quantize_by_paths)
+TRELLIS_METHOD = Method(
+    make=Trellis,
+    labels=("trellis", "Hessian-weighted trellis"),
+    quantize=quantize_by_paths,
+    estimate_rate=estimate_rate,
+)

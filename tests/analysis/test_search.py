@@ -84,15 +84,15 @@ class Line:
         self.compression_ratio = ratio
 
 
-def searched(ratio_of, asked):
-    """What is found where the ratio is a function of λ, and how many tries it took."""
+def searched(ratio_of, asked, estimate=None):
+    """What is found where the ratio is a function of λ, and the ratios of all tries."""
     tried = []
 
     def run(lmbda, progress):
         tried.append(ratio_of(lmbda))
         return Line(tried[-1])
 
-    return search_lmbda(run, selection_of(1.0), Target("ratio", asked), False).compression_ratio, tried
+    return search_lmbda(run, selection_of(1.0), Target("ratio", asked), False, estimate).compression_ratio, tried
 
 
 @pytest.mark.parametrize("asked", [3.0, 20.0, 300.0])
@@ -101,6 +101,29 @@ def test_a_power_law_takes_few_tries(asked, power):
     found, tried = searched(lambda lmbda: 40 * lmbda**power, asked)
     assert asked <= found <= 1.01 * asked
     assert len(tried) <= 10
+
+
+@pytest.mark.parametrize("asked", [3.0, 20.0, 300.0])
+@pytest.mark.parametrize("bias", [1.0, 0.8, 1.4])
+def test_estimates_of_the_rate_save_tries(asked, bias):
+    """The estimate leaves out side information, which takes a share, and is biased."""
+
+    def ratio_of(lmbda):
+        return 32 / (estimated(lmbda) / bias + 0.02)
+
+    def estimated(lmbda):
+        return 0.8 * lmbda**-0.3
+
+    found, tried = searched(ratio_of, asked, estimated)
+    assert asked <= found <= 1.01 * asked
+    assert len(tried) <= (4 if asked < 100 else 7)
+
+
+@pytest.mark.parametrize("estimate", [lambda lmbda: 1e-9, lambda lmbda: 1e9, lambda lmbda: lmbda])
+def test_wrong_estimates_do_no_harm(estimate):
+    found, tried = searched(lambda lmbda: 40 * lmbda**0.42, 20.0, estimate)
+    assert 20 <= found <= 20.2
+    assert len(tried) <= 14
 
 
 def test_beside_a_jump_the_nearest_that_meets_the_target():

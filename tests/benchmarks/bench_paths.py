@@ -1,13 +1,15 @@
 """The trellis: design on a sample of columns and one pass over all weights, beside the full search, one thread.
 
 Both run on the same weights at the same λ, in turns; J = loss + λ · bits is that of the code in use. "passes" is the
-number of weights that went through the Viterbi search over the number of weights.
+number of weights that went through the Viterbi search over the number of weights. Then the whole of nq.fit to a
+compression ratio: its runs, and its time over that of one run.
 
 python -m tests.benchmarks paths
 """
 
 import math
 import sys
+import time
 from collections.abc import Iterator
 from unittest import mock
 
@@ -21,6 +23,7 @@ from tests.benchmarks import options, synthetic
 from tests.benchmarks.turns import one_thread, take_turns
 
 RATES = (1.0, 2.0, 4.0)  # bit/weight of a Gaussian source at the same λ
+RATIOS = (8.0, 20.0)
 NETWORKS = ("lenet5-fashion", "gpt-python")
 NEVER = 1 << 62
 
@@ -36,6 +39,29 @@ def main(argv: list[str]) -> None:
         for rate in RATES[: 1 if chosen.smoke else None]:
             lmbda = math.log(2) * mean_sensitivity(selection) * power * 4.0**-rate
             _compare(name, selection, lmbda, chosen.rounds, NEVER if chosen.smoke else paths.LEAST_SAMPLED)
+    print(f"\n{'':<26}{'weights':>11}{'ratio':>10}{'reached':>11}{'runs':>9}{'one run':>9}{'all':>8}  s of CPU time")
+    for name, selection in _sources(chosen.smoke, chosen.full):
+        for ratio in RATIOS[: 1 if chosen.smoke else None]:
+            _to_ratio(name, selection, ratio)
+
+
+def _to_ratio(name: str, selection: Selection, ratio: float) -> None:
+    times, real_paths = list[float](), nq.Trellis.paths
+
+    def timed(trellis: nq.Trellis, *given: object) -> paths.Paths:
+        begin = time.process_time()
+        found = real_paths(trellis, *given)  # type: ignore[arg-type]
+        times.append(time.process_time() - begin)
+        return found
+
+    with one_thread(), mock.patch.object(nq.Trellis, "paths", timed):
+        begin = time.process_time()
+        found = nq.fit(selection, "trellis", ratio=ratio, progress=False)
+        whole = time.process_time() - begin
+    mean = sum(times) / len(times)
+    print(
+        f"{name:<26}{len(selection):>11,}{ratio:>10g}{found.compression_ratio:>11.3f}{len(times):>9}{mean:>9.2f}{whole:>8.2f}"
+    )
 
 
 def _sources(smoke: bool, full: bool) -> Iterator[tuple[str, Selection]]:

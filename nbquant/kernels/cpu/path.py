@@ -162,6 +162,28 @@ def best_paths(
 
 
 @compiled()
+def best_paths_in_strips(
+    target: Float[np.ndarray, "cols rows"],
+    weight: Float[np.ndarray, "cols rows"],
+    step: float,
+    price: Float[np.ndarray, "2 neighbours 3 levels"],
+    left: UInt8[np.ndarray, "strips rows"],
+    length: int,
+    out: Int32[np.ndarray, "cols rows"],
+) -> None:
+    """See :func:`nbquant.kernels.reference.viterbi_in_strips`; a column is a row here, ``price`` is λ · bits."""
+    cols, rows = target.shape
+    lowest, classes = least_prices(price), price.shape[1] - 1
+    x, u, near = np.empty(rows), np.empty(rows), np.empty(rows, np.uint8)
+    came, rest = np.empty((rows, CLASSES * STATES), np.uint8), np.empty((rows, 2, CLASSES, 2), np.int32)
+    for c in range(cols):
+        for r in range(rows):
+            x[r], u[r] = target[c, r] / step, weight[c, r] * step * step
+            near[r] = left[c // length, r] if c % length == 0 else min((abs(out[c - 1, r]) + 1) >> 1, classes)
+        best_path(x, u, price, lowest, near, out[c], came, rest)
+
+
+@compiled()
 def path_sums(
     target: Float[np.ndarray, " n"], weight: Float[np.ndarray, " n"], integers: Int32[np.ndarray, " n"]
 ) -> tuple[float, float, float]:
