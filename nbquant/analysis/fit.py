@@ -144,7 +144,7 @@ def _method_of(method: object) -> Method | None:
             known = (*methods.names(), *block_formats.names())
             raise ValueError(
                 f"method must be one of {', '.join(methods.names())}, or a block format such as nf4 or q4_k, but got "
-                f"{method!r}{nearest(method, known)}"
+                f"{method!r}{nearest(method.partition('/')[0], known)}"
             )
         return methods.named(method)
     if isinstance(method, type):

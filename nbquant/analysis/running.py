@@ -154,9 +154,10 @@ class RunningCurve:
         if best is None:
             assert tried is not None
             more = "less" if target.name == "ratio" else "more"
+            pinned = ", also in layer_formats" if dict(self.family.options).get("layer_formats") else ""
             raise OutOfReachError(
                 f"{target.name} {target.value:g} is out of reach: the coarsest {self.family.method.title} have "
-                f"{target.name} {target.quantity(tried):.4g}; ask for {more}, or allow coarser formats"
+                f"{target.name} {target.quantity(tried):.4g}; ask for {more}, or allow coarser formats{pinned}"
             )
         return best
 

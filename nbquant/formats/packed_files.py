@@ -38,5 +38,5 @@ def open_packed(path: str | os.PathLike[str]) -> PackedFile:
             return known.open(given)
     raise ValueError(
         f"a quantized file in one of the formats {', '.join(f.name for f in PACKED_FORMATS)} is required, but "
-        f"{str(given)!r} is none: for a checkpoint in floating point use nbquant.select."
+        f"{str(given)!r} is none: for a checkpoint in floating point use nbquant.select, for an .nbq file nbquant.load."
     )

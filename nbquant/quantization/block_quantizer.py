@@ -32,6 +32,7 @@ from nbquant.quantization.selection import Selection, as_selection
 from nbquant.quantization.streams import coded
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.trellis import require_valid
+from nbquant.registry import nearest
 
 K_QUANTS = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_0")
 USUAL = ("int2/tensor", "int3/tensor", "int4/tensor", *K_QUANTS)
@@ -174,7 +175,8 @@ def _options(quantizer: BlockQuantizer, selection: Selection) -> dict[str, tuple
     for layer in own:
         if layer not in groups:
             known = ", ".join(map(repr, groups))
-            raise ValueError(f"layer_formats must name selected layers ({known}), but got {layer!r}"[:400])
+            near = nearest(layer, list(groups))
+            raise ValueError(f"layer_formats must name selected layers ({known[:300]}), but got {layer!r:.100}{near}")
     return {group: (own[group],) if group in own else quantizer.formats for group in groups}
 
 

@@ -23,6 +23,7 @@ from nbquant.storage.export_safetensors import (
     write_checkpoint,
 )
 from nbquant.storage.source import UnquantizedTensors
+from nbquant.storage.unfit import convert_all
 
 WHAT = "compressed-tensors"
 FLOAT8 = "fp8_e4m3"
@@ -41,13 +42,17 @@ def export_compressed_tensors(
     progress: Progress,
 ) -> None:
     """Write a checkpoint; see :func:`nbquant.storage.export.export`."""
-    parts: dict[str, list[StoredPart]] = {}
+    found = convert_all(quantized.tensors, _stored)
     targets: dict[Scheme, list[str]] = {}
-    for name, tensor in quantized.tensors.items():
-        is_float = tensor.scaling is not None and tensor.scaling.format.partition("/")[0] == FLOAT8
-        scheme, parts[name] = (_float_parts if is_float else _integer_parts)(name, tensor)
+    for name, (scheme, _) in found.items():
         targets.setdefault(scheme, []).append(name.rpartition(".")[0])
+    parts = {name: stored for name, (_, stored) in found.items()}
     write_checkpoint(path, parts, _config(targets), unquantized, metadata, progress)
+
+
+def _stored(name: str, tensor: QuantizedTensor) -> tuple[Scheme, list[StoredPart]]:
+    is_float = tensor.scaling is not None and tensor.scaling.format.partition("/")[0] == FLOAT8
+    return (_float_parts if is_float else _integer_parts)(name, tensor)
 
 
 def _integer_parts(name: str, tensor: QuantizedTensor) -> tuple[Scheme, list[StoredPart]]:

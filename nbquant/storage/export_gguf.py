@@ -12,6 +12,7 @@ from nbquant.quantization.codebook import QuantizedTensor
 from nbquant.quantization.quantized import Quantized
 from nbquant.storage.dtypes import entry_bytes
 from nbquant.storage.source import UnquantizedTensors
+from nbquant.storage.unfit import convert_all
 
 
 def export_gguf(
@@ -26,7 +27,7 @@ def export_gguf(
         raise ValueError("the file is written with the usual alignment: leave 'general.alignment' out.")
     about: dict[str, Value] = {"general.architecture": "unknown", "general.quantization_version": 2}
     about |= metadata | {f"nbquant.tied.{name}": first for name, first in unquantized.tied.items()}
-    tensors = [_quantized_tensor(name, tensor) for name, tensor in quantized.tensors.items()]
+    tensors = list(convert_all(quantized.tensors, _quantized_tensor).values())
     tensors += [_plain_tensor(unquantized, i) for i in range(len(unquantized.content))]
     ticks = track(range(len(tensors)), "export", progress)
     next(ticks, None)

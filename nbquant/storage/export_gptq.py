@@ -14,9 +14,11 @@ from nbquant.formats.gguf_writer import Value
 from nbquant.formats.gptq import BITS
 from nbquant.formats.packed_words import WORD, pack_stream
 from nbquant.progress import Progress
+from nbquant.quantization.codebook import QuantizedTensor
 from nbquant.quantization.quantized import Quantized
 from nbquant.storage.export_safetensors import IntegerMatrix, StoredPart, integer_matrix, write_checkpoint
 from nbquant.storage.source import UnquantizedTensors
+from nbquant.storage.unfit import convert_all
 
 WHAT = "GPTQ"
 
@@ -29,10 +31,8 @@ def export_gptq(
     progress: Progress,
 ) -> None:
     """Write a checkpoint; see :func:`nbquant.storage.export.export`."""
-    matrices = {name: integer_matrix(name, tensor, WHAT) for name, tensor in quantized.tensors.items()}
+    matrices = convert_all(quantized.tensors, _matrix)
     _require_one(matrices)
-    for name, matrix in matrices.items():
-        _require_whole_words(name, matrix)
     first = next(iter(matrices.values()))
     version_2 = any(matrix.zero is not None and not matrix.zero.all() for matrix in matrices.values())
     config = {
@@ -72,13 +72,16 @@ def _require_one(matrices: dict[str, IntegerMatrix]) -> None:
             )
 
 
-def _require_whole_words(name: str, matrix: IntegerMatrix) -> None:
+def _matrix(name: str, tensor: QuantizedTensor) -> IntegerMatrix:
+    """A matrix whose rows and columns fill whole words."""
+    matrix = integer_matrix(name, tensor, WHAT)
     rows, columns = matrix.integers.shape
     if matrix.bits not in BITS or rows * matrix.bits % WORD or columns * matrix.bits % WORD:
         raise ValueError(
             f"rows and columns in {WHAT} fill whole words of {WORD} bits, but {name!r} has {rows} × {columns} of "
             f"{matrix.bits} bits: leave it out of nbquant.select(model, layers=…)."
         )
+    return matrix
 
 
 def _parts(matrix: IntegerMatrix, less: int) -> list[StoredPart]:

@@ -81,8 +81,8 @@ def layer_of(name: str, tensor: QuantizedTensor, what: str, held: tuple[str, ...
     layer, _, last = name.rpartition(".")
     if len(tensor.shape) != 2 or last != WEIGHT:
         raise ValueError(
-            f"{what} holds matrices named {WEIGHT!r}, but {name!r} has the shape {tuple(tensor.shape)}: leave it out "
-            "of nbquant.select(model, layers=…), so that it is stored unquantized."
+            f"{what} holds matrices whose name ends in {WEIGHT!r}, but {name!r} has the shape {tuple(tensor.shape)}: "
+            "leave it out of nbquant.select(model, layers=…), so that it is stored unquantized."
         )
     return f"{layer}." if layer else ""
 

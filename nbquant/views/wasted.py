@@ -72,6 +72,10 @@ def _with_limit(rows: pd.DataFrame, files: list[pd.DataFrame]) -> tuple[pd.DataF
     """Tensors in block formats with the bits above the limit that is known in all files."""
     missing = [name for name in ("name", "rate", "entropy", "bits_wasted") if name not in rows]
     if missing:
+        if "format" in rows and "name" in missing:
+            raise ValueError(
+                'this picture shows the tensors of a file (nbquant.inspect), but the rows are of formats: draw "plane".'
+            )
         raise ValueError(f"rows of nbquant.inspect are required, but {', '.join(missing)} is missing: pass its result.")
     bounded = all(each["bits_wasted"].notna().any() for each in files if "bits_wasted" in each)
     wasted = rows["bits_wasted"] if bounded else rows["rate"] - rows["entropy"]

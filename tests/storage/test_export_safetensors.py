@@ -145,7 +145,12 @@ def test_formats_by_layer_and_other_tensors(net, tmp_path):
         ("compressed-tensors", "nf4", ["fc"], r"holds the block formats .* but 'fc\.weight' is in nf4"),
         ("compressed-tensors", "fp8_e4m3/32", ["fc"], "FP8 with a scale for each channel or for the tensor"),
         ("compressed-tensors", "int4/16", ["odd"], "'odd.weight' has 33 in groups of 16"),
-        ("compressed-tensors", "int8", ["conv"], r"holds matrices named 'weight', but 'conv\.weight' has the shape"),
+        (
+            "compressed-tensors",
+            "int8",
+            ["conv"],
+            r"whose name ends in 'weight', but 'conv\.weight' has the shape",
+        ),
         ("gptq", "fp8_e4m3", ["fc"], "is in fp8_e4m3"),
         ("gptq", "int4/channel", ["odd"], "fill whole words of 32 bits, but 'odd.weight' has 5 × 33 of 4 bits"),
         (None, "int8", ["fc"], "pass format= as one of compressed-tensors, gptq"),

@@ -28,6 +28,14 @@ CHECKED = {"path": Kind("the name of a file that ends in .nbq", lambda value: Pu
 """Kinds of inputs that have another type and no part in the results."""
 
 
+class Names(traitlets.Tuple):
+    """Names, of which one may stand alone."""
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """Take a name alone as a tuple of it; otherwise as traitlets."""
+        return super().validate(obj, (value,) if isinstance(value, str) else value)
+
+
 class Inputs(traitlets.HasTraits):
     """Inputs as traits.
 
@@ -74,7 +82,7 @@ class Inputs(traitlets.HasTraits):
         driver: Which of ``ratio``, ``rate``, ``levels``, ``lmbda``, ``step`` and ``accuracy_loss`` is asked for.
     """
 
-    layers = traitlets.Tuple()
+    layers = Names()
     method = traitlets.Unicode(KMeans.method)
     weighted = traitlets.Bool(KMeans.weighted)
     coding = traitlets.Unicode(KMeans.coding)

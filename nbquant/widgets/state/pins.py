@@ -216,6 +216,25 @@ def _check_names(values: object, of: type, what: str) -> None:
         raise ValueError(f"{what} must have {', '.join(names)}, but came with {came}"[:800])
 
 
+def require_density(what: str, wanted: float | None, density: float | None) -> None:
+    """Reject what is of a model that was pruned otherwise than the one in use.
+
+    Args:
+        what: A pin or a session, in words.
+        wanted: Density that its model was pruned to; None if it was not.
+        density: The same of the model in use.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if wanted == density:
+        return
+    of = "an unpruned model" if wanted is None else f"a model pruned to a density of {wanted:g}"
+    now = "not pruned" if density is None else f"pruned to a density of {density:g}"
+    advice = "undo the pruning first" if wanted is None else f"prune to a density of {wanted:g} first"
+    raise ValueError(f"{what} is of {of}, but the one in use is {now}: {advice}")
+
+
 def weights_of(pin: Pin, density: float | None, estimates: Estimates) -> Weights:
     """Get the weights and sensitivities that a pin can be computed from again.
 
@@ -227,9 +246,7 @@ def weights_of(pin: Pin, density: float | None, estimates: Estimates) -> Weights
     Raises:
         ValueError: They are not at hand, or the pin was fine-tuned.
     """
-    if pin.pruned != density:
-        was = "not pruned" if pin.pruned is None else f"pruned to a density of {pin.pruned:g}"
-        raise ValueError(f"pin {pin.label} is of the model {was}, which this one is not: compare another pin")
+    require_density(f"pin {pin.label}", pin.pruned, density)
     if pin.finetuned:
         raise ValueError(
             f"the fine-tuned values of pin {pin.label} are no longer at hand: go to it, fine-tune and pin again"

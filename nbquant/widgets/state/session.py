@@ -11,8 +11,9 @@ from nbquant.quantization.selection import Selection
 from nbquant.replacing import replacing
 from nbquant.tensorfile import parse_json
 from nbquant.version import VERSION
+from nbquant.widgets.kinds import AMOUNT
 from nbquant.widgets.settings import Settings
-from nbquant.widgets.state.pins import Pin
+from nbquant.widgets.state.pins import Pin, require_density
 
 FORMAT = 1
 MOST_BYTES = 4 << 20
@@ -41,17 +42,21 @@ class Session:
     pins: tuple[Pin, ...] | None
 
 
-def session(settings: Settings, values: Mapping[str, Any], pins: Iterable[Pin]) -> dict[str, Any]:
+def session(
+    settings: Settings, values: Mapping[str, Any], pins: Iterable[Pin], density: float | None
+) -> dict[str, Any]:
     """Put together a session, as plain values.
 
     Args:
         settings: The settings.
         values: Values of :data:`ALONGSIDE` and :data:`VIEW`.
         pins: The pins.
+        density: Density that the model was pruned to; None if it was not.
     """
     return {
         "nbquant": VERSION,
         "format": FORMAT,
+        **({} if density is None else {"pruned": density}),
         "inputs": settings.to_json() | {name: values[name] for name in ALONGSIDE},
         "pins": [pin.to_json() for pin in pins],
         "view": {name: values[name] for name in VIEW},
@@ -73,6 +78,7 @@ def read_session(
     settings: Settings,
     checked: Callable[[str, Any], Any],
     select: Callable[[tuple[str, ...]], Selection],
+    density: float | None,
 ) -> Session:
     """Read and check a session; nothing is taken over.
 
@@ -82,6 +88,7 @@ def read_session(
         settings: Settings that stand for those that are not in it.
         checked: checked(name, value) gives the value as the input of this name takes it, or raises.
         select: Selects layers, or raises if the state does not have them.
+        density: Density that the model in use was pruned to; None if it was not.
 
     Raises:
         ValueError: What does not fit, and why.
@@ -89,16 +96,26 @@ def read_session(
     """
     if isinstance(source, Mapping):
         values = dict(source)
+    elif isinstance(source, bytes):
+        values = _parsed(source, "")
+    elif isinstance(source, str) and source.lstrip().startswith("{"):
+        values = _parsed(source.encode(), "")
+    elif isinstance(source, str | os.PathLike):
+        values = _read(Path(source))
     else:
-        values = _parsed(source, "") if isinstance(source, bytes) else _read(Path(source))
+        raise ValueError(f"a session must be a mapping, JSON or the path of a file, but is a {type(source).__name__}")
     made_by = values.get("format")
     if isinstance(made_by, bool) or not isinstance(made_by, int) or made_by < 1:
         raise ValueError(f"a session must name its format, a whole number from 1, but has {made_by!r}")
     if made_by > FORMAT:
         raise ValueError(f"format {FORMAT} is the newest that is known here, but the session has {made_by}: update")
-    unknown = values.keys() - {"nbquant", "format", "inputs", "pins", "view"}
+    unknown = values.keys() - {"nbquant", "format", "pruned", "inputs", "pins", "view"}
     if unknown:
         raise ValueError(f"a session must have inputs, pins and view, but has {min(map(str, unknown))!r}")
+    pruned = values.get("pruned")
+    if not (pruned is None or (AMOUNT.fits(pruned) and 0 < pruned <= 1)):
+        raise ValueError(f"pruned of a session must be a density in (0, 1], but is {pruned!r}"[:300])
+    require_density("the session", pruned, density)
     inputs, view = (_object(values.get(name, {}), name) for name in ("inputs", "view"))
     alongside = {name: checked(name, inputs.pop(name)) for name in ALONGSIDE if name in inputs}
     for name in view:
@@ -117,6 +134,8 @@ def read_session(
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ValueError(f"there is no session file {str(path)!r}: save one first, or name another.")
     with path.open("rb") as file:
         return _parsed(file.read(MOST_BYTES + 1), f" ({path.name!r})")
 

@@ -14,13 +14,16 @@ from nbquant.models.select import Sensitivities
 from nbquant.quantization.block_quantizer import BLOCKS_METHOD
 from nbquant.views.region import Region
 from nbquant.widgets.jobs.breaks import find_breaks
+from nbquant.widgets.jobs.finetune import SLOT as FINETUNE
 from nbquant.widgets.jobs.finetune import finetune
 from nbquant.widgets.jobs.measure import measure
+from nbquant.widgets.jobs.prune import SLOT as PRUNE
 from nbquant.widgets.jobs.prune import prune_module
 from nbquant.widgets.jobs.save import deliver_file, save_file
 from nbquant.widgets.jobs.slot import Report
 from nbquant.widgets.jobs.trace import at_index, at_place, nearest_to
 from nbquant.widgets.state import code, session
+from nbquant.widgets.state.pins import require_density
 from nbquant.widgets.state.steps import Steps
 
 
@@ -113,15 +116,16 @@ class ExplorerState(Steps):
     def go_to(self, index: int) -> None:
         """Take up all settings of a pin."""
         with self._deciding():
-            settings = self._pins[index].inputs
-            self._weights.select(settings.layers)
-            self._accept(settings)
+            pin = self._pins[index]
+            require_density(f"pin {pin.label}", pin.pruned, self.pruned_to)
+            self._weights.select(pin.inputs.layers)
+            self._accept(pin.inputs)
 
     def session(self) -> dict[str, Any]:
         """All inputs, pins and the view, as plain values for JSON."""
         with self._jobs.lock:
             values = {name: getattr(self, name) for name in (*session.ALONGSIDE, *session.VIEW)}
-            return session.session(self.settings, values, self.pins)
+            return session.session(self.settings, values, self.pins, self.pruned_to)
 
     def save_session(self, path: str | os.PathLike[str]) -> None:
         """Write the session to a file, or replace it as a whole."""
@@ -131,7 +135,7 @@ class ExplorerState(Steps):
     def restore(self, source: Mapping[str, Any] | bytes | str | os.PathLike[str]) -> None:
         """Take up a session, its JSON, or the path of a file of it; unless all fits only ``error`` changes."""
         with self._deciding():
-            found = session.read_session(source, self.settings, self._checked, self._weights.select)
+            found = session.read_session(source, self.settings, self._checked, self._weights.select, self.pruned_to)
             self._accept(found.settings)
             for name, value in found.alongside.items():
                 self.set_trait(name, value)
@@ -208,6 +212,9 @@ class ExplorerState(Steps):
 
     def finetune(self) -> None:
         """Fine-tune what the weights give at the target, in the background; from there, not from the last time."""
+        if self._jobs.wanted(PRUNE):
+            self._jobs.tell(FINETUNE, "the model is being pruned: fine-tune when that is done")
+            return
         finetune(self._workbench(), self.epochs, self._take_finetuned)
 
     def find_breaks(self) -> None:

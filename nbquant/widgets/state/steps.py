@@ -3,6 +3,8 @@
 from nbquant.coding.ledger import Ledger
 from nbquant.pipeline.finetune import FineTuned
 from nbquant.widgets.jobs.exact import FitRequest
+from nbquant.widgets.jobs.finetune import SLOT as FINETUNE
+from nbquant.widgets.jobs.prune import SLOT as PRUNE
 from nbquant.widgets.settings import Settings
 from nbquant.widgets.state.beside import Beside
 from nbquant.widgets.state.moment import Moment
@@ -14,8 +16,12 @@ class Steps(Beside):
     _returning: Moment | None = None  # to what was fine-tuned there, until the user goes on
 
     def undo(self) -> None:
-        """Go back by one step, if there is one."""
+        """Go back by one step, if there is one; pruning or fine-tuning under way is cancelled instead."""
         with self._deciding():
+            under_way = [slot for slot in (PRUNE, FINETUNE) if self._jobs.wanted(slot)]
+            if under_way:
+                self._jobs.cancel(*under_way)
+                return
             self._go_back(self._history.undo(self._moment()))
 
     def redo(self) -> None:

@@ -293,6 +293,7 @@ class Updates(Results):
     def _use(self, model: Model) -> None:
         """Switch to another model, and drop the results of the last one."""
         self._jobs.cancel("finetune", "accuracy", "glance", "sensitivity")
+        self._jobs.tell("finetune", "")
         self._exact.follow(None)
         self._brush.clear()
         for name in ("by_hand", "finetuned", "measurement"):

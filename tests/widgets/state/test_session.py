@@ -150,3 +150,85 @@ def test_files_that_hold_no_session_are_refused(state, tmp_path):
     state.save_session(tmp_path / "none" / "s.json")
     assert "none" in state.error
     assert torch.is_tensor(state.exact.codebook)
+
+
+def test_what_is_of_a_pruned_model_is_not_taken_up_by_another():
+    state = ExplorerState(network(), batches(), ratio=6.0, measure_at_rest=False)
+    assert state.wait(WAIT)
+    state.pin("dense")
+    dense = state.session()
+    assert "pruned" not in dense
+    state.density = 0.4
+    state.prune()
+    assert state.wait(WAIT)
+    state.pin("sparse")
+    sparse = json.loads(json.dumps(state.session()))
+    assert sparse["pruned"] == 0.4
+    state.ratio = 7.0
+    state.go_to(0)
+    assert "pin dense is of an unpruned model" in state.error
+    assert "undo the pruning first" in state.error
+    state.restore(dense | {"pruned": None})
+    assert "the session is of an unpruned model" in state.error
+    assert state.ratio == 7.0
+    state.restore(sparse)
+    assert not state.error
+    assert state.ratio == 6.0
+    state.undo()
+    state.undo()
+    state.undo()
+    assert state.wait(WAIT)
+    assert state.pruned is None
+    state.go_to(1)
+    assert "prune to a density of 0.4 first" in state.error
+    state.restore(sparse)
+    assert "prune to a density of 0.4 first" in state.error
+    for wrong in (0, 2.0, "0.4", True):
+        state.restore(sparse | {"pruned": wrong})
+        assert "pruned of a session must be a density" in state.error
+
+
+def test_pruning_under_way_is_undone_by_cancelling_it_and_told_to_fine_tuning():
+    state = ExplorerState(network(), batches(), ratio=6.0, measure_at_rest=False)
+    assert state.wait(WAIT)
+    state.ratio = 7.0
+    assert state.wait(WAIT)
+    with state._jobs.lock:  # so that no result is taken over
+        state.prune()
+        state.finetune()
+        assert "the model is being pruned: fine-tune when that is done" in state.error
+        state.undo()
+    assert state.wait(WAIT)
+    assert state.pruned is None
+    assert state.finetuned is None
+    assert state.ratio == 7.0
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([1], "must be a mapping, JSON or the path of a file, but is a list"),
+        ("{", "a session must be JSON, but is not"),
+        ("no-such-session.json", "there is no session file 'no-such-session.json'"),
+    ],
+)
+def test_what_is_no_session_is_refused_with_advice(state, source, message):
+    before = state.settings
+    state.restore(source)
+    assert message in state.error
+    assert state.settings == before
+
+
+def test_a_session_may_be_json_text(state):
+    text = json.dumps(state.session() | {"pins": []})
+    state.ratio = 9.0
+    state.restore(text)
+    assert not state.error
+    assert state.ratio == 6.0
+
+
+def test_a_layer_may_stand_alone(state):
+    state.layers = "2"
+    assert state.layers == ("2",)
+    state.layers = "heed"
+    assert "no layer or parameter has the name 'heed'" in state.error
