@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nbquant.analysis.ladder import ladder
     from nbquant.analysis.price import price
     from nbquant.analysis.sweep import sweep
+    from nbquant.analysis.waterfilling import waterfilling
     from nbquant.models import zoo
     from nbquant.models.evaluate import evaluate
     from nbquant.models.ranks import gather_quantized
@@ -83,6 +84,7 @@ __all__ = [
     "select",
     "sensitivity",
     "sweep",
+    "waterfilling",
     "zoo",
 ]
 
@@ -122,6 +124,7 @@ _HOMES = {
     "select": "nbquant.models.select",
     "sensitivity": "nbquant.sensitivity.estimate",
     "sweep": "nbquant.analysis.sweep",
+    "waterfilling": "nbquant.analysis.waterfilling",
     "zoo": "nbquant.models.zoo",
 }
 

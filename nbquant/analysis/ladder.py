@@ -14,9 +14,13 @@ from nbquant.analysis.bounds import largest_distortion, rate_distortion_bound
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.scalar_limit import scalar_limit
 from nbquant.analysis.statistics import Statistics
+from nbquant.analysis.waterfilling import joint_loss, waterfilling
 from nbquant.coding import codes
 from nbquant.coding.ledger import PARTS, Ledger
 from nbquant.progress import Progress
+from nbquant.quantization import methods
+from nbquant.quantization.feedback import parts_of
+from nbquant.quantization.integers import ideal_bits
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.required import QUANTIZED, require
@@ -49,7 +53,9 @@ def ladder(
     scalar quantizer at D; the entropy of this one; the overhead of its code; tables, codebook and positions; and with
     ``model`` the rest of the file. A step may lead down: a context code or a trellis spends less than the entropy of
     single weights. The bound assumes independent weights, so it does not bound such codes.
-    one by one, is no bound.
+
+    For error feedback, whose loss is that of each layer's outputs, the first steps are others: the estimate of
+    :func:`nbquant.waterfilling` at its joint loss, and the ideal bits of its levels.
 
     Where each layer has its own codebook, the bound and the best scalar quantizer know the layers as well. Entropies
     count the zeros of a pruned selection as one more symbol of each codebook; a code that stores positions pays for
@@ -82,26 +88,13 @@ def ladder(
         ledger = file_ledger(quantized, model)
     else:
         ledger = quantized.ledger
-    lower, bound, scalar = _limits(statistics, inputs, gap, progress)
     of_values, of_zeros = _entropy(inputs)
     count = inputs.weights
-    steps = [
-        ("certified bound", "bound", lower * count, "no code has a lower rate at this distortion"),
-        ("reached R(D)", "bound", (bound - lower) * count, "achieved by a test channel; beyond the certified bound"),
-        (
-            "best scalar quantizer",
-            "scalar",
-            (scalar - bound) * count,
-            "weights are quantized one by one, which costs 0.2546 bit at high rates",
-        ),
-        (
-            "this quantizer",
-            "quantizer",
-            of_values + of_zeros - scalar * count,
-            "the cells of this quantizer, relative to the best at its distortion",
-        ),
-    ]
-    steps += _code_steps(inputs, ledger, of_values, of_zeros)
+    if isinstance(quantized, Quantized) and isinstance(selection, Selection) and _is_joint(quantized, selection):
+        steps = _joint_steps(quantized, selection, ledger, progress)
+    else:
+        steps = _scalar_steps(statistics, inputs, of_values + of_zeros, gap, progress)
+        steps += _code_steps(inputs, ledger, of_values, of_zeros)
     for part, size in sorted(ledger.items(), key=lambda item: PARTS.index(item[0]) if item[0] in PARTS else len(PARTS)):
         if size and (part in _PART_REASONS or part not in PARTS):
             name, reason = _PART_REASONS.get(part, (part.replace("_", " "), "stored beside"))
@@ -117,6 +110,57 @@ def ladder(
             "reason": [reason for *_, reason in steps],
         }
     )
+
+
+Step = tuple[str, str, float, str]
+"""Name, part, change in bits, and reason."""
+
+
+def _scalar_steps(
+    statistics: Statistics, inputs: "_LadderInputs", entropy: float, gap: float, progress: Progress
+) -> list[Step]:
+    """Steps from the bound to the entropy of this quantizer [bit]."""
+    lower, bound, scalar = _limits(statistics, inputs, gap, progress)
+    count = inputs.weights
+    return [
+        ("certified bound", "bound", lower * count, "no code has a lower rate at this distortion"),
+        ("reached R(D)", "bound", (bound - lower) * count, "achieved by a test channel; beyond the certified bound"),
+        (
+            "best scalar quantizer",
+            "scalar",
+            (scalar - bound) * count,
+            "weights are quantized one by one, which costs 0.2546 bit at high rates",
+        ),
+        (
+            "this quantizer",
+            "quantizer",
+            entropy - scalar * count,
+            "the cells of this quantizer, relative to the best at its distortion",
+        ),
+    ]
+
+
+def _is_joint(quantized: Quantized, selection: Selection) -> bool:
+    """Whether errors were chosen for their joint loss."""
+    return methods.named(quantized.quantizer.method).needs_calibration and bool(parts_of(selection))
+
+
+def _joint_steps(quantized: Quantized, selection: Selection, ledger: Ledger, progress: Progress) -> list[Step]:
+    """Steps from the water-filling estimate to the size of the streams."""
+    least = waterfilling(selection, progress=progress).rate_at(joint_loss(quantized, selection)) * len(selection)
+    ideal = ideal_bits(quantized)
+    coded = ledger["payload"] + ledger.get("position_payload", 0)
+    coding = quantized.quantizer.coding
+    return [
+        ("water-filling estimate", "bound", least, "Gaussian weights at this joint loss; an estimate, no bound"),
+        (
+            "levels on trellis paths",
+            "quantizer",
+            ideal - least,
+            "8 states leave 0.1 bit at high rates; at low rates the steps do not follow the water level",
+        ),
+        (f"{coding} code", "payload", coded - ideal, f"{codes.named(coding).reason}, beyond the nearest levels"),
+    ]
 
 
 Counts = Mapping[str, Int64[np.ndarray, " k"]]
@@ -198,9 +242,7 @@ def _entropy(inputs: _LadderInputs) -> tuple[float, float]:
     return of_values, of_zeros
 
 
-def _code_steps(
-    inputs: _LadderInputs, ledger: Ledger, of_values: float, of_zeros: float
-) -> list[tuple[str, str, float, str]]:
+def _code_steps(inputs: _LadderInputs, ledger: Ledger, of_values: float, of_zeros: float) -> list[Step]:
     """Steps from the entropy to the size of the streams, up or down."""
     code = codes.named(inputs.coding)
     reason = f"{code.reason}; {_TRELLIS}" if inputs.trellis else code.reason

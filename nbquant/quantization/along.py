@@ -9,7 +9,7 @@ from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
 from nbquant.kernels import dispatch
-from nbquant.quantization.compensation import damped_blocks, damped_outputs, upper_factor
+from nbquant.quantization.compensation import Quadratic, damped_blocks, damped_outputs, upper_factor
 from nbquant.quantization.moments import LayerMoments
 
 PANEL = 32  # inputs decided together by a path
@@ -37,6 +37,13 @@ class AlongProblem:
         pairs = zip(self.factors, self.outputs, strict=True)
         total = sum(float(m.diagonal().double().square().sum() * s.double().sum()) for m, s in pairs)
         return 0.5 * total / self.target.numel()
+
+    def matrices(self) -> Iterator[Quadratic]:
+        """Yield G, the targets and s of each block of inputs."""
+        first = 0
+        for factor, s in zip(self.factors, self.outputs, strict=True):
+            yield factor @ factor.mT, self.target[first : first + len(factor)], s
+            first += len(factor)
 
     def loss(self, value: Float[Tensor, "d cols"]) -> float:
         """Compute the loss ½ Σ_c s_c δ_c G δ_cᵀ."""

@@ -16,6 +16,10 @@ NOISE = 0.1  # damping where there are as many samples as inputs
 SHRINK = 0.5  # ridge in units of the inputs' mean energy, against fitting the noise of the calibration samples
 
 
+Quadratic = tuple[Float[Tensor, "*g n n"], Float[Tensor, "*g n rows"], Float[Tensor, "*g rows"]]
+"""G, weights and s of the loss ½ Σ_r s_r w_r G w_rᵀ."""
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """A block of inputs whose errors compensate each other.
@@ -64,6 +68,11 @@ class Problem:
         for block in self.blocks:
             diagonal[:, block.columns] = block.factor.diagonal(dim1=1, dim2=2).square()
         return diagonal
+
+    def matrices(self) -> Iterator[Quadratic]:
+        """Yield G, the targets and s of each block of inputs."""
+        for block in self.blocks:
+            yield block.inputs, self.target[:, block.columns], self.outputs
 
     def loss(self, value: Float[Tensor, "groups d rows"]) -> float:
         """Compute the loss ½ Σ_r s_r δ_r G δ_rᵀ of weights, with the best bias."""

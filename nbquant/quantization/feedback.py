@@ -90,9 +90,9 @@ class Feedback:
             nbquant.progress.Cancelled: By ``progress``.
         """
         pruned, calibration = is_pruned(selection), selection.calibration
-        parts = _parts(selection)
+        parts = parts_of(selection)
         layers = {members[0].layer for members in parts.values()}
-        others = _others(selection, parts)
+        others = tensors_without_moments(selection, parts)
         apart = tuple(t for t in others if t.layer not in layers)
         ticks = track(
             range(sum(ticks_of(m[0]) for m in parts.values()) + len(apart) * MOST_TURNS), "feedback", progress
@@ -152,8 +152,8 @@ def _value(tensor: SelectedTensor, matrix: Matrix) -> Tensor:
     return value.reshape(tensor.weight.shape).to(tensor.weight.device)
 
 
-def _parts(selection: Selection) -> dict[str, list[SelectedTensor]]:
-    """Weight and, if it is selected, bias of the parts with moments, in the order of execution."""
+def parts_of(selection: Selection) -> dict[str, list[SelectedTensor]]:
+    """List weight and, if it is selected, bias of the parts with moments, in the order of execution."""
     calibration = selection.calibration
     if calibration is None:
         return {}
@@ -169,8 +169,15 @@ def _parts(selection: Selection) -> dict[str, list[SelectedTensor]]:
     return found
 
 
-def _others(selection: Selection, parts: Mapping[str, list[SelectedTensor]]) -> tuple[SelectedTensor, ...]:
-    """Tensors without moments. If their sensitivity is unknown, the mean of the others stands in."""
+def tensors_without_moments(
+    selection: Selection, parts: Mapping[str, list[SelectedTensor]]
+) -> tuple[SelectedTensor, ...]:
+    """List the tensors without moments. If their sensitivity is unknown, the mean of the others stands in.
+
+    Args:
+        selection: The selection.
+        parts: From :func:`parts_of`.
+    """
     taken = {t.name for members in parts.values() for t in members}
     others = tuple(t for t in selection if t.name not in taken)
     calibration = selection.calibration
@@ -191,7 +198,7 @@ def _others(selection: Selection, parts: Mapping[str, list[SelectedTensor]]) -> 
 
 def mean_curvature(selection: Selection) -> float | None:
     """Mean of s_r G_jj over the weights with moments [loss/weight²]; None if there are none."""
-    parts = _parts(selection)
+    parts = parts_of(selection)
     return _mean_curvature(parts, selection.calibration) if parts and selection.calibration else None
 
 

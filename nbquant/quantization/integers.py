@@ -9,12 +9,12 @@ from torch import Tensor
 
 from nbquant.coding import codes
 from nbquant.coding.ledger import Ledger
-from nbquant.coding.levels import MOST_SPAN
+from nbquant.coding.levels import MOST_SPAN, matrix_shape
 from nbquant.kernels import dispatch
 from nbquant.quantization.clustering import groups_of
 from nbquant.quantization.codebook import PRUNED, Codebook, Lattice, QuantizedTensor
 from nbquant.quantization.members import index_dtype
-from nbquant.quantization.paths import Matrix, Paths
+from nbquant.quantization.paths import Matrix, Paths, costs_of
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer
 from nbquant.quantization.rate import is_mostly_zero, lengths_for, position_ledger, tensor_gaps
@@ -101,6 +101,27 @@ def _alphabet(used: Int32[Tensor, " n"]) -> tuple[Int32[Tensor, " k"], Place, In
     table = (present.cumsum(0) - 1).clamp(min=0)
     integer = (torch.nonzero(present)[:, 0] + least).to(used.dtype)
     return integer, lambda m: table[(m.clamp(least, most) - least).long()], occurring[present]
+
+
+def ideal_bits(quantized: Quantized) -> float:
+    """Compute the ideal bits of the levels of a result on trellis paths, given the levels to the left and above.
+
+    Args:
+        quantized: The result; every codebook must have a lattice.
+
+    Raises:
+        ValueError: Values that are no integers times a step.
+    """
+    matrices, none = [], torch.zeros(1, 1)
+    for name, tensor in quantized.tensors.items():
+        group = quantized.group_of(name)
+        lattice = quantized.codebooks[group].lattice
+        if lattice is None:
+            raise ValueError(f"the values of {group!r} must be integers times a step, but are not")
+        index = tensor.assignment.long().cpu()
+        integer = torch.where(index == PRUNED, 0, lattice.integer.cpu()[index.clamp(min=0)]).int()
+        matrices.append(Matrix(none, none, group, group, lattice.step, integer.reshape(matrix_shape(tensor.shape))))
+    return costs_of(matrices)[1]
 
 
 def _integers(matrix: Matrix) -> Int32[Tensor, " n"]:

@@ -120,7 +120,7 @@ def _columns(
     weight, *bias = members
     rows, cols = matrix_shape(weight.weight.shape)
     free = bias[0].weight.reshape(-1) if bias else None
-    problem = _problem(weight, free, part, moments, shift, settings)
+    problem = layer_problem(weight, free, part, moments, shift, settings)
     step = step or _step(_mean_curvature(problem), settings)
     _check_step(members, step)
     integers = np.zeros((cols, rows), np.int32)
@@ -146,7 +146,7 @@ def _columns(
     return Paths(tuple(found), loss, bits)
 
 
-def _problem(
+def layer_problem(
     weight: SelectedTensor,
     bias: Tensor | None,
     part: Part,
@@ -154,7 +154,16 @@ def _problem(
     shift: Shift | None,
     settings: Settings,
 ) -> Problem:
-    """The quadratic loss of a weight whose rows are outputs, or of a stack of matrices."""
+    """Set up the quadratic loss of a weight whose rows are outputs, or of a stack of matrices.
+
+    Args:
+        weight: The weight.
+        bias: Its bias, if that is quantized after it.
+        part: Place of the weight in the network.
+        moments: Moments of its inputs and outputs.
+        shift: Change of its inputs; None for none.
+        settings: Settings of all layers.
+    """
     value = weight.weight.mT if part.stacked and part.along else weight.weight
     rows = value.reshape(part.shape(weight.weight))
     found = problem_of(rows, bias, moments, settings.damping, settings.output_damping, shift, settings.pruned)
@@ -203,7 +212,7 @@ def _curvature(members: Sequence[SelectedTensor], part: Part, moments: LayerMome
         matrix = members[0].weight.reshape(matrix_shape(members[0].weight.shape))
         return along_problem(matrix, moments, settings.damping, settings.output_damping, False).mean_curvature
     free = members[1].weight.reshape(-1) if len(members) > 1 else None
-    return _mean_curvature(_problem(members[0], free, part, moments, None, settings))
+    return _mean_curvature(layer_problem(members[0], free, part, moments, None, settings))
 
 
 def _step(curvature: float, settings: Settings) -> float:

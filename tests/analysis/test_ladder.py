@@ -14,8 +14,10 @@ from nbquant.analysis.ladder import ladder
 from nbquant.analysis.scalar_limit import scalar_limit
 from nbquant.analysis.statistics import Statistics
 from nbquant.analysis.tabulated import curve
+from nbquant.analysis.waterfilling import joint_loss
 from nbquant.coding.entropy import entropy
 from nbquant.coding.ledger import Ledger
+from nbquant.quantization.integers import ideal_bits
 from nbquant.quantization.methods import family
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
@@ -164,3 +166,20 @@ def test_layers_of_their_own_have_a_bound_of_their_own():
     assert largest_distortion(statistics, per_layer=True) == pytest.approx(0.25 * 65, rel=1e-3)
     with pytest.raises(ValueError, match="got a histogram, which has no layers"):
         rate_distortion_bound(statistics.histogram, per_layer=True, progress=False)
+
+
+def test_the_ladder_of_feedback_starts_at_the_water_filling_estimate(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).eval()
+    data = [(torch.randn(50, 20), torch.arange(50) % 4) for _ in range(4)]
+    selection = nq.select(model, calibration=nq.calibrate(model, data, progress=False))
+    quantized = nq.Feedback(1e-5).fit(selection)
+    steps = ladder(quantized, selection, progress=False).set_index("step")
+    assert list(steps.index[:3]) == ["water-filling estimate", "levels on trellis paths", "context code"]
+    least = nq.waterfilling(selection, progress=False).rate_at(joint_loss(quantized, selection))
+    assert steps.total["water-filling estimate"] == pytest.approx(least)
+    assert steps.total["levels on trellis paths"] == pytest.approx(ideal_bits(quantized) / len(selection))
+    assert steps.total.iloc[-1] == pytest.approx(quantized.rate)
+    of_file = ladder(quantized, selection, model=model, progress=False)
+    size = nq.save(quantized, tmp_path / "a.nbq", model, progress=False).total
+    assert of_file.bits.sum() == pytest.approx(size)
