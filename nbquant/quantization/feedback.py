@@ -1,7 +1,7 @@
 """Error feedback: trellis-coded quantization in which later weights compensate the errors of earlier ones."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,16 +11,24 @@ from torch import Tensor
 
 from nbquant.progress import Progress, track
 from nbquant.quantization.integers import is_pruned
-from nbquant.quantization.layerwise import EXCHANGE, Settings, quantize_layer, shared_step, ticks_of
+from nbquant.quantization.layerwise import (
+    EXCHANGE,
+    Settings,
+    matrices_without_feedback,
+    quantize_layer,
+    shared_step,
+    ticks_of,
+)
 from nbquant.quantization.method import Method
 from nbquant.quantization.moments import Calibration, LayerMoments, Shift
 from nbquant.quantization.parameter import LMBDA, Parameter
 from nbquant.quantization.paths import MOST_TURNS, Matrix, Paths
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Weights, check_options, check_positive
+from nbquant.quantization.rate_estimate import RateEstimate
 from nbquant.quantization.selection import Selection, as_selection
 from nbquant.quantization.tensor import SelectedTensor
-from nbquant.quantization.trellis import Trellis, quantize_by_paths
+from nbquant.quantization.trellis import Trellis, quantize_by_paths, require_valid
 
 
 @dataclass(frozen=True)
@@ -219,9 +227,33 @@ def _mean_output(parts: Mapping[str, list[SelectedTensor]], calibration: Calibra
     return math.fsum(mean * n for mean, n in sums) / sum(n for _, n in sums)
 
 
+def estimate_rate(quantizer: Feedback, selection: Selection) -> Callable[[float], float]:
+    """Estimate the rate at any λ from a sample of columns, without feedback, which hardly changes it.
+
+    Args:
+        quantizer: At some λ, where the estimates start.
+        selection: As for :meth:`Feedback.paths`.
+    """
+    require_valid(selection)
+    parts, pruned = parts_of(selection), is_pruned(selection)
+    exchange = EXCHANGE if parts else 1.0
+    settings = Settings(exchange * quantizer.lmbda, quantizer.damping, quantizer.output_damping, pruned)
+    matrices: list[Matrix] = []
+    for key, members in parts.items():
+        assert selection.calibration
+        matrices += matrices_without_feedback(members, selection.calibration.moments(key, {}), settings)
+    others = tensors_without_moments(selection, parts)
+    if others:
+        alone = Trellis(settings.lmbda, weighted=quantizer.weighted, coding=quantizer.coding)
+        matrices += alone.matrices(Selection(others), pruned)
+    estimate = RateEstimate(matrices, settings.lmbda, False)
+    return lambda lmbda: estimate(exchange * lmbda)
+
+
 FEEDBACK_METHOD = Method(
     make=Feedback,
     labels=("error feedback, outputs alike", "error feedback"),
     quantize=quantize_by_paths,
+    estimate_rate=estimate_rate,
     needs_calibration=True,
 )

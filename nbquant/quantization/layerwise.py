@@ -97,7 +97,7 @@ def quantize_layer(
     if not part.along and not part.stacked and step is None and not rest:
         alone = replace(settings, lmbda=EXCHANGE * settings.lmbda)
         if _is_worse(members, moments, done, alone):
-            done = find_paths(_by_trellis(members, moments, alone), alone.lmbda, False, ticks)
+            done = find_paths(matrices_without_feedback(members, moments, alone), alone.lmbda, False, ticks)
     if not rest:
         return done
     step = done.matrices[0].step
@@ -242,17 +242,29 @@ def _held(weight: Tensor, target: Tensor, cost: Tensor, settings: Settings, step
     return torch.where(zero, 0.0, target), torch.where(zero, FIXED * settings.lmbda / step**2, cost)
 
 
-def _by_trellis(
+def matrices_without_feedback(
     members: Sequence[SelectedTensor], moments: LayerMoments, settings: Settings, count: int | None = None
 ) -> list[Matrix]:
-    """Quantize a layer, or the first rows of its weight, without feedback: h as given, or s_r G_jj; for a bias s_r."""
-    s = damped_outputs(moments, settings.output_damping).reshape(-1, 1)
-    energy = moments.energy.cpu().double()
+    """Make the matrices of a layer for a trellis without feedback: h as given, or s_r G_jj; for a bias s_r.
+
+    Args:
+        members: The weight, and its bias if that is quantized with it.
+        moments: Moments of its inputs and outputs.
+        settings: Settings of all layers.
+        count: Number of the first rows that are used; None for all.
+    """
+    s, energy = damped_outputs(moments, settings.output_damping).reshape(-1), moments.energy.cpu().double()
     found, step = [], 0.0
     for t in members:
         shape = matrix_shape(t.weight.shape)
-        seen = energy.repeat_interleave(shape[0] // len(energy), 0) if t is members[0] else torch.ones(shape)
-        h = (s * seen).float().to(t.weight.device) if t.sensitivity is None else t.sensitivity.reshape(shape)
+        if t.sensitivity is not None:
+            h = t.sensitivity.reshape(shape)
+        elif t is not members[0]:
+            h = s.float().reshape(shape).to(t.weight.device)
+        elif len(s) == shape[0] and shape[0] % len(energy) == 0:
+            h = (s[:, None] * energy.repeat_interleave(shape[0] // len(energy), 0)).float().to(t.weight.device)
+        else:  # rows are inputs, or matrices of a stack
+            h = torch.full(shape, float(s.mean() * energy.mean()), device=t.weight.device)
         step = step or math.sqrt(settings.lmbda / (TRELLIS_SLOPE * max(float(h.double().mean()), 1e-300)))
         part = replace(t, weight=t.weight.reshape(shape)[:count], sensitivity=h[:count])
         found.append(_plain(part, part.sensitivity, settings, step))
@@ -291,7 +303,7 @@ def _is_worse(members: Sequence[SelectedTensor], moments: LayerMoments, done: Pa
     ours, n = done.matrices[0], count * cols
     if n < LEAST_COMPARED:
         return False
-    matrices = _by_trellis(members[:1], moments, alone, count)
+    matrices = matrices_without_feedback(members[:1], moments, alone, count)
     plain = find_paths(matrices, alone.lmbda, False, iter(()), COMPARED_TURNS).matrices[0]
     return lost(ours) > WORSE * lost(plain) * 4 ** ((bits(plain) - bits(ours)) / n)
 

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
+import nbquant as nq
 from nbquant.quantization import paths, rate_estimate
+from nbquant.quantization.feedback import FEEDBACK_METHOD, Feedback
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.trellis import Trellis, estimate_rate
@@ -49,3 +52,20 @@ def test_later_estimates_take_a_small_part_of_a_run(monkeypatch):
     monkeypatch.setattr(paths.dispatch, "viterbi_in_strips", counted)
     estimate(2e-3)
     assert sum(passed) <= rate_estimate.TURNS * 0.3 * len(found)
+
+
+@pytest.mark.parametrize("h", [True, False])
+def test_feedback_is_estimated_by_the_trellis_of_its_layers(h):
+    """Near enough to lead a search; one tensor has no moments, one layer is along its inputs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.ConvTranspose2d(16, 8, 3), nn.ReLU(), nn.Flatten())
+    model = model.append(nn.BatchNorm1d(512)).append(nn.Linear(512, 20)).eval()
+    data = [(torch.randn(40, 1, 8, 8), torch.arange(40) % 20) for _ in range(4)]
+    calibration = nq.calibrate(model, data, progress=False)
+    of = nq.sensitivity(model, data, damping=0.1, progress=False) if h else None
+    found = nq.select(model, of, calibration=calibration)
+    estimate = FEEDBACK_METHOD.estimate_rate(Feedback(1e-9), found)
+    rates = [estimate(lmbda) for lmbda in (1e-9, 1e-8, 1e-7)]
+    assert rates[0] > rates[1] > rates[2]
+    for lmbda, rate in zip((1e-9, 1e-8), rates, strict=False):
+        assert 0.6 < rate / (Feedback(lmbda).paths(found).bits / len(found)) < 1.6
