@@ -1,10 +1,12 @@
-"""Exercises of the course notebooks, with hints and checks that do not give the answer away."""
+"""Exercises of the course notebooks, with hints and checkers that do not give the answer away."""
 
 import difflib
 from dataclasses import dataclass
 
 from nbquant.course import explore, formats, hessian, limit, own_model, pipeline, rate_distortion, scale
-from nbquant.course.exercise import AnswerError, Exercise
+from nbquant.course.exercise import AnswerError, Exercise, NotAnsweredError, is_empty
+
+NOT_ANSWERED = "not answered yet."
 
 EXERCISES: dict[str, Exercise] = {
     number: exercise
@@ -31,7 +33,8 @@ class Verdict:
         return self.right
 
     def __repr__(self) -> str:
-        return f"{'✓' if self.right else '✗'} {self.number}: {self.said}"
+        mark = "✓" if self.right else "○" if self.said == NOT_ANSWERED else "✗"
+        return f"{mark} {self.number}: {self.said}"
 
 
 def check(number: str, answer: object) -> Verdict:
@@ -40,16 +43,18 @@ def check(number: str, answer: object) -> Verdict:
     Args:
         number: Number of the exercise, such as "03.2".
         answer: A number, a name, a function, a result of :func:`nbquant.fit` or the path of a file, as the question
-            requires; None for no answer yet.
+            requires. None, ``...``, empty text and a function that returns None count as not answered yet.
 
     Raises:
         ValueError: No exercise of that number.
     """
     exercise = _exercise(number)
-    if answer is None:
-        return Verdict(number, False, "no answer yet.")
+    if is_empty(answer):
+        return Verdict(number, False, NOT_ANSWERED)
     try:
         wrong = exercise.examine(answer)
+    except NotAnsweredError:
+        wrong = NOT_ANSWERED
     except AnswerError as error:
         wrong = str(error)
     return Verdict(number, wrong is None, wrong or "right.")
@@ -65,7 +70,7 @@ def question(number: str) -> str:
 
 
 def hint(number: str, which: int = 1) -> str:
-    """Show the first hint, or a later and more detailed one.
+    """Show the first hint, or the more specific second or third one.
 
     Raises:
         ValueError: No exercise of that number, or no hint.

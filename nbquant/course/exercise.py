@@ -18,21 +18,34 @@ ROUNDING = 1e-9  # tolerance of an accuracy
 
 @dataclass(frozen=True)
 class Exercise:
-    """A question with hints and a check.
+    """A question with three hints and a checker.
 
     Attributes:
         question: The question, with the types and shapes of arguments and results.
-        hints: Hints, each more detailed than the last.
+        hints: Three hints, each longer and more specific than the one before.
         examine: Returns the mistake in an answer; None if it is right.
     """
 
     question: str
-    hints: tuple[str, ...]
+    hints: tuple[str, str, str]
     examine: Callable[[Any], str | None]
 
 
 class AnswerError(Exception):
     """An answer cannot be checked, for the given reason."""
+
+
+class NotAnsweredError(Exception):
+    """A function is still the stub that the notebook gives."""
+
+
+def is_empty(answer: object) -> bool:
+    """Whether an answer is still a placeholder: None, ``...``, empty text, or a collection of these."""
+    if answer is None or answer is ...:
+        return True
+    if isinstance(answer, str):
+        return not answer.strip()
+    return isinstance(answer, list | tuple | dict) and all(is_empty(each) for each in answer)
 
 
 def number(answer: object) -> float:
@@ -44,11 +57,19 @@ def number(answer: object) -> float:
 
 
 def call(answer: object, *arguments: object) -> object:
-    """Call an answer that must be a function, with copies of tensors, and return its result."""
+    """Call an answer that must be a function, with copies of tensors, and return its result.
+
+    Raises:
+        AnswerError: It cannot be called, or raised an error.
+        NotAnsweredError: It returned None, as a stub does.
+    """
     if not callable(answer):
         raise AnswerError(f"a function is required, but a {type(answer).__name__} came: pass it by its name, uncalled.")
     copies = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
-    return attempt(lambda: answer(*copies))
+    result = attempt(lambda: answer(*copies))
+    if result is None:
+        raise NotAnsweredError
+    return result
 
 
 def attempt(run: Callable[[], Any]) -> Any:

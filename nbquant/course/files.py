@@ -1,4 +1,4 @@
-"""Checks of answers that are files: size, and accuracy of the stored network."""
+"""Checkers of answers that are files: size, and accuracy of the stored network."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from nbquant.storage.stored import load
 
 
 def examine_file(name: str, most_bytes: int, enough: Callable[[], float]) -> Callable[[object], str | None]:
-    """Make the check of a file with a bundled network.
+    """Make the checker of a file with a bundled network.
 
     Args:
         name: Name of the network, a LeNet-5.
@@ -24,7 +24,7 @@ def examine_file(name: str, most_bytes: int, enough: Callable[[], float]) -> Cal
         if size > most_bytes:
             return f"the file has {size:,} bytes, but at most {most_bytes:,} are allowed."
         if (found := accuracy(model, name)) < enough() - ROUNDING:
-            return f"its network is right on {found:.2%} of the test images, but at least {enough():.2%} are required."
+            return f"its network has an accuracy of {found:.2%} on all test images, but {enough():.2%} is required."
         return None
 
     return examine

@@ -12,12 +12,12 @@ def _stored(answer: object) -> str | None:
     if same(found, CODE + SCALE / BLOCK):
         return None
     if same(found, CODE):
-        return "those are the codes alone."
+        return "that counts the codes alone: the scale is stored too."
     if same(found, CODE + 32 / BLOCK):
         return "the scale has 16 bits, not 32."
     if same(found, CODE + SCALE):
-        return "a scale is shared by all weights of its block."
-    return "count the bits of a block, and divide by its weights."
+        return "the scale is shared by all weights of its block, so divide its bits by their number."
+    return "count the bits of a block, and divide by the number of its weights."
 
 
 def _chosen(answer: object) -> str | None:
@@ -28,26 +28,36 @@ def _chosen(answer: object) -> str | None:
             if same(found, costs.index(min(costs))):
                 continue
             if same(found, min(range(len(choices)), key=lambda i: choices[i][1])):
-                return f"at λ = {price:g} bits count too."
+                return f"at λ = {price:g} the bits count too."
             if same(found, min(range(len(choices)), key=lambda i: choices[i][0])):
-                return f"at λ = {price:g} loss counts too."
+                return f"at λ = {price:g} the loss counts too."
             if same(found, min(costs)):
-                return "the place of the format is asked for, not what it costs."
-            return f"at λ = {price:g} it is not the format of least loss + λ · bits."
+                return "the index of the format is required, not its cost."
+            return f"at λ = {price:g} it is not the format with the least loss + λ · bits."
     return None
 
 
 EXERCISES = {
     "08.1": Exercise(
         f"A block of GGUF's Q4_0 has {BLOCK} weights: a code of {CODE} bits for each, and one scale in float16. How "
-        "many bits a weight are stored? (a number)",
-        ("Add the bits of all codes and of the scale.", f"{BLOCK} × {CODE} + {SCALE}, over {BLOCK} weights."),
+        "many bits per weight are stored? (a number)",
+        (
+            "Count all bits of one block.",
+            "Add the bits of all codes and the bits of the scale.",
+            f"A block has {BLOCK} × {CODE} bits of codes and {SCALE} bits of the scale, and {BLOCK} weights share "
+            "them.",
+        ),
         _stored,
     ),
     "08.2": Exercise(
-        "Write chosen(choices, lmbda): of a layer's formats, a list of pairs (bits, loss), the place of the one of "
-        "least loss + λ · bits.",
-        ("At λ = 0 it is the one of least loss.", "min(range(len(choices)), key=…)"),
+        "A layer can be stored in several formats, each with its bits and its loss. Write chosen(choices, lmbda): the "
+        "index of the format with the least loss + λ · bits, from a list of pairs (bits, loss).",
+        (
+            "At λ = 0 it is the format with the least loss.",
+            "Compute loss + λ · bits for each pair and find the least of them.",
+            "min(range(len(choices)), key=…) returns an index; the key is a function of the index that returns the "
+            "cost.",
+        ),
         _chosen,
     ),
 }

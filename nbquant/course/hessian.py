@@ -16,7 +16,7 @@ def _best_value(answer: object) -> str | None:
     if same(found, float(h @ w / h.sum())):
         return None
     if same(found, float(w.mean())):
-        return "that is best if both errors cost the same: what does h say about them?"
+        return "that is best if both errors cost the same, but h says that they do not."
     if not w.min() <= found <= w.max():
         return "it lies outside the range of the weights: the nearer end would be better for both."
     if same(found, float((w / h).sum() / (1 / h).sum())):
@@ -30,14 +30,14 @@ def _predicted(answer: object) -> str | None:
     if same(found, right):
         return None
     if same(found, 2 * right):
-        return "it is twice the right value: look at the second term of Taylor's series."
+        return "it is twice the right value: look at the factor of Taylor's second-order term."
     if same(found, right / h.numel()) or same(found, 2 * right / h.numel()):
         return "that is a mean over weights, but the loss of all errors together is required."
     if same(found, float(0.5 * (h * delta).sum())) or same(found, float((h * delta).sum())):
-        return "errors of opposite signs cancel in it, but near a minimum each of them costs something."
+        return "errors of opposite signs cancel in it, but near a minimum each error costs something."
     if same(found, float(0.5 * (delta**2).sum())):
         return "it does not depend on h."
-    return "on random h and δ it differs from a second-order expansion."
+    return "for random h and δ it differs from the second-order expansion."
 
 
 def _softmax_diagonal(answer: object) -> str | None:
@@ -57,25 +57,30 @@ def _softmax_diagonal(answer: object) -> str | None:
     if same(found, len(x) * right):
         return "that is the sum over samples, but the loss is their mean."
     if same(found, (p.T @ x**2) / len(x)):
-        return "p is not the second derivative of the log-sum-exp: what is subtracted from it?"
+        return "p alone is not the second derivative of the log-sum-exp: what is subtracted from it?"
     if same(found, ((p * (1 - p)).T @ x) / len(x)):
-        return "the chain rule brings the input in twice, once for each derivative."
+        return "the input enters twice, once for each derivative of the chain rule."
     if (found < 0).any():
         return "entries are negative, but this loss is convex in w."
-    return "it is not the diagonal of what autograd finds for the cross-entropy of a linear layer."
+    return "it differs from the Hessian diagonal that autograd computes for the cross-entropy of a linear layer."
 
 
 EXERCISES = {
     "03.1": Exercise(
         "Two weights w = (0, 1) with sensitivities h = (1, 3) share one value c. Which c costs least? (a number)",
-        ("½Σh(w − c)² is a parabola in c: where is its derivative zero?", "A mean, but a weighted one."),
+        (
+            "½Σh(w − c)² is a parabola in c.",
+            "Its derivative with respect to c is zero at the minimum.",
+            "The derivative is −Σh(w − c), so c is a mean of the two weights in which each counts h times.",
+        ),
         _best_value,
     ),
     "03.2": Exercise(
         "Write predicted(h, delta): the loss increase that the Hessian diagonal predicts, for tensors of one shape.",
         (
-            "Taylor's series to the second order, at a point where the gradient is zero.",
-            "Off-diagonal terms are left out.",
+            "Write Taylor's series to second order, at a point where the gradient is zero.",
+            "Leave out the off-diagonal terms: one term with δᵢ² remains for each weight.",
+            "Multiply h and delta² element by element, add all products, and do not forget the factor ½ of the series.",
         ),
         _predicted,
     ),
@@ -83,8 +88,10 @@ EXERCISES = {
         "Write diagonal(x, p): the Hessian diagonal (C, d) of the mean cross-entropy of logits x·Wᵀ, from inputs x "
         "(n, d) and probabilities p (n, C).",
         (
-            "With respect to the logits, the Hessian of a sample is diag(p) − ppᵀ: what is on its diagonal?",
             "A logit is linear in the weight, with the input as the factor.",
+            "With respect to the logits, the Hessian of one sample is diag(p) − ppᵀ: what is on its diagonal?",
+            "One sample contributes p_c(1 − p_c)·x_j² to the entry (c, j); average that over samples, as one matrix "
+            "product.",
         ),
         _softmax_diagonal,
     ),

@@ -33,7 +33,7 @@ def _wrapper(answer: object) -> str | None:
         inputs = torch.randn(8, 16)
     wrapped = call(answer, network)
     if not isinstance(wrapped, nn.Module):
-        return f"it must make a torch.nn.Module of a network, but made a {type(wrapped).__name__}."
+        return f"its result must be a torch.nn.Module, but it is a {type(wrapped).__name__}."
     found = attempt(lambda: wrapped(inputs))
     if not isinstance(found, Tensor):
         return f"its output must be one tensor, but is a {type(found).__name__}."
@@ -59,14 +59,14 @@ def _loader(answer: object) -> str | None:
         except Exception as error:  # the student's, of any kind
             raise AnswerError(f"reading it for the {time} time raised {type(error).__name__}: {error}") from error
         if time == "second" and not read:
-            return "it yields nothing when read for the second time, as a generator is exhausted after the first."
+            return "it yields nothing when it is read for the second time: a generator is exhausted after the first."
         if len(read) != len(batches):
             return f"{len(batches)} batches go in, but {len(read)} come out."
         for batch, pair in zip(batches, read, strict=True):
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 return f"it must yield pairs, but yields a {type(pair).__name__}."
             if not all(isinstance(a, Tensor) and torch.equal(a, b) for a, b in zip(pair, batch.values(), strict=True)):
-                return "each pair must be the images and the labels of a batch, in that order."
+                return "each pair must have the images and the labels of a batch, in that order."
     return None
 
 
@@ -78,7 +78,7 @@ def _patterns(answer: Any) -> str | None:
     except (TypeError, ValueError) as error:
         raise AnswerError(f"nq.select refuses it: {error}") from error
     if surplus := sorted(found - wanted):
-        return f"{surplus[0]} is selected, too, but belongs to no convolution."
+        return f"{surplus[0]} is selected too, but it belongs to no convolution."
     if missing := wanted - found:
         return f"{len(missing)} of {len(wanted)} convolutions are missing."
     return None
@@ -86,11 +86,13 @@ def _patterns(answer: Any) -> str | None:
 
 EXERCISES = {
     "06.1": Exercise(
-        "A network that solves two tasks returns a tuple. Write FirstOnly(network): a module whose output is the first "
-        "of them, such that nq.sensitivity(FirstOnly(network), …) works.",
+        "A network for two tasks returns a tuple. Write FirstOnly(network): a module that returns only the first of "
+        "the two outputs, so that nq.sensitivity(FirstOnly(network), …) works.",
         (
-            "A subclass of torch.nn.Module that keeps the network as an attribute.",
-            "forward(self, x) returns self.network(x)[0].",
+            "Write a subclass of torch.nn.Module.",
+            "Keep the network as an attribute, so that its parameters are registered.",
+            "Call super().__init__() first, then set self.network = network; forward(self, x) returns "
+            "self.network(x)[0].",
         ),
         _wrapper,
     ),
@@ -99,13 +101,20 @@ EXERCISES = {
         "(image, label) that can be read any number of times.",
         (
             "nbquant reads a loader once for sensitivities and again for the loss.",
-            "A list; or, if memory is short, a class with __iter__.",
+            "A generator can be read only once, so a function with yield is not enough.",
+            "Return a list of pairs; if memory is short, return an object of a class whose __iter__ makes a new "
+            "generator.",
         ),
         _loader,
     ),
     "06.3": Exercise(
-        f'Which layers= selects all convolutions of "{RESNET}", and nothing else? (a pattern, or a list of some)',
-        ("nq.select(model, layers=…) shows what it selected.", "* stands for any part of a name, dots included."),
+        f'Which layers= selects all convolutions of "{RESNET}", and nothing else? (a pattern, or a list of patterns)',
+        (
+            "nq.select(model, layers=…) shows what it selects.",
+            "* matches any part of a name, dots included; a list combines patterns.",
+            "The names of all convolutions contain the same word, and no other layer's name does: put a * on both "
+            "sides of it.",
+        ),
         _patterns,
     ),
 }

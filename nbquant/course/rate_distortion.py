@@ -25,9 +25,9 @@ def _fixed_ratio(answer: object) -> str | None:
         if k & (k - 1) and same(found, n * bits / (n * np.log2(k) + k * bits)):
             return f"{case}: a codeword has a whole number of bits."
         if k > 1 and same(found, n * bits / (n * np.ceil(np.log2(k)))):
-            return f"{case}: the decoder needs the codebook, too."
+            return f"{case}: the decoder needs the codebook too."
         if found < 1 < right:
-            return f"{case} it is below 1: bits before over bits after."
+            return f"{case} it is below 1: a compression ratio is bits before over bits after."
         return f"{case} it is off by a factor of {found / right:.3g}."
     return None
 
@@ -40,9 +40,9 @@ def _entropy(answer: object) -> str | None:
         if abs(found - right) <= CLOSE:
             continue
         if abs(found - right * np.log(2)) <= CLOSE:
-            return "that is in nats: a bit is a logarithm to base 2."
+            return "that is in nats: bits use the logarithm to base 2."
         if abs(found + right) <= CLOSE:
-            return "it has the wrong sign: a code cannot take less than no bits."
+            return "it has the wrong sign: an entropy is never negative."
         if abs(found - right * sum(counts)) <= CLOSE:
             return "that is the total: bits per symbol are required."
         return f"for the counts {counts} it is {'more' if found > right else 'less'} than it should be."
@@ -53,18 +53,18 @@ def _huffman(answer: object) -> str | None:
     try:
         lengths = np.array([int(x) for x in answer])  # type: ignore[attr-defined]
     except (TypeError, ValueError):
-        raise AnswerError("a list of whole numbers is required, a length for each count.") from None
+        raise AnswerError("a list of whole numbers is required, one length for each count.") from None
     if len(lengths) != len(COUNTS):
         return f"{len(COUNTS)} lengths are required, but {len(lengths)} came."
     if (lengths < 1).any():
         return "each codeword has at least one bit."
     kraft = float((2.0**-lengths).sum())
     if kraft > 1:
-        return f"Σ2^−ℓ = {kraft:g} is more than 1: no code without separators has these lengths."
+        return f"Σ2^−ℓ = {kraft:g} is more than 1: no prefix code has these lengths (Kraft's inequality)."
     counts = np.array(COUNTS)
     if counts @ lengths > counts @ codeword_lengths(counts):
-        more = "" if kraft == 1 else f" Σ2^−ℓ = {kraft:g} leaves room."
-        return f"there is a code, but one that takes fewer bits than {counts @ lengths} exists.{more}"
+        more = "" if kraft == 1 else f" Σ2^−ℓ = {kraft:g} leaves room for shorter codewords."
+        return f"a code with these lengths exists, but it takes {counts @ lengths} bits, and fewer bits suffice.{more}"
     return None
 
 
@@ -82,35 +82,55 @@ def _choice(answer: object) -> str | None:
     if torch.equal(found, best(0.5 * h[:, None] * squares + lmbda * length)):
         return None
     if torch.equal(found, best(squares)):
-        return "that is the nearest value, whatever the length of its codeword."
+        return "that is the nearest value, but the codeword lengths count too."
     if torch.equal(found, best(0.5 * squares + lmbda * length)):
-        return "weights with a small h may go further for a short codeword, but h is not used."
+        return "h is not used: a weight with a small h may take a farther value if its codeword is shorter."
     if torch.equal(found, best(h[:, None] * squares + lmbda * length)):
-        return "without the ½ in the loss, bits count half of what λ says."
-    return "some weights go to a value that does not minimize ½h(w − c)² + λℓ."
+        return "the loss has a factor ½: without the ½ the rate has half the influence that λ gives it."
+    return "some weights get a value that does not minimize ½h(w − c)² + λℓ."
 
 
 EXERCISES = {
     "04.1": Exercise(
         "Write ratio(n, k, b): the compression ratio of n weights of b bits, quantized to k values with a fixed-length "
         "code.",
-        ("Bits before: n·b. Afterwards there are indices and a codebook.", "An index of k takes ⌈log₂k⌉ bits."),
+        (
+            "The weights take n·b bits before quantization.",
+            "Afterwards the file has n indices and a codebook of k values.",
+            "An index takes ⌈log₂k⌉ bits, which is math.ceil(math.log2(k)), and each value of the codebook takes b "
+            "bits.",
+        ),
         _fixed_ratio,
     ),
     "04.2": Exercise(
-        "Write entropy(counts): the least bits per symbol of any code, from a list of counts.",
-        ("Probabilities first; then −Σp·log₂p.", "A count may be zero."),
+        "Write entropy(counts): the least number of bits per symbol of any code, from a list of counts.",
+        (
+            "Divide by the sum of counts to get probabilities.",
+            "Then compute −Σp·log₂p with the logarithm to base 2.",
+            "A count may be zero: leave it out of the sum, since p·log₂p tends to zero, but math.log2(0) raises an "
+            "error.",
+        ),
         _entropy,
     ),
     "04.3": Exercise(
         f"Which codeword lengths does Huffman's code have for the counts {COUNTS}? (a list)",
-        ("Merge the two least counts again and again.", "Each merge makes its symbols' codewords one bit longer."),
+        (
+            "Merge the two least counts again and again.",
+            "Each merge makes the codewords of its symbols one bit longer.",
+            "The first merge joins 1 and 2 to 3, and the next joins that 3 and 4; a symbol's length is the number of "
+            "merges that it takes part in.",
+        ),
         _huffman,
     ),
     "04.4": Exercise(
         "Write choose(w, h, c, length, lmbda): the index (n) of the value that each weight gets in ECSQ, for w (n), "
         "h (n), values c (k) and codeword lengths (k).",
-        ("Each weight minimizes loss plus λ times its bits.", "½h(w − c)² + λℓ, over all values."),
+        (
+            "Each weight minimizes its loss plus λ times its bits.",
+            "The cost of weight i at value j is ½hᵢ(wᵢ − cⱼ)² + λℓⱼ.",
+            "Build the matrix (n, k) of all costs by broadcasting with w[:, None] and h[:, None], and take argmin "
+            "along dimension 1.",
+        ),
         _choice,
     ),
 }

@@ -18,7 +18,7 @@ from nbquant.quantization.codebook import Codebook, QuantizedTensor
 from nbquant.quantization.members import index_dtype
 from nbquant.quantization.parametrize import look_up, register_lookups
 from nbquant.quantization.quantizer import Quantizer
-from nbquant.quantization.rate import lengths_for
+from nbquant.quantization.rate import lengths_for, position_ledger, tensor_gaps
 from nbquant.quantization.selection import Selection, SensitivityRecord
 from nbquant.quantization.shards import Shards
 from nbquant.quantization.streams import coded, group_of
@@ -322,6 +322,31 @@ class Quantized:
             finetuned=dict(finetuned or {}),
             accuracy=None,
         )
+
+    def with_coding(self, coding: str) -> "Quantized":
+        """Encode the same clusters by another code: weights and distortion stay the same, and only the size changes.
+
+        ``nbquant.fit`` with another ``coding`` may find other clusters, since the code is part of what it optimizes.
+
+        Args:
+            coding: Name of the code: "huffman", "fixed", "arithmetic" or "context".
+
+        Raises:
+            ValueError: An unknown code, one that the quantizer does not support, or ranks that hold shards.
+        """
+        self.require_whole()
+        quantizer = replace(self.quantizer, coding=coding)
+        codebooks = {}
+        for group, book in self.codebooks.items():
+            length = torch.from_numpy(lengths_for(book.counts.cpu().numpy(), coding)).to(book.counts.device)
+            codebooks[group] = replace(book, codeword_length=length)
+        tensors = {name: replace(tensor, streams=None) for name, tensor in self.tensors.items()}
+
+        def of_positions() -> Ledger:
+            return position_ledger([tensor_gaps(tensor.assignment + 1) for tensor in tensors.values()])
+
+        tensors, ledger = coded(tensors, codebooks, coding, of_positions if self.pruned else None)
+        return replace(self, quantizer=quantizer, tensors=tensors, codebooks=codebooks, ledger=ledger)
 
     def __repr__(self) -> str:
         return (

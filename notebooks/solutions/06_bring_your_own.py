@@ -15,7 +15,7 @@ class FirstOnly(nn.Module):
 
 
 class Pairs:
-    """Yields anew each time it is read, and holds no more than a batch."""
+    """Pairs that can be read any number of times; only one batch is in memory."""
 
     def __init__(self, batches):
         self.batches = batches

@@ -40,6 +40,30 @@ def is_consistent(q):
         assert torch.equal(t.codebook, q.codebooks[q.group_of(name)].value.to(t.codebook.dtype))
 
 
+@pytest.mark.parametrize("zeros", [0.0, 0.7])
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("before", ["huffman", "context"])
+@pytest.mark.parametrize("after", ["huffman", "fixed", "arithmetic", "context"])
+def test_the_same_clusters_in_another_code(before, after, per_layer, zeros):
+    """The clusters of k-means do not depend on the code, so a fit with the other code is the oracle."""
+    q, expected = (fitted(zeros=zeros, per_layer=per_layer, coding=coding) for coding in (before, after))
+    new = q.with_coding(after)
+    assert new.quantizer == expected.quantizer
+    assert new.ledger == expected.ledger
+    assert new.distortion == q.distortion
+    assert new.pruned == expected.pruned
+    for group, book in expected.codebooks.items():
+        assert torch.equal(new.codebooks[group].codeword_length, book.codeword_length)
+    for name, tensor in expected.tensors.items():
+        assert torch.equal(new.tensors[name].dequantize(), tensor.dequantize())
+        assert new.tensors[name].streams == tensor.streams
+
+
+def test_code_that_the_quantizer_does_not_know():
+    with pytest.raises(ValueError, match="coding"):
+        fitted().with_coding("morse")
+
+
 @pytest.mark.parametrize("coding", ["huffman", "fixed"])
 @pytest.mark.parametrize("per_layer", [False, True])
 @pytest.mark.parametrize("zeros", [0.0, 0.7])
