@@ -197,7 +197,7 @@ WRONG = {
         (lambda h, d: 0.5 * (h * d * d).mean(), "a mean over weights"),
         (lambda h, d: 0.5 * (h * d).sum(), "opposite signs"),
         (lambda h, d: 0.5 * (d * d).sum(), "does not depend on h"),
-        (lambda h, d: 3.0, "differs from a second-order"),
+        (lambda h, d: 3.0, "differs from the second-order"),
         (lambda h, d: h * d, "a number is required"),
         (raises, "raised KeyError: 'mine'"),
         (1.0, "a function is required"),
@@ -205,7 +205,7 @@ WRONG = {
     "03.3": [
         (lambda x, p: (p * (1 - p)).T @ x**2, "the sum over samples"),
         (lambda x, p: p.T @ x**2 / len(x), "what is subtracted"),
-        (lambda x, p: (p * (1 - p)).T @ x / len(x), "in twice"),
+        (lambda x, p: (p * (1 - p)).T @ x / len(x), "enters twice"),
         (lambda x, p: -(p.T @ x**2), "negative"),
         (lambda x, p: p.T @ x**2 + 1, "autograd"),
         (lambda x, p: x, "the shape"),

@@ -79,7 +79,7 @@ EXERCISES = {
         "Write predicted(h, delta): the loss increase that the Hessian diagonal predicts, for tensors of one shape.",
         (
             "Write Taylor's series to second order, at a point where the gradient is zero.",
-            "Leave out the off-diagonal terms: one term with δᵢ² remains for each weight.",
+            "Leave out the off-diagonal terms: then one term with δᵢ² remains for each weight.",
             "Multiply h and delta² element by element, add all products, and do not forget the factor ½ of the series.",
         ),
         _predicted,
