@@ -33,7 +33,7 @@ from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.required import QUANTIZED, SELECTION, require
 from nbquant.views import theme
-from nbquant.views.bound import PICTURE_GAP, bound_data, bound_traces
+from nbquant.views.bound import FIGURE_GAP, bound_data, bound_traces
 from nbquant.views.decomposition import decomposition_data, draw_decomposition
 from nbquant.views.divergence import divergence_data, draw_divergence
 from nbquant.views.file_tensors import draw_file_tensors, file_tensors_data
@@ -148,8 +148,7 @@ def rate_distortion(
         methods: Methods with a curve from histograms, each by name or as a pair of its name and whether it uses the
             Hessian; None for all, using it.
         fitted: Points to mark, by label.
-        bound: Whether to draw the rate-distortion bound, to within 0.05 bit/weight; for numbers see
-            :func:`nbquant.rate_distortion_bound`.
+        bound: Whether to draw the rate-distortion bound; for numbers see :func:`nbquant.rate_distortion_bound`.
         backend: "plotly" or "matplotlib".
         progress: See :data:`nbquant.progress.Progress`.
         options: Options for all methods, such as ``coding``; see :func:`nbquant.fit`.
@@ -171,7 +170,7 @@ def rate_distortion(
     ]
     lines: list[theme.Trace] = []
     if bound:
-        found = rate_distortion_bound(statistics, gap=PICTURE_GAP, progress=progress)
+        found = rate_distortion_bound(statistics, gap=FIGURE_GAP, progress=progress)
         lines = bound_traces(bound_data(found, statistics))
     return _shown(draw_rate_distortion(rate_distortion_data(curves, pins=pins), lines), backend)
 

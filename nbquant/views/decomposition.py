@@ -9,6 +9,7 @@ from numpy import ndarray
 
 from nbquant.analysis.decomposition import OFF, is_off
 from nbquant.views import theme
+from nbquant.views.labels import place_labels, short
 from nbquant.views.palette import BLUE, GREEN, VERMILION
 
 _DECADES = 7.0  # below the greatest
@@ -97,6 +98,7 @@ def draw_decomposition(data: DecompositionData) -> theme.Figure:
         _line(ends, ends / OFF, f"off by {OFF:g}×", "dot", False),
     ]
     traces += [_markers(data, *kind, hollow) for kind in _KINDS for hollow in (False, True)]
+    traces.append(_labels(data, low, high))
     step = {"dtick": 1 if high - low < 6 else 2} if high - low > 1.5 else {"dtick": "D2"}
     settings = {"type": "log", "range": [low, high], "exponentformat": "power", **step}
     return theme.figure(
@@ -155,10 +157,41 @@ def _markers(data: DecompositionData, key: str, name: str, symbol: str, colour: 
     }
 
 
+def _labels(data: DecompositionData, low: float, high: float) -> theme.Trace:
+    """Label each quantization once, beside its marker of the diagonal, or of the first other term that is shown."""
+    shown = {
+        key: (predicted >= data.limits[0]) & (data.measured >= data.limits[0]) & np.isfinite(data.measured)
+        for key, predicted in data.predicted.items()
+    }
+    x, y, labels = [], [], []
+    for number, label in enumerate(data.label):
+        for key in (key for key, here in shown.items() if here[number]):
+            x.append(float(data.predicted[key][number]))
+            y.append(float(data.measured[number]))
+            labels.append(short(label))
+            label = ""  # the other markers of the same quantization only take room
+    places = place_labels(
+        ((np.log10(x) - low) / (high - low)).tolist(), ((np.log10(y) - low) / (high - low)).tolist(), labels
+    )
+    return {
+        "type": "scatter",
+        "x": np.array(x),
+        "y": np.array(y),
+        "mode": "text",
+        "text": [label if place else "" for label, place in zip(labels, places, strict=True)],
+        "textposition": [place or "top center" for place in places],
+        "textfont": {"size": theme.FONT_SIZE - 1, "color": theme.FOREGROUND},
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "name": "labels",
+    }
+
+
 def _subtitle(data: DecompositionData) -> str:
     count = len(data.label)
     parts = [f"{name} {count - int(data.off[key].sum())}" for key, name, _, _ in _KINDS]
     text = f"within {OFF:g}×, of {count}: {', '.join(parts)} · hollow: off by more"
     if data.not_shown:
-        text += f" · {data.not_shown} not positive or too small to show: see the table"
+        text += f" · {data.not_shown} not positive or tiny"
     return text

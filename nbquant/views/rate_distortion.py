@@ -13,7 +13,7 @@ from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.quantization.block_quantizer import BLOCKS_METHOD
 from nbquant.views import theme
 from nbquant.views.format_points import FormatPoint, shown_points
-from nbquant.views.labels import LARGE, Lettering
+from nbquant.views.labels import LARGE, SMALL, Lettering
 from nbquant.views.log_axis import decade_ticks, ratio_ticks, widened
 from nbquant.views.palette import method_style
 from nbquant.views.single_points import (
@@ -295,6 +295,8 @@ def draw_rate_distortion(
     traces += beside
     named = [t.get("legend", "legend") for t in traces if t.get("showlegend") and "legend" in t]
     rows = max((named.count(legend) for legend in named), default=0)
+    # Shares of the plot's width: in a wide figure any share left of the plot is more than the margin.
+    columns = (-0.1, 0.2) if lettering is SMALL else (0.0, 0.36)
     annotations = []
     if data.target_ratio is not None:
         near_right = np.log10(data.target_ratio) > (left + right) / 2
@@ -329,8 +331,8 @@ def draw_rate_distortion(
         # Below the axis, so that they never cover a curve; two columns, a narrow one for the plain methods. By
         # default plotly would also make room for them beside the plot, until nothing of it is left;
         # and with legends in the container's coordinates the title of the y axis moves to the middle.
-        legend=_LEGEND | {"x": -0.1},
-        legend2=_LEGEND | {"x": 0.2},
+        legend=_LEGEND | {"x": columns[0]},
+        legend2=_LEGEND | {"x": columns[1]},
         margin={"l": 64, "r": 12, "t": 52, "b": 50 + _ROW * max(rows, 3), "autoexpand": False},
         uirevision="rate and distortion",
     )

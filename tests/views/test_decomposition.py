@@ -41,6 +41,21 @@ def test_hollow_markers_are_those_that_are_off():
     assert len(symbols) == 3, "no figure relies on colour alone"
 
 
+def test_each_quantization_is_labelled_once_beside_a_marker():
+    labels = go.Figure(draw_decomposition(decomposition_data(ROWS))).data[-1]
+    named = {text: (x, y) for text, x, y in zip(labels.text, labels.x, labels.y, strict=True) if text}
+    assert named == {"fine": (1e-3, 1.2e-3), "coarse": (2e-3, 3e-2)}, "the third cannot be drawn on logarithmic axes"
+    axes = still(draw_decomposition(decomposition_data(ROWS))).axes[0]
+    assert {"fine", "coarse"} <= {text.get_text() for text in axes.texts}
+
+
+def test_labels_of_equal_points_do_not_overlap():
+    rows = pd.concat([ROWS[:1]] * 12)
+    labels = go.Figure(draw_decomposition(decomposition_data(rows))).data[-1]
+    places = [place for text, place in zip(labels.text, labels.textposition, strict=True) if text]
+    assert 1 <= len(places) == len(set(places))
+
+
 def test_lines_are_where_predictions_are_right_and_off_twofold():
     line, above, below = go.Figure(draw_decomposition(decomposition_data(ROWS))).data[:3]
     np.testing.assert_array_equal(line.x, line.y)

@@ -75,6 +75,14 @@ def test_curves_have_their_method_s_look_and_stand_in_its_column_of_the_legend()
     assert (weighted.legend, plain.legend) == ("legend2", "legend")
 
 
+def test_legends_of_a_wide_figure_begin_inside_the_plot():
+    """A negative share of a plot 1,200 pixels wide is more than the margin of 64, and cuts the legend off."""
+    layout = go.Figure(draw_rate_distortion(rate_distortion_data([curve()]))).layout
+    assert layout.legend.x >= 0
+    assert layout.legend2.x > layout.legend.x
+    assert layout.legend.xanchor == layout.legend2.xanchor == "left"
+
+
 def test_rate_and_parameter_show_on_hover():
     figure = go.Figure(draw_rate_distortion(rate_distortion_data([curve()])))
     np.testing.assert_array_equal(figure.data[0].customdata, [[8, 3], [4, 2], [2, 4]])
