@@ -177,7 +177,8 @@ def _labels(data: DecompositionData, low: float, high: float) -> theme.Trace:
         "type": "scatter",
         "x": np.array(x),
         "y": np.array(y),
-        "mode": "text",
+        "mode": "markers+text",
+        "marker": {"color": "#00000000", "size": 11},  # by whose size labels keep clear of the markers
         "text": [label if place else "" for label, place in zip(labels, places, strict=True)],
         "textposition": [place or "top center" for place in places],
         "textfont": {"size": theme.FONT_SIZE - 1, "color": theme.FOREGROUND},
