@@ -22,6 +22,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"
 exclude_patterns = ["site", "jupyter_execute"]
 html_theme = "furo"
 nb_execution_mode = "off"
+myst_heading_anchors = 2  # notebooks link to the glossary
 myst_enable_extensions = ["dollarmath", "amsmath"]
 napoleon_use_ivar = True
 autodoc_typehints = "description"

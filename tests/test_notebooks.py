@@ -2,11 +2,15 @@
 
 import importlib
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from nbquant.course import EXERCISES
+
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+START = "00_start_here"
 MOST_PICTURE = 200_000  # characters; a heat map of much detail takes most
 PARAMETERS = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -75,7 +79,41 @@ def test_question_is_said_and_exercises_are_checked(path, nbformat):
     notebook = nbformat.read(path, as_version=4)
     title, question, *_ = [line for line in notebook.cells[0].source.splitlines() if line]
     assert title.startswith("# ")
-    if path.stem != "00_start_here":
+    if path.stem != START:
         assert question.startswith("*")
         assert question.endswith("?*")
         assert any("nq.course.check(" in cell.source for cell in notebook.cells)
+
+
+@PARAMETERS
+def test_terms_are_explained_and_a_run_may_be_shorter(path, nbformat):
+    """Each notebook links to the glossary, and says what NBQUANT_FAST does to it."""
+    notebook = nbformat.read(path, as_version=4)
+    anchor = "#glossary" if path.stem == START else f"{START}.ipynb#glossary"
+    assert f"]({anchor})" in notebook.cells[0].source
+    assert any("NBQUANT_FAST" in cell.source for cell in notebook.cells)
+
+
+@PARAMETERS
+def test_claims_are_hidden_and_colours_are_the_palette_s(path, nbformat):
+    """Cells tagged "claims" hold numbers of the text to computed ones; methods have one colour everywhere."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        claims = "claims" in cell.metadata.get("tags", ())
+        assert claims == bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
+        assert not claims or "assert " in cell.source
+        assert cell.cell_type != "code" or not re.search("[\"']#[0-9A-Fa-f]{6}", cell.source)
+
+
+def test_map_lists_every_notebook_and_explains_its_terms(nbformat):
+    text = "\n".join(cell.source for cell in nbformat.read(NOTEBOOKS[0], as_version=4).cells)
+    assert re.findall(r"^\| \[[^]]+\]\((\w+\.ipynb)\)", text, re.MULTILINE) == [path.name for path in NOTEBOOKS[1:]]
+    terms = re.findall(r'<a id="word-([\w-]+)"', text)
+    assert len(terms) == len(set(terms)) > 20
+    assert '<a id="glossary"></a>' in text
+
+
+def test_map_counts_exercises(nbformat):
+    text = nbformat.read(NOTEBOOKS[0], as_version=4).cells[0].source
+    counts = dict(re.findall(r"\]\((\d\d)_\w+\.ipynb\).*\| (\d+) \|$", text, re.MULTILINE))
+    asked = [number[:2] for number in EXERCISES]
+    assert counts == {notebook: str(asked.count(notebook)) for notebook in dict.fromkeys(asked)}
