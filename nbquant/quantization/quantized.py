@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -335,7 +336,7 @@ class Quantized:
             ValueError: An unknown code, one that the quantizer does not support, or ranks that hold shards.
         """
         self.require_whole()
-        quantizer = replace(self.quantizer, coding=coding)
+        quantizer: Quantizer = replace(cast(Any, self.quantizer), coding=coding)  # every quantizer is a dataclass
         codebooks = {}
         for group, book in self.codebooks.items():
             length = torch.from_numpy(lengths_for(book.counts.cpu().numpy(), coding)).to(book.counts.device)
