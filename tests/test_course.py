@@ -37,6 +37,30 @@ def entropy(counts):
     return float(-(p * np.log2(p)).sum())
 
 
+def spacing(x, bits):
+    return 2.0 ** (math.floor(math.log2(x)) - bits)
+
+
+def affine(low, high, bits):
+    scale = (max(high, 0) - min(low, 0)) / (2**bits - 1)
+    return scale, round(-min(low, 0) / scale)
+
+
+def mx_error(block, exponent):
+    levels = 2.0**exponent * torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    return float((block.abs()[:, None] - levels).square().amin(1).sum())
+
+
+def best_exponent(block):
+    return min(range(-12, 12), key=lambda exponent: mx_error(block, exponent))
+
+
+def round_pair(w, moments, step):
+    first = (w[0] / step).round() * step
+    target = w[1] + (w[0] - first) * moments[0, 1] / moments[1, 1]
+    return torch.stack([first, (target / step).round() * step])
+
+
 @cache
 def network(name):
     return nq.zoo.load(name)[0]
@@ -140,6 +164,15 @@ RIGHT = {
     "07.2": [cluster_cost],
     "08.1": [4.5],
     "08.2": [lambda choices, lmbda: min(range(len(choices)), key=lambda i: choices[i][1] + lmbda * choices[i][0])],
+    "09.1": [spacing, lambda x, bits: float(np.spacing(np.float64(x))) * 2.0 ** (52 - bits)],
+    "09.2": [affine],
+    "09.3": [(256, 4), torch.tensor([256.0, 4.0])],
+    "10.1": [best_exponent, lambda block: min(range(-9, 5), key=lambda e: mx_error(block, e))],
+    "10.2": [126, 126.0],
+    "10.3": [(1, 0, 1, 1), [1.0, 0.0, 1.0, 1.0]],
+    "11.1": [round_pair, lambda w, G, step: round_pair(w, G, step).tolist()],
+    "11.2": [(0.25, 1, 4), torch.tensor([0.25, 1.0, 4.0])],
+    "11.3": [1, 1.0],
 }
 
 WRONG = {
@@ -306,8 +339,77 @@ WRONG = {
         (lambda choices, lmbda: min(loss + lmbda * bits for bits, loss in choices), "the index of the format"),
         (lambda choices, lmbda: 7, "least loss"),
     ],
+    "09.1": [
+        (lambda x, bits: 2.0**-bits, "the distance near 1"),
+        (lambda x, bits: x * 2.0**-bits, "until the exponent changes"),
+        (lambda x, bits: spacing(x, bits) / 2, "largest rounding error"),
+        (lambda x, bits: spacing(x, bits + 2), "off by a factor of 0.25"),
+        (0.1, "a function is required"),
+    ],
+    "09.2": [
+        (lambda low, high, bits: ((high - low) / (2**bits - 1), affine(low, high, bits)[1]), "no code stands for zero"),
+        (lambda low, high, bits: (4 / 16, 4), "count the steps between 16 levels"),
+        (lambda low, high, bits: (2 * affine(low, high, bits)[0], 4), "off by a factor of 2"),
+        (lambda low, high, bits: (affine(low, high, bits)[0], 3.75), "but it is a code"),
+        (lambda low, high, bits: (affine(low, high, bits)[0], -affine(low, high, bits)[1]), "wrong sign"),
+        (lambda low, high, bits: (affine(low, high, bits)[0], 0), "the code 0 stands for"),
+        (lambda low, high, bits: 0.1, "2 numbers are required: scale, zero point"),
+    ],
+    "09.3": [
+        ((256, 8), "the factor is right"),
+        ((16, 4), "a mean of squares"),
+        ((4, 4), "the bits are right"),
+        ((2, 1), "neither is right"),
+        (256, "2 numbers are required"),
+        ("ab", "2 numbers are required"),
+        (("a", 4), "a number is required"),
+    ],
+    "10.1": [
+        (lambda block: math.floor(math.log2(block.abs().max())) - 2, "there, the largest weight saturates"),
+        (lambda block: math.ceil(math.log2(block.abs().max() / 6)), "rounded more coarsely"),
+        (lambda block: best_exponent(block) - 1, "times the least"),
+        (lambda block: 2.0 ** best_exponent(block), "must be an integer"),
+        (lambda block: 10**6, "times the least"),
+        (lambda block: float("nan"), "must be an integer"),
+    ],
+    "10.2": [
+        (63, "the integer is still 1"),
+        (64, "the integer is still 1"),
+        (31.5, "the integer is 2"),
+        (15, "but the scales of groups have more"),
+        (100, "the integer before rounding is 0.63"),
+        (0, "the integer before rounding is inf"),
+    ],
+    "10.3": [
+        ((1, 1, 1, 1), "in (a) is not right: how many weights take the new levels"),
+        ((1, 0, 1, 0), "in (b) is not right"),
+        ((0, 0, 1, 1), "number of levels"),
+        ((1, 0, 1), "4 numbers are required: fixed code in (a)"),
+    ],
+    "11.1": [
+        (lambda w, G, step: (w / step).round() * step, "each weight is rounded by itself"),
+        (lambda w, G, step: round_pair(w, G * torch.tensor([[1, -1], [-1, 1]]), step), "look at the sign"),
+        (lambda w, G, step: round_pair(w, torch.stack([G[0], G[0, [1, 0]]]), step), "which input does it act on"),
+        (lambda w, G, step: round_pair(w, torch.ones(2, 2), step), "always equal"),
+        (lambda w, G, step: round_pair(w, G, step / 3), "multiples of the step"),
+        (lambda w, G, step: round_pair(w.flip(0), G.flip(0, 1), step).flip(0), "nothing comes before the first"),
+        (lambda w, G, step: round_pair(w, G, step) + torch.tensor([0, 9 * step]), "does not minimise"),
+        (lambda w, G, step: w[0], "the shape (2,)"),
+    ],
+    "11.2": [
+        ((0.5, 1, 4), "its mean square"),
+        ((1, 1, 4), "the first is not right"),
+        ((0.25, 0.25, 4), "the second is not right"),
+        ((0.25, 1, 1), "the third is not right"),
+        (0.25, "3 numbers are required"),
+    ],
+    "11.3": [
+        (0.125, "the sum of squares would be 1 after"),
+        (8, "before the rotation"),
+        (-1, "a magnitude"),
+        (2, "the sum of squares would be 256"),
+    ],
 }
-
 
 MADE = {"01.2", "01.3", "02.1", "02.2", "05.4"}
 """Exercises whose answers take time to make: they are made when they are needed."""

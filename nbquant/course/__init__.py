@@ -3,14 +3,38 @@
 import difflib
 from dataclasses import dataclass
 
-from nbquant.course import explore, formats, hessian, limit, own_model, pipeline, rate_distortion, scale
+from nbquant.course import (
+    explore,
+    formats,
+    helping_errors,
+    hessian,
+    limit,
+    numbers_and_scales,
+    own_model,
+    pipeline,
+    rate_distortion,
+    scale,
+    todays_formats,
+)
 from nbquant.course.exercise import AnswerError, Exercise, NotAnsweredError, is_empty
 
 NOT_ANSWERED = "not answered yet."
 
 EXERCISES: dict[str, Exercise] = {
     number: exercise
-    for notebook in (explore, pipeline, hessian, rate_distortion, limit, own_model, scale, formats)
+    for notebook in (
+        explore,
+        pipeline,
+        hessian,
+        rate_distortion,
+        limit,
+        own_model,
+        scale,
+        formats,
+        numbers_and_scales,
+        todays_formats,
+        helping_errors,
+    )
     for number, exercise in notebook.EXERCISES.items()
 }
 
