@@ -33,7 +33,7 @@ from nbquant.quantization.selection import Selection
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.required import QUANTIZED, SELECTION, require
 from nbquant.views import theme
-from nbquant.views.bound import FIGURE_GAP, bound_data, bound_traces
+from nbquant.views.bound import PICTURE_GAP, bound_data, bound_traces
 from nbquant.views.decomposition import decomposition_data, draw_decomposition
 from nbquant.views.divergence import divergence_data, draw_divergence
 from nbquant.views.file_tensors import draw_file_tensors, file_tensors_data
@@ -170,7 +170,7 @@ def rate_distortion(
     ]
     lines: list[theme.Trace] = []
     if bound:
-        found = rate_distortion_bound(statistics, gap=FIGURE_GAP, progress=progress)
+        found = rate_distortion_bound(statistics, gap=PICTURE_GAP, progress=progress)
         lines = bound_traces(bound_data(found, statistics))
     return _shown(draw_rate_distortion(rate_distortion_data(curves, pins=pins), lines), backend)
 

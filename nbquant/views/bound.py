@@ -11,8 +11,7 @@ from nbquant.analysis.bounds import ENTROPY_CODED_SCALAR_GAP, Bound, shannon_low
 from nbquant.analysis.statistics import Statistics
 from nbquant.views import theme
 
-PICTURE_GAP = 0.05  # bit/weight that the iteration may leave in the explorer, where time counts
-FIGURE_GAP = 0.005  # the same in a figure of its own; a coarser grid misses half a bit at high rates
+PICTURE_GAP = 0.05  # bit/weight that the iteration may leave in figures, where time counts
 _LEAST_RATE = 0.05  # bit/weight: lower rates lie outside every figure
 _LINES = (
     ("lower", "bound, certified", theme.FOREGROUND, "dot", 1.5),
