@@ -24,6 +24,7 @@ LEAST_SAMPLED, DESIGNED_ON = 3 << 16, 1 << 16  # from so many weights on, steps 
 LEAST_COLUMNS, LONGEST, LEAST_ROWS = 64, 16, 512  # at least so many or a quarter, strips of so many; so many rows
 TURNS_OVER_ALL = 1
 LANES, LEAST_CUT, WIDE = 16, 64, 256  # strips of a matrix: of fewer columns one, else this many for so many columns
+IN_TURN = 4  # columns of a strip on a CUDA device
 ROUNDED = 0.4  # below one half: rate counts
 FIRST_SHARE = 0.25  # share of λ applied to levels before their code lengths are known
 LARGEST = 1 << 30  # largest integer
@@ -179,6 +180,8 @@ def _left(matrix: Matrix) -> UInt8[Tensor, "strips rows"]:
         return matrix.left
     cols = matrix.target.shape[1]
     strips = 1 if cols < LEAST_CUT else LANES * max(cols // WIDE, 1)
+    if matrix.target.device.type != "cpu":  # all strips run at once, columns of a strip in turn
+        strips = max(cols // IN_TURN, 1)
     first = torch.arange(0, max(cols, 1), max(-(-cols // strips), 1), device=matrix.target.device)
     if matrix.integers is None:
         return _guessed_left(matrix.target, first, matrix.step)
