@@ -165,8 +165,9 @@ def sample_of(matrix: Matrix, share: float) -> Matrix:
     length = max(2, round(wanted / strips))
     if strips * length > cols / 2:
         return matrix
-    first = torch.arange(strips) * (cols - length) // (strips - 1)
-    chosen = (first[:, None] + torch.arange(length)).reshape(-1)
+    device = matrix.target.device
+    first = torch.arange(strips, device=device) * (cols - length) // (strips - 1)
+    chosen = (first[:, None] + torch.arange(length, device=device)).reshape(-1)
     count = min(rows, max(LEAST_ROWS, math.ceil(share * rows * cols / len(chosen))))
     top = (rows - count) // 2
     target, weight = (x[top : top + count] for x in (matrix.target, matrix.weight))
