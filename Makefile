@@ -24,7 +24,7 @@ help:
 	@echo 'make check     run the linters and the tests of what changed since main, under a minute'
 	@echo 'make fuzz      read damaged files (COUNT=100000) that no run has seen before (SEED=the time), then larger samples'
 	@echo 'make bench     run the benchmarks (BENCH="kmeans ecsq" to choose, FULL=1 for the largest sizes, ARGS="--device cuda")'
-	@echo 'make docs      write the site, reference and course, to .docs/site'
+	@echo 'make docs      write the site, tasks, reference and course, to .docs/site (EXECUTE=1 runs the notebooks: half an hour)'
 	@echo 'make clean     remove the environment and all caches'
 	@echo 'PYTHON=python3.12 chooses the Python that the environment is made from (3.11 or newer).'
 
@@ -77,12 +77,12 @@ bench: $(VENV)/.bench
 	@$(PY) -m tests.benchmarks $(BENCH) $(if $(FULL),--full) $(ARGS)
 
 docs: $(VENV)/.docs
-	@$(PY) -m sphinx --quiet --fail-on-warning --builder html .docs .docs/site
+	@$(PY) -m sphinx --quiet --fail-on-warning $(if $(EXECUTE),-D nb_execution_mode=cache) --builder html .docs .docs/site
 	@$(PY) -m nbquant export --model lenet5-fashion --output .docs/site/explorer.html
 	@echo 'The site is .docs/site/index.html'
 
 clean:
-	rm -rf $(VENV) .docs/site .docs/notebooks .docs/api.md dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .docs/site .docs/.jupyter_cache .docs/notebooks .docs/api.md dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
 
