@@ -7,7 +7,7 @@ is not run again (`.docs/.jupyter_cache` keeps its outputs). With NBQUANT_FAST=1
 pictures differ from the texts.
 
 The site needs no network. Equations are drawn by MathJax 3, one script without fonts, from the package
-sphinx-mathjax-offline. Every page opens from the disk, search included.
+sphinx-mathjax-offline. Every page opens from the disk. So does the search, which shows excerpts only from a server.
 """
 
 import importlib.util
