@@ -29,7 +29,14 @@ copy_notebooks(HERE.parent / "notebooks", HERE / "notebooks")
 project = "nbquant"
 author = "The nbquant developers"
 version = release = nbquant.__version__
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.githubpages",  # folders whose names begin with an underscore are served too
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "myst_nb",
+]
 exclude_patterns = ["site", "jupyter_execute", ".jupyter_cache"]
 html_theme = "furo"
 html_title = f"nbquant {release}"
@@ -50,8 +57,7 @@ nb_execution_timeout = 600  # seconds a cell
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_execution_cache_path = str(HERE / ".jupyter_cache")
-nb_ipywidgets_js = {}  # no widget runs here; its scripts would come from the network
-nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
+nb_ipywidgets_js = {}  # course.py leaves widgets out; their scripts would come from the network
 myst_heading_anchors = 2  # notebooks link to the glossary
 myst_enable_extensions = ["dollarmath", "amsmath"]
 napoleon_use_ivar = True

@@ -5,10 +5,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-# Figures are drawn by matplotlib, as in the committed pictures: Plotly's would need its script in every page.
+# Figures are drawn by matplotlib, as in the committed pictures: Plotly's would need its script in every page. Widgets,
+# progress bars among them, are left out: they do nothing without a kernel.
 STILL = """
 import nbquant.plot, nbquant.views.still
 nbquant.plot._shown = lambda figure, backend, still=nbquant.views.still.still: still(figure)
+def _without_widgets(data, *rest, publish=get_ipython().display_pub.publish, **options):
+    if "application/vnd.jupyter.widget-view+json" not in data:
+        publish(data, *rest, **options)
+get_ipython().display_pub.publish = _without_widgets
 """
 EXPLORER = (
     'The explorer works without a kernel in <a href="../explorer.html">a page of its own</a>, with the network '
