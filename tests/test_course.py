@@ -55,6 +55,10 @@ def best_exponent(block):
     return min(range(-12, 12), key=lambda exponent: mx_error(block, exponent))
 
 
+def straight_update(w, target, lr, step):
+    return w - lr * (round(w / step) * step - target)
+
+
 def round_pair(w, moments, step):
     first = (w[0] / step).round() * step
     target = w[1] + (w[0] - first) * moments[0, 1] / moments[1, 1]
@@ -173,6 +177,9 @@ RIGHT = {
     "11.1": [round_pair, lambda w, G, step: round_pair(w, G, step).tolist()],
     "11.2": [(0.25, 1, 4), torch.tensor([0.25, 1.0, 4.0])],
     "11.3": [1, 1.0],
+    "12.1": [straight_update, lambda *given: torch.tensor(straight_update(*given))],
+    "12.2": [(8, math.inf), [8.0, float("inf")]],
+    "12.3": [0.3, torch.tensor(0.3)],
 }
 
 WRONG = {
@@ -408,6 +415,30 @@ WRONG = {
         (8, "before the rotation"),
         (-1, "a magnitude"),
         (2, "the sum of squares would be 256"),
+    ],
+    "12.1": [
+        (lambda w, target, lr, step: w, "does not move"),
+        (lambda w, target, lr, step: w - lr * (w - target), "which weight does the network use"),
+        (lambda w, t, lr, step: (q := round(w / step) * step) - lr * (q - t), "the rounded weight is updated"),
+        (lambda w, target, lr, step: 2 * w - straight_update(w, target, lr, step), "uphill"),
+        (lambda w, t, lr, step: w - lr * (round(w / step) * step - t) / step, "is 1, whatever the step"),
+        (lambda w, target, lr, step: 7.0, "not one step"),
+        (8, "a function is required"),
+    ],
+    "12.2": [
+        ((8, 8), "what is left of an update"),
+        ((7, math.inf), "still rounded down"),
+        ((7.5, math.inf), "a whole number"),
+        ((20, math.inf), "need not reach the level"),
+        ((13, math.inf), "where is the threshold"),
+        (8, "2 numbers are required"),
+    ],
+    "12.3": [
+        (0, "does not stay below"),
+        (0.5, "not equally long"),
+        (0.7, "the share of level 0"),
+        (30, "between 0 and 1"),
+        (0.4, "must cancel"),
     ],
 }
 

@@ -15,6 +15,7 @@ from nbquant.course import (
     rate_distortion,
     scale,
     todays_formats,
+    training,
 )
 from nbquant.course.exercise import AnswerError, Exercise, NotAnsweredError, is_empty
 
@@ -34,6 +35,7 @@ EXERCISES: dict[str, Exercise] = {
         numbers_and_scales,
         todays_formats,
         helping_errors,
+        training,
     )
     for number, exercise in notebook.EXERCISES.items()
 }
