@@ -180,6 +180,13 @@ RIGHT = {
     "12.1": [straight_update, lambda *given: torch.tensor(straight_update(*given))],
     "12.2": [(8, math.inf), [8.0, float("inf")]],
     "12.3": [0.3, torch.tensor(0.3)],
+    "13.1": [
+        lambda a, b: (b - a).std() / len(a) ** 0.5,
+        lambda a, b: float(np.std((a - b).numpy()) / np.sqrt(len(a))),
+        lambda a, b: ((a.var() + b.var() - 2 * torch.cov(torch.stack([a, b]))[0, 1]) / len(a)).sqrt(),
+    ],
+    "13.2": [9000, 9000.0],
+    "13.3": [1 - 0.977**20, 0.372],
 }
 
 WRONG = {
@@ -439,6 +446,29 @@ WRONG = {
         (0.7, "the share of level 0"),
         (30, "between 0 and 1"),
         (0.4, "must cancel"),
+    ],
+    "13.1": [
+        (lambda a, b: ((a.var() + b.var()) / len(a)).sqrt(), "samples that are not shared"),
+        (lambda a, b: (b - a).std(), "the spread of one sample"),
+        (lambda a, b: (b - a).std() / len(a), "does not fall as fast"),
+        (lambda a, b: (b - a).var() / len(a), "the square of the error"),
+        (lambda a, b: a.mean() - b.mean(), "the difference itself"),
+        (lambda a, b: 0.5, "off by a factor"),
+        (0.01, "a function is required"),
+    ],
+    "13.2": [
+        (3000, "in proportion to the samples"),
+        (8000, "count the first 1,000"),
+        (500, "one standard error only"),
+        (5000, "by which factor"),
+        ("many", "a number is required"),
+    ],
+    "13.3": [
+        (0.46, "the expected number"),
+        (0.628, "that none does"),
+        (0.023, "one given variant"),
+        (37.2, "between 0 and 1"),
+        (0.5, "at least one"),
     ],
 }
 

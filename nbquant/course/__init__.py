@@ -4,6 +4,7 @@ import difflib
 from dataclasses import dataclass
 
 from nbquant.course import (
+    evidence,
     explore,
     formats,
     helping_errors,
@@ -36,6 +37,7 @@ EXERCISES: dict[str, Exercise] = {
         todays_formats,
         helping_errors,
         training,
+        evidence,
     )
     for number, exercise in notebook.EXERCISES.items()
 }

@@ -13,6 +13,7 @@ from nbquant.views.palette import BLUE, ORANGE, VERMILION
 UPDATES = 80
 START = 0.2  # of the latent weight [steps]
 TARGETS = tuple(range(0, 101, 5))  # value of least loss, in percent of a step
+SHOWN = (-0.6, 1.6)  # weights in the picture [steps]
 RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -74,9 +75,9 @@ def draw_straight_through(data: StraightThroughData) -> Figure:
     left.step(count, data.rounded, color=VERMILION, where="mid", lw=1.2, alpha=0.8, label="rounded weight")
     left.axhline(0.5, color="k", lw=1, ls=":", label="threshold")
     left.axhline(data.target, color=ORANGE, lw=1.5, ls="--", label="best value")
-    left.set(xlabel="update", ylabel="weight [steps]", ylim=(-0.3, 1.3))
+    left.set(xlabel="update", ylabel="weight [steps]", ylim=SHOWN)
     left.set_title("One weight in training", loc="left", fontsize=10, weight="bold")
-    w = np.linspace(-0.3, 1.3, 641)
+    w = np.linspace(*SHOWN, 881)
     loss = 0.5 * (np.rint(w) - data.target) ** 2
     right.plot(w, loss, color="k", lw=2, label="loss: flat, then a jump")
     w0 = data.latent[-1]
@@ -85,7 +86,7 @@ def draw_straight_through(data: StraightThroughData) -> Figure:
     reach = np.array([-0.25, 0.25])
     right.plot(w0 + reach, 0.5 * slope**2 + slope * reach, color=BLUE, lw=1.5, label="slope that STE reports")
     right.plot(w0, 0.5 * slope**2, "o", color=BLUE, ms=6)
-    right.set(xlabel="latent weight [steps]", ylabel="loss", ylim=(-0.15, 0.65), xlim=(-0.3, 1.3))
+    right.set(xlabel="latent weight [steps]", ylabel="loss", ylim=(-0.15, 0.65), xlim=SHOWN)
     right.set_title("After the last update", loc="left", fontsize=10, weight="bold")
     right.legend(fontsize=8.5, loc="upper left", frameon=False)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=8.5, frameon=False)

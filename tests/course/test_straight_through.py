@@ -6,7 +6,9 @@ import torch
 
 from nbquant.course.straight_through import (
     RATES,
+    SHOWN,
     START,
+    TARGETS,
     UPDATES,
     draw_straight_through,
     show,
@@ -54,3 +56,9 @@ def test_picture_follows_the_sliders():
     left, right = draw_straight_through(straight_through_data(0.7, 1.0)).axes
     assert left.lines[0].get_ydata().tolist() == straight_through_data(0.7, 1.0).latent.tolist()
     assert "STE" in right.lines[1].get_label()
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_picture_shows_all_weights(rate):
+    latent = np.concatenate([straight_through_data(target / 100, rate).latent for target in TARGETS])
+    assert SHOWN[0] < latent.min() <= latent.max() < SHOWN[1]
