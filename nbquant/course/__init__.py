@@ -111,7 +111,7 @@ def hint(number: str, which: int = 1) -> str:
 
 def _exercise(number: str) -> Exercise:
     if number not in EXERCISES:
-        near = difflib.get_close_matches(str(number), EXERCISES, n=1, cutoff=0)
+        near = difflib.get_close_matches(str(number).zfill(4), EXERCISES, n=1, cutoff=0)  # "3.1" is 03.1
         raise ValueError(
             f"the number of an exercise is required, one of {', '.join(EXERCISES)}, but {number!r} came: did you mean "
             f"{near[0]!r}?"
