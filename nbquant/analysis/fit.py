@@ -58,7 +58,8 @@ def fit(
             ``nbquant.select(model, layers="*.weight")``. Without formats "blocks" chooses among the usual ones.
         ratio: Least compression ratio of the selected weights.
         rate: Largest rate [bit/weight], side information included.
-        levels: Largest number of reconstruction values.
+        levels: Largest number of reconstruction values, of all codebooks together; ``nq.KMeans(levels=…,
+            per_layer=True)`` counts those of each layer.
         lmbda: For ECSQ, trellis and feedback: Lagrange multiplier λ [loss/bit].
         step: For uniform: cell width [weight].
         accuracy_loss: Accuracy that may be lost [percentage points]: the result has the highest compression ratio that
