@@ -494,7 +494,7 @@ def test_without_data_what_needs_them_is_off(explorer):
         ("bars", "H", "bars must be one of weights, h, but is 'H'"),
         ("axis", "acuracy", "did you mean 'accuracy'?"),
         ("method", "kmean", "did you mean 'kmeans'?"),
-        ("layers", "fc1", "layers must be a list of names, but is 'fc1'"),
+        ("layers", 5, "layers must be a list of names, but is 5"),
         ("path", "model.bin", "path must be the name of a file that ends in .nbq, but is 'model.bin'"),
         ("compared", 3, "compared must be the place of a pin, or -1 for none, but is 3"),
         ("compared", "A", "compared must be a whole number, but is 'A'"),
