@@ -19,6 +19,7 @@ MOST_ESTIMATES = 12  # … by so many estimates each
 FARTHEST = 6.0  # logarithm of λ: how far estimates go from one try to the next
 WRONG = 0.7  # logarithm of the ratio: estimates that are so far off lead nowhere
 UNEVEN = 0.05  # logarithm of the ratio: differences by less may be noise
+FINEST = 1e-8  # of the distortion at no rate: more bits would buy nothing that counts
 SPARE = 3e-3  # logarithm of the ratio: aim this much above the target
 NARROW = 4e-3  # bracket in log λ in which the rate jumps …
 BESIDE, AROUND = 28, 0.06  # … and number and range of further tries on both sides of the jump
@@ -57,6 +58,7 @@ def search_lmbda(
     # A try may take long: check for cancellation before each.
     within: Progress = (lambda _done, _total: progress(tries, most)) if callable(progress) else False
     best: Quantized | None = None
+    nearest, finest = math.inf, FINEST * _power(selection)
     rate = target.value if target.name == "rate" else _bits(selection) / target.value
     search = _search(first_lmbda(selection, rate), rate, estimate)
     lmbda, enough = next(search)
@@ -64,9 +66,9 @@ def search_lmbda(
         next(ticks, None)
         found, tries = run(lmbda, within), tries + 1
         off = math.log(max(target.quantity(found), 1e-300) / target.value) * (1 if target.name == "ratio" else -1)
-        if target.met(found) and (best is None or target.stricter(math.expm1(off)).met(best)):
-            best = found
-        if best and target.is_close(best, enough):
+        if target.met(found) and (best is None or off < nearest):
+            best, nearest = found, off
+        if best and (target.is_close(best, enough) or best.distortion <= finest):
             break
         try:
             lmbda, enough = search.send(off)
@@ -161,6 +163,15 @@ def _lambdas(first: float, known: Sequence[tuple[float, float]] = ()) -> Generat
     center = ends[True][0]
     for i in range(BESIDE):
         yield math.exp(center + AROUND * (2 * ((i + 1) * GOLDEN % 1) - 1)), NEAR
+
+
+def _power(selection: Selection) -> float:
+    """Distortion at no rate [loss/weight]."""
+    total = 0.0
+    for t in selection:
+        power = t.weight.detach().double().square()
+        total += 0.5 * float((power if t.sensitivity is None else power * t.sensitivity).sum())
+    return total / max(len(selection), 1)
 
 
 def _stride(off: float) -> float:

@@ -77,8 +77,27 @@ def test_the_smallest_lmbda_that_meets_the_target(monkeypatch):
     assert found.told == 0.5
 
 
+def test_bits_that_buy_nothing_are_not_searched_for():
+    """Only one weight in fifty counts: at 9 times the others would have to be stored for nothing."""
+    g = torch.Generator().manual_seed(0)
+    w, h = torch.randn(100, 60, generator=g), torch.rand(100, 60, generator=g)
+    h = h * (torch.rand(100, 60, generator=g) < 0.02)
+    found = nq.fit(Selection((SelectedTensor("w", "w", w, h),)), "trellis", ratio=9.0, progress=False)
+    assert found.compression_ratio >= 9
+    assert found.distortion <= 1e-8 * 0.5 * float((h * w**2).mean())
+
+
+def test_weights_that_all_become_zero_are_no_nearer_than_any():
+    w = torch.zeros(3, 5)
+    w[1, 2] = 0.1
+    found = nq.fit(Selection((SelectedTensor("w", "w", w),)), "trellis", ratio=9, coding="huffman", progress=False)
+    assert found.compression_ratio >= 9
+
+
 class Line:
     """A fit of which only the ratio is known."""
+
+    distortion = 1.0
 
     def __init__(self, ratio):
         self.compression_ratio = ratio
