@@ -83,7 +83,10 @@ def _branches(
         while True:  # from the first level beyond the target down, until no lane can gain
             for v in range(LANES):
                 last = (i(x[v] + shift) >> i(1)) + i(1)
-                level[v] = last - ((last ^ i(parity)) & i(1)) - down
+                top = last - ((last ^ i(parity)) & i(1))
+                # Of levels that cost alike, the two nearest are enough.
+                shared = i(most) + i(4) + ((i(most) ^ i(parity)) & i(1))
+                level[v] = (shared if down >= i(4) and top > shared else top) - down
             for v in range(LANES):
                 k = np.int64(level[v])
                 n = of + (np.int64(near[v]) & 3) * 3 * levels + (0 if k < 0 else most if k > most else k)
