@@ -54,7 +54,13 @@ class Waterfilling:
     weights: int
 
     def rate_at(self, predicted_loss: float) -> float:
-        """Estimate the rate at a joint loss [bit/weight]."""
+        """Estimate the rate at a joint loss [bit/weight].
+
+        Raises:
+            ValueError: A loss that is not above 0.
+        """
+        if not predicted_loss > 0:
+            raise ValueError(f"predicted_loss must be above 0, but got {predicted_loss!r}: no rate suffices for none")
         if predicted_loss >= self.predicted_loss[0]:
             return 0.0
         return max(self._curve.rate(predicted_loss), 0.0)

@@ -117,7 +117,7 @@ def _select_of_model(model: nn.Module, sensitivity: Sensitivities | None, layers
     chosen: list[SelectedTensor] = []
     for name, parameter in parameters.items():
         names = aliases[id(parameter)]
-        if asked.isdisjoint(names):
+        if asked.isdisjoint(names) or not parameter.numel():
             continue
         if parameter.dtype in QUANTIZABLE:
             chosen.append(SelectedTensor(name, owner(name), parameter.detach()))
@@ -155,6 +155,8 @@ def _select_of_checkpoint(checkpoint: Checkpoint, sensitivity: Sensitivities | N
     bits = count = 0
     for name in checkpoint.files:
         stored = checkpoint.stored(name)
+        if not stored.count:
+            continue
         if name in asked and checkpoint.is_quantizable(name):
             weight = checkpoint.tensor(name)
             chosen.append(SelectedTensor(name, owner(name), weight, weight_source=stored.source))

@@ -119,7 +119,9 @@ def ideal_bits(quantized: Quantized) -> float:
         if lattice is None:
             raise ValueError(f"the values of {group!r} must be integers times a step, but are not")
         index = tensor.assignment.long().cpu()
-        integer = torch.where(index == PRUNED, 0, lattice.integer.cpu()[index.clamp(min=0)]).int()
+        # A pruned layer of which nothing is left has no values; its weights are zero.
+        values = torch.cat([lattice.integer.cpu(), torch.zeros(1, dtype=torch.int64)])
+        integer = values[torch.where(index == PRUNED, len(values) - 1, index)].int()
         matrices.append(Matrix(none, none, group, group, lattice.step, integer.reshape(matrix_shape(tensor.shape))))
     return costs_of(matrices)[1]
 

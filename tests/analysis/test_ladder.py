@@ -183,3 +183,19 @@ def test_the_ladder_of_feedback_starts_at_the_water_filling_estimate(tmp_path):
     of_file = ladder(quantized, selection, model=model, progress=False)
     size = nq.save(quantized, tmp_path / "a.nbq", model, progress=False).total
     assert of_file.bits.sum() == pytest.approx(size)
+
+
+def test_a_layer_of_which_nothing_is_left_has_no_bits():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).eval()
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight *= torch.rand(layer.weight.shape) < 0.1
+        model[0].weight *= 1e-6
+        model[0].bias.zero_()
+    data = [(torch.randn(64, 20), torch.arange(64) % 4)]
+    selection = nq.select(model, calibration=nq.calibrate(model, data, progress=False))
+    quantized = nq.fit(selection, "feedback", ratio=60, progress=False)
+    assert min(len(book.value) for book in quantized.codebooks.values()) == 0
+    steps = ladder(quantized, selection, progress=False)
+    assert steps.total.iloc[-1] == pytest.approx(quantized.rate)

@@ -147,6 +147,9 @@ def test_the_joint_loss_is_what_feedback_reports():
 def test_nothing_to_quantize_takes_no_bits():
     found = of(independent(torch.ones(5), torch.zeros(5)))
     assert found.rate_at(1e-3) == 0
+    for wrong in (0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="predicted_loss must be above 0"):
+            found.rate_at(wrong)
 
 
 def test_wrong_arguments():

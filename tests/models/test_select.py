@@ -397,3 +397,32 @@ def test_a_selection_knows_how_its_sensitivities_came_about(tmp_path):
     assert nq.select(tmp_path / "w.safetensors", tmp_path / "bare.safetensors").record == SensitivityRecord("file")
     assert from_file.part([""]).damped(2.0).record == SensitivityRecord("gauss_newton", 7, 0.5, offset=2.0)
     assert nq.KMeans(2).fit(from_file).record == record
+
+
+def with_empty_parameters():
+    model = nn.Sequential(nn.Linear(20, 30, bias=False), nn.Linear(30, 4))
+    model.register_parameter("none", nn.Parameter(torch.zeros(0, 5)))
+    model[1].register_parameter("nothing", nn.Parameter(torch.zeros(3, 0)))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        *((method, {"ratio": 5, "per_layer": p}) for method in ("ecsq", "trellis") for p in (False, True)),
+        *(("feedback", {"ratio": 5}), ("nf4", {})),
+    ],
+)
+def test_parameters_without_entries_are_kept_as_they_are(tmp_path, method, target):
+    torch.manual_seed(0)
+    model = with_empty_parameters()
+    selection = select(model)
+    assert names(selection) == ["0.weight", "1.weight", "1.bias"]
+    with pytest.raises(ValueError, match=r"at least one weight .* layers=\['none'\] has none"):
+        select(model, layers=["none"])
+    quantized = nq.fit(selection, method, **target, progress=False)
+    nq.save(quantized, tmp_path / "a.nbq", model, progress=False)
+    restored = nq.load(tmp_path / "a.nbq").state_dict(progress=False)
+    assert restored["none"].shape == (0, 5) and restored["1.nothing"].shape == (3, 0)
+    save_file(model.state_dict(), tmp_path / "a.safetensors")
+    assert set(names(select(tmp_path / "a.safetensors"))) == set(names(selection))
