@@ -15,7 +15,7 @@ from nbquant.quantization.clustering import groups_of
 from nbquant.quantization.integers import is_pruned, quantized_paths
 from nbquant.quantization.method import Method
 from nbquant.quantization.parameter import LMBDA, Parameter
-from nbquant.quantization.paths import FIXED, MOST_TURNS, Matrix, Paths, find_paths
+from nbquant.quantization.paths import FIXED, MOST_TURNS, Matrix, Paths, alike, find_paths
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer, Weights, check_options, check_positive
 from nbquant.quantization.rate_estimate import RateEstimate
@@ -114,7 +114,7 @@ class Trellis:
         return [
             Matrix(
                 target=t.weight.reshape(matrix_shape(t.weight.shape)),
-                weight=_squared_error(t, None if self.weighted else h, fixed, step_of),
+                sensitivity=_sensitivity(t, None if self.weighted else h, fixed, step_of),
                 group=t.layer if self.steps == "equal slope" else "",
                 code=code[t.name],
                 step=step_of[t.layer],
@@ -164,18 +164,16 @@ def require_valid(selection: Selection) -> None:
         require_positive_somewhere([t.sensitivity for t in selection if t.sensitivity is not None])
 
 
-def _squared_error(
+def _sensitivity(
     tensor: SelectedTensor, constant: float | None, fixed: float, step_of: Mapping[str, float]
 ) -> Float[Tensor, "rows cols"]:
-    """½h of each weight; for pruned ones large enough that they stay zero."""
-    h = tensor.sensitivity
-    if constant is not None:
-        half = torch.full_like(tensor.weight, 0.5 * constant, dtype=torch.float32)
-    else:
-        half = torch.full_like(tensor.weight, 0.5, dtype=torch.float32) if h is None else 0.5 * h
+    """The sensitivity h of each weight; for pruned ones large enough that they stay zero."""
+    h, shape = tensor.sensitivity, matrix_shape(tensor.weight.shape)
+    if h is None or constant is not None:
+        h = alike(1.0 if constant is None else constant, tensor.weight)
     if fixed:
-        half = torch.where(tensor.weight == 0, fixed / step_of[tensor.layer] ** 2, half.float())
-    return half.reshape(matrix_shape(tensor.weight.shape))
+        h = torch.where(tensor.weight == 0, 2 * fixed / step_of[tensor.layer] ** 2, h.float())
+    return h.reshape(shape)
 
 
 TRELLIS_METHOD = Method(
