@@ -59,7 +59,10 @@ def search_lmbda(
         Cancelled: By ``progress``.
     """
     if target.name not in ("ratio", "rate"):
-        raise ValueError(f"the target must be ratio or rate, but is {target.name}: this method has no curve to search")
+        raise ValueError(
+            f"the target must be ratio or rate, but is {target.name}: this method chooses its values itself, so pass a "
+            "ratio or a rate"
+        )
     most, tries = ESTIMATED + MOST_WIDENINGS + TRIES + BESIDE, 0
     ticks = track(range(most), "search", progress)
     # A try may take long: check for cancellation before each.

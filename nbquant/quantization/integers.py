@@ -59,7 +59,7 @@ def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) ->
         value, index = torch.unique((integer.double() * step).to(dtype), return_inverse=True)
         counts = torch.zeros(len(value), dtype=torch.int64, device=index.device).index_add_(0, index, occurring)
         n = counts.cpu().numpy()
-        length = lengths_for(n, quantizer.coding) if len(n) else n
+        length = lengths_for(n, quantizer.coding)
         span = int(integer[-1] - integer[0]) if len(integer) else 0
         # Two integers may round to one value, which is then on no path.
         known = len(value) == len(integer) and span < MOST_SPAN

@@ -43,7 +43,8 @@ class Trellis:
         lmbda: Lagrange multiplier λ [loss/bit]; a larger λ gives fewer bits.
         step: Step Δ [weight], fixed (at equal slopes, for a layer with the selection's mean h); None searches it.
         weighted: Weight by sensitivity, or by its mean (λ keeps its unit).
-        coding: Name of the code of the levels.
+        coding: Name of the code of the levels. Paths are chosen for "context", which predicts levels as their prices
+            assume; at the same rate "arithmetic", "huffman" and "fixed" lose more than :class:`ECSQ` with them does.
         per_layer: One codebook per layer, or one for the whole selection.
         steps: "joint" is one step for all layers; "equal slope" one per layer, all with the same dD/dR = −λ.
 
@@ -156,6 +157,8 @@ def require_valid(selection: Selection) -> None:
         ValueError: Such entries; ranks that hold shards.
     """
     selection.require_whole("a trellis")
+    if not any(t.weight.any() for t in selection):
+        raise ValueError("nothing to quantize: every selected weight is exactly zero")
     for t in selection:
         require_finite_weight(t.weight, t.name)
         if t.sensitivity is not None:

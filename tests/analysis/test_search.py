@@ -196,3 +196,10 @@ def test_progress_counts_tries_and_cancels():
 
     with pytest.raises(Cancelled):
         search_lmbda(run_trellis, selection_of(1.0), Target("rate", 3.0), stop)
+
+
+@pytest.mark.parametrize("method", ["trellis", "feedback"])
+def test_zeros_alone_are_refused(method):
+    selection = Selection((SelectedTensor("w", "w", torch.zeros(6, 5)),))
+    with pytest.raises(ValueError, match="nothing to quantize: every selected weight is exactly zero"):
+        nq.fit(selection, method, ratio=8, progress=False)
