@@ -117,7 +117,8 @@ def fit(
     if file_of is not None:
         return _fit_file(selection, target, curve.fit, file_of)
     found = curve.fit(target)
-    _warn_if_far(found, target)
+    if known.corners is None:  # else there are few results, and far ones usual
+        _warn_if_far(found, target)
     return found
 
 
