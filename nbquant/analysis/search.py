@@ -103,7 +103,7 @@ def _search(
     last: tuple[float, float] | None = None
     for _ in range(ESTIMATED if estimate else 0):
         assert estimate is not None
-        first = _solved(estimate, goal, first)
+        first = lmbda_at(estimate, goal, first)
         off = yield first, CLOSE
         known.append((math.log(first), off))
         if abs(off) > WRONG:
@@ -115,8 +115,14 @@ def _search(
     yield from _lambdas(first, known)
 
 
-def _solved(estimate: Callable[[float], float], goal: float, first: float) -> float:
-    """The λ at which the logarithm of an estimated rate is about the goal, as near as the estimates go."""
+def lmbda_at(estimate: Callable[[float], float], goal: float, first: float) -> float:
+    """Find the λ [loss/bit] at which the logarithm of an estimated rate is about the goal, as near as estimates go.
+
+    Args:
+        estimate: Estimates the rate [bit/weight] at λ.
+        goal: Logarithm of the rate.
+        first: λ of the first estimate.
+    """
     at, slope = math.log(first), -1 / SLOPE
     least, most = at - FARTHEST, at + FARTHEST
     last: tuple[float, float] | None = None
