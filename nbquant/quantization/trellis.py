@@ -37,7 +37,9 @@ class Trellis:
 
     Minimises J = ½ Σ h (w − mΔ)² + λ · bits over the integers m of a path down each column, the code lengths, and Δ,
     alternately. Bits are those of levels given the quantizer in force and the levels above and to the left. The levels
-    of either grid lie on about every second integer; see :mod:`nbquant.coding.trellis`.
+    of either grid lie on about every second integer; see :mod:`nbquant.coding.trellis`. Levels are priced and coded
+    as magnitudes, few of them large: values that gather away from 0, such as gains of norms or weights on a few levels,
+    take fewer bits by :class:`ECSQ`.
 
     Attributes:
         lmbda: Lagrange multiplier λ [loss/bit]; a larger λ gives fewer bits.
