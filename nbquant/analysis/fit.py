@@ -117,13 +117,13 @@ def fit(
     if file_of is not None:
         return _fit_file(selection, target, curve.fit, file_of)
     found = curve.fit(target)
-    if known.corners is None:  # else there are few results, and far ones usual
+    if known.curve is None and known.corners is None:  # others have few results, and far ones are usual
         _warn_if_far(found, target)
     return found
 
 
 def _warn_if_far(found: Quantized, target: Target) -> None:
-    """Warn of a result far coarser than it may be."""
+    """Warn of a result far coarser than was asked for."""
     if target.name not in ("ratio", "rate"):
         return
     reached = target.quantity(found)

@@ -55,7 +55,7 @@ def search_lmbda(
 
     Raises:
         OutOfReachError: A target that no λ meets (names the nearest).
-        ValueError: Another kind of target.
+        ValueError: Another kind of target; weights that are all zero.
         Cancelled: By ``progress``.
     """
     if target.name not in ("ratio", "rate"):
@@ -63,6 +63,8 @@ def search_lmbda(
             f"the target must be ratio or rate, but is {target.name}: this method chooses its values itself, so pass a "
             "ratio or a rate"
         )
+    if not any(t.weight.any() for t in selection):
+        raise ValueError("nothing to quantize: every selected weight is exactly zero")
     most, tries = ESTIMATED + MOST_WIDENINGS + TRIES + BESIDE, 0
     ticks = track(range(most), "search", progress)
     # A try may take long: check for cancellation before each.

@@ -159,8 +159,6 @@ def require_valid(selection: Selection) -> None:
         ValueError: Such entries; ranks that hold shards.
     """
     selection.require_whole("a trellis")
-    if not any(t.weight.any() for t in selection):
-        raise ValueError("nothing to quantize: every selected weight is exactly zero")
     for t in selection:
         require_finite_weight(t.weight, t.name)
         if t.sensitivity is not None:
