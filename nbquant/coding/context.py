@@ -29,7 +29,7 @@ def encode(level: Int64[np.ndarray, "rows cols"], dependent: bool = False) -> by
     Raises:
         ValueError: Levels of 2³¹ or beyond.
     """
-    largest = int(np.abs(level).max(initial=0))
+    largest = max(int(level.max(initial=0)), -int(level.min(initial=0)))
     if largest >= LARGEST:
         raise ValueError(f"levels must be smaller than {LARGEST:,}, but go to {largest:,}: use larger steps.")
     data = np.empty(level.size // 2 + 256, np.uint8)
@@ -46,7 +46,7 @@ def decode(data: bytes, rows: int, cols: int, dependent: bool = False) -> Int64[
     Raises:
         ValueError: A stream that :func:`encode` cannot have written.
     """
-    level = np.zeros((rows, cols), np.int64)
+    level = np.empty((rows, cols), np.int32)
     if _walk(level, np.frombuffer(bytearray(data), np.uint8), True, dependent) != len(data):
         raise ValueError(f"the stream must hold {rows} × {cols} levels and end with them, but does not.")
     if int(np.abs(level).max(initial=0)) >= LARGEST:
@@ -55,7 +55,7 @@ def decode(data: bytes, rows: int, cols: int, dependent: bool = False) -> Int64[
 
 
 def _walk(level: Int64[np.ndarray, "rows cols"], data: np.ndarray, decoding: bool, dependent: bool) -> int:
-    return kernel.walk(np.ascontiguousarray(level), data, decoding, dependent, TRANSITION, *kernel.tables())
+    return kernel.walk(np.ascontiguousarray(level, np.int32), data, decoding, dependent, TRANSITION, *kernel.tables())
 
 
 CONTEXT = Code(

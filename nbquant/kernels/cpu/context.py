@@ -7,9 +7,10 @@ import decimal
 import functools
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int16, Int32, Int64, UInt8
 
 from nbquant.kernels.compiled import compiled
+from nbquant.kernels.cpu.lanes import LANES, divide, dot, high_bits, least, load, look_up, put, store, take
 
 UNARY = 15  # decisions "is it larger than 0, 1, 2 …" of a level; the rest is an Exp-Golomb code
 MIXED = 7  # predictions of each decision
@@ -25,9 +26,12 @@ ODDS = 2047  # largest log-odds, in 256ths
 RATE = 14  # learning rate of the mixing weights
 LONGEST = 40  # bits of an Exp-Golomb code
 WORD = 48  # bits of the interval's ends
-LOW, HIGH, CODE, AT = 0, 1, 2, 3  # state of the coder
+TOGETHER = 16  # columns that are copied at a time
+SPAN = 16  # slots for the decisions of a context
 
-Tables = tuple[Int64[np.ndarray, " 4096"], Int64[np.ndarray, " 4095"], Int64[np.ndarray, " 256"]]
+Tables = tuple[
+    Int16[np.ndarray, " 4096"], Int32[np.ndarray, " 4095"], Int32[np.ndarray, " 256"], UInt8[np.ndarray, " 2048"]
+]
 
 
 @functools.cache
@@ -39,98 +43,117 @@ def tables() -> Tables:
     """
     with decimal.localcontext(decimal.Context(prec=30)):
         powers = [(decimal.Decimal(-d) / 256).exp() for d in range(-ODDS, ODDS + 1)]
-        squash = np.array([int((65536 / (1 + power)).to_integral_value()) for power in powers], np.int64)
+        squash = np.array([int((65536 / (1 + power)).to_integral_value()) for power in powers])
     stretch = np.searchsorted(squash, (np.arange(4096) << 4) + 8).clip(0, 2 * ODDS) - ODDS
     age = np.arange(256)
-    return stretch.astype(np.int64), squash, (65536 + age // 2 + 1) // (age + 2)
+    pace = (65536 + age // 2 + 1) // (age + 2)
+    kind = np.array([_class_of(mean) for mean in range(2048)], np.uint8)
+    return stretch.astype(np.int16), squash.astype(np.int32), pace.astype(np.int32), kind
+
+
+def _class_of(mean: int) -> int:
+    """Class of a mean, in 64ths: half-octaves from 1/32 on."""
+    if mean < 2:
+        return 0
+    octave = mean.bit_length() - 1
+    return min(2 * octave - 1 + ((mean >> (octave - 1)) & 1), MEANS - 1)
 
 
 @compiled()
-def _code(y, p, decoding, coder, data):  # type: ignore[no-untyped-def]
-    """Encode or decode a bit y that is 1 with probability p."""
-    low, high = coder[LOW], coder[HIGH]
-    middle = low + ((high - low) >> PRECISION) * p
-    if decoding:
-        y = 1 if coder[CODE] <= middle else 0
-    if y:
-        high = middle
-    else:
-        low = middle + 1
+def _shifted(low, high, code, at, decoding, data):  # type: ignore[no-untyped-def]
+    """Write or read the bytes on which both ends of the interval agree."""
     while (low ^ high) >> (WORD - 8) == 0:
-        at = coder[AT]
         if decoding:
             byte = np.int64(0)
             if at + WORD // 8 < len(data):
                 byte = np.int64(data[at + WORD // 8])
-            coder[CODE] = ((coder[CODE] & ((1 << (WORD - 8)) - 1)) << 8) | byte
+            code = ((code & ((1 << (WORD - 8)) - 1)) << 8) | byte
         elif at < len(data):
             data[at] = high >> (WORD - 8)
-        coder[AT] = at + 1
+        at += 1
         low = (low & ((1 << (WORD - 8)) - 1)) << 8
         high = ((high & ((1 << (WORD - 8)) - 1)) << 8) | 255
-    coder[LOW], coder[HIGH] = low, high
-    return y
+    return low, high, code, at
 
 
 @compiled()
-def _learn(slot, i, y, pace):  # type: ignore[no-untyped-def]
-    """Move a prediction (22 bits, and an age of 10) toward the observed bit."""
+def _code(y, p, coder, decoding, data):  # type: ignore[no-untyped-def]
+    """Encode or decode a bit y that is 1 with probability p."""
+    low, high, code, at = coder
+    middle = low + ((high - low) >> PRECISION) * p
+    if decoding:
+        y = code <= middle
+    if y:
+        high = middle
+    else:
+        low = middle + 1
+    return y, _shifted(low, high, code, at, decoding, data)
+
+
+@compiled()
+def _single(y, coder, decoding, data, slot, i, pace):  # type: ignore[no-untyped-def]
+    """Encode or decode a bit by one prediction (22 bits, and an age of 10), which moves toward the bit."""
     known = np.int64(slot[i])
-    p, age = known >> 10, known & 1023
-    p += ((((y << 22) - y) - p) * pace[age]) >> 16
-    if age < LIMIT:
-        age += 1
-    slot[i] = (p << 10) | age
+    p, age = known >> 10, known & 255
+    y, coder = _code(y, min(max(p >> 6, 32), 65504), coder, decoding, data)
+    p += (((((1 << 22) - 1 if y else 0) - p) * pace[age]) >> 16)
+    slot[i] = (p << 10) | min(age + 1, LIMIT)
+    return y, coder
 
 
 @compiled()
-def _mixed(y, decoding, coder, data, slot, at, odds, weight, row, stretch, squash, pace):  # type: ignore[no-untyped-def]
-    """Encode or decode a bit by all predictions mixed; predictions and mixing weights adapt."""
-    dot = 0
-    for i in range(MIXED):
-        odds[i] = stretch[np.int64(slot[at[i]]) >> 20]
-        dot += weight[row, i] * odds[i]
-    dot = min(max(dot >> 16, -ODDS), ODDS)
-    p = squash[dot + ODDS]
-    y = _code(y, p, decoding, coder, data)
+def _escaped(beyond, coder, decoding, data, slot, at, pace):  # type: ignore[no-untyped-def]
+    """Encode or decode what is left of a magnitude after all decisions, and return the magnitude."""
+    length, found = 0, 0
+    if not decoding:
+        while beyond >> (length + 1):
+            length += 1
+    while found < LONGEST:
+        more, coder = _single(found < length, coder, decoding, data, slot, at + found, pace)
+        if not more:
+            break
+        found += 1
+    rest = np.int64(1)
+    for b in range(found - 1, -1, -1):
+        bit, coder = _code((beyond >> b) & 1 != 0, 1 << (PRECISION - 1), coder, decoding, data)
+        rest = 2 * rest + bit
+    return UNARY - 1 + rest, coder
+
+
+@compiled()
+def _learn(y, p, at, state, odds, slot, weight, row):  # type: ignore[no-untyped-def]
+    """Adapt the mixing weights and all predictions (22 bits, and ages of 10) to the observed bit."""
     error = (((y << 16) - p) * RATE) >> 4
-    for i in range(MIXED):
-        weight[row, i] += (odds[i] * error + 0x8000) >> 16
-        _learn(slot, at[i], y, pace)
-    return y
+    store(weight, row, load(weight, row) + ((odds * error + 0x8000) >> 16))
+    known, age = high_bits(state, 10), state & 1023
+    rate = divide(65537 + (age >> 1), age + 2)
+    # The product with the rate has 38 bits.
+    off = ((y << 22) - y) - known
+    known = known + (((off >> 11) * rate + (((off & 2047) * rate) >> 11)) >> 5)
+    put(slot, at, (known << 10) | least(age + 1, LIMIT))
 
 
 @compiled()
-def _single(y, decoding, coder, data, slot, i, pace):  # type: ignore[no-untyped-def]
-    """Encode or decode a bit by one prediction."""
-    p = min(max(np.int64(slot[i]) >> 16, 32), 65504)
-    y = _code(y, p, decoding, coder, data)
-    _learn(slot, i, y, pace)
-    return y
-
-
-@compiled()
-def _class_of(mean):  # type: ignore[no-untyped-def]
-    """Class of a mean: half-octaves from 1/32 on."""
-    a = mean >> (FRACTION - 6)
-    if a < 2:
-        return 0
-    octave = 0
-    while a >> (octave + 1):
-        octave += 1
-    return min(2 * octave - 1 + ((a >> (octave - 1)) & 1), MEANS - 1)
+def _neighbours(left, further, around, close):  # type: ignore[no-untyped-def]
+    """Classify the magnitudes in the two columns to the left, for a whole column."""
+    one, two, four, three = np.uint8(1), np.uint8(2), np.uint8(4), np.uint8(3)
+    for i in range(len(around)):
+        u, l1, v = left[i], left[i + 1], left[i + 2]
+        around[i] = (min(l1, four) << one) + min(further[i + 1], three) + min(u, three) + min(v, three)
+        close[i] = min(l1, two) * three + min(np.uint8(min(u, two) + min(v, two)), two)
 
 
 @compiled()
 def walk(
-    level: Int64[np.ndarray, "rows cols"],
+    level: Int32[np.ndarray, "rows cols"],
     data: UInt8[np.ndarray, " bytes"],
     decoding: bool,
     dependent: bool,
     transition: UInt8[np.ndarray, "8 2"],
-    stretch: Int64[np.ndarray, " 4096"],
-    squash: Int64[np.ndarray, " 4095"],
-    pace: Int64[np.ndarray, " 256"],
+    stretch: Int16[np.ndarray, " 4096"],
+    squash: Int32[np.ndarray, " 4095"],
+    pace: Int32[np.ndarray, " 256"],
+    kind: UInt8[np.ndarray, " 2048"],
 ) -> int:
     """Encode or decode levels, column by column.
 
@@ -138,100 +161,111 @@ def walk(
         Bytes of the stream, even if ``data`` has no room for them; −1 for an invalid stream.
     """
     rows, cols = level.shape
-    span = 8 * UNARY
-    begin = np.zeros(MIXED + 1, np.int64)
-    sizes = (
-        2 * span,
-        span * CLOSE,
-        span * NEAR,
-        2 * UNARY * MEANS * MEANS,
-        2 * UNARY * MEANS * NEAR,
-        rows * 3,
-        cols * 3,
-    )
-    for i in range(MIXED):
-        begin[i + 1] = begin[i] + sizes[i]
-    sign_at = begin[MIXED]
+    # Slots of each mixed prediction, with those of a context's decisions side by side, then of the single ones.
+    begin_1 = 8 * 2 * SPAN
+    begin_2 = begin_1 + 8 * CLOSE * SPAN
+    begin_3 = begin_2 + 8 * NEAR * SPAN
+    begin_4 = begin_3 + 2 * MEANS * MEANS * SPAN
+    begin_5 = begin_4 + 2 * MEANS * NEAR * SPAN
+    begin_6 = begin_5 + 4 * rows
+    sign_at = begin_6 + 4 * cols
     long_at = sign_at + 2 * 9
     slot = np.full(long_at + LONGEST + 1, 1 << 31, np.uint32)
-    weight = np.full((UNARY, MIXED), 65536 * 2 // 10, np.int64)
-    at, odds = np.zeros(MIXED, np.int64), np.zeros(MIXED, np.int64)
-    coder = np.zeros(4, np.int64)
-    coder[HIGH] = (1 << WORD) - 1
+    weight = np.full(UNARY * LANES, 65536 * 2 // 10, np.int32)
+    low, high, code, place = np.int64(0), np.int64((1 << WORD) - 1), np.int64(0), np.int64(0)
     if decoding:
         for i in range(WORD // 8):
-            coder[CODE] = (coder[CODE] << 8) | (int(data[i]) if i < len(data) else 0)
-    row_mean = np.full(rows, 1 << (FRACTION - 2), np.int64)
-    column_mean = 1 << (FRACTION - 2)
+            code = (code << 8) | (np.int64(data[i]) if i < len(data) else np.int64(0))
+    row_mean = np.full(rows, 1 << (FRACTION - 2), np.int32)
+    column_mean = np.int64(1 << (FRACTION - 2))
+    strip = np.zeros((min(cols, TOGETHER), rows), np.int32)
+    # Magnitudes of the last columns, cut, and signs of the last one.
+    left, further = np.zeros(rows + 2, np.uint8), np.zeros(rows + 2, np.uint8)
+    around, close, sign = np.zeros(rows, np.uint8), np.zeros(rows, np.uint8), np.ones(rows, np.uint8)
     for j in range(cols):
-        state = 0
-        a1, a2, d1, above = 0, 0, 0, 0
+        v = j % TOGETHER
+        if v == 0 and not decoding:
+            for i in range(rows):
+                for w in range(min(cols - j, TOGETHER)):
+                    strip[w, i] = level[i, j + w]
+        _neighbours(left, further, around, close)
+        left, further = further, left
+        state = np.int64(0)
+        a1, a2, above = np.int64(0), np.int64(0), np.int64(1)
+        column_at = begin_6 + 4 * j
         for i in range(rows):
-            n1 = int(level[i, j - 1]) if j > 0 else 0
-            l1 = abs(n1)
-            l2 = abs(int(level[i, j - 2])) if j > 1 else 0
-            d2 = abs(int(level[i + 1, j - 1])) if i + 1 < rows and j > 0 else 0
-            close = (min(a1, 2) * 3 + min(l1, 2)) * 3 + min(min(d1, 2) + min(d2, 2), 2)
-            around = 2 * (min(a1, 4) + min(l1, 4)) + min(a2, 3) + min(l2, 3) + min(d1, 3) + min(d2, 3)
-            near = min(around * 3 // 4, NEAR - 1)
-            own, beside = _class_of(row_mean[i]), _class_of(column_mean)
-            grid = 1 if state >= 4 else 0
-            k = int(level[i, j])
+            near_at = min(((around[i] + 2 * min(a1, 4) + min(a2, 3)) * 3) >> 2, NEAR - 1)
+            close_at = min(a1, 2) * 9 + close[i]
+            own, beside = np.int64(kind[(row_mean[i] >> 4) & 2047]), np.int64(kind[(column_mean >> 4) & 2047])
+            grid = state >> 2
+            at_3 = begin_3 + ((grid * MEANS + own) * MEANS + beside) * SPAN
+            at_4 = begin_4 + ((grid * MEANS + beside) * NEAR + near_at) * SPAN
+            row_at = begin_5 + 4 * i
+            k = np.int64(strip[v, i])
             size = abs(k)
-            seen, negative = 0, 0
+            seen, negative, first = np.int64(0), k < 0, state
+            from_0 = first * 2 * SPAN
             while seen < UNARY:
-                first = (state if seen == 0 else grid) * UNARY + seen
-                second = grid * UNARY + seen
-                at[0] = first + negative * span
-                at[1] = begin[1] + first * CLOSE + close
-                at[2] = begin[2] + first * NEAR + near
-                at[3] = begin[3] + (second * MEANS + own) * MEANS + beside
-                at[4] = begin[4] + (second * MEANS + beside) * NEAR + near
-                at[5] = begin[5] + 3 * i + min(seen, 2)
-                at[6] = begin[6] + 3 * j + min(seen, 2)
-                y = 1 if size > seen else 0
-                y = _mixed(y, decoding, coder, data, slot, at, odds, weight, seen, stretch, squash, pace)
-                if not y:
+                more = min(seen, 2)
+                at = (
+                    from_0 + seen,
+                    begin_1 + (first * CLOSE + close_at) * SPAN + seen,
+                    begin_2 + (first * NEAR + near_at) * SPAN + seen,
+                    at_3 + seen,
+                    at_4 + seen,
+                    row_at + more,
+                    column_at + more,
+                )
+                known = take(slot, at)
+                odds = look_up(stretch, high_bits(known, 20))
+                row = seen * LANES
+                mixed = min(max(dot(load(weight, row), odds) >> 16, -ODDS), ODDS)
+                p = np.int64(squash[(mixed + ODDS) & 4095])
+                middle = low + ((high - low) >> PRECISION) * p
+                if (code > middle) if decoding else (size <= seen):
+                    _learn(0, p, at, known, odds, slot, weight, row)
+                    low, high, code, place = _shifted(middle + 1, high, code, place, decoding, data)
                     break
+                _learn(1, p, at, known, odds, slot, weight, row)
+                low, high, code, place = _shifted(low, middle, code, place, decoding, data)
                 if seen == 0:
-                    c = grid * 9 + (1 + (above > 0) - (above < 0)) * 3 + 1 + (n1 > 0) - (n1 < 0)
-                    negative = _single(1 if k < 0 else 0, decoding, coder, data, slot, sign_at + c, pace)
+                    c = sign_at + grid * 9 + above * 3 + sign[i]
+                    negative, (low, high, code, place) = _single(
+                        negative, (low, high, code, place), decoding, data, slot, c, pace
+                    )
+                    first = grid
+                    from_0 = (2 * first + negative) * SPAN
                 seen += 1
             if seen == UNARY:
-                beyond, length = size - UNARY + 1, 0
-                if not decoding:
-                    while beyond >> (length + 1):
-                        length += 1
-                found = 0
-                while found < LONGEST:
-                    more = 1 if found < length else 0
-                    if not _single(more, decoding, coder, data, slot, long_at + found, pace):
-                        break
-                    found += 1
-                rest = 1
-                for b in range(found - 1, -1, -1):
-                    rest = 2 * rest + _code((beyond >> b) & 1, 1 << (PRECISION - 1), decoding, coder, data)
-                seen = UNARY - 1 + rest
+                seen, (low, high, code, place) = _escaped(
+                    size - UNARY + 1, (low, high, code, place), decoding, data, slot, long_at, pace
+                )
             if decoding:
                 k = -seen if negative else seen
-                level[i, j] = k
+                strip[v, i] = k
             capped = min(seen, CAP) << FRACTION
             row_mean[i] += (capped - row_mean[i]) >> ROW_PACE
             column_mean += (capped - column_mean) >> COLUMN_PACE
-            a2, a1, above, d1 = a1, seen, k, l1
+            a2, a1 = a1, seen
+            above = np.int64(1) + (k > 0) - (k < 0)
+            left[i + 1] = min(seen, 4)
+            sign[i] = above
             if dependent:
-                state = int(transition[state, k & 1])
+                state = np.int64(transition[state & 7, k & 1])
+        if decoding and (v == TOGETHER - 1 or j == cols - 1):
+            for i in range(rows):
+                for w in range(v + 1):
+                    level[i, j - v + w] = strip[w, i]
     # The fewest bytes such that any continuation is inside the interval: a reader appends zeros.
     for n in range(WORD // 8 + 1):
         rest = (1 << (WORD - 8 * n)) - 1
-        end = (coder[LOW] + rest) & ~rest
-        if end <= coder[HIGH]:
+        end = (low + rest) & ~rest
+        if end <= high:
             if decoding:
-                whole = coder[AT] + n == len(data) and coder[CODE] == end
-                return len(data) if whole else -1
+                return len(data) if place + n == len(data) and code == end else -1
             for b in range(n):
-                if coder[AT] < len(data):
-                    data[coder[AT]] = (end >> (WORD - 8 - 8 * b)) & 255
-                coder[AT] += 1
+                if place < len(data):
+                    data[place] = (end >> (WORD - 8 - 8 * b)) & 255
+                place += 1
             break
-    return int(coder[AT])
+    return place
