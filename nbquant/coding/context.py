@@ -55,7 +55,7 @@ def decode(data: bytes, rows: int, cols: int, dependent: bool = False) -> Int64[
 
 
 def _walk(level: Int64[np.ndarray, "rows cols"], data: np.ndarray, decoding: bool, dependent: bool) -> int:
-    return kernel.walk(np.ascontiguousarray(level, np.int32), data, decoding, dependent, TRANSITION, *kernel.tables())
+    return kernel.walk(np.ascontiguousarray(level, np.int32), data, decoding, dependent, TRANSITION, *kernel.packed())
 
 
 CONTEXT = Code(

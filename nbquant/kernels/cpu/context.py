@@ -7,10 +7,10 @@ import decimal
 import functools
 
 import numpy as np
-from jaxtyping import Int16, Int32, Int64, UInt8
+from jaxtyping import Int16, Int32, Int64, UInt8, UInt32
 
 from nbquant.kernels.compiled import compiled
-from nbquant.kernels.cpu.lanes import LANES, divide, dot, high_bits, least, load, look_up, put, store, take
+from nbquant.kernels.cpu.lanes import LANES, divide, dot, equal, high_bits, least, load, look_up, put, store, take
 
 UNARY = 15  # decisions "is it larger than 0, 1, 2 …" of a level; the rest is an Exp-Golomb code
 MIXED = 7  # predictions of each decision
@@ -29,8 +29,9 @@ WORD = 48  # bits of the interval's ends
 TOGETHER = 16  # columns that are copied at a time
 SPAN = 16  # slots for the decisions of a context
 
-Tables = tuple[
-    Int16[np.ndarray, " 4096"], Int32[np.ndarray, " 4095"], Int32[np.ndarray, " 256"], UInt8[np.ndarray, " 2048"]
+Tables = tuple[Int64[np.ndarray, " 4096"], Int64[np.ndarray, " 4095"], Int64[np.ndarray, " 256"]]
+Packed = tuple[
+    Int16[np.ndarray, " 4096"], UInt32[np.ndarray, " 4096"], Int64[np.ndarray, " 256"], UInt8[np.ndarray, " 2048"]
 ]
 
 
@@ -43,12 +44,24 @@ def tables() -> Tables:
     """
     with decimal.localcontext(decimal.Context(prec=30)):
         powers = [(decimal.Decimal(-d) / 256).exp() for d in range(-ODDS, ODDS + 1)]
-        squash = np.array([int((65536 / (1 + power)).to_integral_value()) for power in powers])
+        squash = np.array([int((65536 / (1 + power)).to_integral_value()) for power in powers], np.int64)
     stretch = np.searchsorted(squash, (np.arange(4096) << 4) + 8).clip(0, 2 * ODDS) - ODDS
     age = np.arange(256)
-    pace = (65536 + age // 2 + 1) // (age + 2)
-    kind = np.array([_class_of(mean) for mean in range(2048)], np.uint8)
-    return stretch.astype(np.int16), squash.astype(np.int32), pace.astype(np.int32), kind
+    return stretch.astype(np.int64), squash, (65536 + age // 2 + 1) // (age + 2)
+
+
+@functools.cache
+def packed() -> Packed:
+    """Pack the tables for :func:`walk`.
+
+    Returns:
+        Log-odds by probability; probability p by log-odds, with ⌈7p/8⌉ in the upper 16 bits; adaptation rate by age;
+        class by mean in 64ths.
+    """
+    stretch, squash, pace = tables()
+    squash = np.append(squash | (squash - (squash >> 3)) << 16, 0)
+    classes = np.array([_class_of(mean) for mean in range(2048)], np.uint8)
+    return stretch.astype(np.int16), squash.astype(np.uint32), pace, classes
 
 
 def _class_of(mean: int) -> int:
@@ -121,10 +134,20 @@ def _escaped(beyond, coder, decoding, data, slot, at, pace):  # type: ignore[no-
 
 
 @compiled()
-def _learn(y, p, at, state, odds, slot, weight, row):  # type: ignore[no-untyped-def]
-    """Adapt the mixing weights and all predictions (22 bits, and ages of 10) to the observed bit."""
-    error = (((y << 16) - p) * RATE) >> 4
-    store(weight, row, load(weight, row) + ((odds * error + 0x8000) >> 16))
+def _mixed(weight, odds):  # type: ignore[no-untyped-def]
+    """Mix predictions: the place of the probability in its table."""
+    return (min(max(dot(weight, odds) >> 16, -ODDS), ODDS) + ODDS) & 4095
+
+
+@compiled()
+def _weights(y, weight, odds, price):  # type: ignore[no-untyped-def]
+    """Adapt the mixing weights to the observed bit."""
+    return weight + ((odds * ((y * 57344) - high_bits(price, 16)) + 0x8000) >> 16)
+
+
+@compiled()
+def _learn(y, at, state, slot):  # type: ignore[no-untyped-def]
+    """Adapt predictions (22 bits, and ages of 10) to the observed bit."""
     known, age = high_bits(state, 10), state & 1023
     rate = divide(65537 + (age >> 1), age + 2)
     # The product with the rate has 38 bits.
@@ -151,8 +174,8 @@ def walk(
     dependent: bool,
     transition: UInt8[np.ndarray, "8 2"],
     stretch: Int16[np.ndarray, " 4096"],
-    squash: Int32[np.ndarray, " 4095"],
-    pace: Int32[np.ndarray, " 256"],
+    squash: UInt32[np.ndarray, " 4096"],
+    pace: Int64[np.ndarray, " 256"],
     kind: UInt8[np.ndarray, " 2048"],
 ) -> int:
     """Encode or decode levels, column by column.
@@ -172,6 +195,7 @@ def walk(
     long_at = sign_at + 2 * 9
     slot = np.full(long_at + LONGEST + 1, 1 << 31, np.uint32)
     weight = np.full(UNARY * LANES, 65536 * 2 // 10, np.int32)
+    weight_0 = load(weight, 0)
     low, high, code, place = np.int64(0), np.int64((1 << WORD) - 1), np.int64(0), np.int64(0)
     if decoding:
         for i in range(WORD // 8):
@@ -205,37 +229,52 @@ def walk(
             size = abs(k)
             seen, negative, first = np.int64(0), k < 0, state
             from_0 = first * 2 * SPAN
-            while seen < UNARY:
-                more = min(seen, 2)
-                at = (
-                    from_0 + seen,
-                    begin_1 + (first * CLOSE + close_at) * SPAN + seen,
-                    begin_2 + (first * NEAR + near_at) * SPAN + seen,
-                    at_3 + seen,
-                    at_4 + seen,
-                    row_at + more,
-                    column_at + more,
-                )
-                known = take(slot, at)
-                odds = look_up(stretch, high_bits(known, 20))
-                row = seen * LANES
-                mixed = min(max(dot(load(weight, row), odds) >> 16, -ODDS), ODDS)
-                p = np.int64(squash[(mixed + ODDS) & 4095])
-                middle = low + ((high - low) >> PRECISION) * p
-                if (code > middle) if decoding else (size <= seen):
-                    _learn(0, p, at, known, odds, slot, weight, row)
-                    low, high, code, place = _shifted(middle + 1, high, code, place, decoding, data)
-                    break
-                _learn(1, p, at, known, odds, slot, weight, row)
+            at = (
+                from_0,
+                begin_1 + (first * CLOSE + close_at) * SPAN,
+                begin_2 + (first * NEAR + near_at) * SPAN,
+                at_3,
+                at_4,
+                row_at,
+                column_at,
+            )
+            known, odds = take(slot, at), look_up(stretch, slot, at, 20)
+            mixed = _mixed(weight_0, odds)
+            price, p = equal(squash, mixed), np.int64(squash[mixed] & 65535)
+            middle = low + ((high - low) >> PRECISION) * p
+            if (code > middle) if decoding else (size == 0):
+                weight_0 = _weights(0, weight_0, odds, price)
+                _learn(0, at, known, slot)
+                low, high, code, place = _shifted(middle + 1, high, code, place, decoding, data)
+            else:
+                weight_0 = _weights(1, weight_0, odds, price)
+                _learn(1, at, known, slot)
                 low, high, code, place = _shifted(low, middle, code, place, decoding, data)
-                if seen == 0:
-                    c = sign_at + grid * 9 + above * 3 + sign[i]
-                    negative, (low, high, code, place) = _single(
-                        negative, (low, high, code, place), decoding, data, slot, c, pace
-                    )
-                    first = grid
-                    from_0 = (2 * first + negative) * SPAN
-                seen += 1
+                c = sign_at + grid * 9 + above * 3 + sign[i]
+                negative, (low, high, code, place) = _single(
+                    negative, (low, high, code, place), decoding, data, slot, c, pace
+                )
+                from_0 = (2 * grid + negative) * SPAN
+                at_1 = begin_1 + (grid * CLOSE + close_at) * SPAN
+                at_2 = begin_2 + (grid * NEAR + near_at) * SPAN
+                seen = 1
+                while seen < UNARY:
+                    more = min(seen, 2)
+                    at = from_0 + seen, at_1 + seen, at_2 + seen, at_3 + seen, at_4 + seen, row_at + more, column_at + more
+                    known, odds = take(slot, at), look_up(stretch, slot, at, 20)
+                    mixing = load(weight, seen * LANES)
+                    mixed = _mixed(mixing, odds)
+                    price, p = equal(squash, mixed), np.int64(squash[mixed] & 65535)
+                    middle = low + ((high - low) >> PRECISION) * p
+                    if (code > middle) if decoding else (size <= seen):
+                        store(weight, seen * LANES, _weights(0, mixing, odds, price))
+                        _learn(0, at, known, slot)
+                        low, high, code, place = _shifted(middle + 1, high, code, place, decoding, data)
+                        break
+                    store(weight, seen * LANES, _weights(1, mixing, odds, price))
+                    _learn(1, at, known, slot)
+                    low, high, code, place = _shifted(low, middle, code, place, decoding, data)
+                    seen += 1
             if seen == UNARY:
                 seen, (low, high, code, place) = _escaped(
                     size - UNARY + 1, (low, high, code, place), decoding, data, slot, long_at, pace

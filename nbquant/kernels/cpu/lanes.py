@@ -108,19 +108,20 @@ def put(typing, array, at, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def look_up(typing, table, index):  # type: ignore[no-untyped-def]
-    """Read the entry of a table of 16-bit integers for each of the first seven lanes; the eighth is 0."""
+def look_up(typing, table, array, at, shift):  # type: ignore[no-untyped-def]
+    """Read the entries of a table of 16-bit integers for the high bits of seven entries of an array."""
 
     def build(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        narrow = ir.VectorType(ir.IntType(16), LANES)
-        found = ir.Constant(narrow, [0] * LANES)
-        for i in range(LANES - 1):
-            at = builder.zext(builder.extract_element(args[1], ir.Constant(_INT, i)), _LONG)
-            one = builder.load(_pointer(context, builder, sig.args[0], args[0], at))
+        found = ir.Constant(ir.VectorType(ir.IntType(16), LANES), [0] * LANES)
+        shift = _narrow(builder, args[3])
+        for i, index in enumerate(cgutils.unpack_tuple(builder, args[2])):
+            one = builder.load(_pointer(context, builder, sig.args[1], args[1], index))
+            place = builder.zext(builder.lshr(one, shift), _LONG)
+            one = builder.load(_pointer(context, builder, sig.args[0], args[0], place))
             found = builder.insert_element(found, one, ir.Constant(_INT, i))
         return builder.sext(found, _VECTOR)
 
-    return lanes(table, index), build
+    return lanes(table, array, at, shift), build
 
 
 @intrinsic
@@ -194,3 +195,13 @@ def least(typing, a, b):  # type: ignore[no-untyped-def]
         return builder.select(builder.icmp_signed("<", a, b), a, b)
 
     return lanes(a, b), build
+
+
+@intrinsic
+def equal(typing, array, at):  # type: ignore[no-untyped-def]
+    """Read an entry into all lanes."""
+
+    def build(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return _splat(builder, builder.load(_pointer(context, builder, sig.args[0], args[0], args[1])))
+
+    return lanes(array, at), build
