@@ -157,13 +157,24 @@ def _learn(y, at, state, slot):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _neighbours(left, further, around, close):  # type: ignore[no-untyped-def]
-    """Classify the magnitudes in the two columns to the left, for a whole column."""
-    one, two, four, three = np.uint8(1), np.uint8(2), np.uint8(4), np.uint8(3)
-    for i in range(len(around)):
-        u, l1, v = left[i], left[i + 1], left[i + 2]
-        around[i] = (min(l1, four) << one) + min(further[i + 1], three) + min(u, three) + min(v, three)
-        close[i] = min(l1, two) * three + min(np.uint8(min(u, two) + min(v, two)), two)
+def _look_left(last, left, further, row_mean, kind, seen):  # type: ignore[no-untyped-def]
+    """Update the rows' means, and pack the classes that do not depend on levels above, for a whole column.
+
+    Classes are of the neighbours' sum (without the levels above), of the near ones, and of the mean; and the last sign.
+    """
+    rows = len(last)
+    for i in range(rows):
+        left[i + 1] = min(abs(last[i]), np.int32(CAP))
+    for i in range(rows):
+        row_mean[i] += ((np.int32(left[i + 1]) << np.int32(FRACTION)) - row_mean[i]) >> np.int32(ROW_PACE)
+        seen[i] = np.int32(kind[(row_mean[i] >> np.int32(4)) & np.int32(2047)])
+    two, three, four = np.int32(2), np.int32(3), np.int32(4)
+    for i in range(rows):
+        u, l1, v, l2 = np.int32(left[i]), np.int32(left[i + 1]), np.int32(left[i + 2]), np.int32(further[i + 1])
+        around = two * min(l1, four) + min(l2, three) + min(u, three) + min(v, three)
+        close = min(l1, two) * three + min(min(u, two) + min(v, two), two)
+        sign = np.int32(1) + np.int32(last[i] > 0) - np.int32(last[i] < 0)
+        seen[i] = (((((seen[i] << np.int32(8)) | sign) << np.int32(8)) | close) << np.int32(8)) | around
 
 
 @compiled()
@@ -203,36 +214,37 @@ def walk(
     row_mean = np.full(rows, 1 << (FRACTION - 2), np.int32)
     column_mean = np.int64(1 << (FRACTION - 2))
     strip = np.zeros((min(cols, TOGETHER), rows), np.int32)
-    # Magnitudes of the last columns, cut, and signs of the last one.
     left, further = np.zeros(rows + 2, np.uint8), np.zeros(rows + 2, np.uint8)
-    around, close, sign = np.zeros(rows, np.uint8), np.zeros(rows, np.uint8), np.ones(rows, np.uint8)
+    left_of = np.zeros(rows, np.int32)
     for j in range(cols):
         v = j % TOGETHER
+        if j == 0:
+            for i in range(rows):
+                left_of[i] = (np.int32(kind[row_mean[i] >> 4]) << 24) | (1 << 16)
+        else:
+            left, further = further, left
+            _look_left(strip[(j - 1) % TOGETHER], left, further, row_mean, kind, left_of)
         if v == 0 and not decoding:
             for i in range(rows):
                 for w in range(min(cols - j, TOGETHER)):
                     strip[w, i] = level[i, j + w]
-        _neighbours(left, further, around, close)
-        left, further = further, left
-        state = np.int64(0)
-        a1, a2, above = np.int64(0), np.int64(0), np.int64(1)
+        state, above = np.int64(0), np.int64(1)
+        around_above, cut_above, close_above = np.int64(0), np.int64(0), np.int64(0)
         column_at = begin_6 + 4 * j
         for i in range(rows):
-            near_at = min(((around[i] + 2 * min(a1, 4) + min(a2, 3)) * 3) >> 2, NEAR - 1)
-            close_at = min(a1, 2) * 9 + close[i]
-            own, beside = np.int64(kind[(row_mean[i] >> 4) & 2047]), np.int64(kind[(column_mean >> 4) & 2047])
+            beside = np.int64(kind[(column_mean >> 4) & 2047])
+            packed = np.int64(left_of[i])
+            near_at = min(((around_above + (packed & 255)) * 3) >> 2, NEAR - 1)
+            close_at = close_above + ((packed >> 8) & 255)
             grid = state >> 2
-            at_3 = begin_3 + ((grid * MEANS + own) * MEANS + beside) * SPAN
+            at_3 = begin_3 + ((grid * MEANS + (packed >> 24)) * MEANS + beside) * SPAN
             at_4 = begin_4 + ((grid * MEANS + beside) * NEAR + near_at) * SPAN
             row_at = begin_5 + 4 * i
             k = np.int64(strip[v, i])
-            size = abs(k)
-            seen, negative, first = np.int64(0), k < 0, state
-            from_0 = first * 2 * SPAN
             at = (
-                from_0,
-                begin_1 + (first * CLOSE + close_at) * SPAN,
-                begin_2 + (first * NEAR + near_at) * SPAN,
+                state * 2 * SPAN,
+                begin_1 + (state * CLOSE + close_at) * SPAN,
+                begin_2 + (state * NEAR + near_at) * SPAN,
                 at_3,
                 at_4,
                 row_at,
@@ -242,15 +254,22 @@ def walk(
             mixed = _mixed(weight_0, odds)
             price, p = equal(squash, mixed), np.int64(squash[mixed] & 65535)
             middle = low + ((high - low) >> PRECISION) * p
-            if (code > middle) if decoding else (size == 0):
+            if (code > middle) if decoding else (k == 0):
                 weight_0 = _weights(0, weight_0, odds, price)
                 _learn(0, at, known, slot)
                 low, high, code, place = _shifted(middle + 1, high, code, place, decoding, data)
+                if decoding:
+                    strip[v, i] = 0
+                around_above, cut_above, close_above, above = cut_above, np.int64(0), np.int64(0), np.int64(1)
+                column_mean += (0 - column_mean) >> COLUMN_PACE
+                if dependent:
+                    state = np.int64(transition[state & 7, 0])
             else:
+                size, negative = abs(k), k < 0
                 weight_0 = _weights(1, weight_0, odds, price)
                 _learn(1, at, known, slot)
                 low, high, code, place = _shifted(low, middle, code, place, decoding, data)
-                c = sign_at + grid * 9 + above * 3 + sign[i]
+                c = sign_at + grid * 9 + above * 3 + ((packed >> 16) & 255)
                 negative, (low, high, code, place) = _single(
                     negative, (low, high, code, place), decoding, data, slot, c, pace
                 )
@@ -275,22 +294,18 @@ def walk(
                     _learn(1, at, known, slot)
                     low, high, code, place = _shifted(low, middle, code, place, decoding, data)
                     seen += 1
-            if seen == UNARY:
-                seen, (low, high, code, place) = _escaped(
-                    size - UNARY + 1, (low, high, code, place), decoding, data, slot, long_at, pace
-                )
-            if decoding:
-                k = -seen if negative else seen
-                strip[v, i] = k
-            capped = min(seen, CAP) << FRACTION
-            row_mean[i] += (capped - row_mean[i]) >> ROW_PACE
-            column_mean += (capped - column_mean) >> COLUMN_PACE
-            a2, a1 = a1, seen
-            above = np.int64(1) + (k > 0) - (k < 0)
-            left[i + 1] = min(seen, 4)
-            sign[i] = above
-            if dependent:
-                state = np.int64(transition[state & 7, k & 1])
+                if seen == UNARY:
+                    seen, (low, high, code, place) = _escaped(
+                        size - UNARY + 1, (low, high, code, place), decoding, data, slot, long_at, pace
+                    )
+                if decoding:
+                    k = -seen if negative else seen
+                    strip[v, i] = k
+                column_mean += ((min(seen, CAP) << FRACTION) - column_mean) >> COLUMN_PACE
+                around_above = 2 * min(seen, 4) + cut_above
+                cut_above, close_above, above = min(seen, 3), 9 * min(seen, 2), np.int64(0 if negative else 2)
+                if dependent:
+                    state = np.int64(transition[state & 7, k & 1])
         if decoding and (v == TOGETHER - 1 or j == cols - 1):
             for i in range(rows):
                 for w in range(v + 1):
