@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int16, Int32, Int64, UInt8, UInt32
 
 from nbquant.kernels.compiled import compiled
-from nbquant.kernels.cpu.lanes import LANES, divide, dot, equal, high_bits, least, load, look_up, put, store, take
+from nbquant.kernels.cpu.lanes import LANES, all_at_least, splat, divide, dot, equal, high_bits, least, load, look_up, put, store, take
 
 UNARY = 15  # decisions "is it larger than 0, 1, 2 …" of a level; the rest is an Exp-Golomb code
 MIXED = 7  # predictions of each decision
@@ -21,6 +21,7 @@ FRACTION = 10  # fractional bits of such means
 CAP = 31  # largest magnitude that counts in them
 ROW_PACE, COLUMN_PACE = 4, 5  # means over about 2⁴ and 2⁵ levels
 LIMIT = 250  # largest age of a prediction, from which on its rate is constant
+SLOWEST = (65536 + LIMIT // 2 + 1) // (LIMIT + 2)
 PRECISION = 16  # bits of a coding probability
 ODDS = 2047  # largest log-odds, in 256ths
 RATE = 14  # learning rate of the mixing weights
@@ -148,12 +149,15 @@ def _weights(y, weight, odds, price):  # type: ignore[no-untyped-def]
 @compiled()
 def _learn(y, at, state, slot):  # type: ignore[no-untyped-def]
     """Adapt predictions (22 bits, and ages of 10) to the observed bit."""
-    known, age = high_bits(state, 10), state & 1023
-    rate = divide(65537 + (age >> 1), age + 2)
+    age = state & 1023
+    if all_at_least(age, LIMIT):
+        rate = splat(SLOWEST)
+    else:
+        rate = divide(65537 + (age >> 1), age + 2)
     # The product with the rate has 38 bits.
-    off = ((y << 22) - y) - known
-    known = known + (((off >> 11) * rate + (((off & 2047) * rate) >> 11)) >> 5)
-    put(slot, at, (known << 10) | least(age + 1, LIMIT))
+    off = ((y << 22) - y) - high_bits(state, 10)
+    change = ((off >> 11) * rate + (((off & 2047) * rate) >> 11)) >> 5
+    put(slot, at, state + least(LIMIT - age, 1) + (change << 10))
 
 
 @compiled()

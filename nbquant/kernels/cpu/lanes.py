@@ -82,10 +82,10 @@ def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
 
 @intrinsic
 def take(typing, array, at):  # type: ignore[no-untyped-def]
-    """Read seven entries of an array into lanes; the eighth is 0."""
+    """Read seven entries of an array into lanes; the eighth is −1."""
 
     def build(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        found = ir.Constant(_VECTOR, [0] * LANES)
+        found = ir.Constant(_VECTOR, [-1] * LANES)
         for i, index in enumerate(cgutils.unpack_tuple(builder, args[1])):
             one = builder.load(_pointer(context, builder, sig.args[0], args[0], index))
             found = builder.insert_element(found, _narrow(builder, one), ir.Constant(_INT, i))
@@ -205,3 +205,25 @@ def equal(typing, array, at):  # type: ignore[no-untyped-def]
         return _splat(builder, builder.load(_pointer(context, builder, sig.args[0], args[0], args[1])))
 
     return lanes(array, at), build
+
+
+@intrinsic
+def all_at_least(typing, a, least):  # type: ignore[no-untyped-def]
+    """Whether no lane is smaller."""
+
+    def build(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        fits = builder.icmp_signed(">=", args[0], _splat(builder, args[1]))
+        bits = ir.IntType(LANES)
+        return builder.icmp_unsigned("==", builder.bitcast(fits, bits), ir.Constant(bits, -1))
+
+    return types.boolean(a, least), build
+
+
+@intrinsic
+def splat(typing, value):  # type: ignore[no-untyped-def]
+    """Put an integer into all lanes."""
+
+    def build(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return _splat(builder, args[0])
+
+    return lanes(types.int64), build
