@@ -29,10 +29,11 @@ LONGEST = 40  # bits of an Exp-Golomb code
 WORD = 48  # bits of the interval's ends
 TOGETHER = 16  # columns that are copied at a time
 SPAN = 16  # slots for the decisions of a context
+SUMS = 2048  # place of the classes of sums, after those of means
 
 Tables = tuple[Int64[np.ndarray, " 4096"], Int64[np.ndarray, " 4095"], Int64[np.ndarray, " 256"]]
 Packed = tuple[
-    Int16[np.ndarray, " 4096"], UInt32[np.ndarray, " 4096"], Int64[np.ndarray, " 256"], UInt8[np.ndarray, " 2048"]
+    Int16[np.ndarray, " 4096"], UInt32[np.ndarray, " 4096"], Int64[np.ndarray, " 256"], UInt8[np.ndarray, " 2080"]
 ]
 
 
@@ -57,12 +58,13 @@ def packed() -> Packed:
 
     Returns:
         Log-odds by probability; probability p by log-odds, with ⌈7p/8⌉ in the upper 16 bits; adaptation rate by age;
-        class by mean in 64ths.
+        class by mean in 64ths, and after them of the neighbours' sum, times ``SPAN``.
     """
     stretch, squash, pace = tables()
     squash = np.append(squash | (squash - (squash >> 3)) << 16, 0)
-    classes = np.array([_class_of(mean) for mean in range(2048)], np.uint8)
-    return stretch.astype(np.int16), squash.astype(np.uint32), pace, classes
+    means = [_class_of(mean) for mean in range(SUMS)]
+    sums = [min(3 * around // 4, NEAR - 1) * SPAN for around in range(32)]
+    return stretch.astype(np.int16), squash.astype(np.uint32), pace, np.array(means + sums, np.uint8)
 
 
 def _class_of(mean: int) -> int:
@@ -178,7 +180,7 @@ def _look_left(last, left, further, row_mean, kind, seen):  # type: ignore[no-un
         around = two * min(l1, four) + min(l2, three) + min(u, three) + min(v, three)
         close = min(l1, two) * three + min(min(u, two) + min(v, two), two)
         sign = np.int32(1) + np.int32(last[i] > 0) - np.int32(last[i] < 0)
-        seen[i] = (((((seen[i] << np.int32(8)) | sign) << np.int32(8)) | close) << np.int32(8)) | around
+        seen[i] = (seen[i] << np.int32(24)) | (close * np.int32(SPAN) << np.int32(8)) | (sign << np.int32(5)) | around
 
 
 @compiled()
@@ -191,7 +193,7 @@ def walk(
     stretch: Int16[np.ndarray, " 4096"],
     squash: UInt32[np.ndarray, " 4096"],
     pace: Int64[np.ndarray, " 256"],
-    kind: UInt8[np.ndarray, " 2048"],
+    kind: UInt8[np.ndarray, " 2080"],
 ) -> int:
     """Encode or decode levels, column by column.
 
@@ -224,7 +226,7 @@ def walk(
         v = j % TOGETHER
         if j == 0:
             for i in range(rows):
-                left_of[i] = (np.int32(kind[row_mean[i] >> 4]) << 24) | (1 << 16)
+                left_of[i] = (np.int32(kind[row_mean[i] >> 4]) << 24) | (1 << 5)
         else:
             left, further = further, left
             _look_left(strip[(j - 1) % TOGETHER], left, further, row_mean, kind, left_of)
@@ -234,26 +236,18 @@ def walk(
                     strip[w, i] = level[i, j + w]
         state, above = np.int64(0), np.int64(1)
         around_above, cut_above, close_above = np.int64(0), np.int64(0), np.int64(0)
-        column_at = begin_6 + 4 * j
+        row_at, column_at = begin_5, begin_6 + 4 * j
         for i in range(rows):
-            beside = np.int64(kind[(column_mean >> 4) & 2047])
             packed = np.int64(left_of[i])
-            near_at = min(((around_above + (packed & 255)) * 3) >> 2, NEAR - 1)
-            close_at = close_above + ((packed >> 8) & 255)
-            grid = state >> 2
-            at_3 = begin_3 + ((grid * MEANS + (packed >> 24)) * MEANS + beside) * SPAN
-            at_4 = begin_4 + ((grid * MEANS + beside) * NEAR + near_at) * SPAN
-            row_at = begin_5 + 4 * i
+            near = np.int64(kind[SUMS + around_above + (packed & 31)])
+            close = close_above + ((packed >> 8) & 255)
+            beside = np.int64(kind[(column_mean >> 4) & 2047]) * SPAN
+            grid = (state >> 2) * MEANS * MEANS * SPAN
+            at_3 = begin_3 + grid + beside + (packed >> 16)
+            at_4 = begin_4 + grid + beside * NEAR + near
+            at_1, at_2 = begin_1 + state * CLOSE * SPAN + close, begin_2 + state * NEAR * SPAN + near
             k = np.int64(strip[v, i])
-            at = (
-                state * 2 * SPAN,
-                begin_1 + (state * CLOSE + close_at) * SPAN,
-                begin_2 + (state * NEAR + near_at) * SPAN,
-                at_3,
-                at_4,
-                row_at,
-                column_at,
-            )
+            at = state * 2 * SPAN, at_1, at_2, at_3, at_4, row_at, column_at
             known, odds = take(slot, at), look_up(stretch, slot, at, 20)
             mixed = _mixed(weight_0, odds)
             price, p = equal(squash, mixed), np.int64(squash[mixed] & 65535)
@@ -273,13 +267,13 @@ def walk(
                 weight_0 = _weights(1, weight_0, odds, price)
                 _learn(1, at, known, slot)
                 low, high, code, place = _shifted(low, middle, code, place, decoding, data)
-                c = sign_at + grid * 9 + above * 3 + ((packed >> 16) & 255)
+                grid = state >> 2
+                c = sign_at + grid * 9 + above * 3 + ((packed >> 5) & 3)
                 negative, (low, high, code, place) = _single(
                     negative, (low, high, code, place), decoding, data, slot, c, pace
                 )
                 from_0 = (2 * grid + negative) * SPAN
-                at_1 = begin_1 + (grid * CLOSE + close_at) * SPAN
-                at_2 = begin_2 + (grid * NEAR + near_at) * SPAN
+                at_1, at_2 = begin_1 + grid * CLOSE * SPAN + close, begin_2 + grid * NEAR * SPAN + near
                 seen = 1
                 while seen < UNARY:
                     more = min(seen, 2)
@@ -307,9 +301,10 @@ def walk(
                     strip[v, i] = k
                 column_mean += ((min(seen, CAP) << FRACTION) - column_mean) >> COLUMN_PACE
                 around_above = 2 * min(seen, 4) + cut_above
-                cut_above, close_above, above = min(seen, 3), 9 * min(seen, 2), np.int64(0 if negative else 2)
+                cut_above, close_above, above = min(seen, 3), 9 * SPAN * min(seen, 2), np.int64(0 if negative else 2)
                 if dependent:
                     state = np.int64(transition[state & 7, k & 1])
+            row_at += 4
         if decoding and (v == TOGETHER - 1 or j == cols - 1):
             for i in range(rows):
                 for w in range(v + 1):
