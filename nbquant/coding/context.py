@@ -14,7 +14,6 @@ from jaxtyping import Int64
 
 from nbquant.coding.code import Code, ideal_lengths
 from nbquant.kernels.cpu import context as kernel
-from nbquant.kernels.reference import TRANSITION
 
 LARGEST = 1 << 31  # magnitudes of levels are smaller
 
@@ -55,7 +54,7 @@ def decode(data: bytes, rows: int, cols: int, dependent: bool = False) -> Int64[
 
 
 def _walk(level: Int64[np.ndarray, "rows cols"], data: np.ndarray, decoding: bool, dependent: bool) -> int:
-    return kernel.walk(np.ascontiguousarray(level, np.int32), data, decoding, dependent, TRANSITION, *kernel.packed())
+    return kernel.walk(np.ascontiguousarray(level, np.int32), data, decoding, dependent, kernel.initial_model())
 
 
 CONTEXT = Code(

@@ -7,10 +7,26 @@ import decimal
 import functools
 
 import numpy as np
-from jaxtyping import Int16, Int32, Int64, UInt8, UInt32
+from jaxtyping import Int32, Int64, UInt8, UInt32
 
 from nbquant.kernels.compiled import compiled
-from nbquant.kernels.cpu.lanes import LANES, all_at_least, splat, divide, dot, equal, high_bits, least, load, look_up, put, store, take
+from nbquant.kernels.cpu.lanes import (
+    LANES,
+    all_at_least,
+    divide,
+    dot,
+    entry,
+    equal,
+    high_bits,
+    least,
+    load,
+    look_up,
+    put,
+    splat,
+    store,
+    take,
+)
+from nbquant.kernels.reference import TRANSITION
 
 UNARY = 15  # decisions "is it larger than 0, 1, 2 …" of a level; the rest is an Exp-Golomb code
 MIXED = 7  # predictions of each decision
@@ -28,13 +44,27 @@ RATE = 14  # learning rate of the mixing weights
 LONGEST = 40  # bits of an Exp-Golomb code
 WORD = 48  # bits of the interval's ends
 TOGETHER = 16  # columns that are copied at a time
-SPAN = 16  # slots for the decisions of a context
-SUMS = 2048  # place of the classes of sums, after those of means
+SPAN = 16  # predictions of a context, one for each decision
+
+# One array has the tables, then the mixing weights, then the predictions: so that all are at known places of it.
+PACE = 0  # adaptation rates by age
+KIND = PACE + 256  # classes by mean in 64ths
+SUM = KIND + 2048  # classes by the neighbours' sum, times SPAN
+NEXT = SUM + 32  # states by state and parity
+STRETCH = NEXT + 16  # log-odds by probability
+SQUASH = STRETCH + 4096  # probabilities p by log-odds, and ⌈7p/8⌉ in the upper 16 bits
+WEIGHT = SQUASH + 4096
+BY_SIGN = WEIGHT + UNARY * LANES
+BY_CLOSE = BY_SIGN + 8 * 2 * SPAN
+BY_NEAR = BY_CLOSE + 8 * CLOSE * SPAN
+BY_MEANS = BY_NEAR + 8 * NEAR * SPAN
+BY_COLUMN_MEAN = BY_MEANS + 2 * MEANS * MEANS * SPAN
+SIGN = BY_COLUMN_MEAN + 2 * MEANS * NEAR * SPAN
+LONG = SIGN + 2 * 9
+BY_ROW = LONG + LONGEST + 1
+PER_ROW = 4  # predictions of a row or column
 
 Tables = tuple[Int64[np.ndarray, " 4096"], Int64[np.ndarray, " 4095"], Int64[np.ndarray, " 256"]]
-Packed = tuple[
-    Int16[np.ndarray, " 4096"], UInt32[np.ndarray, " 4096"], Int64[np.ndarray, " 256"], UInt8[np.ndarray, " 2080"]
-]
 
 
 @functools.cache
@@ -53,18 +83,18 @@ def tables() -> Tables:
 
 
 @functools.cache
-def packed() -> Packed:
-    """Pack the tables for :func:`walk`.
-
-    Returns:
-        Log-odds by probability; probability p by log-odds, with ⌈7p/8⌉ in the upper 16 bits; adaptation rate by age;
-        class by mean in 64ths, and after them of the neighbours' sum, times ``SPAN``.
-    """
+def initial_model() -> UInt32[np.ndarray, " n"]:
+    """Make the array of the model before the first level, without predictions of rows and columns."""
     stretch, squash, pace = tables()
-    squash = np.append(squash | (squash - (squash >> 3)) << 16, 0)
-    means = [_class_of(mean) for mean in range(SUMS)]
-    sums = [min(3 * around // 4, NEAR - 1) * SPAN for around in range(32)]
-    return stretch.astype(np.int16), squash.astype(np.uint32), pace, np.array(means + sums, np.uint8)
+    model = np.full(BY_ROW, 1 << 31, np.uint32)
+    model[PACE:KIND] = pace
+    model[KIND:SUM] = [_class_of(mean) for mean in range(SUM - KIND)]
+    model[SUM:NEXT] = [min(3 * around // 4, NEAR - 1) * SPAN for around in range(NEXT - SUM)]
+    model[NEXT:STRETCH] = TRANSITION.reshape(-1)
+    model[STRETCH:SQUASH] = stretch.astype(np.int32).view(np.uint32)
+    model[SQUASH : WEIGHT - 1] = squash | (squash - (squash >> 3)) << 16
+    model[WEIGHT:BY_SIGN] = 65536 * 2 // 10
+    return model
 
 
 def _class_of(mean: int) -> int:
@@ -92,54 +122,51 @@ def _shifted(low, high, code, at, decoding, data):  # type: ignore[no-untyped-de
     return low, high, code, at
 
 
-@compiled()
-def _code(y, p, coder, decoding, data):  # type: ignore[no-untyped-def]
+@compiled(inline=True)
+def _code(y, p, low, high, code, at, decoding, data):  # type: ignore[no-untyped-def]
     """Encode or decode a bit y that is 1 with probability p."""
-    low, high, code, at = coder
     middle = low + ((high - low) >> PRECISION) * p
-    if decoding:
-        y = code <= middle
-    if y:
-        high = middle
-    else:
-        low = middle + 1
-    return y, _shifted(low, high, code, at, decoding, data)
+    bit = code <= middle if decoding else y
+    low, high = low if bit else middle + 1, middle if bit else high
+    low, high, code, at = _shifted(low, high, code, at, decoding, data)
+    return bit, low, high, code, at
 
 
-@compiled()
-def _single(y, coder, decoding, data, slot, i, pace):  # type: ignore[no-untyped-def]
+@compiled(inline=True)
+def _single(y, low, high, code, at, decoding, data, model, i):  # type: ignore[no-untyped-def]
     """Encode or decode a bit by one prediction (22 bits, and an age of 10), which moves toward the bit."""
-    known = np.int64(slot[i])
+    known = entry(model, i)
     p, age = known >> 10, known & 255
-    y, coder = _code(y, min(max(p >> 6, 32), 65504), coder, decoding, data)
-    p += (((((1 << 22) - 1 if y else 0) - p) * pace[age]) >> 16)
-    slot[i] = (p << 10) | min(age + 1, LIMIT)
-    return y, coder
+    bit, low, high, code, at = _code(y, min(max(p >> 6, 32), 65504), low, high, code, at, decoding, data)
+    p += (((((1 << 22) - 1) if bit else 0) - p) * entry(model, PACE + age)) >> 16
+    model[i] = (p << 10) | min(age + 1, LIMIT)
+    return bit, low, high, code, at
 
 
 @compiled()
-def _escaped(beyond, coder, decoding, data, slot, at, pace):  # type: ignore[no-untyped-def]
+def _escaped(beyond, low, high, code, at, decoding, data, model):  # type: ignore[no-untyped-def]
     """Encode or decode what is left of a magnitude after all decisions, and return the magnitude."""
     length, found = 0, 0
     if not decoding:
         while beyond >> (length + 1):
             length += 1
     while found < LONGEST:
-        more, coder = _single(found < length, coder, decoding, data, slot, at + found, pace)
+        more, low, high, code, at = _single(found < length, low, high, code, at, decoding, data, model, LONG + found)
         if not more:
             break
         found += 1
     rest = np.int64(1)
     for b in range(found - 1, -1, -1):
-        bit, coder = _code((beyond >> b) & 1 != 0, 1 << (PRECISION - 1), coder, decoding, data)
+        bit = (beyond >> b) & 1 != 0
+        bit, low, high, code, at = _code(bit, 1 << (PRECISION - 1), low, high, code, at, decoding, data)
         rest = 2 * rest + bit
-    return UNARY - 1 + rest, coder
+    return UNARY - 1 + rest, low, high, code, at
 
 
 @compiled()
 def _mixed(weight, odds):  # type: ignore[no-untyped-def]
     """Mix predictions: the place of the probability in its table."""
-    return (min(max(dot(weight, odds) >> 16, -ODDS), ODDS) + ODDS) & 4095
+    return SQUASH + ODDS + min(max(dot(weight, odds) >> 16, -ODDS), ODDS)
 
 
 @compiled()
@@ -149,7 +176,7 @@ def _weights(y, weight, odds, price):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _learn(y, at, state, slot):  # type: ignore[no-untyped-def]
+def _learn(y, at, state, model):  # type: ignore[no-untyped-def]
     """Adapt predictions (22 bits, and ages of 10) to the observed bit."""
     age = state & 1023
     if all_at_least(age, LIMIT):
@@ -159,21 +186,21 @@ def _learn(y, at, state, slot):  # type: ignore[no-untyped-def]
     # The product with the rate has 38 bits.
     off = ((y << 22) - y) - high_bits(state, 10)
     change = ((off >> 11) * rate + (((off & 2047) * rate) >> 11)) >> 5
-    put(slot, at, state + least(LIMIT - age, 1) + (change << 10))
+    put(model, at, state + least(LIMIT - age, 1) + (change << 10))
 
 
 @compiled()
-def _look_left(last, left, further, row_mean, kind, seen):  # type: ignore[no-untyped-def]
+def _look_left(last, left, further, row_mean, model, seen):  # type: ignore[no-untyped-def]
     """Update the rows' means, and pack the classes that do not depend on levels above, for a whole column.
 
-    Classes are of the neighbours' sum (without the levels above), of the near ones, and of the mean; and the last sign.
+    From the highest bits: class of the mean, class of the near neighbours, sign to the left, neighbours' sum.
     """
     rows = len(last)
     for i in range(rows):
         left[i + 1] = min(abs(last[i]), np.int32(CAP))
     for i in range(rows):
         row_mean[i] += ((np.int32(left[i + 1]) << np.int32(FRACTION)) - row_mean[i]) >> np.int32(ROW_PACE)
-        seen[i] = np.int32(kind[(row_mean[i] >> np.int32(4)) & np.int32(2047)])
+        seen[i] = np.int32(entry(model, KIND + (row_mean[i] >> np.int32(4))))
     two, three, four = np.int32(2), np.int32(3), np.int32(4)
     for i in range(rows):
         u, l1, v, l2 = np.int32(left[i]), np.int32(left[i + 1]), np.int32(left[i + 2]), np.int32(further[i + 1])
@@ -189,11 +216,7 @@ def walk(
     data: UInt8[np.ndarray, " bytes"],
     decoding: bool,
     dependent: bool,
-    transition: UInt8[np.ndarray, "8 2"],
-    stretch: Int16[np.ndarray, " 4096"],
-    squash: UInt32[np.ndarray, " 4096"],
-    pace: Int64[np.ndarray, " 256"],
-    kind: UInt8[np.ndarray, " 2080"],
+    initial: UInt32[np.ndarray, " n"],
 ) -> int:
     """Encode or decode levels, column by column.
 
@@ -201,18 +224,9 @@ def walk(
         Bytes of the stream, even if ``data`` has no room for them; −1 for an invalid stream.
     """
     rows, cols = level.shape
-    # Slots of each mixed prediction, with those of a context's decisions side by side, then of the single ones.
-    begin_1 = 8 * 2 * SPAN
-    begin_2 = begin_1 + 8 * CLOSE * SPAN
-    begin_3 = begin_2 + 8 * NEAR * SPAN
-    begin_4 = begin_3 + 2 * MEANS * MEANS * SPAN
-    begin_5 = begin_4 + 2 * MEANS * NEAR * SPAN
-    begin_6 = begin_5 + 4 * rows
-    sign_at = begin_6 + 4 * cols
-    long_at = sign_at + 2 * 9
-    slot = np.full(long_at + LONGEST + 1, 1 << 31, np.uint32)
-    weight = np.full(UNARY * LANES, 65536 * 2 // 10, np.int32)
-    weight_0 = load(weight, 0)
+    model = np.full(BY_ROW + PER_ROW * (rows + cols), 1 << 31, np.uint32)
+    model[:BY_ROW] = initial
+    weight_0 = load(model, WEIGHT)
     low, high, code, place = np.int64(0), np.int64((1 << WORD) - 1), np.int64(0), np.int64(0)
     if decoding:
         for i in range(WORD // 8):
@@ -226,85 +240,85 @@ def walk(
         v = j % TOGETHER
         if j == 0:
             for i in range(rows):
-                left_of[i] = (np.int32(kind[row_mean[i] >> 4]) << 24) | (1 << 5)
+                left_of[i] = (np.int32(entry(model, KIND + (row_mean[i] >> 4))) << 24) | (1 << 5)
         else:
             left, further = further, left
-            _look_left(strip[(j - 1) % TOGETHER], left, further, row_mean, kind, left_of)
+            _look_left(strip[(j - 1) % TOGETHER], left, further, row_mean, model, left_of)
         if v == 0 and not decoding:
             for i in range(rows):
                 for w in range(min(cols - j, TOGETHER)):
                     strip[w, i] = level[i, j + w]
+        column = strip[v]
         state, above = np.int64(0), np.int64(1)
         around_above, cut_above, close_above = np.int64(0), np.int64(0), np.int64(0)
-        row_at, column_at = begin_5, begin_6 + 4 * j
+        row_at, column_at = BY_ROW, BY_ROW + PER_ROW * (rows + j)
         for i in range(rows):
             packed = np.int64(left_of[i])
-            near = np.int64(kind[SUMS + around_above + (packed & 31)])
+            near = entry(model, SUM + around_above + (packed & 31))
             close = close_above + ((packed >> 8) & 255)
-            beside = np.int64(kind[(column_mean >> 4) & 2047]) * SPAN
+            beside = entry(model, KIND + (column_mean >> 4)) * SPAN
             grid = (state >> 2) * MEANS * MEANS * SPAN
-            at_3 = begin_3 + grid + beside + (packed >> 16)
-            at_4 = begin_4 + grid + beside * NEAR + near
-            at_1, at_2 = begin_1 + state * CLOSE * SPAN + close, begin_2 + state * NEAR * SPAN + near
-            k = np.int64(strip[v, i])
-            at = state * 2 * SPAN, at_1, at_2, at_3, at_4, row_at, column_at
-            known, odds = take(slot, at), look_up(stretch, slot, at, 20)
+            at_3 = BY_MEANS + grid + beside + (packed >> 16)
+            at_4 = BY_COLUMN_MEAN + grid + beside * NEAR + near
+            at_1, at_2 = BY_CLOSE + state * CLOSE * SPAN + close, BY_NEAR + state * NEAR * SPAN + near
+            at = BY_SIGN + state * 2 * SPAN, at_1, at_2, at_3, at_4, row_at, column_at
+            known, odds = take(model, at), look_up(model, at, 20, STRETCH)
             mixed = _mixed(weight_0, odds)
-            price, p = equal(squash, mixed), np.int64(squash[mixed] & 65535)
+            price, p = equal(model, mixed), entry(model, mixed) & 65535
             middle = low + ((high - low) >> PRECISION) * p
-            if (code > middle) if decoding else (k == 0):
+            if (code > middle) if decoding else (column[i] == 0):
                 weight_0 = _weights(0, weight_0, odds, price)
-                _learn(0, at, known, slot)
+                _learn(0, at, known, model)
                 low, high, code, place = _shifted(middle + 1, high, code, place, decoding, data)
                 if decoding:
-                    strip[v, i] = 0
+                    column[i] = 0
                 around_above, cut_above, close_above, above = cut_above, np.int64(0), np.int64(0), np.int64(1)
                 column_mean += (0 - column_mean) >> COLUMN_PACE
                 if dependent:
-                    state = np.int64(transition[state & 7, 0])
+                    state = entry(model, NEXT + 2 * state)
             else:
-                size, negative = abs(k), k < 0
+                k = np.int64(column[i])
+                size = abs(k)
                 weight_0 = _weights(1, weight_0, odds, price)
-                _learn(1, at, known, slot)
+                _learn(1, at, known, model)
                 low, high, code, place = _shifted(low, middle, code, place, decoding, data)
                 grid = state >> 2
-                c = sign_at + grid * 9 + above * 3 + ((packed >> 5) & 3)
-                negative, (low, high, code, place) = _single(
-                    negative, (low, high, code, place), decoding, data, slot, c, pace
+                negative, low, high, code, place = _single(
+                    k < 0, low, high, code, place, decoding, data, model, SIGN + grid * 9 + above * 3 + ((packed >> 5) & 3)
                 )
-                from_0 = (2 * grid + negative) * SPAN
-                at_1, at_2 = begin_1 + grid * CLOSE * SPAN + close, begin_2 + grid * NEAR * SPAN + near
+                at_0 = BY_SIGN + (2 * grid + negative) * SPAN
+                at_1, at_2 = BY_CLOSE + grid * CLOSE * SPAN + close, BY_NEAR + grid * NEAR * SPAN + near
                 seen = 1
                 while seen < UNARY:
                     more = min(seen, 2)
-                    at = from_0 + seen, at_1 + seen, at_2 + seen, at_3 + seen, at_4 + seen, row_at + more, column_at + more
-                    known, odds = take(slot, at), look_up(stretch, slot, at, 20)
-                    mixing = load(weight, seen * LANES)
-                    mixed = _mixed(mixing, odds)
-                    price, p = equal(squash, mixed), np.int64(squash[mixed] & 65535)
+                    at = at_0 + seen, at_1 + seen, at_2 + seen, at_3 + seen, at_4 + seen, row_at + more, column_at + more
+                    known, odds = take(model, at), look_up(model, at, 20, STRETCH)
+                    weight = load(model, WEIGHT + seen * LANES)
+                    mixed = _mixed(weight, odds)
+                    price, p = equal(model, mixed), entry(model, mixed) & 65535
                     middle = low + ((high - low) >> PRECISION) * p
                     if (code > middle) if decoding else (size <= seen):
-                        store(weight, seen * LANES, _weights(0, mixing, odds, price))
-                        _learn(0, at, known, slot)
+                        store(model, WEIGHT + seen * LANES, _weights(0, weight, odds, price))
+                        _learn(0, at, known, model)
                         low, high, code, place = _shifted(middle + 1, high, code, place, decoding, data)
                         break
-                    store(weight, seen * LANES, _weights(1, mixing, odds, price))
-                    _learn(1, at, known, slot)
+                    store(model, WEIGHT + seen * LANES, _weights(1, weight, odds, price))
+                    _learn(1, at, known, model)
                     low, high, code, place = _shifted(low, middle, code, place, decoding, data)
                     seen += 1
                 if seen == UNARY:
-                    seen, (low, high, code, place) = _escaped(
-                        size - UNARY + 1, (low, high, code, place), decoding, data, slot, long_at, pace
+                    seen, low, high, code, place = _escaped(
+                        size - UNARY + 1, low, high, code, place, decoding, data, model
                     )
                 if decoding:
                     k = -seen if negative else seen
-                    strip[v, i] = k
+                    column[i] = k
                 column_mean += ((min(seen, CAP) << FRACTION) - column_mean) >> COLUMN_PACE
                 around_above = 2 * min(seen, 4) + cut_above
                 cut_above, close_above, above = min(seen, 3), 9 * SPAN * min(seen, 2), np.int64(0 if negative else 2)
                 if dependent:
-                    state = np.int64(transition[state & 7, k & 1])
-            row_at += 4
+                    state = entry(model, NEXT + 2 * state + (k & 1))
+            row_at += PER_ROW
         if decoding and (v == TOGETHER - 1 or j == cols - 1):
             for i in range(rows):
                 for w in range(v + 1):

@@ -108,20 +108,30 @@ def put(typing, array, at, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def look_up(typing, table, array, at, shift):  # type: ignore[no-untyped-def]
-    """Read the entries of a table of 16-bit integers for the high bits of seven entries of an array."""
+def look_up(typing, array, at, shift, begin):  # type: ignore[no-untyped-def]
+    """Read the entries at ``begin`` and the high bits of seven entries of an array; the eighth lane is 0."""
 
     def build(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        found = ir.Constant(ir.VectorType(ir.IntType(16), LANES), [0] * LANES)
-        shift = _narrow(builder, args[3])
-        for i, index in enumerate(cgutils.unpack_tuple(builder, args[2])):
-            one = builder.load(_pointer(context, builder, sig.args[1], args[1], index))
-            place = builder.zext(builder.lshr(one, shift), _LONG)
+        found = ir.Constant(_VECTOR, [0] * LANES)
+        shift = _narrow(builder, args[2])
+        for i, index in enumerate(cgutils.unpack_tuple(builder, args[1])):
+            one = builder.load(_pointer(context, builder, sig.args[0], args[0], index))
+            place = builder.add(builder.zext(builder.lshr(one, shift), _LONG), args[3])
             one = builder.load(_pointer(context, builder, sig.args[0], args[0], place))
             found = builder.insert_element(found, one, ir.Constant(_INT, i))
-        return builder.sext(found, _VECTOR)
+        return found
 
-    return lanes(table, array, at, shift), build
+    return lanes(array, at, shift, types.int64), build
+
+
+@intrinsic
+def entry(typing, array, at):  # type: ignore[no-untyped-def]
+    """Read one entry at a place that is not negative."""
+
+    def build(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return builder.zext(builder.load(_pointer(context, builder, sig.args[0], args[0], args[1])), _LONG)
+
+    return types.int64(array, types.int64), build
 
 
 @intrinsic
