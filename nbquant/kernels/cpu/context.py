@@ -41,6 +41,8 @@ SLOWEST = (65536 + LIMIT // 2 + 1) // (LIMIT + 2)
 PRECISION = 16  # bits of a coding probability
 ODDS = 2047  # largest log-odds, in 256ths
 RATE = 14  # learning rate of the mixing weights
+LARGEST = 1 << 31  # magnitudes of levels are smaller
+INVALID, TOO_LARGE = -1, -2
 LONGEST = 40  # bits of an Exp-Golomb code
 WORD = 48  # bits of the interval's ends
 TOGETHER = 16  # columns that are copied at a time
@@ -221,7 +223,8 @@ def walk(
     """Encode or decode levels, column by column.
 
     Returns:
-        Bytes of the stream, even if ``data`` has no room for them; −1 for an invalid stream.
+        Bytes of the stream, even if ``data`` has no room for them; ``INVALID`` or ``TOO_LARGE`` instead for a stream that
+        no levels have, or levels beyond 32 bits.
     """
     rows, cols = level.shape
     model = np.full(BY_ROW + PER_ROW * (rows + cols), 1 << 31, np.uint32)
@@ -311,6 +314,8 @@ def walk(
                         size - UNARY + 1, low, high, code, place, decoding, data, model
                     )
                 if decoding:
+                    if seen >= LARGEST:
+                        return TOO_LARGE
                     k = -seen if negative else seen
                     column[i] = k
                 column_mean += ((min(seen, CAP) << FRACTION) - column_mean) >> COLUMN_PACE
@@ -329,7 +334,7 @@ def walk(
         end = (low + rest) & ~rest
         if end <= high:
             if decoding:
-                return len(data) if place + n == len(data) and code == end else -1
+                return len(data) if place + n == len(data) and code == end else INVALID
             for b in range(n):
                 if place < len(data):
                     data[place] = (end >> (WORD - 8 - 8 * b)) & 255
