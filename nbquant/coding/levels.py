@@ -17,7 +17,7 @@ PRUNED = -1
 
 def _fits(least: int, most: int) -> bool:
     """Whether integers and their differences from 0 have 32 bits."""
-    return -(1 << 31) < least and most < 1 << 31
+    return least > -(1 << 31) and most < 1 << 31
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:

@@ -181,10 +181,7 @@ def _weights(y, weight, odds, price):  # type: ignore[no-untyped-def]
 def _learn(y, at, state, model):  # type: ignore[no-untyped-def]
     """Adapt predictions (22 bits, and ages of 10) to the observed bit."""
     age = state & 1023
-    if all_at_least(age, LIMIT):
-        rate = splat(SLOWEST)
-    else:
-        rate = divide(65537 + (age >> 1), age + 2)
+    rate = splat(SLOWEST) if all_at_least(age, LIMIT) else divide(65537 + (age >> 1), age + 2)
     # The product with the rate has 38 bits.
     off = ((y << 22) - y) - high_bits(state, 10)
     change = ((off >> 11) * rate + (((off & 2047) * rate) >> 11)) >> 5
@@ -213,6 +210,15 @@ def _look_left(last, left, further, row_mean, model, seen):  # type: ignore[no-u
 
 
 @compiled()
+def _first(data):  # type: ignore[no-untyped-def]
+    """Read as many bytes as the interval's ends have."""
+    code = np.int64(0)
+    for i in range(WORD // 8):
+        code = (code << 8) | (np.int64(data[i]) if i < len(data) else np.int64(0))
+    return code
+
+
+@compiled()
 def walk(
     level: Int32[np.ndarray, "rows cols"],
     data: UInt8[np.ndarray, " bytes"],
@@ -223,19 +229,16 @@ def walk(
     """Encode or decode levels, column by column.
 
     Returns:
-        Bytes of the stream, even if ``data`` has no room for them; ``INVALID`` or ``TOO_LARGE`` instead for a stream that
-        no levels have, or levels beyond 32 bits.
+        Bytes of the stream, even if ``data`` has no room for them; ``INVALID`` for a stream that no levels have,
+        ``TOO_LARGE`` for levels beyond 32 bits.
     """
     rows, cols = level.shape
     model = np.full(BY_ROW + PER_ROW * (rows + cols), 1 << 31, np.uint32)
     model[:BY_ROW] = initial
     weight_0 = load(model, WEIGHT)
-    low, high, code, place = np.int64(0), np.int64((1 << WORD) - 1), np.int64(0), np.int64(0)
-    if decoding:
-        for i in range(WORD // 8):
-            code = (code << 8) | (np.int64(data[i]) if i < len(data) else np.int64(0))
+    low, high, code, place = 0, (1 << WORD) - 1, _first(data) if decoding else 0, 0
     row_mean = np.full(rows, 1 << (FRACTION - 2), np.int32)
-    column_mean = np.int64(1 << (FRACTION - 2))
+    column_mean = 1 << (FRACTION - 2)
     strip = np.zeros((min(cols, TOGETHER), rows), np.int32)
     left, further = np.zeros(rows + 2, np.uint8), np.zeros(rows + 2, np.uint8)
     left_of = np.zeros(rows, np.int32)
@@ -252,11 +255,11 @@ def walk(
                 for w in range(min(cols - j, TOGETHER)):
                     strip[w, i] = level[i, j + w]
         column = strip[v]
-        state, above = np.int64(0), np.int64(1)
-        around_above, cut_above, close_above = np.int64(0), np.int64(0), np.int64(0)
+        state, above = 0, 1
+        around_above, cut_above, close_above = 0, 0, 0
         row_at, column_at = BY_ROW, BY_ROW + PER_ROW * (rows + j)
         for i in range(rows):
-            packed = np.int64(left_of[i])
+            packed = int(left_of[i])
             near = entry(model, SUM + around_above + (packed & 31))
             close = close_above + ((packed >> 8) & 255)
             beside = entry(model, KIND + (column_mean >> 4)) * SPAN
@@ -275,26 +278,42 @@ def walk(
                 low, high, code, place = _shifted(middle + 1, high, code, place, decoding, data)
                 if decoding:
                     column[i] = 0
-                around_above, cut_above, close_above, above = cut_above, np.int64(0), np.int64(0), np.int64(1)
+                around_above, cut_above, close_above, above = cut_above, 0, 0, 1
                 column_mean += (0 - column_mean) >> COLUMN_PACE
                 if dependent:
                     state = entry(model, NEXT + 2 * state)
             else:
-                k = np.int64(column[i])
+                k = int(column[i])
                 size = abs(k)
                 weight_0 = _weights(1, weight_0, odds, price)
                 _learn(1, at, known, model)
                 low, high, code, place = _shifted(low, middle, code, place, decoding, data)
                 grid = state >> 2
                 negative, low, high, code, place = _single(
-                    k < 0, low, high, code, place, decoding, data, model, SIGN + grid * 9 + above * 3 + ((packed >> 5) & 3)
+                    k < 0,
+                    low,
+                    high,
+                    code,
+                    place,
+                    decoding,
+                    data,
+                    model,
+                    SIGN + grid * 9 + above * 3 + ((packed >> 5) & 3),
                 )
                 at_0 = BY_SIGN + (2 * grid + negative) * SPAN
                 at_1, at_2 = BY_CLOSE + grid * CLOSE * SPAN + close, BY_NEAR + grid * NEAR * SPAN + near
                 seen = 1
                 while seen < UNARY:
                     more = min(seen, 2)
-                    at = at_0 + seen, at_1 + seen, at_2 + seen, at_3 + seen, at_4 + seen, row_at + more, column_at + more
+                    at = (
+                        at_0 + seen,
+                        at_1 + seen,
+                        at_2 + seen,
+                        at_3 + seen,
+                        at_4 + seen,
+                        row_at + more,
+                        column_at + more,
+                    )
                     known, odds = take(model, at), look_up(model, at, 20, STRETCH)
                     weight = load(model, WEIGHT + seen * LANES)
                     mixed = _mixed(weight, odds)
@@ -320,7 +339,7 @@ def walk(
                     column[i] = k
                 column_mean += ((min(seen, CAP) << FRACTION) - column_mean) >> COLUMN_PACE
                 around_above = 2 * min(seen, 4) + cut_above
-                cut_above, close_above, above = min(seen, 3), 9 * SPAN * min(seen, 2), np.int64(0 if negative else 2)
+                cut_above, close_above, above = min(seen, 3), 9 * SPAN * min(seen, 2), 0 if negative else 2
                 if dependent:
                     state = entry(model, NEXT + 2 * state + (k & 1))
             row_at += PER_ROW

@@ -1,23 +1,25 @@
 """Eight 32-bit integers that compiled loops compute with at once, in vector instructions.
 
-Numba's own vectorization needs loops over arrays. Here a value of eight lanes is a variable like any other: ``+``, ``-``,
-``*``, ``&``, ``|``, ``<<`` and ``>>`` act on each lane, with an integer as eight equal lanes.
+Numba's own vectorization needs loops over arrays. Here a value of eight lanes is a variable like any other: ``+``,
+``-``, ``*``, ``&``, ``|``, ``<<`` and ``>>`` act on each lane, with an integer as eight equal lanes.
 """
 
 import operator
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import extending
 from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import lower_builtin, models, register_model
 
 LANES = 8
+_operation: Any = extending.intrinsic
 _INT, _FLOAT, _LONG = ir.IntType(32), ir.FloatType(), ir.IntType(64)
 _VECTOR = ir.VectorType(_INT, LANES)
 
 
-class LanesType(types.Type):  # type: ignore[misc]
+class LanesType(types.Type):
     """Numba's type of such values."""
 
     def __init__(self) -> None:
@@ -28,7 +30,7 @@ lanes = LanesType()
 
 
 @register_model(LanesType)
-class _Model(models.PrimitiveModel):  # type: ignore[misc]
+class _Model(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _VECTOR)
 
@@ -48,7 +50,7 @@ def _narrow(builder: Any, value: Any) -> Any:
 def _define(function: Any, build: str) -> None:
     """Define an operator on lanes."""
 
-    class Template(AbstractTemplate):  # type: ignore[misc]
+    class Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             if kws or not any(isinstance(a, LanesType) for a in args):
                 return None
@@ -80,7 +82,7 @@ def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
     return builder.gep(data, [at])
 
 
-@intrinsic
+@_operation
 def take(typing, array, at):  # type: ignore[no-untyped-def]
     """Read seven entries of an array into lanes; the eighth is −1."""
 
@@ -94,7 +96,7 @@ def take(typing, array, at):  # type: ignore[no-untyped-def]
     return lanes(array, at), build
 
 
-@intrinsic
+@_operation
 def put(typing, array, at, value):  # type: ignore[no-untyped-def]
     """Write the first lanes to entries of an array."""
 
@@ -107,7 +109,7 @@ def put(typing, array, at, value):  # type: ignore[no-untyped-def]
     return types.void(array, at, value), build
 
 
-@intrinsic
+@_operation
 def look_up(typing, array, at, shift, begin):  # type: ignore[no-untyped-def]
     """Read the entries at ``begin`` and the high bits of seven entries of an array; the eighth lane is 0."""
 
@@ -124,7 +126,7 @@ def look_up(typing, array, at, shift, begin):  # type: ignore[no-untyped-def]
     return lanes(array, at, shift, types.int64), build
 
 
-@intrinsic
+@_operation
 def entry(typing, array, at):  # type: ignore[no-untyped-def]
     """Read one entry at a place that is not negative."""
 
@@ -134,7 +136,7 @@ def entry(typing, array, at):  # type: ignore[no-untyped-def]
     return types.int64(array, types.int64), build
 
 
-@intrinsic
+@_operation
 def load(typing, array, at):  # type: ignore[no-untyped-def]
     """Read eight neighbouring entries."""
 
@@ -145,7 +147,7 @@ def load(typing, array, at):  # type: ignore[no-untyped-def]
     return lanes(array, at), build
 
 
-@intrinsic
+@_operation
 def store(typing, array, at, value):  # type: ignore[no-untyped-def]
     """Write eight neighbouring entries."""
 
@@ -157,7 +159,7 @@ def store(typing, array, at, value):  # type: ignore[no-untyped-def]
     return types.void(array, at, value), build
 
 
-@intrinsic
+@_operation
 def dot(typing, a, b):  # type: ignore[no-untyped-def]
     """Sum the products, in 64 bits."""
 
@@ -174,7 +176,7 @@ def dot(typing, a, b):  # type: ignore[no-untyped-def]
     return types.int64(a, b), build
 
 
-@intrinsic
+@_operation
 def high_bits(typing, a, shift):  # type: ignore[no-untyped-def]
     """Shift right, with zeros from the left."""
 
@@ -184,7 +186,7 @@ def high_bits(typing, a, shift):  # type: ignore[no-untyped-def]
     return lanes(a, shift), build
 
 
-@intrinsic
+@_operation
 def divide(typing, a, b):  # type: ignore[no-untyped-def]
     """Divide positive integers below 2²⁴, in float32, and round down: exact where a < 2²³."""
 
@@ -196,7 +198,7 @@ def divide(typing, a, b):  # type: ignore[no-untyped-def]
     return lanes(a, b), build
 
 
-@intrinsic
+@_operation
 def least(typing, a, b):  # type: ignore[no-untyped-def]
     """Take the smaller one, lane by lane."""
 
@@ -207,7 +209,7 @@ def least(typing, a, b):  # type: ignore[no-untyped-def]
     return lanes(a, b), build
 
 
-@intrinsic
+@_operation
 def equal(typing, array, at):  # type: ignore[no-untyped-def]
     """Read an entry into all lanes."""
 
@@ -217,7 +219,7 @@ def equal(typing, array, at):  # type: ignore[no-untyped-def]
     return lanes(array, at), build
 
 
-@intrinsic
+@_operation
 def all_at_least(typing, a, least):  # type: ignore[no-untyped-def]
     """Whether no lane is smaller."""
 
@@ -229,7 +231,7 @@ def all_at_least(typing, a, least):  # type: ignore[no-untyped-def]
     return types.boolean(a, least), build
 
 
-@intrinsic
+@_operation
 def splat(typing, value):  # type: ignore[no-untyped-def]
     """Put an integer into all lanes."""
 
