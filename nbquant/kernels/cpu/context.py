@@ -235,6 +235,8 @@ def walk(
     rows, cols = level.shape
     model = np.full(BY_ROW + PER_ROW * (rows + cols), 1 << 31, np.uint32)
     model[:BY_ROW] = initial
+    if not dependent:
+        model[NEXT:STRETCH] = 0
     weight_0 = load(model, WEIGHT)
     low, high, code, place = 0, (1 << WORD) - 1, _first(data) if decoding else 0, 0
     row_mean = np.full(rows, 1 << (FRACTION - 2), np.int32)
@@ -250,10 +252,10 @@ def walk(
         else:
             left, further = further, left
             _look_left(strip[(j - 1) % TOGETHER], left, further, row_mean, model, left_of)
-        if v == 0 and not decoding:
+        if v == 0:
             for i in range(rows):
                 for w in range(min(cols - j, TOGETHER)):
-                    strip[w, i] = level[i, j + w]
+                    strip[w, i] = 0 if decoding else level[i, j + w]
         column = strip[v]
         state, above = 0, 1
         around_above, cut_above, close_above = 0, 0, 0
@@ -276,12 +278,9 @@ def walk(
                 weight_0 = _weights(0, weight_0, odds, price)
                 _learn(0, at, known, model)
                 low, high, code, place = _shifted(middle + 1, high, code, place, decoding, data)
-                if decoding:
-                    column[i] = 0
                 around_above, cut_above, close_above, above = cut_above, 0, 0, 1
                 column_mean += (0 - column_mean) >> COLUMN_PACE
-                if dependent:
-                    state = entry(model, NEXT + 2 * state)
+                state = entry(model, NEXT + 2 * state)
             else:
                 k = int(column[i])
                 size = abs(k)
@@ -340,8 +339,7 @@ def walk(
                 column_mean += ((min(seen, CAP) << FRACTION) - column_mean) >> COLUMN_PACE
                 around_above = 2 * min(seen, 4) + cut_above
                 cut_above, close_above, above = min(seen, 3), 9 * SPAN * min(seen, 2), 0 if negative else 2
-                if dependent:
-                    state = entry(model, NEXT + 2 * state + (k & 1))
+                state = entry(model, NEXT + 2 * state + (k & 1))
             row_at += PER_ROW
         if decoding and (v == TOGETHER - 1 or j == cols - 1):
             for i in range(rows):
