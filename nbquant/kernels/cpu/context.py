@@ -22,7 +22,6 @@ from nbquant.kernels.cpu.lanes import (
     load,
     look_up,
     put,
-    splat,
     store,
     take,
 )
@@ -180,10 +179,12 @@ def _weights(y, weight, odds, price):  # type: ignore[no-untyped-def]
 @compiled()
 def _learn(y, at, state, model):  # type: ignore[no-untyped-def]
     """Adapt predictions (22 bits, and ages of 10) to the observed bit."""
-    age = state & 1023
-    rate = splat(SLOWEST) if all_at_least(age, LIMIT) else divide(65537 + (age >> 1), age + 2)
+    age, off = state & 1023, ((y << 22) - y) - high_bits(state, 10)
+    if all_at_least(age, LIMIT):
+        put(model, at, state + (((off * SLOWEST) >> 16) << 10))
+        return
+    rate = divide(65537 + (age >> 1), age + 2)
     # The product with the rate has 38 bits.
-    off = ((y << 22) - y) - high_bits(state, 10)
     change = ((off >> 11) * rate + (((off & 2047) * rate) >> 11)) >> 5
     put(model, at, state + least(LIMIT - age, 1) + (change << 10))
 
