@@ -16,7 +16,7 @@ PRUNED = -1
 
 
 def _fits(least: int, most: int) -> bool:
-    """Whether integers and their differences from 0 have 32 bits."""
+    """Whether integers from ``least`` to ``most`` have 32 bits."""
     return least > -(1 << 31) and most < 1 << 31
 
 
@@ -140,8 +140,8 @@ class Alphabet:
         index[self.integer - first] = np.arange(len(self.integer))
         if self.pruned and first <= 0 <= last:
             index[-first] = PRUNED
-        found = index[flat - first]
+        found: Int[np.ndarray, " n"] = index.take(flat - first, mode="clip")
         found[pruned] = PRUNED
-        if (found == unused).any():
+        if int(found.min(initial=0)) == unused:
             raise ValueError("levels must be of values in the codebook, but some are not.")
         return found
