@@ -36,10 +36,10 @@ FRACTION = 10  # fractional bits of such means
 CAP = 31  # largest magnitude that counts in them
 ROW_PACE, COLUMN_PACE = 4, 5  # means over about 2⁴ and 2⁵ levels
 LIMIT = 250  # largest age of a prediction, from which on its rate is constant
-SLOWEST = (65536 + LIMIT // 2 + 1) // (LIMIT + 2)
+SLOWEST = (65536 + LIMIT // 2 + 1) // (LIMIT + 2)  # that rate
 PRECISION = 16  # bits of a coding probability
 ODDS = 2047  # largest log-odds, in 256ths
-RATE = 14  # learning rate of the mixing weights
+RATE = 14  # learning rate of the mixing weights, in 16ths of the error
 LARGEST = 1 << 31  # magnitudes of levels are smaller
 INVALID, TOO_LARGE = -1, -2
 LONGEST = 40  # bits of an Exp-Golomb code
@@ -53,7 +53,7 @@ KIND = PACE + 256  # classes by mean in 64ths
 SUM = KIND + 2048  # classes by the neighbours' sum, times SPAN
 NEXT = SUM + 32  # states by state and parity
 STRETCH = NEXT + 16  # log-odds by probability
-SQUASH = STRETCH + 4096  # probabilities p by log-odds, and ⌈7p/8⌉ in the upper 16 bits
+SQUASH = STRETCH + 4096  # probabilities p by log-odds, and ⌈RATE · p / 16⌉ in the upper 16 bits
 WEIGHT = SQUASH + 4096
 BY_SIGN = WEIGHT + UNARY * LANES
 BY_CLOSE = BY_SIGN + 8 * 2 * SPAN
@@ -93,7 +93,7 @@ def initial_model() -> UInt32[np.ndarray, " n"]:
     model[SUM:NEXT] = [min(3 * around // 4, NEAR - 1) * SPAN for around in range(NEXT - SUM)]
     model[NEXT:STRETCH] = TRANSITION.reshape(-1)
     model[STRETCH:SQUASH] = stretch.astype(np.int32).view(np.uint32)
-    model[SQUASH : WEIGHT - 1] = squash | (squash - (squash >> 3)) << 16
+    model[SQUASH : WEIGHT - 1] = squash | -(-squash * RATE >> 4) << 16
     model[WEIGHT:BY_SIGN] = 65536 * 2 // 10
     return model
 
@@ -172,8 +172,12 @@ def _mixed(weight, odds):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _weights(y, weight, odds, price):  # type: ignore[no-untyped-def]
-    """Adapt the mixing weights to the observed bit."""
-    return weight + ((odds * ((y * 57344) - high_bits(price, 16)) + 0x8000) >> 16)
+    """Adapt the mixing weights to the observed bit.
+
+    They have 32 bits: at each level their norm grows by less than 4 where the odds are saturated, and otherwise like
+    that of a random walk with steps below 6,000, so that it stays far below 2³¹ for blocks of 2²² levels.
+    """
+    return weight + ((odds * (((y << PRECISION) * RATE >> 4) - high_bits(price, 16)) + 0x8000) >> 16)
 
 
 @compiled()
