@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float64, Int64, Shaped
+from jaxtyping import Float64, Int, Int64, Shaped
 
 from nbquant.coding.entropy import Counts
 
@@ -87,8 +87,8 @@ class Code:
     read: Callable[[bytes, int, int], SymbolCode | None] | None = None
     payload_range: Callable[[int, int], tuple[int, int]] | None = None
     codewords: Callable[[Lengths], tuple[str, ...]] | None = None
-    encode: Callable[[Int64[np.ndarray, "rows cols"], bool], bytes] | None = None
-    decode: Callable[[bytes, int, int, bool], Int64[np.ndarray, "rows cols"]] | None = None
+    encode: Callable[[Int[np.ndarray, "rows cols"], bool], bytes] | None = None
+    decode: Callable[[bytes, int, int, bool], Int[np.ndarray, "rows cols"]] | None = None
 
     @property
     def adaptive(self) -> bool:

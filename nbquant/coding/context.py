@@ -10,16 +10,15 @@ Kirchhoffer et al. 2021 (the same for network weights, ISO/IEC 15938-17).
 """
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int, Int32
 
 from nbquant.coding.code import Code, ideal_lengths
 from nbquant.kernels.cpu import context as kernel
-from nbquant.kernels.reference import TRANSITION
 
-LARGEST = 1 << 31  # magnitudes of levels are smaller
+LARGEST = kernel.LARGEST  # magnitudes of levels are smaller
 
 
-def encode(level: Int64[np.ndarray, "rows cols"], dependent: bool = False) -> bytes:
+def encode(level: Int[np.ndarray, "rows cols"], dependent: bool = False) -> bytes:
     """Encode a matrix of levels, column by column.
 
     Args:
@@ -29,7 +28,7 @@ def encode(level: Int64[np.ndarray, "rows cols"], dependent: bool = False) -> by
     Raises:
         ValueError: Levels of 2³¹ or beyond.
     """
-    largest = int(np.abs(level).max(initial=0))
+    largest = max(int(level.max(initial=0)), -int(level.min(initial=0)))
     if largest >= LARGEST:
         raise ValueError(f"levels must be smaller than {LARGEST:,}, but go to {largest:,}: use larger steps.")
     data = np.empty(level.size // 2 + 256, np.uint8)
@@ -40,22 +39,23 @@ def encode(level: Int64[np.ndarray, "rows cols"], dependent: bool = False) -> by
     return data[:size].tobytes()
 
 
-def decode(data: bytes, rows: int, cols: int, dependent: bool = False) -> Int64[np.ndarray, "rows cols"]:
+def decode(data: bytes, rows: int, cols: int, dependent: bool = False) -> Int32[np.ndarray, "rows cols"]:
     """Decode the levels of a stream, with the arguments of :func:`encode`.
 
     Raises:
         ValueError: A stream that :func:`encode` cannot have written.
     """
-    level = np.zeros((rows, cols), np.int64)
-    if _walk(level, np.frombuffer(bytearray(data), np.uint8), True, dependent) != len(data):
-        raise ValueError(f"the stream must hold {rows} × {cols} levels and end with them, but does not.")
-    if int(np.abs(level).max(initial=0)) >= LARGEST:
+    level = np.empty((rows, cols), np.int32)
+    size = _walk(level, np.frombuffer(bytearray(data), np.uint8), True, dependent)
+    if size == kernel.TOO_LARGE:
         raise ValueError(f"levels must be smaller than {LARGEST:,}, but are not.")
+    if size != len(data):
+        raise ValueError(f"the stream must hold {rows} × {cols} levels and end with them, but does not.")
     return level
 
 
-def _walk(level: Int64[np.ndarray, "rows cols"], data: np.ndarray, decoding: bool, dependent: bool) -> int:
-    return kernel.walk(np.ascontiguousarray(level), data, decoding, dependent, TRANSITION, *kernel.tables())
+def _walk(level: Int[np.ndarray, "rows cols"], data: np.ndarray, decoding: bool, dependent: bool) -> int:
+    return kernel.walk(np.ascontiguousarray(level, np.int32), data, decoding, dependent, kernel.initial_model())
 
 
 CONTEXT = Code(

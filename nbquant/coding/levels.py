@@ -15,6 +15,11 @@ MOST_SPAN = 1 << 24  # largest range of an alphabet's integers
 PRUNED = -1
 
 
+def _fits(least: int, most: int) -> bool:
+    """Whether integers from ``least`` to ``most`` have 32 bits."""
+    return least > -(1 << 31) and most < 1 << 31
+
+
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     """Shape of a tensor as a matrix: rows are its first axis, columns the others; a vector is a single column.
 
@@ -99,7 +104,10 @@ class Alphabet:
         least = PRUNED if self.pruned else 0
         if low < least or high >= len(self.integer):
             raise ValueError(f"indices must be {least} to {len(self.integer) - 1}, but go from {low} to {high}.")
-        integer = np.append(self.integer, 0)[index].reshape(rows, cols)  # −1 is the last entry
+        values = np.append(self.integer, 0)
+        if _fits(int(values.min()), int(values.max())):
+            values = values.astype(np.int32)
+        integer = values.take(index, mode="wrap").reshape(rows, cols)  # −1 is the last entry
         level = trellis.levels_of(integer, rows, cols) if self.dependent else integer
         assert code.encode is not None
         return code.encode(level, self.dependent)
@@ -112,10 +120,14 @@ class Alphabet:
         """
         assert code.decode is not None
         level = code.decode(data, rows, cols, self.dependent)
+        if self.dependent and not _fits(2 * int(level.min(initial=0)), 2 * int(level.max(initial=0))):
+            level = level.astype(np.int64)
         integer = trellis.integers_of(level, rows, cols) if self.dependent else level
         flat = integer.reshape(-1)
         first = int(self.integer[0]) if len(self.integer) else 0
         last = int(self.integer[-1]) if len(self.integer) else -1
+        if not _fits(first, last):
+            flat = flat.astype(np.int64)
         pruned = np.zeros(0, np.int64)
         if self.pruned and not first <= 0 <= last:  # 0 may be far from them
             pruned = np.flatnonzero(flat == 0)
@@ -128,8 +140,8 @@ class Alphabet:
         index[self.integer - first] = np.arange(len(self.integer))
         if self.pruned and first <= 0 <= last:
             index[-first] = PRUNED
-        found = index[flat - first]
+        found: Int[np.ndarray, " n"] = index.take(flat - first, mode="clip")
         found[pruned] = PRUNED
-        if (found == unused).any():
+        if int(found.min(initial=0)) == unused:
             raise ValueError("levels must be of values in the codebook, but some are not.")
         return found

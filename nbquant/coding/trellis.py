@@ -10,7 +10,7 @@ quantizers as in ITU-T H.266 and ISO/IEC 15938-17.
 """
 
 import numpy as np
-from jaxtyping import Int, Int64, UInt8
+from jaxtyping import Int, UInt8
 
 from nbquant.kernels.cpu import trellis as kernel
 from nbquant.kernels.reference import TRANSITION
@@ -22,7 +22,7 @@ STATES = 8
 
 def levels_of(
     integers: Int[np.ndarray, "..."], rows: int, cols: int, state: UInt8[np.ndarray, " cols"] | None = None
-) -> Int64[np.ndarray, "rows cols"]:
+) -> Int[np.ndarray, "rows cols"]:
     """Compute the levels k of the integers m on a path through the trellis.
 
     Args:
@@ -31,6 +31,9 @@ def levels_of(
         cols: Its columns.
         state: Initial states of the columns, for a matrix in several blocks of rows; replaced by the final
             states. None is state 0.
+
+    Returns:
+        Levels, of 32 bits if the integers are, otherwise of 64.
 
     Raises:
         ValueError: Integers that are on no path: odd ones in the states 0 to 3, even non-zero ones in the others; or
@@ -49,8 +52,10 @@ def levels_of(
 
 def integers_of(
     level: Int[np.ndarray, "..."], rows: int, cols: int, state: UInt8[np.ndarray, " cols"] | None = None
-) -> Int64[np.ndarray, "rows cols"]:
+) -> Int[np.ndarray, "rows cols"]:
     """Compute the integers m of any levels k: the inverse of :func:`levels_of`, with the same arguments.
+
+    Integers beyond 32 bits need levels of 64.
 
     Raises:
         ValueError: Another number of levels than rows · cols.
@@ -75,13 +80,14 @@ def states_of(
     return out
 
 
-def _matrix(values: Int[np.ndarray, "..."], name: str, rows: int, cols: int) -> Int64[np.ndarray, "rows cols"]:
+def _matrix(values: Int[np.ndarray, "..."], name: str, rows: int, cols: int) -> Int[np.ndarray, "rows cols"]:
     if values.size != rows * cols:
         raise ValueError(
             f"{name} must be {rows} rows of {cols} columns, so {rows * cols:,}, but got {values.size:,}: "
             "pass the shape of their matrix"
         )
-    return np.ascontiguousarray(values, np.int64).reshape(rows, cols)
+    kind = np.int32 if values.dtype == np.int32 else np.int64
+    return np.ascontiguousarray(values, kind).reshape(rows, cols)
 
 
 def _begin(state: UInt8[np.ndarray, " cols"] | None, cols: int) -> UInt8[np.ndarray, " cols"]:

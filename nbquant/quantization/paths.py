@@ -66,7 +66,7 @@ class Matrix:
         parts = [part.cpu().numpy() for part in self.integers.split(rows_of_block(self.target.shape[1]))]
         levels = [levels_of(part, *part.shape) for part in parts]
         odd = [states_of(level, *level.shape) >= 4 for level in levels]
-        return np.concatenate(levels), np.concatenate(odd).astype(np.int64)
+        return np.concatenate(levels, dtype=np.int64), np.concatenate(odd).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)

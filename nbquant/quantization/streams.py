@@ -1,7 +1,8 @@
 """Exact sizes of coded streams: from codeword lengths, or by encoding."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from nbquant.quantization.codebook import Codebook, QuantizedTensor, alphabet_of
 from nbquant.quantization.rate import code_ledger
 
 LATTICE_BITS = 64  # bits of a stored step
+
+Place = tuple[int, int, int]
+Encoder = Callable[[int, int, int], bytes]
 
 
 def group_of(name: str, codebooks: Mapping[str, Codebook]) -> str:
@@ -71,8 +75,11 @@ def coded(
     pruned, measured = positions is not None, dict(tensors)
     code = codes.named(coding)
     if not code.known_from_counts:
+        work = {name: _blocks(tensors[name], codebooks[group_of(name, codebooks)], code, pruned) for name in tensors}
+        # Blocks of different tensors are coded at the same time: most tensors are a single block.
+        sizes = dispatch.in_order(_size, ((encoded, place) for encoded, places in work.values() for place in places))
         for name in track(list(tensors), "coding", progress):
-            measured[name] = with_sizes(tensors[name], codebooks[group_of(name, codebooks)], code, pruned)
+            measured[name] = replace(tensors[name], streams=tuple(islice(sizes, len(work[name][1]))))
         ledger = Ledger({**ledger, "payload": 8 * sum(sum(tensor.streams or ()) for tensor in measured.values())})
     for tensor in measured.values():
         if tensor.scaling is not None:
@@ -88,21 +95,31 @@ def with_sizes(tensor: QuantizedTensor, book: Codebook, code: Code, pruned: bool
     Raises:
         ValueError: As :func:`adaptive_streams`.
     """
-    made = adaptive_streams(tensor, book, code, pruned) if code.adaptive else _symbol_streams(tensor, book, code)
-    return replace(tensor, streams=tuple(map(len, made)))
+    encoded, places = _blocks(tensor, book, code, pruned)
+    return replace(tensor, streams=tuple(dispatch.in_order(_size, ((encoded, place) for place in places))))
 
 
-def _symbol_streams(tensor: QuantizedTensor, book: Codebook, kind: Code) -> Iterator[bytes]:
+def _size(encoded: Encoder, place: Place) -> int:
+    return len(encoded(*place))
+
+
+def _blocks(tensor: QuantizedTensor, book: Codebook, code: Code, pruned: bool) -> tuple[Encoder, Sequence[Place]]:
+    """Make a function that encodes a block of a tensor, and the blocks' places: first entry, rows and columns."""
+    return _adaptive_blocks(tensor, book, code, pruned) if code.adaptive else _symbol_blocks(tensor, book, code)
+
+
+def _symbol_blocks(tensor: QuantizedTensor, book: Codebook, kind: Code) -> tuple[Encoder, Sequence[Place]]:
     assert kind.make is not None
     code = kind.make(book.counts.cpu().numpy(), book.codeword_length.cpu().numpy())
     flat = tensor.assignment.reshape(-1)
 
-    def encoded(begin: int) -> bytes:
-        index = flat[begin : begin + coded_positions.BLOCK_ENTRIES].detach().cpu().numpy()
+    def encoded(begin: int, rows: int, cols: int) -> bytes:
+        index = flat[begin : begin + rows * cols].detach().cpu().numpy()
         used = index[index >= 0]
         return code.encode(used) if code is not None and len(used) else b""
 
-    return dispatch.in_order(encoded, ((begin,) for begin in range(0, len(flat), coded_positions.BLOCK_ENTRIES)))
+    most = coded_positions.BLOCK_ENTRIES
+    return encoded, [(begin, min(most, len(flat) - begin), 1) for begin in range(0, len(flat), most)]
 
 
 def adaptive_streams(tensor: QuantizedTensor, book: Codebook, code: Code, pruned: bool) -> Iterator[bytes]:
@@ -117,6 +134,13 @@ def adaptive_streams(tensor: QuantizedTensor, book: Codebook, code: Code, pruned
     Raises:
         ValueError: Indices that are not in the codebook, or integers that are on no path through the trellis.
     """
+    encoded, places = _adaptive_blocks(tensor, book, code, pruned)
+    return dispatch.in_order(encoded, places)
+
+
+def _adaptive_blocks(
+    tensor: QuantizedTensor, book: Codebook, code: Code, pruned: bool
+) -> tuple[Encoder, Sequence[Place]]:
     alphabet = alphabet_of(book.value, book.lattice, pruned)
     flat = tensor.assignment.reshape(-1)
 
@@ -124,10 +148,8 @@ def adaptive_streams(tensor: QuantizedTensor, book: Codebook, code: Code, pruned
         index: Int[np.ndarray, " n"] = flat[begin : begin + rows * cols].detach().cpu().numpy()
         return alphabet.encode(index, rows, cols, code)
 
-    def blocks() -> Iterator[tuple[int, int, int]]:
-        begin = 0
-        for rows, cols in block_shapes(tensor.shape):
-            yield begin, rows, cols
-            begin += rows * cols
-
-    return dispatch.in_order(encoded, blocks())
+    places, begin = [], 0
+    for rows, cols in block_shapes(tensor.shape):
+        places.append((begin, rows, cols))
+        begin += rows * cols
+    return encoded, places
