@@ -36,6 +36,7 @@ _PART_REASONS = {
     "container": ("container", "magic number, version, checksums and digest"),
     "padding": ("padding", "bits that fill the last byte of each stream"),
 }
+_TWICE = "; a trellis has twice as many, which its code knows"
 _TRELLIS = "the trellis state excludes every second integer"
 
 
@@ -129,13 +130,13 @@ def _scalar_steps(
             "best scalar quantizer",
             "scalar",
             (scalar - bound) * count,
-            "weights are quantized one by one, which costs 0.2546 bit at high rates",
+            "weights are quantized one by one: 0.2546 bit at high rates if all are equally sensitive, else more",
         ),
         (
             "this quantizer",
             "quantizer",
             entropy - scalar * count,
-            "the cells of this quantizer, relative to the best at its distortion",
+            f"the cells of this quantizer, relative to the best at its distortion{_TWICE * inputs.trellis}",
         ),
     ]
 
@@ -157,7 +158,7 @@ def _joint_steps(quantized: Quantized, selection: Selection, ledger: Ledger, pro
             "levels on trellis paths",
             "quantizer",
             ideal - least,
-            "8 states leave 0.1 bit at high rates; at low rates the steps do not follow the water level",
+            "8 states leave about 0.1 bit; the rest: one step for a layer whose inputs and outputs matter unequally",
         ),
         (f"{coding} code", "payload", coded - ideal, f"{codes.named(coding).reason}, beyond the nearest levels"),
     ]
