@@ -27,6 +27,7 @@ from nbquant.required import QUANTIZED, require
 from nbquant.storage.write import file_ledger
 
 _GAP = 0.005  # tolerance of the bound's iteration [bit/weight]
+_MET = 1.1  # most that the bound's distortion may be above the wanted one, as a factor: else its tangent means nothing
 _PART_REASONS = {
     "code_table": ("code table", "the decoder needs the code"),
     "codebook": ("codebook", "the decoder needs the reconstruction values"),
@@ -76,8 +77,9 @@ def ladder(
         ``reason``. Changes add up to the ledger, or to the file, over the number of selected weights.
 
     Raises:
-        ValueError: A distortion that is zero, or unknown because the codebook was fine-tuned; another selection; a
-            model with an operating point; or as :func:`nbquant.save`.
+        ValueError: A distortion that is zero, too small for the bound's histogram (above about 5 bit/weight), or
+            unknown because the codebook was fine-tuned; another selection; a model with an operating point; or as
+            :func:`nbquant.save`.
         Cancelled: By ``progress``.
     """
     require("quantized", quantized, (Quantized, OperatingPoint), QUANTIZED)
@@ -225,6 +227,12 @@ def _limits(
     found = rate_distortion_bound(
         statistics, distortions=[inputs.distortion], per_layer=per_layer, gap=gap, progress=progress
     )
+    if found.distortion[0] > _MET * inputs.distortion:
+        raise ValueError(
+            f"the distortion must be one that the bound's histogram resolves, but {inputs.distortion:.3g} is below the "
+            f"least, about {found.distortion[0]:.3g}: choose a lower rate, such as {0.8 * float(found.rate[0]):.1f} "
+            "bit/weight"
+        )
     # The curve is convex: its tangent is valid for the certified bound, and practically exact this close.
     aside = float((found.distortion[0] - inputs.distortion) / found.lmbda[0])
     lower, bound = max(float(found.lower[0]) + aside, 0.0), max(float(found.rate[0]) + aside, 0.0)

@@ -197,6 +197,14 @@ def test_scalar_quantization_costs_more_if_sensitivities_differ(lmbda, h, least,
     assert "if all are equally sensitive, else more" in row.reason
 
 
+def test_rates_that_the_histogram_does_not_resolve_are_refused():
+    chosen = selection()
+    with pytest.raises(ValueError, match="one that the bound's histogram resolves, but .* is below the least"):
+        ladder(nq.fit(chosen, "uniform", rate=9, progress=False), chosen, progress=False)
+    fine = nq.fit(chosen, "uniform", rate=4, progress=False)
+    assert ladder(fine, chosen, progress=False)["change"].abs().max() < 5
+
+
 @pytest.mark.parametrize(("octaves", "least", "most"), [(0, 0.05, 0.2), (10, 0.5, 0.7)])
 def test_one_step_for_a_layer_costs_more_if_its_outputs_differ(octaves, least, most):
     class Scaled(nn.Module):
