@@ -199,7 +199,7 @@ def test_scalar_quantization_costs_more_if_sensitivities_differ(lmbda, h, least,
 
 def test_rates_that_the_histogram_does_not_resolve_are_refused():
     chosen = selection()
-    with pytest.raises(ValueError, match="one that the bound's histogram resolves, but .* is below the least"):
+    with pytest.raises(ValueError, match=r"one that the bound's histogram resolves, but .* is below the least"):
         ladder(nq.fit(chosen, "uniform", rate=9, progress=False), chosen, progress=False)
     fine = nq.fit(chosen, "uniform", rate=4, progress=False)
     assert ladder(fine, chosen, progress=False)["change"].abs().max() < 5
