@@ -1,6 +1,7 @@
 """Quantize a selection to a target."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from nbquant.required import SELECTION, require
 from nbquant.storage.write import file_ledger
 
 EXACT_TRIES = 8
+FAR = 1.25  # factor between target and result beyond which a warning tells
 
 
 def fit(
@@ -112,7 +114,26 @@ def fit(
         raise ValueError(f"file_of requires the target ratio, but got {target.name}: leave one of them out.")
     family(1)  # reject invalid option values before computing anything
     curve = curve_of(family, selection, progress=progress)
-    return curve.fit(target) if file_of is None else _fit_file(selection, target, curve.fit, file_of)
+    if file_of is not None:
+        return _fit_file(selection, target, curve.fit, file_of)
+    found = curve.fit(target)
+    if known.corners is None:  # else there are few results, and far ones usual
+        _warn_if_far(found, target)
+    return found
+
+
+def _warn_if_far(found: Quantized, target: Target) -> None:
+    """Warn of a result far coarser than it may be."""
+    if target.name not in ("ratio", "rate"):
+        return
+    reached = target.quantity(found)
+    if max(reached / target.value, target.value / max(reached, 1e-300)) > FAR:
+        method = found.quantizer.method
+        warnings.warn(
+            f"{target.name} {target.value:g} was asked for, but the finest {method} found within it has {target.name} "
+            f"{reached:.4g}: more bits would change nothing, or the next finer result misses the target",
+            stacklevel=3,
+        )
 
 
 def _fit_accuracy(

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from nbquant.analysis.operating_point import OperatingPoint
-from nbquant.analysis.search import first_lmbda, search_lmbda
+from nbquant.analysis.search import first_lmbda, lmbda_at, search_lmbda
 from nbquant.analysis.target import OutOfReachError, Target
 from nbquant.progress import Progress
 from nbquant.quantization.clusters import Clusters
@@ -26,7 +26,7 @@ SPARE = 4e-3  # aim this much above the target, relative to it
 NEAR = 0.02  # relative tolerance of a target
 STUCK = 0.02  # logarithm of a ratio: if a run changes less, the target is out of reach
 SLOPE, SLOPES = 2.4, (0.5, 30.0)  # λ grows roughly like this power of the ratio; range of what is observed
-MARGIN = 1.12  # factor by which a run aims beyond an end of the span
+MARGIN = 1.12  # factor by which a run aims beyond the target at first, and beyond an end of the span
 FURTHER = 64.0  # largest factor on λ between two runs
 USUAL_RATE = 2.0  # [bit/weight] where estimates start
 LOSS = 2  # column of cluster_losses
@@ -66,6 +66,9 @@ class RunningCurve:
             lmbda = _next(points, ratio, self.selection)
             if lmbda is None:
                 return
+            if not points and self._estimate is not None:
+                goal = math.log(self.selection.source_bits / len(self.selection) / ratio)
+                lmbda = lmbda_at(self._estimate, goal - math.log(MARGIN), lmbda)
             points.append(point_of(self._run(lmbda, self.progress), self.selection))
             points.sort(key=lambda p: -p.parameter)
             yield list(points)

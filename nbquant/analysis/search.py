@@ -3,6 +3,9 @@
 import math
 from collections.abc import Callable, Generator, Sequence
 
+import torch
+from torch import Tensor
+
 from nbquant.analysis.target import OutOfReachError, Target
 from nbquant.progress import Progress, track
 from nbquant.quantization.feedback import mean_curvature
@@ -19,7 +22,11 @@ MOST_ESTIMATES = 12  # … by so many estimates each
 FARTHEST = 6.0  # logarithm of λ: how far estimates go from one try to the next
 WRONG = 0.7  # logarithm of the ratio: estimates that are so far off lead nowhere
 UNEVEN = 0.05  # logarithm of the ratio: differences by less may be noise
-FINEST = 1e-8  # of the distortion at no rate: more bits would buy nothing that counts
+FINEST, MOST_RATE = 1e-8, 14.0  # of the distortion at no rate, and its rate: more bits would buy nothing that counts
+OUTLYING = (
+    1e4  # losses of zero beyond so many medians count no more than these: few large weights do not hide the others
+)
+SEEN = 1 << 20  # weights whose median is taken
 SPARE = 3e-3  # logarithm of the ratio: aim this much above the target
 NARROW = 4e-3  # bracket in log λ in which the rate jumps …
 BESIDE, AROUND = 28, 0.06  # … and number and range of further tries on both sides of the jump
@@ -52,7 +59,10 @@ def search_lmbda(
         Cancelled: By ``progress``.
     """
     if target.name not in ("ratio", "rate"):
-        raise ValueError(f"the target must be ratio or rate, but is {target.name}: this method has no curve to search")
+        raise ValueError(
+            f"the target must be ratio or rate, but is {target.name}: this method chooses its values itself, so pass a "
+            "ratio or a rate"
+        )
     most, tries = ESTIMATED + MOST_WIDENINGS + TRIES + BESIDE, 0
     ticks = track(range(most), "search", progress)
     # A try may take long: check for cancellation before each.
@@ -60,6 +70,7 @@ def search_lmbda(
     best: Quantized | None = None
     nearest, finest = math.inf, FINEST * _power(selection)
     rate = target.value if target.name == "rate" else _bits(selection) / target.value
+    rate = min(rate, MOST_RATE)
     search = _search(first_lmbda(selection, rate), rate, estimate)
     lmbda, enough = next(search)
     while True:
@@ -92,7 +103,7 @@ def _search(
     last: tuple[float, float] | None = None
     for _ in range(ESTIMATED if estimate else 0):
         assert estimate is not None
-        first = _solved(estimate, goal, first)
+        first = lmbda_at(estimate, goal, first)
         off = yield first, CLOSE
         known.append((math.log(first), off))
         if abs(off) > WRONG:
@@ -104,8 +115,14 @@ def _search(
     yield from _lambdas(first, known)
 
 
-def _solved(estimate: Callable[[float], float], goal: float, first: float) -> float:
-    """The λ at which the logarithm of an estimated rate is about the goal, as near as the estimates go."""
+def lmbda_at(estimate: Callable[[float], float], goal: float, first: float) -> float:
+    """Find the λ [loss/bit] at which the logarithm of an estimated rate is about the goal, as near as estimates go.
+
+    Args:
+        estimate: Estimates the rate [bit/weight] at λ.
+        goal: Logarithm of the rate.
+        first: λ of the first estimate.
+    """
     at, slope = math.log(first), -1 / SLOPE
     least, most = at - FARTHEST, at + FARTHEST
     last: tuple[float, float] | None = None
@@ -166,12 +183,19 @@ def _lambdas(first: float, known: Sequence[tuple[float, float]] = ()) -> Generat
 
 
 def _power(selection: Selection) -> float:
-    """Distortion at no rate [loss/weight]."""
-    total = 0.0
-    for t in selection:
-        power = t.weight.detach().double().square()
-        total += 0.5 * float((power if t.sensitivity is None else power * t.sensitivity).sum())
-    return total / max(len(selection), 1)
+    """Distortion at no rate [loss/weight], with what lies far outside cut."""
+    step = max(len(selection) // SEEN, 1)
+    some = [_losses_of_zero(t.weight.reshape(-1)[::step], t.sensitivity, step) for t in selection]
+    losses = torch.cat([losses[losses > 0] for losses in some])
+    if not losses.numel():
+        return 0.0
+    return float(losses.clamp(max=OUTLYING * float(losses.median())).sum()) * step / len(selection)
+
+
+def _losses_of_zero(weight: Tensor, sensitivity: Tensor | None, step: int) -> Tensor:
+    """½hw² of some weights."""
+    losses = 0.5 * weight.detach().cpu().double().square()
+    return losses if sensitivity is None else losses * sensitivity.reshape(-1)[::step].cpu().double()
 
 
 def _stride(off: float) -> float:

@@ -181,7 +181,7 @@ def _quantize_group(
         loss = sum(_loss(part[used], value[index].to(own)) for own, part in members.sums.items())
         assignment = members.assignment
     value = value.to(device)
-    length = lengths_for(counts, quantizer.coding) if len(counts) else counts
+    length = lengths_for(counts, quantizer.coding)
     book = Codebook(value, torch.from_numpy(counts).to(device), torch.from_numpy(length).to(device))
     tensors = {t.name: QuantizedTensor(value.to(t.weight.dtype), assignment[t.name], t.weight.shape) for t in selection}
     return book, tensors, loss

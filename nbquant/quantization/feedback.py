@@ -49,7 +49,8 @@ class Feedback:
         sequential: Whether a layer also compensates the errors of the layers before it. It takes one more run of the
             network, on some of the samples.
         weighted: Whether a layer's outputs, and other weights, are weighted by the loss's sensitivity, or all equally.
-        coding: "context" for adaptive coding, the fewest bits; "huffman" or "fixed" codeword lengths.
+        coding: "context" for adaptive coding, the fewest bits, for which the levels are chosen; "arithmetic", "huffman"
+            or "fixed" codes cost far more bits.
         output_damping: ε of s + ε·mean(s), on the sensitivities of a layer's outputs. Without it, outputs that hardly
             matter on the calibration samples, such as rare classes, would be sacrificed.
 

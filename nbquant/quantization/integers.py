@@ -1,6 +1,6 @@
 """Quantized tensors from trellis integers: codebooks of integers times steps, and all their bits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import torch
@@ -52,26 +52,26 @@ def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) ->
             # If zeros are in the alphabet, a weight quantized to zero and a pruned one are the same.
             in_alphabet = codes.named(quantizer.coding).adaptive
             left_out = {t.name: (flat[t.name] if in_alphabet else t.weight.reshape(-1)) == 0 for t in members}
-            used = torch.cat([flat[t.name][~left_out[t.name]] for t in members])
+            used = [flat[t.name][~left_out[t.name]] for t in members]
         else:
-            left_out, used = {}, torch.cat(list(flat.values()))
+            left_out, used = {}, list(flat.values())
         integer, place, occurring = _alphabet(used)
         value, index = torch.unique((integer.double() * step).to(dtype), return_inverse=True)
-        counts = torch.zeros(len(value), dtype=torch.int64, device=used.device).index_add_(0, index, occurring)
+        counts = torch.zeros(len(value), dtype=torch.int64, device=index.device).index_add_(0, index, occurring)
         n = counts.cpu().numpy()
-        length = lengths_for(n, quantizer.coding) if len(n) else n
+        length = lengths_for(n, quantizer.coding)
         span = int(integer[-1] - integer[0]) if len(integer) else 0
         # Two integers may round to one value, which is then on no path.
         known = len(value) == len(integer) and span < MOST_SPAN
         lattice = Lattice(step, integer.long(), dependent=True) if known else None
         codebooks[group] = Codebook(value, counts, torch.from_numpy(length).to(counts.device), lattice)
         for t in members:
-            # A pruned weight need not have a value in this codebook.
-            at = place(flat[t.name])
-            assignment = index[at] if len(integer) else torch.full_like(at, PRUNED)
-            if pruned:
-                assignment = torch.where(left_out[t.name], PRUNED, assignment)
-            assignment = assignment.to(index_dtype(len(value)))
+            assignment = torch.full_like(flat[t.name], PRUNED, dtype=index_dtype(len(value)))
+            for begin in range(0, len(assignment) if len(integer) else 0, CHUNK):
+                part = slice(begin, begin + CHUNK)
+                assignment[part] = index[place(flat[t.name][part])]
+            if pruned:  # such a weight need not have a value in this codebook
+                assignment[left_out[t.name]] = PRUNED
             own = value.to(t.weight.dtype)
             tensors[t.name] = QuantizedTensor(own, assignment, t.weight.shape)
             h = None if t.sensitivity is None else t.sensitivity.reshape(-1)
@@ -88,18 +88,20 @@ def quantized_paths(quantizer: Quantizer, selection: Selection, paths: Paths) ->
 Place = Callable[[Int32[Tensor, " n"]], Int64[Tensor, " n"]]
 
 
-def _alphabet(used: Int32[Tensor, " n"]) -> tuple[Int32[Tensor, " k"], Place, Int64[Tensor, " k"]]:
+def _alphabet(used: Sequence[Int32[Tensor, " n"]]) -> tuple[Int32[Tensor, " k"], Place, Int64[Tensor, " k"]]:
     """The distinct integers, a function from integers to their places among them (others go anywhere), and counts."""
-    least, most = (int(used.min()), int(used.max())) if len(used) else (0, 0)
-    if not len(used) or most - least >= DENSE:
-        integer, counts = torch.unique(used, return_counts=True)
+    some = [part for part in used if len(part)]
+    least, most = min((int(m.min()) for m in some), default=0), max((int(m.max()) for m in some), default=0)
+    if not some or most - least >= DENSE:
+        integer, counts = torch.unique(torch.cat(list(used)), return_counts=True)
         last = max(len(integer) - 1, 0)
         return integer, lambda m: torch.searchsorted(integer, m).clamp(max=last), counts
-    occurring = sum(torch.bincount((part - least).long(), minlength=most - least + 1) for part in used.split(CHUNK))
+    parts = (part for of_tensor in some for part in of_tensor.split(CHUNK))
+    occurring = sum(torch.bincount((part - least).long(), minlength=most - least + 1) for part in parts)
     assert isinstance(occurring, Tensor)
     present = occurring > 0
     table = (present.cumsum(0) - 1).clamp(min=0)
-    integer = (torch.nonzero(present)[:, 0] + least).to(used.dtype)
+    integer = (torch.nonzero(present)[:, 0] + least).to(torch.int32)
     return integer, lambda m: table[(m.clamp(least, most) - least).long()], occurring[present]
 
 

@@ -22,7 +22,7 @@ from nbquant.quantization.compensation import (
     values_of,
 )
 from nbquant.quantization.moments import LayerMoments, Part, Shift
-from nbquant.quantization.paths import LARGEST, MOST_LEVELS, Matrix, Paths, bits_of, find_paths, first_bits
+from nbquant.quantization.paths import LARGEST, MOST_LEVELS, Matrix, Paths, alike, bits_of, find_paths, first_bits
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.trellis import SLOPE as TRELLIS_SLOPE
 
@@ -136,11 +136,11 @@ def _columns(
     target = (problem.target if part.along else problem.target.mT).reshape(rows, cols)
     found = [_matrix(weight, target, torch.from_numpy(integers.T.copy()), step)]
     if bias:
-        target, cost = problem.bias_target(value)[:, None], 0.5 * problem.outputs.reshape(-1, 1)
+        target, h = problem.bias_target(value)[:, None], problem.outputs.reshape(-1, 1)
         if settings.pruned:
-            target, cost = _held(free[:, None].cpu(), target, cost, settings, step)  # type: ignore[index]
-        chosen = dispatch.viterbi(target, cost, step, torch.from_numpy(costs), None, settings.lmbda)
-        loss += float((cost * (target - chosen * step).square()).double().sum())
+            target, h = _held(free[:, None].cpu(), target, h, settings, step)  # type: ignore[index]
+        chosen = dispatch.viterbi(target, 0.5 * h, step, torch.from_numpy(costs), None, settings.lmbda)
+        loss += 0.5 * float((h * (target - chosen * step).square()).double().sum())
         bits += bits_of(dispatch.count_levels(chosen.numpy(), rows_of_block(1), MOST_LEVELS))[1]
         found.append(_matrix(bias[0], target, chosen, step))
     return Paths(tuple(found), loss, bits)
@@ -223,23 +223,23 @@ def _matrix(
     tensor: SelectedTensor, target: Float[Tensor, "rows cols"], integers: Int32[Tensor, "rows cols"], step: float
 ) -> Matrix:
     target = target.to(tensor.weight.device)
-    return Matrix(target, torch.ones_like(target), tensor.layer, tensor.layer, step, integers.to(target.device))
+    return Matrix(target, alike(1.0, target), tensor.layer, tensor.layer, step, integers.to(target.device))
 
 
 def _plain(tensor: SelectedTensor, h: Float[Tensor, "..."] | None, settings: Settings, step: float) -> Matrix:
     """A tensor whose errors count independently."""
     shape = matrix_shape(tensor.weight.shape)
     target = tensor.weight.reshape(shape)
-    cost = torch.full(shape, 0.5, device=target.device) if h is None else 0.5 * h.reshape(shape).float()
+    h = alike(1.0, target) if h is None else h.reshape(shape).float()
     if settings.pruned:
-        target, cost = _held(target, target, cost, settings, step)
-    return Matrix(target, cost, tensor.layer, tensor.layer, step)
+        target, h = _held(target, target, h, settings, step)
+    return Matrix(target, h, tensor.layer, tensor.layer, step)
 
 
-def _held(weight: Tensor, target: Tensor, cost: Tensor, settings: Settings, step: float) -> tuple[Tensor, Tensor]:
-    """Targets and costs that keep zero weights at zero."""
+def _held(weight: Tensor, target: Tensor, h: Tensor, settings: Settings, step: float) -> tuple[Tensor, Tensor]:
+    """Targets and sensitivities that keep zero weights at zero."""
     zero = weight == 0
-    return torch.where(zero, 0.0, target), torch.where(zero, FIXED * settings.lmbda / step**2, cost)
+    return torch.where(zero, 0.0, target), torch.where(zero, 2 * FIXED * settings.lmbda / step**2, h)
 
 
 def matrices_without_feedback(

@@ -40,7 +40,7 @@ class Matrix:
 
     Attributes:
         target: Weights w.
-        weight: Weights ½h of the squared errors.
+        sensitivity: Their sensitivities h.
         group: Index of the group that shares its step.
         code: Index of the code it uses.
         step: Step Δ.
@@ -51,7 +51,7 @@ class Matrix:
     """
 
     target: Float[Tensor, "rows cols"]
-    weight: Float[Tensor, "rows cols"]
+    sensitivity: Float[Tensor, "rows cols"]
     group: str
     code: str
     step: float
@@ -154,6 +154,11 @@ def alternate(
     return best
 
 
+def alike(value: float, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """One sensitivity for all weights, which takes no memory."""
+    return torch.full((), value, dtype=torch.float32, device=weight.device).expand(weight.shape)
+
+
 def sample_of(matrix: Matrix, share: float) -> Matrix:
     """Strips of neighbouring columns, evenly spread, in about this share of the matrix; all if it has few columns.
 
@@ -170,9 +175,9 @@ def sample_of(matrix: Matrix, share: float) -> Matrix:
     chosen = (first[:, None] + torch.arange(length, device=device)).reshape(-1)
     count = min(rows, max(LEAST_ROWS, math.ceil(share * rows * cols / len(chosen))))
     top = (rows - count) // 2
-    target, weight = (x[top : top + count] for x in (matrix.target, matrix.weight))
+    target, h = (x[top : top + count] for x in (matrix.target, matrix.sensitivity))
     left = _guessed_left(target, first, matrix.step)
-    return replace(matrix, target=target[:, chosen], weight=weight[:, chosen], left=left, is_sample=True)
+    return replace(matrix, target=target[:, chosen], sensitivity=h[:, chosen], left=left, is_sample=True)
 
 
 def _left(matrix: Matrix) -> UInt8[Tensor, "strips rows"]:
@@ -214,15 +219,15 @@ def _price(paths: Paths, lmbda: float) -> float:
 def _walked(matrix: Matrix, costs: Float[np.ndarray, "2 l p k"], lmbda: float, ticks: Iterator[object]) -> Matrix:
     """Find its paths, which start again after so many rows, as blocks of a tensor do."""
     next(ticks, None)
-    rows, left = rows_of_block(matrix.target.shape[1]), _left(matrix)
-    parts = [slice(start, start + rows) for start in range(0, max(len(matrix.target), 1), rows)]
-    found = [
-        dispatch.viterbi_in_strips(
-            matrix.target[p], matrix.weight[p], matrix.step, torch.from_numpy(costs), left[:, p], lmbda
+    rows, left, bits = rows_of_block(matrix.target.shape[1]), _left(matrix), torch.from_numpy(costs)
+    found = torch.empty(matrix.target.shape, dtype=torch.int32, device=matrix.target.device)
+    for start in range(0, max(len(found), 1), rows):
+        part = slice(start, start + rows)
+        # ½h and λ, or h and 2λ
+        found[part] = dispatch.viterbi_in_strips(
+            matrix.target[part], matrix.sensitivity[part], matrix.step, bits, left[:, part], 2 * lmbda
         )
-        for p in parts
-    ]
-    return replace(matrix, integers=torch.cat(found))
+    return replace(matrix, integers=found)
 
 
 def _stepped(matrices: tuple[Matrix, ...], sums: Sequence[Sums]) -> tuple[Matrix, ...]:
@@ -237,7 +242,8 @@ def _stepped(matrices: tuple[Matrix, ...], sums: Sequence[Sums]) -> tuple[Matrix
 
 def _sums(matrix: Matrix) -> Sums:
     assert matrix.integers is not None
-    return dispatch.path_sums(matrix.target, matrix.weight, matrix.integers)
+    power, cross, square = dispatch.path_sums(matrix.target, matrix.sensitivity, matrix.integers)
+    return 0.5 * power, 0.5 * cross, 0.5 * square
 
 
 def _loss(matrix: Matrix, sums: Sums) -> float:

@@ -328,6 +328,7 @@ class Quantized:
         """Encode the same clusters by another code: weights and distortion stay the same, and only the size changes.
 
         ``nbquant.fit`` with another ``coding`` may find other clusters, since the code is part of what it optimizes.
+        Trellis and feedback choose levels for "context"; with another code they may take more bits than ECSQ.
 
         Args:
             coding: Name of the code: "huffman", "fixed", "arithmetic" or "context".
@@ -387,5 +388,5 @@ def _changed(
         )
     value, index = torch.unique(value, return_inverse=True)
     counts = torch.zeros(len(value), dtype=torch.int64, device=value.device).index_add_(0, index, book.counts)
-    length = lengths_for(counts.cpu().numpy(), coding) if len(counts) else counts.cpu().numpy()
+    length = lengths_for(counts.cpu().numpy(), coding)
     return Codebook(value, counts, torch.from_numpy(length).to(counts.device)), index

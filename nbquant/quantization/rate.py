@@ -27,7 +27,7 @@ def is_mostly_zero(zeros: int, weights: int) -> bool:
 
 def lengths_for(counts: Int64[np.ndarray, " k"], coding: str) -> Lengths:
     """Compute codeword lengths ℓ [bit] of non-empty clusters; for an arithmetic code the ideal ones, −log₂(n / Σn)."""
-    return codes.named(coding).lengths(counts)
+    return codes.named(coding).lengths(counts) if len(counts) else counts
 
 
 def code_ledger(counts: Int64[np.ndarray, " k"], lengths: Lengths, coding: str, bits: int) -> Ledger:

@@ -15,7 +15,7 @@ from nbquant.quantization.clustering import groups_of
 from nbquant.quantization.integers import is_pruned, quantized_paths
 from nbquant.quantization.method import Method
 from nbquant.quantization.parameter import LMBDA, Parameter
-from nbquant.quantization.paths import FIXED, MOST_TURNS, Matrix, Paths, find_paths
+from nbquant.quantization.paths import FIXED, MOST_TURNS, Matrix, Paths, alike, find_paths
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer, Weights, check_options, check_positive
 from nbquant.quantization.rate_estimate import RateEstimate
@@ -37,13 +37,16 @@ class Trellis:
 
     Minimises J = ½ Σ h (w − mΔ)² + λ · bits over the integers m of a path down each column, the code lengths, and Δ,
     alternately. Bits are those of levels given the quantizer in force and the levels above and to the left. The levels
-    of either grid lie on about every second integer; see :mod:`nbquant.coding.trellis`.
+    of either grid lie on about every second integer; see :mod:`nbquant.coding.trellis`. Levels are priced and coded
+    as magnitudes, few of them large: values that gather away from 0, such as gains of norms or weights on a few levels,
+    take fewer bits by :class:`ECSQ`.
 
     Attributes:
         lmbda: Lagrange multiplier λ [loss/bit]; a larger λ gives fewer bits.
         step: Step Δ [weight], fixed (at equal slopes, for a layer with the selection's mean h); None searches it.
         weighted: Weight by sensitivity, or by its mean (λ keeps its unit).
-        coding: Name of the code of the levels.
+        coding: Name of the code of the levels. Paths are chosen for "context", which predicts levels as their prices
+            assume; at the same rate "arithmetic", "huffman" and "fixed" lose more than :class:`ECSQ` with them does.
         per_layer: One codebook per layer, or one for the whole selection.
         steps: "joint" is one step for all layers; "equal slope" one per layer, all with the same dD/dR = −λ.
 
@@ -114,7 +117,7 @@ class Trellis:
         return [
             Matrix(
                 target=t.weight.reshape(matrix_shape(t.weight.shape)),
-                weight=_squared_error(t, None if self.weighted else h, fixed, step_of),
+                sensitivity=_sensitivity(t, None if self.weighted else h, fixed, step_of),
                 group=t.layer if self.steps == "equal slope" else "",
                 code=code[t.name],
                 step=step_of[t.layer],
@@ -156,6 +159,8 @@ def require_valid(selection: Selection) -> None:
         ValueError: Such entries; ranks that hold shards.
     """
     selection.require_whole("a trellis")
+    if not any(t.weight.any() for t in selection):
+        raise ValueError("nothing to quantize: every selected weight is exactly zero")
     for t in selection:
         require_finite_weight(t.weight, t.name)
         if t.sensitivity is not None:
@@ -164,18 +169,16 @@ def require_valid(selection: Selection) -> None:
         require_positive_somewhere([t.sensitivity for t in selection if t.sensitivity is not None])
 
 
-def _squared_error(
+def _sensitivity(
     tensor: SelectedTensor, constant: float | None, fixed: float, step_of: Mapping[str, float]
 ) -> Float[Tensor, "rows cols"]:
-    """½h of each weight; for pruned ones large enough that they stay zero."""
-    h = tensor.sensitivity
-    if constant is not None:
-        half = torch.full_like(tensor.weight, 0.5 * constant, dtype=torch.float32)
-    else:
-        half = torch.full_like(tensor.weight, 0.5, dtype=torch.float32) if h is None else 0.5 * h
+    """The sensitivity h of each weight; for pruned ones large enough that they stay zero."""
+    h, shape = tensor.sensitivity, matrix_shape(tensor.weight.shape)
+    if h is None or constant is not None:
+        h = alike(1.0 if constant is None else constant, tensor.weight)
     if fixed:
-        half = torch.where(tensor.weight == 0, fixed / step_of[tensor.layer] ** 2, half.float())
-    return half.reshape(matrix_shape(tensor.weight.shape))
+        h = torch.where(tensor.weight == 0, 2 * fixed / step_of[tensor.layer] ** 2, h.float())
+    return h.reshape(shape)
 
 
 TRELLIS_METHOD = Method(

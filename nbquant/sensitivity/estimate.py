@@ -87,7 +87,7 @@ def _choose(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Param
         if not chosen:
             raise ValueError(
                 f"the model must have a trainable floating-point parameter, but none of its {len(everything)} is: "
-                "set requires_grad, or name some with parameters=."
+                "set requires_grad, or name those to estimate: nbquant.sensitivity(…, parameters=['fc.weight'])."
             )
         return chosen
     names = [names] if isinstance(names, str) else list(names)

@@ -240,5 +240,7 @@ def test_a_layer_of_which_nothing_is_left_has_no_bits():
     selection = nq.select(model, calibration=nq.calibrate(model, data, progress=False))
     quantized = nq.fit(selection, "feedback", ratio=60, progress=False)
     assert min(len(book.value) for book in quantized.codebooks.values()) == 0
-    steps = ladder(quantized, selection, progress=False)
-    assert steps.total.iloc[-1] == pytest.approx(quantized.rate)
+    for coding in ("context", "huffman", "fixed", "arithmetic"):
+        recoded = quantized.with_coding(coding)
+        steps = ladder(recoded, selection, progress=False)
+        assert steps.total.iloc[-1] == pytest.approx(recoded.rate)

@@ -62,6 +62,14 @@ def test_points_lie_around_what_is_asked_for(ratio):
     assert len(points) <= running.MOST_POINTS
 
 
+@pytest.mark.parametrize("ratio", [6.0, 12.0, 30.0])
+def test_the_first_run_meets_the_target_and_is_near_it(ratio):
+    w = torch.randn(400, 300, generator=torch.Generator().manual_seed(0))
+    selection = Selection((SelectedTensor("w", "w", w),))
+    first = next(RunningCurve(family("trellis"), selection).toward(Target("ratio", ratio)))
+    assert ratio <= first[0].compression_ratio <= 1.25 * ratio
+
+
 @pytest.mark.parametrize(("keep", "ratio"), [(1.0, 4.0), (1.0, 12.0), (1.0, 60.0), (0.3, 6.0), (0.3, 60.0)])
 def test_number_of_runs_that_are_left_is_known_within_a_factor_of_two(keep, ratio):
     curve, target = RunningCurve(family("trellis"), selection_of(keep)), Target("ratio", ratio)

@@ -87,6 +87,29 @@ def test_bits_that_buy_nothing_are_not_searched_for():
     assert found.distortion <= 1e-8 * 0.5 * float((h * w**2).mean())
 
 
+def test_few_large_weights_do_not_hide_the_others():
+    g = torch.Generator().manual_seed(0)
+    w = torch.randn(100, 60, generator=g)
+    w[3, 5] = 1e5
+    found = nq.fit(Selection((SelectedTensor("w", "w", w),)), "trellis", rate=40, coding="arithmetic", progress=False)
+    assert float((found.dequantize()["w"] - w)[w < 10].square().mean()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("trellis", {"rate": 100}), ("ecsq", {"rate": 100}), ("ecsq", {"ratio": 1})]
+)
+def test_more_bits_than_are_needed_give_the_finest_and_a_warning(method, target):
+    selection = selection_of(1.0, 0.1)
+    with pytest.warns(UserWarning, match=f"the finest {method} found within it has"):
+        found = nq.fit(selection, method, **target, progress=False)
+    power = sum(float((0.5 * t.sensitivity * t.weight**2).sum()) for t in selection) / len(selection)
+    assert found.distortion <= {"trellis": 1e-8, "ecsq": 1e-4}[method] * power
+
+
+def test_the_finest_trellis_meets_a_ratio_of_one():
+    assert nq.fit(selection_of(1.0, 0.1), "trellis", ratio=1, progress=False).compression_ratio >= 1
+
+
 def test_weights_that_all_become_zero_are_no_nearer_than_any():
     w = torch.zeros(3, 5)
     w[1, 2] = 0.1
@@ -173,3 +196,10 @@ def test_progress_counts_tries_and_cancels():
 
     with pytest.raises(Cancelled):
         search_lmbda(run_trellis, selection_of(1.0), Target("rate", 3.0), stop)
+
+
+@pytest.mark.parametrize("method", ["trellis", "feedback"])
+def test_zeros_alone_are_refused(method):
+    selection = Selection((SelectedTensor("w", "w", torch.zeros(6, 5)),))
+    with pytest.raises(ValueError, match="nothing to quantize: every selected weight is exactly zero"):
+        nq.fit(selection, method, ratio=8, progress=False)

@@ -2,7 +2,8 @@
 
 Every row is a file that was written, read again and measured on held-out data beside the original. Each method has the
 code that serves it best. At the end each method's divergence is compared with that of the trellis at equal bytes, on
-straight lines through the trellis' points in log KL over log bytes.
+straight lines through the trellis' points in log KL over log bytes; and its bytes at equal divergence (Bjøntegaard).
+With ``--rounds 3`` all is done with three calibrations, on samples that are drawn from the training data.
 
 python -m tests.benchmarks divergence
 """
@@ -15,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 import nbquant as nq
 from nbquant.models.batches import Batches
 from nbquant.models.evaluate import Evaluation
 from tests.benchmarks import options
+from tests.benchmarks.bjontegaard import more_bytes
 
 METHODS = ("kmeans", "uniform", "ecsq", "trellis", "feedback")
 CODES = {"ecsq": "arithmetic"}  # the others code adaptively, "context"
@@ -45,7 +48,7 @@ class File:
 
 
 def main(argv: list[str]) -> None:
-    chosen = options.parse(argv, __doc__)
+    chosen = options.parse(argv, __doc__, rounds=1)
     if chosen is None:
         return
     for name in list(RATIOS)[: 1 if chosen.smoke else None]:
@@ -56,11 +59,30 @@ def main(argv: list[str]) -> None:
         print(f"\n{name}: {source:,} bytes of parameters, {original}")
         unit = "bit/label" if original.is_sequence else "accuracy"
         print(f"{'':<12}{'asked':>7}{'bytes':>10}{'KL [nat]':>11}{'99 %':>10}{'same':>9}{unit:>11}{'fit [s]':>9}")
-        files = []
-        for file, ratio, seconds in _files(name, model, data.calibration, test, chosen.smoke):
-            files.append(file)
-            print(f"{_line(file, ratio)}{seconds:>9.1f}", flush=True)
-        _sum_up(files)
+        saved: dict[str, list[float]] = {}
+        for seed in range(chosen.rounds):
+            calibration = data.calibration if seed == 0 else _drawn(data.train, data.calibration.samples, seed)
+            if chosen.rounds > 1:
+                print(f"calibration {seed + 1}")
+            files = []
+            for file, ratio, seconds in _files(name, model, calibration, test, chosen.smoke):
+                files.append(file)
+                print(f"{_line(file, ratio)}{seconds:>9.1f}", flush=True)
+            _sum_up(files)
+            for method in METHODS:
+                saved.setdefault(method, []).append(more_bytes(_curve(files, method), _curve(files, BASIS)))
+        print(f"bytes at equal KL, over those of the {BASIS} (one number for each calibration)")
+        for method, found in saved.items():
+            print(f"{method:<12}" + "".join(f"{100 * each:>+9.1f} %" for each in found))
+
+
+def _drawn(train: Batches, count: int, seed: int) -> Batches:
+    chosen = torch.randperm(train.samples, generator=torch.Generator().manual_seed(seed))[:count]
+    return Batches(train.inputs[chosen], train.targets[chosen], train.batch_size)
+
+
+def _curve(files: list[File], method: str) -> list[tuple[float, float]]:
+    return [(file.size, file.kl) for file in files if file.method == method]
 
 
 def _files(

@@ -13,7 +13,7 @@ from nbquant.widgets.view.packing import FEW_LEVELS
 from tests.widgets.samples import batches, sensitivities
 
 from .lab import Complaints, new_page
-from .layout import SLIDER, assert_accessible, assert_nothing_cut, assert_seen, tabs, wait_until_still
+from .layout import BOX, SLIDER, assert_accessible, assert_nothing_cut, assert_seen, tabs, wait_until_still
 
 pytestmark = pytest.mark.browser
 
@@ -268,6 +268,20 @@ def test_all_is_seen_without_scrolling_and_no_text_is_cut(looked_at, viewport, s
     assert_seen(looked_at, viewport)
     assert_nothing_cut(looked_at)
     looked_at.screenshot(path=tmp_path / f"{viewport[0]}-{scheme}.png")
+
+
+def test_on_a_phone_figures_stand_below_each_other_and_nothing_is_cut(looked_at, tmp_path):
+    looked_at.emulate_media(color_scheme="light")
+    looked_at.set_viewport_size({"width": 390, "height": 844})
+    wait_until_still(looked_at)
+    assert looked_at.evaluate("document.documentElement.scrollWidth") == 390
+    boxes = [
+        looked_at.locator(f"[data-figure={kind}]").first.evaluate(BOX) for kind in ("histogram", "rate_distortion")
+    ]
+    assert all(box["width"] > 340 and box["height"] > 150 for box in boxes)
+    assert boxes[0]["bottom"] <= boxes[1]["top"]
+    looked_at.screenshot(path=tmp_path / "phone.png", full_page=True)
+    assert_nothing_cut(looked_at)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

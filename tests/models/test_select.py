@@ -409,7 +409,11 @@ def with_empty_parameters():
 @pytest.mark.parametrize(
     ("method", "target"),
     [
-        *((method, {"ratio": 5, "per_layer": p}) for method in ("ecsq", "trellis") for p in (False, True)),
+        *(
+            (method, {"ratio": 5, "per_layer": p})
+            for method in ("kmeans", "uniform", "ecsq", "trellis")
+            for p in (False, True)
+        ),
         *(("feedback", {"ratio": 5}), ("nf4", {})),
     ],
 )

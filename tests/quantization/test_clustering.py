@@ -238,14 +238,6 @@ def test_many_weights_go_by_the_histogram_and_few_one_by_one_alike(quantizer):
 
 
 @BY_METHOD
-def test_tensors_without_entries_are_carried_along(quantizer):
-    model = nn.ParameterDict({"a": nn.Parameter(torch.linspace(-1, 1, 50)), "b": nn.Parameter(torch.zeros(0, 3))})
-    for per_layer in (False, True):
-        q = changed(quantizer, per_layer=per_layer).fit(nq.select(model))
-        assert q.dequantize()["b"].shape == (0, 3)
-
-
-@BY_METHOD
 def test_layers_of_several_dtypes(quantizer):
     model = network()
     model[2].to(torch.bfloat16)

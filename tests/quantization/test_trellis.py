@@ -34,7 +34,7 @@ def selection_of(*scales, h=True, shape=(40, 30)):
 
 def problem(selection, step, code="", group=""):
     return [
-        Matrix(t.weight, 0.5 * (t.sensitivity if t.sensitivity is not None else torch.ones_like(t.weight)),
+        Matrix(t.weight, t.sensitivity if t.sensitivity is not None else torch.ones_like(t.weight),
                group or t.name, code or t.name, step)
         for t in selection
     ]  # fmt: skip
@@ -43,7 +43,7 @@ def problem(selection, step, code="", group=""):
 @pytest.mark.parametrize(("lmbda", "rate"), [(0.045, 2), (0.011, 3)])
 def test_recovers_nine_tenths_of_a_decibel_on_a_gaussian_source(lmbda, rate):
     w = gaussian(1024, 64)
-    paths = find_paths([Matrix(w, torch.full_like(w, 0.5), "", "", (lmbda / 0.2) ** 0.5)], lmbda, False, repeat(0))
+    paths = find_paths([Matrix(w, torch.ones_like(w), "", "", (lmbda / 0.2) ** 0.5)], lmbda, False, repeat(0))
     level, quantizer = paths.matrices[0].levels
     parts = [level[quantizer == q] for q in (0, 1)]
     bits = sum(len(k) * entropy(np.unique(k, return_counts=True)[1]) for k in parts) / w.numel()
@@ -55,7 +55,7 @@ def test_recovers_nine_tenths_of_a_decibel_on_a_gaussian_source(lmbda, rate):
 def test_loss_and_bits_are_those_of_the_paths():
     paths = find_paths(problem(selection_of(1.0, 3.0), 0.4), 0.02, False, repeat(0))
     off = [m.target.double() - m.integers.double() * m.step for m in paths.matrices]
-    loss = sum(float((m.weight.double() * o**2).sum()) for m, o in zip(paths.matrices, off, strict=True))
+    loss = sum(0.5 * float((m.sensitivity.double() * o**2).sum()) for m, o in zip(paths.matrices, off, strict=True))
     assert paths.loss == pytest.approx(loss, rel=1e-9)
     for m in paths.matrices:  # any code of levels with these classes takes so many bits
         k, q = m.levels
@@ -75,8 +75,8 @@ def test_steps_are_the_groups_best_or_stay(joint, fixed):
     assert (steps[0] == steps[1]) == joint
     groups = [paths.matrices] if joint else [[m] for m in paths.matrices]
     for group in groups:
-        up = sum(float((m.weight.double() * m.target * m.integers).sum()) for m in group)
-        down = sum(float((m.weight.double() * m.integers**2).sum()) for m in group)
+        up = sum(float((m.sensitivity.double() * m.target * m.integers).sum()) for m in group)
+        down = sum(float((m.sensitivity.double() * m.integers**2).sum()) for m in group)
         assert group[0].step == pytest.approx(up / down, rel=1e-6)
 
 

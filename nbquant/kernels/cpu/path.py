@@ -10,6 +10,9 @@ from nbquant.kernels.compiled import compiled
 STATES, CLASSES, BRANCHES = 8, 3, 4
 """Branches of a node: level 0, level 1, and the best level from 2 on of each parity."""
 
+NEAREST = 4
+"""Levels around a target that include the nearest two of each parity."""
+
 EVEN: Int64[np.ndarray, " 8"] = np.array([0, 7, 1, 6, 2, 5, 3, 4])
 """The state that leads to each state by an even level."""
 
@@ -53,7 +56,8 @@ def advance(
             best[q, p, 1] = u * one * one + price[q, p, min(1, most)]
             best[q, p, 2] = np.inf
             best[q, p, 3] = np.inf
-        for k in range(last, 1, -1):
+        k = last
+        while k > 1:
             off = x - (2 * k - q)
             loss = u * off * off
             b = 2 + (k & 1)
@@ -67,6 +71,9 @@ def advance(
                 wins |= (least < best[q, p, 2]) | (least < best[q, p, 3])
             if not wins:  # and none below it does
                 break
+            k -= 1
+            if k == last - NEAREST:  # others that cost the same are farther
+                k = min(k, most - 1)
     # Eight states at once: the best class above for each branch, then the two branches that meet in a node.
     for b in range(BRANCHES):
         for q in range(2):

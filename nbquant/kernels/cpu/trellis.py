@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64, UInt8
 
 from nbquant.kernels.compiled import compiled
+from nbquant.kernels.cpu.path import NEAREST
 
 
 @compiled()
@@ -103,7 +104,8 @@ def viterbi(
             for q in range(quantizers):
                 last = (int(x) if states == 1 else int(x + q) >> 1) + 1
                 best[q] = np.inf
-                for k in range(last, rest - 1, -1):
+                k = last
+                while k >= rest:
                     off = x - (k if states == 1 else 2 * k - (q == 1 and k > 0))
                     loss = u * off * off
                     b = rest + ((k - rest) & 1 if parities == 2 else 0)
@@ -117,6 +119,9 @@ def viterbi(
                             wins |= loss + lowest[q, a, p] < best[q, p, other]
                     if not wins:  # and none below it does
                         break
+                    k -= 1
+                    if k == last - NEAREST:  # others that cost the same are farther
+                        k = min(k, most - 1)
                 for k in range(min(rest, last + 1)):
                     off = x - (k if states == 1 else 2 * k - (q == 1 and k > 0))
                     for p in range(previous):

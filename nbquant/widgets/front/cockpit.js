@@ -21,6 +21,8 @@ function layoutOf(width, factor) {
   return width >= 760 * factor ? "standard" : "half";
 }
 
+const NARROW = 480; // up to which figures stand below each other, and the page scrolls
+
 /** The height of the outermost part of the page that scrolls around an element [px]; inner ones may be as tall as it. */
 function heightAround(el) {
   let height = window.innerHeight;
@@ -143,7 +145,8 @@ function arrangeCockpit({ panel, drive, readout, ledger, said, probe, names, kin
     for (const { name, panel: each } of entries) area(each, pinned[name] ?? "tab");
     tabs.free(entries.map(({ name }) => name).filter((name) => !pinned[name]));
     put(panel.dataset, "layout", layout);
-    const most = window.innerWidth > 1280 ? 1000 : 660;
+    panel.toggleAttribute("data-narrow", width < NARROW * factor);
+    const most = window.innerWidth > 1280 || window.innerHeight > window.innerWidth ? 1000 : 660;
     const above = model.get("static") ? panel.getBoundingClientRect().top + window.scrollY : 0; // a page of its own
     const seen = heightAround(panel) - above - 20;
     const height = Math.max(Math.min(seen, most), 420);

@@ -1,5 +1,6 @@
 """Declare the explorer's inputs as traits, and set them from settings and operating points."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -34,6 +35,17 @@ class Names(traitlets.Tuple):
     def validate(self, obj: Any, value: Any) -> Any:
         """Take a name alone as a tuple of it; otherwise as traitlets."""
         return super().validate(obj, (value,) if isinstance(value, str) else value)
+
+
+class Finite(traitlets.Float):
+    """A number that is neither infinite nor NaN, which no bound excludes."""
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """Reject other numbers; otherwise as traitlets."""
+        found = super().validate(obj, value)
+        if not math.isfinite(found):
+            self.error(obj, value)
+        return found
 
 
 class Inputs(traitlets.HasTraits):
@@ -102,7 +114,7 @@ class Inputs(traitlets.HasTraits):
     damping = traitlets.Float(0.1, min=0.0)
     focus = traitlets.Unicode()
     epochs = traitlets.Int(1, min=1)
-    density = traitlets.Float(0.1, min=0.0, max=1.0)
+    density = Finite(0.1, min=0.0, max=1.0)
     measure_at_rest = traitlets.Bool(True)
     path = traitlets.Unicode("model.nbq")
     bars = traitlets.Enum(("weights", "h"), "weights")

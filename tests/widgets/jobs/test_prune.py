@@ -1,7 +1,10 @@
 """Prune from the state: all that follows is of the pruned module."""
 
+import math
+
 import pytest
 import torch
+from traitlets import TraitError
 
 import nbquant as nq
 from nbquant.widgets.state import ExplorerState
@@ -77,6 +80,13 @@ def test_density_out_of_range_is_an_error_and_changes_nothing():
     assert "density" in state.error
     assert state.point is before
     assert state.pruned is None
+
+
+def test_density_is_a_finite_number():
+    state = ExplorerState(two_layers(), batches(), ratio=6.0)
+    with pytest.raises(TraitError, match="density"):
+        state.density = math.nan
+    assert state.density == 0.1
 
 
 def test_undo_goes_back_to_the_module_before_and_redo_to_the_pruned_one():
