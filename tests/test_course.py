@@ -195,7 +195,7 @@ WRONG = {
         (8, "one more would still fit"),
         (0, "from 1 to"),
         (13.0, "a whole number is required"),
-        (True, "a whole number is required"),
+        (True, "a number is required, but True came"),
     ],
     "01.2": [
         (lambda: fitted(None, 20), "only fc1 must be quantized"),
@@ -279,6 +279,8 @@ WRONG = {
         ([1, 2, 3], "5 lengths are required"),
         ([0, 2, 3, 4, 4], "at least one bit"),
         (3, "a list of whole numbers"),
+        ([1, 2, 3, 4, 4.5], "a whole number of bits"),
+        ([1, 2, 3, 4, 1e300], "leaves room"),
     ],
     "04.4": [
         (lambda w, h, c, ell, lmbda: ((w[:, None] - c) ** 2).argmin(1), "nearest value"),
@@ -291,7 +293,7 @@ WRONG = {
         ((1.58, 0), "the second is right"),
         ((1.5, 0.2), "the first is right"),
         ((1, 1), "neither is right"),
-        (1.5, "two numbers are required"),
+        (1.5, "2 numbers are required: bits of the arithmetic code"),
         (("a", "b"), "a number is required"),
     ],
     "05.2": [
@@ -325,7 +327,9 @@ WRONG = {
         ("*", "to no convolution"),
         ("conv1", "are missing"),
         ("convolution", "nq.select refuses it"),
-        (3, "nq.select refuses it"),
+        (3, "a pattern or a list of patterns is required, but 3 came"),
+        (["*conv*", 3], "each pattern must be text, but 3 came"),
+        (range(10**9), "a list of patterns is required"),
     ],
     "07.1": [
         (lambda parts: sum(m / h for h, m in parts) / len(parts), "the ranks' own values"),
@@ -384,7 +388,7 @@ WRONG = {
         (lambda block: best_exponent(block) - 1, "times the least"),
         (lambda block: 2.0 ** best_exponent(block), "must be an integer"),
         (lambda block: 10**6, "times the least"),
-        (lambda block: float("nan"), "must be an integer"),
+        (lambda block: float("nan"), "a finite number is required, but nan came"),
     ],
     "10.2": [
         (63, "the integer is still 1"),
@@ -416,12 +420,15 @@ WRONG = {
         ((0.25, 0.25, 4), "the second is not right"),
         ((0.25, 1, 1), "the third is not right"),
         (0.25, "3 numbers are required"),
+        (round_pair, "pass the numbers, not a function"),
+        ({0.25, 1, 4}, "3 numbers are required"),
     ],
     "11.3": [
         (0.125, "the sum of squares would be 1 after"),
         (8, "before the rotation"),
         (-1, "a magnitude"),
         (2, "the sum of squares would be 256"),
+        (1e300, "no weight can be larger"),
     ],
     "12.1": [
         (lambda w, target, lr, step: w, "does not move"),
@@ -454,6 +461,10 @@ WRONG = {
         (lambda a, b: (b - a).var() / len(a), "the square of the error"),
         (lambda a, b: a.mean() - b.mean(), "the difference itself"),
         (lambda a, b: 0.5, "off by a factor"),
+        (lambda a, b: 100 * (b - a).std() / len(a) ** 0.5, "that is in points"),
+        (lambda a, b: -0.5, "it is negative"),
+        (lambda a, b: 0, "do not agree on all samples"),
+        (lambda changes: changes.std(), "a function of 2 arguments is required, but yours has the arguments (changes)"),
         (0.01, "a function is required"),
     ],
     "13.2": [
@@ -519,6 +530,127 @@ def test_wrong_answers_are_refused_with_a_reason(number, answer, said):
     assert not verdict
     assert said in verdict.said
     assert repr(verdict).startswith("✗")
+
+
+class WithoutRepr:
+    """An object of a student that raises whatever is asked of it."""
+
+    def __repr__(self):
+        raise RuntimeError("mine")
+
+    def __iter__(self):
+        raise RuntimeError("mine")
+
+    __float__ = __iter__
+
+
+ODD = {
+    "huge": 10**400,
+    "huge beyond repr": 10**5000,
+    "nan": math.nan,
+    "inf": -math.inf,
+    "bool": True,
+    "numpy bool": np.True_,
+    "tensor of a bool": torch.tensor(True),
+    "complex": 1j,
+    "many numbers": range(10**9),  # as a list they would fill the memory
+    "nested": [[10**400] * 3] * 4,
+    "huge in a list": [10**400] * 5,
+    "nan in a list": [math.nan] * 4,
+    "set": {1, 2},
+    "dict": {"a": 1},
+    "bytes": b"ab",
+    "text": "x" * 10**6,
+    "without repr": WithoutRepr(),
+}
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+@pytest.mark.parametrize("answer", ODD.values(), ids=ODD)
+def test_odd_answers_are_wrong_answers(number, answer):
+    """The message is short, whatever came; so is that of a function that returns it."""
+    answers = [answer]
+    if number in OF_FUNCTIONS:
+        answers.append(lambda *_: answer)
+    for each in answers:
+        verdict = check(number, each)
+        assert not verdict
+        assert 0 < len(verdict.said) < 300
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("30 %", "a number is required, but the text '30 %' came: write 30, without quotes."),
+        ("9,000", "a number is required, but the text '9,000' came: write 9000, without quotes."),
+        ("1,234,567.5", "a number is required, but the text '1,234,567.5' came: write 1234567.5, without quotes."),
+        ("0,75", "a number is required, but the text '0,75' came: write 0.75, without quotes."),
+        ("−3 bits", "a number is required, but the text '−3 bits' came: write -3, without quotes."),
+        ("2 or 3", "a number is required, but the text '2 or 3' came."),
+        ("1,2,3", "a number is required, but the text '1,2,3' came."),
+        ((9, 0), "a number is required, but (9, 0) came: write one number, without a comma."),
+        (math.sqrt, "a number is required, but <built-in function sqrt> came: pass the number, not a function."),
+        (True, "a number is required, but True came."),
+        (math.inf, "a finite number is required, but inf came."),
+        (10**309, "a number with fewer than 309 digits is required, but 1" + 78 * "0" + "… came."),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_what_is_no_number_is_mended(answer, said):
+    assert check("13.2", answer).said == said
+
+
+def test_numbers_of_one_entry_are_read():
+    assert check("03.1", np.array([0.75]))
+    assert check("03.1", torch.tensor(0.75, requires_grad=True))
+    assert check("03.1", " 0.75 ")
+
+
+def exits(*_):
+    raise SystemExit(3)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", sorted(OF_FUNCTIONS))
+def test_function_that_exits_is_a_wrong_answer(number):
+    assert "raised SystemExit: 3" in check(number, exits).said
+
+
+def test_exit_while_batches_are_read_is_a_wrong_answer():
+    assert "for the first time raised SystemExit: 3" in check("06.2", lambda batches: map(exits, batches)).said
+
+
+def test_interrupt_passes_through():
+    with pytest.raises(KeyboardInterrupt):
+        check("03.2", interrupted)
+
+
+@pytest.mark.parametrize("number", sorted(OF_FUNCTIONS))
+def test_function_with_other_arguments_is_refused_by_its_arguments(number):
+    verdict = check(number, lambda a, b, c, d, e, f, g: 1.0)
+    assert "required, but yours has the arguments (a, b, c, d, e, f, g)" in verdict.said
+
+
+def test_long_errors_are_cut():
+    def long(h, delta):
+        raise ValueError("x" * 10**6)
+
+    assert check("03.2", long).said.endswith("xxx…")
+
+
+@pytest.mark.parametrize("which", ["1", None, 1.5, True, 0, [1], 10**5000, "x" * 10**6], ids=lambda v: str(type(v)))
+def test_hints_are_asked_for_by_a_whole_number(which):
+    with pytest.raises(ValueError, match=r"has hints 1 to 3, but .{1,80} was requested: pass a whole number"):
+        hint("03.1", which)
+
+
+@pytest.mark.parametrize("number", [3.1, None, ["03.1"], "x" * 10**6, 10**5000], ids=lambda v: str(type(v)))
+def test_exercises_are_asked_for_by_number(number):
+    with pytest.raises(ValueError, match=r"the number of an exercise is required, .* but .{1,90} came: did you mean"):
+        check(number, 0)
 
 
 @pytest.mark.parametrize("number", EXERCISES)

@@ -27,6 +27,7 @@ from nbquant.required import QUANTIZED, require
 from nbquant.storage.write import file_ledger
 
 _GAP = 0.005  # tolerance of the bound's iteration [bit/weight]
+_MET = 1.1  # most that the bound's distortion may be above the wanted one, as a factor: else its tangent means nothing
 _PART_REASONS = {
     "code_table": ("code table", "the decoder needs the code"),
     "codebook": ("codebook", "the decoder needs the reconstruction values"),
@@ -36,6 +37,7 @@ _PART_REASONS = {
     "container": ("container", "magic number, version, checksums and digest"),
     "padding": ("padding", "bits that fill the last byte of each stream"),
 }
+_TWICE = "; a trellis has twice as many, which its code knows"
 _TRELLIS = "the trellis state excludes every second integer"
 
 
@@ -75,8 +77,9 @@ def ladder(
         ``reason``. Changes add up to the ledger, or to the file, over the number of selected weights.
 
     Raises:
-        ValueError: A distortion that is zero, or unknown because the codebook was fine-tuned; another selection; a
-            model with an operating point; or as :func:`nbquant.save`.
+        ValueError: A distortion that is zero, too small for the bound's histogram (above about 5 bit/weight), or
+            unknown because the codebook was fine-tuned; another selection; a model with an operating point; or as
+            :func:`nbquant.save`.
         Cancelled: By ``progress``.
     """
     require("quantized", quantized, (Quantized, OperatingPoint), QUANTIZED)
@@ -129,13 +132,13 @@ def _scalar_steps(
             "best scalar quantizer",
             "scalar",
             (scalar - bound) * count,
-            "weights are quantized one by one, which costs 0.2546 bit at high rates",
+            "weights are quantized one by one: 0.2546 bit at high rates if all are equally sensitive, else more",
         ),
         (
             "this quantizer",
             "quantizer",
             entropy - scalar * count,
-            "the cells of this quantizer, relative to the best at its distortion",
+            f"the cells of this quantizer, relative to the best at its distortion{_TWICE * inputs.trellis}",
         ),
     ]
 
@@ -157,7 +160,7 @@ def _joint_steps(quantized: Quantized, selection: Selection, ledger: Ledger, pro
             "levels on trellis paths",
             "quantizer",
             ideal - least,
-            "8 states leave 0.1 bit at high rates; at low rates the steps do not follow the water level",
+            "8 states leave about 0.1 bit; the rest: one step for a layer whose inputs and outputs matter unequally",
         ),
         (f"{coding} code", "payload", coded - ideal, f"{codes.named(coding).reason}, beyond the nearest levels"),
     ]
@@ -224,6 +227,12 @@ def _limits(
     found = rate_distortion_bound(
         statistics, distortions=[inputs.distortion], per_layer=per_layer, gap=gap, progress=progress
     )
+    if found.distortion[0] > _MET * inputs.distortion:
+        raise ValueError(
+            f"the distortion must be one that the bound's histogram resolves, but {inputs.distortion:.3g} is below the "
+            f"least, about {found.distortion[0]:.3g}: choose a lower rate, such as {0.8 * float(found.rate[0]):.1f} "
+            "bit/weight"
+        )
     # The curve is convex: its tangent is valid for the certified bound, and practically exact this close.
     aside = float((found.distortion[0] - inputs.distortion) / found.lmbda[0])
     lower, bound = max(float(found.lower[0]) + aside, 0.0), max(float(found.rate[0]) + aside, 0.0)

@@ -18,7 +18,8 @@ from nbquant.course import (
     todays_formats,
     training,
 )
-from nbquant.course.exercise import AnswerError, Exercise, NotAnsweredError, is_empty
+from nbquant.course.answers import SHOWN, AnswerError, NotAnsweredError, cut, is_empty, shown
+from nbquant.course.exercise import Exercise
 
 NOT_ANSWERED = "not answered yet."
 
@@ -104,16 +105,20 @@ def hint(number: str, which: int = 1) -> str:
         ValueError: No exercise of that number, or no hint.
     """
     hints = _exercise(number).hints
-    if not 1 <= which <= len(hints):
-        raise ValueError(f"exercise {number} has hints 1 to {len(hints)}, but {which} was requested")
-    return hints[which - 1]
+    if isinstance(which, bool) or which not in range(1, len(hints) + 1):
+        raise ValueError(
+            f"exercise {number} has hints 1 to {len(hints)}, but {shown(which)} was requested: pass a whole number, as "
+            f'in nq.course.hint("{number}", 2).'
+        )
+    return hints[int(which) - 1]
 
 
 def _exercise(number: str) -> Exercise:
-    if number not in EXERCISES:
-        near = difflib.get_close_matches(str(number).zfill(4), EXERCISES, n=1, cutoff=0)  # "3.1" is 03.1
+    if not isinstance(number, str) or number not in EXERCISES:
+        typed = cut(number, SHOWN) if isinstance(number, str) else shown(number)
+        near = difflib.get_close_matches(typed.zfill(4), EXERCISES, n=1, cutoff=0)  # "3.1" is 03.1
         raise ValueError(
-            f"the number of an exercise is required, one of {', '.join(EXERCISES)}, but {number!r} came: did you mean "
-            f"{near[0]!r}?"
+            f"the number of an exercise is required, one of {', '.join(EXERCISES)}, but {typed!r} came: did you "
+            f"mean {near[0]!r}?"
         )
     return EXERCISES[number]

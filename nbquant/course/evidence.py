@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from nbquant.course.exercise import Exercise, call, generator, number
+from nbquant.course.answers import call, number
+from nbquant.course.exercise import Exercise, generator
 
 LOOSE = 0.01  # relative tolerance: n or n − 1 in a variance
 SAMPLES, DIFFERENCE, ERROR, TIMES = 1000, 0.4, 0.4, 3
@@ -28,6 +29,8 @@ def _paired(answer: object) -> str | None:
     right = float(change.std()) / n**0.5
     if _near(found, right):
         return None
+    if _near(found, 100 * right):
+        return "that is in points: the entries are 0 and 1, so the accuracies and their error are shares."
     if _near(found, float((first.var() + second.var()).sqrt()) / n**0.5):
         return "that is the error for samples that are not shared: these are the same samples for both networks."
     if _near(found, float(change.std())):
@@ -38,7 +41,13 @@ def _paired(answer: object) -> str | None:
         return "that is the square of the error."
     if _near(found, float(change.mean())) or _near(found, -float(change.mean())):
         return "that is the difference itself, not its error."
-    return f"it is off by a factor of {found / right:.3g}."
+    if found == 0:
+        return "it is 0, but the networks do not agree on all samples."
+    if found < 0:
+        return "it is negative, but an error is a square root of a variance."
+    return (
+        f"it is off by a factor of {found / right:.3g}: it must be the error of the mean of the samples' differences."
+    )
 
 
 def _needed(answer: object) -> str | None:

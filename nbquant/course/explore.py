@@ -3,7 +3,8 @@
 import numpy as np
 
 from nbquant.analysis.fit import fit
-from nbquant.course.exercise import ROUNDING, AnswerError, Exercise, accuracy, accuracy_of, attempt, bundled, number
+from nbquant.course.answers import AnswerError, attempt, number, shown
+from nbquant.course.exercise import ROUNDING, Exercise, accuracy, accuracy_of, bundled
 from nbquant.models.select import select
 from nbquant.quantization.kmeans import MOST_LEVELS, KMeans
 from nbquant.quantization.quantized import Quantized
@@ -16,8 +17,9 @@ CLOSE_RATIO = 0.05  # answers are typed with one or two decimals
 
 
 def _levels(answer: object) -> str | None:
-    if isinstance(answer, bool) or not isinstance(answer, int | np.integer):
-        raise AnswerError(f"a whole number is required, but {answer!r:.80} came.")
+    number(answer)
+    if not isinstance(answer, int | np.integer):
+        raise AnswerError(f"a whole number is required, but {shown(answer)} came.")
     levels = int(answer)
     if not 1 <= levels <= MOST_LEVELS:
         return f"a number from 1 to {MOST_LEVELS} is required."
@@ -35,7 +37,7 @@ def _levels(answer: object) -> str | None:
 
 def _one_layer(answer: object) -> str | None:
     if not isinstance(answer, Quantized):
-        raise AnswerError(f"the result of nq.fit is required, but a {type(answer).__name__} came.")
+        raise AnswerError(f"the result of nq.fit is required, but {shown(answer)} came.")
     others = [name for name in answer.tensors if not name.startswith("fc1.")]
     if others:
         return f"only fc1 must be quantized, but {others[0]} is quantized too: select with layers=."

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from nbquant.course.exercise import ROUNDING, AnswerError, accuracy
+from nbquant.course.answers import AnswerError, cut, shown
+from nbquant.course.exercise import ROUNDING, accuracy
 from nbquant.models.lenet import LeNet5
 from nbquant.storage.stored import load
 
@@ -32,12 +33,10 @@ def examine_file(name: str, most_bytes: int, enough: Callable[[], float]) -> Cal
 
 def _restored(answer: object) -> tuple[nn.Module, int]:
     if not isinstance(answer, str | os.PathLike):
-        raise AnswerError(
-            f"the path of a .nbq file is required, but a {type(answer).__name__} came: nq.save writes one."
-        )
+        raise AnswerError(f"the path of a .nbq file is required, but {shown(answer)} came: nq.save writes one.")
     try:
         stored = load(answer)
         restored = stored.apply(LeNet5().eval())
     except (OSError, ValueError) as error:
-        raise AnswerError(f"the file cannot be used: {error}") from error
+        raise AnswerError(cut(f"the file cannot be used: {error}")) from error
     return restored, stored.size

@@ -1,6 +1,7 @@
 """Exercises of notebook 08: formats of others."""
 
-from nbquant.course.exercise import Exercise, call, number, same
+from nbquant.course.answers import call, number, same
+from nbquant.course.exercise import Exercise
 
 BLOCK, CODE, SCALE = 32, 4, 16
 CHOICES = (((4.5, 3.0), (5.5, 1.0), (8.5, 0.2)), ((8.5, 0.2), (4.5, 3.0), (5.5, 1.0)))

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.course.answers import numbers
-from nbquant.course.exercise import Exercise, call, generator, number, same, tensor
+from nbquant.course.answers import call, number, numbers, same, tensor
+from nbquant.course.exercise import Exercise, generator
 
 PAIRS = 100
 SIZE, SPIKE = 64, 8.0
@@ -77,7 +77,9 @@ def _spike(answer: object) -> str | None:
         return "that is the largest weight before the rotation: how many weights share it afterwards?"
     if found < 0:
         return "a magnitude is required."
-    return f"with {found:g} in each place the sum of squares would be {SIZE * found**2:.3g}: what was it before?"
+    if found > SPIKE:
+        return "an orthogonal matrix keeps the sum of squares, so no weight can be larger than the largest one before."
+    return f"with {found:g} in each place the sum of squares would be {SIZE * found * found:.3g}: what was it before?"
 
 
 EXERCISES = {

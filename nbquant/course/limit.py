@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from nbquant.course.exercise import CLOSE, AnswerError, Exercise, call, generator, number, same
+from nbquant.course.answers import CLOSE, call, number, numbers, same
+from nbquant.course.exercise import Exercise, generator
 from nbquant.course.files import examine_file
 
 SHARES = (0.5, 0.25, 0.25)
@@ -14,12 +15,7 @@ ERROR = 0.2
 
 
 def _bits(answer: object) -> str | None:
-    try:
-        arithmetic, more = map(number, answer)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        raise AnswerError(
-            "two numbers are required: the bits of the arithmetic code, and how many more the Huffman code takes."
-        ) from None
+    arithmetic, more = numbers(answer, ("bits of the arithmetic code", "how many more the Huffman code takes"))
     bits = -sum(p * math.log2(p) for p in SHARES)
     wrong = [not same(arithmetic, bits), not abs(more) < CLOSE]
     if wrong == [True, False]:

@@ -14,9 +14,13 @@ from nbquant.views.notebook_figure import DPI, png
 
 _SHARP = 1.6  # pixels of the picture on the screen's, as many screens have two
 
-# While the widget is seen, the still picture after it is hidden.
-_HIDING = """<style>
+# While the widget is seen, the still picture after it is hidden. In a dark theme, white becomes the dark of JupyterLab
+# and black a light gray; turning all hues by half a circle afterwards gives each line its own hue again.
+_STYLE = """<style>
 .jp-OutputArea-child:has(.nbquant-live) + .jp-OutputArea-child:has(.jp-RenderedImage) { display: none; }
+:is(body[data-jp-theme-light="false"], body.vscode-dark, html[theme="dark"]) .nbquant-live img {
+    filter: invert(0.93) hue-rotate(180deg);
+}
 </style>"""
 
 
@@ -84,7 +88,7 @@ class Live:
         image = base64.b64encode(png(figure, _SHARP * DPI)).decode()
         text, width = escape(numbers.summary), round(figure.get_figwidth() * DPI)
         self._picture.value = (
-            f'{_HIDING}<img src="data:image/png;base64,{image}" alt="{text}" style="width:100%;max-width:{width}px">'
+            f'{_STYLE}<img src="data:image/png;base64,{image}" alt="{text}" style="width:100%;max-width:{width}px">'
             f'<div role="status" style="line-height:1.4;max-width:{width}px">{text}</div>'
         )
 

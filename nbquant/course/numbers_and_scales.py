@@ -2,8 +2,8 @@
 
 import math
 
-from nbquant.course.answers import numbers
-from nbquant.course.exercise import Exercise, call, number, same
+from nbquant.course.answers import call, number, numbers, same
+from nbquant.course.exercise import Exercise
 
 PLACES = ((1.0, 10), (1.9, 3), (1000.0, 7), (0.01, 10))  # number, bits of the mantissa
 RANGES = ((-1.0, 3.0, 4), (-0.2, 0.1, 8), (0.5, 2.0, 4), (-2.0, -1.0, 4))  # least and largest weight, bits

@@ -1,16 +1,19 @@
 """Exercises of notebook 06: your own model."""
 
 import warnings
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nbquant.course.exercise import AnswerError, Exercise, attempt, bundled, call, generator
+from nbquant.course.answers import AnswerError, attempt, call, cut, explained, several, shown
+from nbquant.course.exercise import Exercise, bundled, generator
 from nbquant.models.select import select
 from nbquant.sensitivity.estimate import sensitivity
 
 RESNET = "resnet8-fashion"
+MOST_PATTERNS = 100
 
 
 class Two(nn.Module):
@@ -55,13 +58,14 @@ def _loader(answer: object) -> str | None:
     pairs: Any = call(answer, batches)
     for time in ("first", "second"):
         try:
-            read = list(pairs)
-        except Exception as error:  # the student's, of any kind
-            raise AnswerError(f"reading it for the {time} time raised {type(error).__name__}: {error}") from error
+            read = list(islice(pairs, len(batches) + 1))
+        except (Exception, SystemExit) as error:  # the student's, of any kind
+            raise AnswerError(f"reading it for the {time} time raised {explained(error)}") from error
         if time == "second" and not read:
             return "it yields nothing when it is read for the second time: a generator is exhausted after the first."
         if len(read) != len(batches):
-            return f"{len(batches)} batches go in, but {len(read)} come out."
+            came = len(read) if len(read) < len(batches) else "more"
+            return f"{len(batches)} batches go in, but {came} come out."
         for batch, pair in zip(batches, read, strict=True):
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 return f"it must yield pairs, but yields a {type(pair).__name__}."
@@ -70,13 +74,19 @@ def _loader(answer: object) -> str | None:
     return None
 
 
-def _patterns(answer: Any) -> str | None:
+def _patterns(answer: object) -> str | None:
+    patterns = (answer,) if isinstance(answer, str) else several(answer, MOST_PATTERNS)
+    if not 1 <= len(patterns) <= MOST_PATTERNS:
+        raise AnswerError(f"a pattern or a list of patterns is required, but {shown(answer)} came.")
+    names = [each for each in patterns if isinstance(each, str)]
+    if other := [each for each in patterns if not isinstance(each, str)]:
+        raise AnswerError(f"each pattern must be text, but {shown(other[0])} came.")
     model, _ = bundled(RESNET)
     wanted = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     try:
-        found = {t.name for t in select(model, layers=answer)}
+        found = {t.name for t in select(model, layers=names)}
     except (TypeError, ValueError) as error:
-        raise AnswerError(f"nq.select refuses it: {error}") from error
+        raise AnswerError(cut(f"nq.select refuses it: {error}")) from error
     if surplus := sorted(found - wanted):
         return f"{surplus[0]} is selected too, but it belongs to no convolution."
     if missing := wanted - found:

@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from nbquant.course.exercise import Exercise, accuracy_of, bundled, call, generator, number, same, tensor
+from nbquant.course.answers import call, number, same, tensor
+from nbquant.course.exercise import Exercise, accuracy_of, bundled, generator
 from nbquant.course.files import examine_file
 
 PRUNED = "lenet5-fashion-pruned"
@@ -34,7 +35,7 @@ def _gradient(answer: object) -> str | None:
     index = torch.randint(0, 4, (50,), generator=generator())
     k = 5  # one value is unused
     right = torch.zeros(k, dtype=torch.float64).index_add_(0, index, g)
-    found = tensor(call(answer, g, index, k), (k,))
+    found = tensor(call(answer, g, index, k), (k,), finite=False)
     counts = torch.bincount(index, minlength=k)
     if same(found, right):
         return None

@@ -6,10 +6,12 @@ from torch import Tensor
 
 from nbquant.coding.entropy import entropy
 from nbquant.coding.huffman import codeword_lengths
-from nbquant.course.exercise import CLOSE, AnswerError, Exercise, call, generator, number, same, tensor
+from nbquant.course.answers import CLOSE, AnswerError, call, number, same, several, shown, tensor
+from nbquant.course.exercise import Exercise, generator
 from nbquant.quantization.rate import code_ledger, lengths_for
 
 COUNTS = (11, 6, 4, 2, 1)
+MOST_LENGTHS = 20  # entries of a list that are counted
 
 
 def _fixed_ratio(answer: object) -> str | None:
@@ -34,7 +36,7 @@ def _fixed_ratio(answer: object) -> str | None:
 
 def _entropy(answer: object) -> str | None:
     for counts in ((1, 1), COUNTS, (5, 0, 3), (9,)):
-        found, right = number(call(answer, list(counts))), float(entropy(np.array(counts)))
+        found, right = number(call(answer, list(counts)), finite=False), float(entropy(np.array(counts)))
         if np.isnan(found):
             return f"for the counts {counts} it is not a number: 0·log 0 counts as 0."
         if abs(found - right) <= CLOSE:
@@ -50,12 +52,15 @@ def _entropy(answer: object) -> str | None:
 
 
 def _huffman(answer: object) -> str | None:
-    try:
-        lengths = np.array([int(x) for x in answer])  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        raise AnswerError("a list of whole numbers is required, one length for each count.") from None
-    if len(lengths) != len(COUNTS):
-        return f"{len(COUNTS)} lengths are required, but {len(lengths)} came."
+    entries = several(answer, MOST_LENGTHS)
+    if not entries:
+        raise AnswerError(f"a list of whole numbers is required, one length for each count, but {shown(answer)} came.")
+    if len(entries) != len(COUNTS):
+        came = f"{len(entries)}" if len(entries) <= MOST_LENGTHS else "many more"
+        return f"{len(COUNTS)} lengths are required, but {came} came."
+    lengths = np.array([number(entry) for entry in entries])
+    if (lengths % 1).any():
+        return f"a codeword has a whole number of bits, but {shown(answer)} came."
     if (lengths < 1).any():
         return "each codeword has at least one bit."
     kraft = float((2.0**-lengths).sum())
@@ -64,7 +69,9 @@ def _huffman(answer: object) -> str | None:
     counts = np.array(COUNTS)
     if counts @ lengths > counts @ codeword_lengths(counts):
         more = "" if kraft == 1 else f" Σ2^−ℓ = {kraft:g} leaves room for shorter codewords."
-        return f"a code with these lengths exists, but it takes {counts @ lengths} bits, and fewer bits suffice.{more}"
+        return (
+            f"a code with these lengths exists, but it takes {counts @ lengths:g} bits, and fewer bits suffice.{more}"
+        )
     return None
 
 

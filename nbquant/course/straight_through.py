@@ -12,7 +12,7 @@ from nbquant.views.palette import BLUE, ORANGE, VERMILION
 
 UPDATES = 80
 START = 0.2  # of the latent weight [steps]
-TARGETS = tuple(range(0, 101, 5))  # value of least loss, in percent of a step
+TARGETS = tuple(i / 20 for i in range(21))  # value of least loss [steps]
 SHOWN = (-0.6, 1.6)  # weights in the picture [steps]
 RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -93,18 +93,18 @@ def draw_straight_through(data: StraightThroughData) -> Figure:
     return figure
 
 
-def show(target: int = 30, rate: float = 0.1) -> Live:
+def show(target: float = 0.3, rate: float = 0.1) -> Live:
     """Show the updates, with sliders for the best value and the learning rate.
 
     Args:
-        target: First value of least loss, in percent of a step; one of :data:`TARGETS`.
+        target: First value of least loss [steps]; one of :data:`TARGETS`.
         rate: First learning rate; one of :data:`RATES`.
     """
     return Live(
-        lambda target, rate: straight_through_data(target / 100, rate),
+        straight_through_data,
         draw_straight_through,
         {
-            "target": slider("best value [% of a step]", TARGETS, target),
+            "target": slider("best value [steps]", TARGETS, target, "{:.2f}".format),
             "rate": slider("learning rate", RATES, rate),
         },
     )

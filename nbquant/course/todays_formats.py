@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nbquant.course.answers import numbers
-from nbquant.course.exercise import Exercise, call, generator, number, same
+from nbquant.course.answers import call, number, numbers, same
+from nbquant.course.exercise import Exercise, generator
 
 LEVELS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of E2M1
 SIX_BITS = 63

@@ -2,12 +2,13 @@
 
 import math
 
-from nbquant.course.answers import numbers
-from nbquant.course.exercise import Exercise, call, number, same
+from nbquant.course.answers import call, number, numbers, same
+from nbquant.course.exercise import Exercise
 
 UPDATES = ((0.26, 1.0, 0.1, 0.5), (0.2, 0.3, 0.5, 1.0), (-1.3, 0.4, 0.2, 0.25))  # weight, target, rate, step
 LATENT, MOVE = 0.2, 0.04
 BEST = 0.3
+UPDATES_ASKED = ("updates with a latent weight", "updates if the rounded weight is stored")
 
 
 def _update(answer: object) -> str | None:
@@ -32,7 +33,7 @@ def _update(answer: object) -> str | None:
 
 
 def _crossing(answer: object) -> str | None:
-    latent, stored = numbers(answer, ("updates with a latent weight", "updates if the rounded weight is stored"))
+    latent, stored = numbers(answer, UPDATES_ASKED, finite=False)
     right = math.floor((0.5 - LATENT) / MOVE) + 1
     if latent == right and stored == math.inf:
         return None

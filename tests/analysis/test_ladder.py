@@ -185,6 +185,49 @@ def test_the_ladder_of_feedback_starts_at_the_water_filling_estimate(tmp_path):
     assert of_file.bits.sum() == pytest.approx(size)
 
 
+@pytest.mark.parametrize(("lmbda", "h", "least", "most"), [(0.03, 1.0, 0.22, 0.27), (0.03, 16.0, 0.5, 0.8)])
+def test_scalar_quantization_costs_more_if_sensitivities_differ(lmbda, h, least, most):
+    """At high rates ½log₂(πe/6), plus half of log₂ of the mean of h over its geometric mean, here at most 0.54."""
+    shares = (np.arange(20_000) + 0.5) / 20_000
+    w = math.sqrt(2) * torch.erfinv(torch.tensor(2 * shares - 1)).float()
+    chosen = Selection((SelectedTensor("w", "w", w, torch.tensor([1.0, h]).repeat(10_000)),))
+    steps = ladder(nq.ECSQ(lmbda * (1 + h) / 2, coding="arithmetic").fit(chosen), chosen, progress=False)
+    row = steps.set_index("step").loc["best scalar quantizer"]
+    assert least < row.change < most
+    assert "if all are equally sensitive, else more" in row.reason
+
+
+def test_rates_that_the_histogram_does_not_resolve_are_refused():
+    chosen = selection()
+    with pytest.raises(ValueError, match=r"one that the bound's histogram resolves, but .* is below the least"):
+        ladder(nq.fit(chosen, "uniform", rate=9, progress=False), chosen, progress=False)
+    fine = nq.fit(chosen, "uniform", rate=4, progress=False)
+    assert ladder(fine, chosen, progress=False)["change"].abs().max() < 5
+
+
+@pytest.mark.parametrize(("octaves", "least", "most"), [(0, 0.05, 0.2), (10, 0.5, 0.7)])
+def test_one_step_for_a_layer_costs_more_if_its_outputs_differ(octaves, least, most):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.logspace(-octaves / 4, octaves / 4, 64, 2.0))
+
+        def forward(self, x):
+            return x * self.scale
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64, bias=False), Scaled()).eval()
+    with torch.no_grad():
+        model[0].weight.normal_()
+    data = [(torch.randn(100, 64), torch.randn(100, 64)) for _ in range(10)]
+    calibration = nq.calibrate(model, data, loss=nn.functional.mse_loss, progress=False)
+    chosen = nq.select(model, calibration=calibration)
+    steps = ladder(nq.Feedback(1e-4).fit(chosen), chosen, progress=False).set_index("step")
+    row = steps.loc["levels on trellis paths"]
+    assert least < row.change < most
+    assert "8 states leave about 0.1 bit; the rest: one step for a layer" in row.reason
+
+
 def test_a_layer_of_which_nothing_is_left_has_no_bits():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).eval()

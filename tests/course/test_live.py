@@ -51,6 +51,11 @@ def test_it_redraws_and_says_what_it_shows(live):
     assert live.summary == "a < 4"
 
 
+def test_picture_follows_a_dark_theme(live):
+    assert 'body[data-jp-theme-light="false"]' in live.box.children[1].value
+    assert "filter: invert(" in live.box.children[1].value
+
+
 def test_still_picture_beside_the_widget(live, monkeypatch):
     shown = []
     monkeypatch.setattr(live_module, "display", lambda what, raw=False: shown.append(what))

@@ -50,7 +50,7 @@ def test_weight_rests_where_a_level_is_best():
 def test_picture_follows_the_sliders():
     live = show()
     assert live.summary.startswith("The best value is 0.30 steps")
-    live.controls["target"].value = 70
+    live.controls["target"].value = 0.7
     live.controls["rate"].value = 1.0
     assert "The best value is 0.70 steps, learning rate 1:" in live.box.children[1].value
     left, right = draw_straight_through(straight_through_data(0.7, 1.0)).axes
