@@ -11,7 +11,7 @@ def _packed(transition, parity):  # type: ignore[no-untyped-def]
     """Pack the next states after levels of one parity, 4 bits each: a shift takes the place of a look-up."""
     found = 0
     for s in range(8):
-        found |= int(transition[s, parity]) << (4 * s)
+        found |= np.int64(transition[s, parity]) << (4 * s)
     return found
 
 
@@ -31,7 +31,7 @@ def levels(
     even, odd = _packed(transition, 0), _packed(transition, 1)
     for i in range(integers.shape[0]):
         for j in range(integers.shape[1]):
-            m, s = int(integers[i, j]), int(state[j])
+            m, s = np.int64(integers[i, j]), np.int64(state[j])
             size, upper = abs(m), s >> 2
             wrong += (size + upper) & 1 & int(size > 0)
             size = (size + upper) >> 1
@@ -51,7 +51,7 @@ def integers(
     even, odd = _packed(transition, 0), _packed(transition, 1)
     for i in range(level.shape[0]):
         for j in range(level.shape[1]):
-            k, s = int(level[i, j]), int(state[j])
+            k, s = np.int64(level[i, j]), np.int64(state[j])
             upper = s >> 2
             out[i, j] = 2 * k - (upper if k > 0 else 0) + (upper if k < 0 else 0)
             state[j] = ((odd if k & 1 else even) >> (4 * s)) & 7
