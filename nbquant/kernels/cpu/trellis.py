@@ -9,7 +9,7 @@ from nbquant.kernels.compiled import compiled
 @compiled()
 def _packed(transition, parity):  # type: ignore[no-untyped-def]
     """Pack the next states after levels of one parity, 4 bits each: a shift takes the place of a look-up."""
-    found = 0
+    found = np.int64(0)
     for s in range(8):
         found |= np.int64(transition[s, parity]) << (4 * s)
     return found
@@ -27,7 +27,7 @@ def levels(
     The outer loop is over rows, in memory order: a row of states is small. The inner one is free of branches and
     look-ups, so that LLVM vectorizes it.
     """
-    wrong = 0
+    wrong = np.int64(0)
     even, odd = _packed(transition, 0), _packed(transition, 1)
     for i in range(integers.shape[0]):
         for j in range(integers.shape[1]):
@@ -37,7 +37,7 @@ def levels(
             size = (size + upper) >> 1
             out[i, j] = -size if m < 0 else size
             state[j] = ((odd if size & 1 else even) >> (4 * s)) & 7
-    return wrong
+    return int(wrong)
 
 
 @compiled()
