@@ -10,9 +10,9 @@ from nbquant.kernels.cpu.path import NEAREST
 @compiled()
 def _packed(transition, parity):  # type: ignore[no-untyped-def]
     """Pack the next states after levels of one parity, 4 bits each: a shift takes the place of a look-up."""
-    found = 0
+    found = np.int64(0)
     for s in range(8):
-        found |= int(transition[s, parity]) << (4 * s)
+        found |= np.int64(transition[s, parity]) << (4 * s)
     return found
 
 
@@ -28,17 +28,17 @@ def levels(
     The outer loop is over rows, in memory order: a row of states is small. The inner one is free of branches and
     look-ups, so that LLVM vectorizes it.
     """
-    wrong = 0
+    wrong = np.int64(0)
     even, odd = _packed(transition, 0), _packed(transition, 1)
     for i in range(integers.shape[0]):
         for j in range(integers.shape[1]):
-            m, s = int(integers[i, j]), int(state[j])
+            m, s = np.int64(integers[i, j]), np.int64(state[j])
             size, upper = abs(m), s >> 2
             wrong += (size + upper) & 1 & int(size > 0)
             size = (size + upper) >> 1
             out[i, j] = -size if m < 0 else size
             state[j] = ((odd if size & 1 else even) >> (4 * s)) & 7
-    return wrong
+    return int(wrong)
 
 
 @compiled()
@@ -52,7 +52,7 @@ def integers(
     even, odd = _packed(transition, 0), _packed(transition, 1)
     for i in range(level.shape[0]):
         for j in range(level.shape[1]):
-            k, s = int(level[i, j]), int(state[j])
+            k, s = np.int64(level[i, j]), np.int64(state[j])
             upper = s >> 2
             out[i, j] = 2 * k - (upper if k > 0 else 0) + (upper if k < 0 else 0)
             state[j] = ((odd if k & 1 else even) >> (4 * s)) & 7
