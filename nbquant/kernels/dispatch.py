@@ -386,7 +386,7 @@ def viterbi_in_strips(
         len(left) >= LEAST_STRIPS
         and costs.shape[1] == cpu_path.CLASSES
         and target.numel()
-        and float(target.abs().max()) < FLOAT32_STEPS * step
+        and largest(target) < FLOAT32_STEPS * step
         and float(weight.max()) * share < FLOAT32_COST
     ):
         lanes = cpu_strips.LANES
@@ -407,6 +407,14 @@ def viterbi_in_strips(
     is_split = THREADS > 1 and len(starts) > 1 and rows * cols > SPLIT_PATHS_ABOVE
     list((_pool().map if is_split else map)(work, starts))
     return out
+
+
+def largest(values: Float[Tensor, "..."]) -> float:
+    """Find the largest magnitude, without a copy; 0 of none."""
+    if not values.numel():
+        return 0.0
+    least, most = values.detach().aminmax()
+    return max(-float(least), float(most))
 
 
 def path_sums(

@@ -107,7 +107,7 @@ def find_paths(
         ValueError: A step too small for the weights.
     """
     for m in matrices:
-        reach = float(m.target.abs().max()) if m.target.numel() else 0.0
+        reach = dispatch.largest(m.target)
         if not reach < LARGEST * m.step:
             raise ValueError(
                 f"step must be above {reach / LARGEST:.3g} for weights up to {reach:.3g}, but is {m.step:.3g}: "
@@ -287,9 +287,13 @@ def first_costs(matrices: Sequence[Matrix]) -> dict[str, Float[np.ndarray, "2 l 
     found = {}
     for code in dict.fromkeys(m.code for m in matrices):
         own = [m for m in matrices if m.code == code]
-        total = math.fsum(float(m.target.double().abs().sum() / m.step) for m in own)
+        total = math.fsum(_magnitudes(m.target) / m.step for m in own)
         found[code] = first_bits(total / max(sum(m.target.numel() for m in own), 1), 1.0)
     return found
+
+
+def _magnitudes(target: Float[Tensor, "rows cols"]) -> float:
+    return math.fsum(float(part.double().abs().sum()) for part in target.split(rows_of_block(target.shape[1])))
 
 
 def bits_of(counts: Int[np.ndarray, "2 l p k"]) -> tuple[Float[np.ndarray, "2 l p k"], float]:
