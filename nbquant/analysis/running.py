@@ -68,7 +68,7 @@ class RunningCurve:
                 return
             if not points and self._estimate is not None:
                 goal = math.log(self.selection.source_bits / len(self.selection) / ratio)
-                lmbda = lmbda_at(self._estimate, goal - math.log(MARGIN), lmbda)
+                lmbda, _ = lmbda_at(self._estimate, goal - math.log(MARGIN), lmbda)
             points.append(point_of(self._run(lmbda, self.progress), self.selection))
             points.sort(key=lambda p: -p.parameter)
             yield list(points)

@@ -21,13 +21,14 @@ ESTIMATED = 3  # tries where an estimate of the rate leads …
 MOST_ESTIMATES = 12  # … by so many estimates each
 FARTHEST = 6.0  # logarithm of λ: how far estimates go from one try to the next
 WRONG = 0.7  # logarithm of the ratio: estimates that are so far off lead nowhere
-UNEVEN = 0.05  # logarithm of the ratio: differences by less may be noise
+UNEVEN = 0.05  # logarithm of the ratio: differences by less may be noise …
+APART = 0.02  # … and slopes over less of log λ
 FINEST, MOST_RATE = 1e-8, 14.0  # of the distortion at no rate, and its rate: more bits would buy nothing that counts
 OUTLYING = (
     1e4  # losses of zero beyond so many medians count no more than these: few large weights do not hide the others
 )
 SEEN = 1 << 20  # weights whose median is taken
-SPARE = 3e-3  # logarithm of the ratio: aim this much above the target
+SPARE = 5e-3  # logarithm of the ratio: aim this much above the target
 NARROW = 4e-3  # bracket in log λ in which the rate jumps …
 BESIDE, AROUND = 28, 0.06  # … and number and range of further tries on both sides of the jump
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are evenly spread, whatever their number
@@ -92,7 +93,7 @@ def search_lmbda(
     if best is None:
         raise OutOfReachError(
             f"{target.name} {target.value:g} is out of reach: {tries} tries, the last with lmbda = {lmbda:.3g}, "
-            f"came no further than {target.name} {target.quantity(found):.3g}; ask for less, or for another coding"
+            f"came no further than {target.name} {target.quantity(found):.5g}; ask for less, or for another coding"
         )
     return best
 
@@ -105,41 +106,47 @@ def _search(
     last: tuple[float, float] | None = None
     for _ in range(ESTIMATED if estimate else 0):
         assert estimate is not None
-        first = lmbda_at(estimate, goal, first)
+        first, at = lmbda_at(estimate, goal, first)
         off = yield first, CLOSE
         known.append((math.log(first), off))
-        if abs(off) > WRONG:
+        if abs(off) > WRONG or len({each >= 0 for _, each in known}) == 2:
             break
-        if last is not None and abs(last[0] - goal) > UNEVEN:
-            slope = min(max((off - last[1]) / (last[0] - goal), 0.3), 3.0)
-        last = goal, off
-        goal += (off - CLOSE / 2) / slope
+        if last is not None and abs(last[0] - at) > UNEVEN:
+            slope = min(max((off - last[1]) / (last[0] - at), 0.3), 3.0)
+        last = at, off
+        goal = at + (off - CLOSE / 2) / slope
     yield from _lambdas(first, known)
 
 
-def lmbda_at(estimate: Callable[[float], float], goal: float, first: float) -> float:
+def lmbda_at(estimate: Callable[[float], float], goal: float, first: float) -> tuple[float, float]:
     """Find the λ [loss/bit] at which the logarithm of an estimated rate is about the goal, as near as estimates go.
 
     Args:
         estimate: Estimates the rate [bit/weight] at λ.
         goal: Logarithm of the rate.
         first: λ of the first estimate.
+
+    Returns:
+        λ, and the logarithm of the rate that was estimated there.
     """
     at, slope = math.log(first), -1 / SLOPE
     least, most = at - FARTHEST, at + FARTHEST
     last: tuple[float, float] | None = None
+    best = at, math.inf
     for _ in range(MOST_ESTIMATES):
         here = math.log(max(estimate(math.exp(at)), 1e-12))
-        if abs(here - goal) < SPARE / 2:
-            break
-        if last is not None and abs(at - last[0]) > 1e-6:
+        if last is not None and abs(at - last[0]) > APART:
             slope = (here - last[1]) / (at - last[0])
             if slope >= 0 and abs(at - last[0]) > 0.1:  # no estimate is that high or low
-                return math.exp(last[0])
+                return math.exp(last[0]), last[1]
             slope = min(max(slope, -2.0), -0.05)
+        if abs(here - goal) < abs(best[1] - goal):
+            best = at, here
+        if abs(here - goal) < SPARE / 2:
+            break
         last = at, here
         at = min(max(at + min(max((goal - here) / slope, -1.5), 1.5), least), most)
-    return math.exp(at)
+    return math.exp(best[0]), best[1]
 
 
 def _lambdas(first: float, known: Sequence[tuple[float, float]] = ()) -> Generator[tuple[float, float], float, None]:
