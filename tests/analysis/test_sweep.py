@@ -166,7 +166,7 @@ def test_dask_gives_the_same_with_a_worker_killed(tmp_path, expected):
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # None would still take port 8787
             local_directory=tmp_path / "workers",
         ) as cluster,
         distributed.Client(cluster) as client,

@@ -91,7 +91,7 @@ def dask_client(workers: int) -> Iterator[Any]:
         return
     from distributed import Client, LocalCluster
 
-    here = {"host": "127.0.0.1", "dashboard_address": None}
+    here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with (
         tempfile.TemporaryDirectory() as folder,
         LocalCluster(n_workers=workers, threads_per_worker=1, local_directory=folder, **here) as cluster,

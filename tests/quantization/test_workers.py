@@ -58,7 +58,7 @@ def cluster(tmp_path_factory):
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",  # None would still take port 8787
         local_directory=tmp_path_factory.mktemp("workers"),
     ) as cluster:
         yield cluster
