@@ -7,10 +7,8 @@ Its distortion is measured on the weights, over the optimum: the least of what a
 over bins sixteen times finer than ours.
 """
 
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from nbquant.quantization.histogram import Cells, Histogram
 from nbquant.quantization.kmeans import KMeans
 from nbquant.quantization.optimal_kmeans import kmeans_clusters
 from tests.benchmarks import options, synthetic
+from tests.benchmarks.memory import peak_of, print_peak
 from tests.benchmarks.turns import one_thread, take_turns
 
 Contender = Callable[[Tensor, Tensor, int], np.ndarray]  # (w, h, k) to a codebook
@@ -130,35 +129,26 @@ def table(w: Tensor, h: Tensor, k: int, rounds: int) -> None:
 
 
 def peak_memory(name: str, n: int, k: int) -> None:
-    """Print by how many bytes a contender raises the most that this process ever held; run in one of its own."""
+    """Print the memory of a contender."""
     run = (OURS | PEERS)[name]
-    small = synthetic.weights(WARM)
-    with one_thread():
-        run(*small, k)
+
+    def prepare() -> Callable[[], object]:
+        run(*synthetic.weights(WARM), k)
         w, h = synthetic.weights(n)
-        before = _status("VmRSS")
-        run(w, h, k)
-        print(max(_status("VmHWM") - before, 0))
+        return lambda: run(w, h, k)
 
-
-def _status(entry: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(entry + ":"))
+    with one_thread():
+        print_peak(prepare)
 
 
 def memory(n: int, k: int) -> None:
     print(f"\nmost memory beyond the weights and sensitivities, N = {n:.2g}, k = {k}")
-    if not sys.platform.startswith("linux"):
-        print("skipped: needs Linux's /proc")
-        return
     for name in MEMORY_OF:
         if name in PEERS and not options.installed(name):
             continue
-        ran = subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.bench_kmeans", "--memory", name, str(n), str(k)],
-            cwd=Path(__file__).resolve().parents[2], check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        print(f"{name:28}{int(ran.stdout) / 1e6:10.1f} MB", flush=True)
+        found = peak_of("tests.benchmarks.bench_kmeans", name, n, k)
+        if found is not None:
+            print(f"{name:28}{found / 1e6:10.1f} MB", flush=True)
 
 
 def main(argv: list[str]) -> None:

@@ -2,7 +2,8 @@
 
 Both run on the same weights at the same λ, in turns; J = loss + λ · bits is that of the code in use. "passes" is the
 number of weights that went through the Viterbi search over the number of weights. Then the whole of nq.fit to a
-compression ratio: its runs, and its time over that of one run.
+compression ratio: its runs, and its time over that of one run. Last the most memory that one run with its code takes
+beyond weights and sensitivities.
 
 python -m tests.benchmarks paths
 """
@@ -10,7 +11,7 @@ python -m tests.benchmarks paths
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 import torch
@@ -20,15 +21,20 @@ from nbquant.quantization import paths
 from nbquant.quantization.selection import Selection, as_selection
 from nbquant.quantization.steps import mean_sensitivity
 from tests.benchmarks import options, synthetic
+from tests.benchmarks.memory import peak_of, print_peak
 from tests.benchmarks.turns import one_thread, take_turns
 
 RATES = (1.0, 2.0, 4.0)  # bit/weight of a Gaussian source at the same λ
 RATIOS = (8.0, 20.0)
 NETWORKS = ("lenet5-fashion", "gpt-python")
 NEVER = 1 << 62
+LMBDA = 5e-4  # of the run whose memory is measured, at about 1 bit/weight
 
 
 def main(argv: list[str]) -> None:
+    if argv[:1] == ["--memory"]:
+        print_peak(lambda: _prepared(int(argv[1])))
+        return
     chosen = options.parse(argv, __doc__, rounds=3)
     if chosen is None:
         return
@@ -43,6 +49,18 @@ def main(argv: list[str]) -> None:
     for name, selection in _sources(chosen.smoke, chosen.full):
         for ratio in RATIOS[: 1 if chosen.smoke else None]:
             _to_ratio(name, selection, ratio)
+    print("\nmost memory beyond weights and sensitivities")
+    for n in (10_000,) if chosen.smoke else (1_000_000, 10_000_000, *[100_000_000] * chosen.full):
+        found = peak_of("tests.benchmarks.bench_paths", n)
+        if found is not None:
+            print(f"{n:>37,} weights{found / 1e6:>10.0f} MB{found / n:>10.1f} bytes a weight", flush=True)
+
+
+def _prepared(n: int) -> Callable[[], object]:
+    trellis = nq.Trellis(LMBDA)
+    trellis.fit(*synthetic.weights(10_000))  # compiles
+    w, h = (x.reshape(-1, 1000) for x in synthetic.weights(n))
+    return lambda: trellis.fit(w, h)
 
 
 def _to_ratio(name: str, selection: Selection, ratio: float) -> None:
