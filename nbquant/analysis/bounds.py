@@ -370,6 +370,8 @@ def _point_near(groups: Sequence[BoundSource], count: float, distortion: float, 
     steepness = -1.0
     while abs(tried[-1].distortion / distortion - 1) > NEAR and len(tried) < SEARCHES:
         last = tried[-1]
+        if not last.distortion > 0:  # few distinct values, all of them told apart
+            break
         if len(tried) > 1:
             run = math.log(last.slope / tried[-2].slope)
             rise = math.log(last.distortion / tried[-2].distortion)

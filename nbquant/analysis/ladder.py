@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Int64
 from torch import nn
 
-from nbquant.analysis.bounds import largest_distortion, rate_distortion_bound
+from nbquant.analysis.bounds import largest_distortion, rate_distortion_bound, shannon_lower_bound
 from nbquant.analysis.operating_point import OperatingPoint
 from nbquant.analysis.scalar_limit import scalar_limit
 from nbquant.analysis.statistics import Statistics
@@ -27,7 +27,11 @@ from nbquant.required import QUANTIZED, require
 from nbquant.storage.write import file_ledger
 
 _GAP = 0.005  # tolerance of the bound's iteration [bit/weight]
-_MET = 1.1  # most that the bound's distortion may be above the wanted one, as a factor: else its tangent means nothing
+_MET = (
+    1.1  # most that the bound's distortion may be above the wanted one, as a factor: else its tangent means nothing …
+)
+_LOOSE = 0.2  # … and most bits that its certificate may lie below it
+_DENSE = 5.2  # bit/weight of Shannon's bound above which its histogram is too coarse for the certified one
 _PART_REASONS = {
     "code_table": ("code table", "the decoder needs the code"),
     "codebook": ("codebook", "the decoder needs the reconstruction values"),
@@ -59,6 +63,9 @@ def ladder(
     For error feedback, whose loss is that of each layer's outputs, the first steps are others: the estimate of
     :func:`nbquant.waterfilling` at its joint loss, and the ideal bits of its levels.
 
+    Where the histogram is too coarse for a certified bound, mostly above 5 bit/weight, Shannon's lower bound stands in
+    for it, as an estimate.
+
     Where each layer has its own codebook, the bound and the best scalar quantizer know the layers as well. Entropies
     count the zeros of a pruned selection as one more symbol of each codebook; a code that stores positions pays for
     them there.
@@ -77,9 +84,8 @@ def ladder(
         ``reason``. Changes add up to the ledger, or to the file, over the number of selected weights.
 
     Raises:
-        ValueError: A distortion that is zero, too small for the bound's histogram (above about 5 bit/weight), or
-            unknown because the codebook was fine-tuned; another selection; a model with an operating point; or as
-            :func:`nbquant.save`.
+        ValueError: A distortion that is zero, or unknown because the codebook was fine-tuned; another selection; a
+            model with an operating point; or as :func:`nbquant.save`.
         Cancelled: By ``progress``.
     """
     require("quantized", quantized, (Quantized, OperatingPoint), QUANTIZED)
@@ -125,9 +131,20 @@ def _scalar_steps(
     """Steps from the bound to the entropy of this quantizer [bit]."""
     lower, bound, scalar = _limits(statistics, inputs, gap, progress)
     count = inputs.weights
+    if lower is None:
+        first = [("Shannon lower bound", "bound", bound * count, "an estimate, as the certified bound is not as fine")]
+    else:
+        first = [
+            ("certified bound", "bound", lower * count, "no code has a lower rate at this distortion"),
+            (
+                "reached R(D)",
+                "bound",
+                (bound - lower) * count,
+                "achieved by a test channel; beyond the certified bound",
+            ),
+        ]
     return [
-        ("certified bound", "bound", lower * count, "no code has a lower rate at this distortion"),
-        ("reached R(D)", "bound", (bound - lower) * count, "achieved by a test channel; beyond the certified bound"),
+        *first,
         (
             "best scalar quantizer",
             "scalar",
@@ -219,20 +236,23 @@ def _on_trellis(quantized: Quantized | OperatingPoint) -> bool:
 
 def _limits(
     statistics: Statistics, inputs: _LadderInputs, gap: float, progress: Progress
-) -> tuple[float, float, float]:
-    """Certified bound, R(D), and least entropy of a scalar quantizer [bit/weight] at a distortion."""
+) -> tuple[float | None, float, float]:
+    """Certified bound, R(D), and least entropy of a scalar quantizer [bit/weight] at a distortion.
+
+    Where its histogram does not resolve the distortion, Shannon's bound stands for R(D), and there is no certificate.
+    """
     per_layer = len(inputs.counts) > 1
     if inputs.distortion >= largest_distortion(statistics, per_layer):
         return 0.0, 0.0, 0.0
+    shannon = float(shannon_lower_bound(statistics, [inputs.distortion])[0])
+    slope = 2 * math.log(2) * inputs.distortion  # 6 dB per bit
+    if shannon > _DENSE:
+        return None, shannon, scalar_limit(statistics, inputs.distortion, slope, per_layer)
     found = rate_distortion_bound(
         statistics, distortions=[inputs.distortion], per_layer=per_layer, gap=gap, progress=progress
     )
-    if found.distortion[0] > _MET * inputs.distortion:
-        raise ValueError(
-            f"the distortion must be one that the bound's histogram resolves, but {inputs.distortion:.3g} is below the "
-            f"least, about {found.distortion[0]:.3g}: choose a lower rate, such as {0.8 * float(found.rate[0]):.1f} "
-            "bit/weight"
-        )
+    if found.distortion[0] > _MET * inputs.distortion or found.rate[0] - found.lower[0] > _LOOSE:
+        return None, shannon, scalar_limit(statistics, inputs.distortion, slope, per_layer)
     # The curve is convex: its tangent is valid for the certified bound, and practically exact this close.
     aside = float((found.distortion[0] - inputs.distortion) / found.lmbda[0])
     lower, bound = max(float(found.lower[0]) + aside, 0.0), max(float(found.rate[0]) + aside, 0.0)

@@ -197,12 +197,25 @@ def test_scalar_quantization_costs_more_if_sensitivities_differ(lmbda, h, least,
     assert "if all are equally sensitive, else more" in row.reason
 
 
-def test_rates_that_the_histogram_does_not_resolve_are_refused():
-    chosen = selection()
-    with pytest.raises(ValueError, match=r"one that the bound's histogram resolves, but .* is below the least"):
-        ladder(nq.fit(chosen, "uniform", rate=9, progress=False), chosen, progress=False)
-    fine = nq.fit(chosen, "uniform", rate=4, progress=False)
-    assert ladder(fine, chosen, progress=False)["change"].abs().max() < 5
+@pytest.mark.parametrize("rate", [6.35, 7.0])
+def test_where_the_certified_bound_is_too_coarse_shannon_s_stands_in(rate):
+    """For a Gaussian source and one h, scalar quantization costs ½log₂(πe/6) = 0.2546 bit more."""
+    w = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    chosen = Selection((SelectedTensor("w", "w", w),))
+    quantized = nq.fit(chosen, "uniform", rate=rate, coding="arithmetic", progress=False)
+    steps = ladder(quantized, chosen, progress=False)
+    assert steps.step.tolist()[:3] == ["Shannon lower bound", "best scalar quantizer", "this quantizer"]
+    assert steps.change[0] == pytest.approx(0.5 * math.log2(1 / (2 * quantized.distortion)), abs=0.05)
+    assert steps.change[1] == pytest.approx(0.2546, abs=0.03)
+    assert steps.change[2] > -0.03
+    assert steps.total.iloc[-1] == pytest.approx(quantized.rate)
+
+
+def test_few_distinct_values_have_a_ladder():
+    chosen = nq.select(nn.Sequential(nn.Linear(4, 16), nn.LayerNorm(16)), layers="1")
+    quantized = nq.fit(chosen, "trellis", lmbda=1e-3, progress=False)
+    steps = ladder(quantized, chosen, progress=False)
+    assert steps.total.iloc[-1] == pytest.approx(quantized.rate)
 
 
 @pytest.mark.parametrize(("octaves", "least", "most"), [(0, 0.05, 0.2), (10, 0.5, 0.7)])
