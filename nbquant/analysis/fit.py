@@ -24,7 +24,10 @@ from nbquant.required import SELECTION, require
 from nbquant.storage.write import file_ledger
 
 EXACT_TRIES = 8
-FAR = 1.25  # factor between target and result beyond which a warning tells
+FAR, FAR_ON_CURVES = (
+    1.25,
+    3.0,
+)  # factors between target and result beyond which a warning tells; points of curves are apart
 
 
 def fit(
@@ -114,24 +117,24 @@ def fit(
         raise ValueError(f"file_of requires the target ratio, but got {target.name}: leave one of them out.")
     family(1)  # reject invalid option values before computing anything
     curve = curve_of(family, selection, progress=progress)
-    if file_of is not None:
-        return _fit_file(selection, target, curve.fit, file_of)
-    found = curve.fit(target)
-    if known.curve is None and known.corners is None:  # others have few results, and far ones are usual
-        _warn_if_far(found, target)
+    if file_of is None:
+        found = curve.fit(target)
+        reached = target.value if target.name not in ("ratio", "rate") else target.quantity(found)
+    else:
+        found, reached = _fit_file(selection, target, curve.fit, file_of)
+    if known.corners is None:  # of few results most are far
+        _warn_if_far(found, target, reached, FAR if known.curve is None else FAR_ON_CURVES)
     return found
 
 
-def _warn_if_far(found: Quantized, target: Target) -> None:
+def _warn_if_far(found: Quantized, target: Target, reached: float, far: float) -> None:
     """Warn of a result far coarser than was asked for."""
-    if target.name not in ("ratio", "rate"):
-        return
-    reached = target.quantity(found)
-    if max(reached / target.value, target.value / max(reached, 1e-300)) > FAR:
+    if max(reached / target.value, target.value / max(reached, 1e-300)) > far:
         method = found.quantizer.method
         warnings.warn(
             f"{target.name} {target.value:g} was asked for, but the finest {method} found within it has {target.name} "
-            f"{reached:.4g}: more bits would change nothing, or the next finer result misses the target",
+            f"{reached:.4g}: the next finer result misses the target, or more bits would change nothing; compare with "
+            "another method",
             stacklevel=3,
         )
 
@@ -197,8 +200,8 @@ def _fit_file(
     target: Target,
     to_target: Callable[[Target], Quantized],
     file_of: nn.Module | str | os.PathLike[str],
-) -> Quantized:
-    """Fit to a ratio of the whole file: its unquantized part hardly depends on how the selection is quantized."""
+) -> tuple[Quantized, float]:
+    """Fit to a ratio of the whole file, and return the one reached: its unquantized part hardly depends on the fit."""
     allowed = (selection.source_bits + selection.unselected_bits) / target.value
     aim = target
     for _ in range(EXACT_TRIES):
@@ -210,7 +213,7 @@ def _fit_file(
             raise ValueError(f"for ratio {target.value:g} of the file the selection needs more: {error}") from None
         beside = file_ledger(quantized, file_of).total - quantized.ledger.total
         if quantized.ledger.total + beside <= allowed:
-            return quantized
+            return quantized, target.value * allowed / (quantized.ledger.total + beside)
         left = allowed - beside
         if left <= 0:
             raise ValueError(

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import nbquant as nq
 from nbquant.analysis.search import search_lmbda
@@ -101,6 +102,24 @@ def test_more_bits_than_are_needed_give_the_finest_and_a_warning():
         found = nq.fit(selection, "trellis", rate=100, progress=False)
     power = sum(float((0.5 * t.sensitivity * t.weight**2).sum()) for t in selection) / len(selection)
     assert found.distortion <= 1e-8 * power
+
+
+def test_a_file_far_coarser_than_asked_for_warns():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5))
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight *= torch.rand_like(layer.weight) < 0.1
+    h = {name: torch.rand_like(p) for name, p in model.named_parameters()}
+    with pytest.warns(UserWarning, match="ratio 2 was asked for, but the finest trellis found within it has ratio"):
+        nq.fit(nq.select(model, h), "trellis", ratio=2, coding="fixed", file_of=model, progress=False)
+
+
+def test_a_curve_whose_end_is_far_from_the_target_warns():
+    w = 0.05 * torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    w[3, 4] = 1e5
+    with pytest.warns(UserWarning, match="ratio 8 was asked for, but the finest ecsq found within it has ratio"):
+        nq.fit(Selection((SelectedTensor("w", "w", w),)), "ecsq", ratio=8, progress=False)
 
 
 def test_the_finest_trellis_meets_a_ratio_of_one():

@@ -214,7 +214,7 @@ class Complaints:
     def listen(self, page: Page) -> None:
         """Note what happens in ``page`` from now on."""
         page.on("console", lambda m: m.type == "error" and self.console_errors.append(f"{m.text} ({m.location})"))
-        page.on("pageerror", lambda e: SLOW not in str(e) and self.console_errors.append(f"uncaught: {e}"))
+        page.on("pageerror", lambda e: SLOW not in str(e) and self.console_errors.append(f"uncaught: {e}\n{e.stack}"))
         page.on("request", lambda request: self._note(request.url))
         page.on("websocket", lambda socket: self._note(socket.url))
 
