@@ -92,8 +92,8 @@ def search_lmbda(
         pass
     if best is None:
         raise OutOfReachError(
-            f"{target.name} {target.value:g} is out of reach: {tries} tries, the last with lmbda = {lmbda:.3g}, "
-            f"came no further than {target.name} {target.quantity(found):.5g}; ask for less, or for another coding"
+            f"{target.name} {target.value:g} is out of reach: {tries} tries came no further than {target.name} "
+            f"{target.quantity(found):.5g}; ask for less, or for another coding"
         )
     return best
 
