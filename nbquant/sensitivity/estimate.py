@@ -1,6 +1,7 @@
 """The entry point of sensitivity estimation: checks its arguments and runs an estimator."""
 
 import math
+import re
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +17,8 @@ from nbquant.required import MODULE, require
 from nbquant.sensitivity import estimators
 from nbquant.sensitivity.problem import Problem, undisturbed
 from nbquant.sensitivity.result import Sensitivity
+
+_NO_DERIVATIVE = re.compile("derivative for .* is not implemented")  # as torch says it
 
 
 def sensitivity(
@@ -75,7 +78,15 @@ def sensitivity(
     chosen = _choose(model, parameters)
     problem = Problem(model, chosen, batches, loss or functional.cross_entropy, draws, seed, optimizer, progress)
     with undisturbed(model, chosen.values()):
-        raw, samples = estimator.estimate(problem)
+        try:
+            raw, samples = estimator.estimate(problem)
+        except RuntimeError as error:
+            if not _NO_DERIVATIVE.match(str(error)):
+                raise
+            raise ValueError(
+                f"{method!r} requires the second derivative of the loss, but torch has none ({error}): write the loss "
+                'with other functions, or use method="adam"'
+            ) from error
     raw = {name: h.detach().reshape(chosen[name].shape) for name, h in raw.items()}
     return _finish(raw, method, samples).damped(damping)
 
@@ -127,7 +138,8 @@ def _finish(raw: dict[str, Tensor], method: str, samples: int) -> Sensitivity:
         reason = (
             f"{count} were negative and set to 0"
             if count
-            else "the loss does not depend on these parameters, or all labels are ignored"
+            else "the loss does not depend on these parameters, has no curvature, as an absolute error has none, or all "
+            "labels are ignored"
         )
         raise ValueError(
             f"all sensitivities of the {len(tensors)} parameters are zero ({reason}): "
