@@ -138,7 +138,7 @@ def _finish(raw: dict[str, Tensor], method: str, samples: int) -> Sensitivity:
         reason = (
             f"{count} were negative and set to 0"
             if count
-            else "the loss does not depend on these parameters, has no curvature, as an absolute error has none, or all "
+            else "the loss does not depend on these parameters, has no curvature (an absolute error has none), or all "
             "labels are ignored"
         )
         raise ValueError(

@@ -262,13 +262,12 @@ def test_no_warning_without_cause(rows):
     ("loss", "targets", "message"),
     [
         (nn.MultiMarginLoss(), torch.arange(16) % 5, "requires the second derivative of the loss, but torch has none"),
-        (nn.L1Loss(), torch.zeros(16, 5), "has no curvature, as an absolute error has none"),
+        (nn.L1Loss(), torch.zeros(16, 5), "has no curvature .an absolute error has none"),
     ],
 )
 def test_losses_without_curvature_are_told(loss, targets, message):
     data = [(torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), targets)]
     with pytest.raises(ValueError, match=message):
         sensitivity(nn.Linear(8, 5), data, loss=loss, progress=False)
-    assert any(
-        h.any() for h in sensitivity(nn.Linear(8, 5), data, "empirical_fisher", loss=loss, progress=False).values()
-    )
+    found = sensitivity(nn.Linear(8, 5), data, "adam", loss=loss, progress=False)
+    assert any(h.any() for h in found.values())
