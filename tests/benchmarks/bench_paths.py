@@ -25,7 +25,7 @@ from tests.benchmarks.memory import peak_of, print_peak
 from tests.benchmarks.turns import one_thread, take_turns
 
 RATES = (1.0, 2.0, 4.0)  # bit/weight of a Gaussian source at the same λ
-RATIOS = (8.0, 20.0)
+RATIOS = (8.0, 20.0, 40.0)
 NETWORKS = ("lenet5-fashion", "gpt-python")
 NEVER = 1 << 62
 LMBDA = 5e-4  # of the run whose memory is measured, at about 1 bit/weight
