@@ -24,10 +24,8 @@ from nbquant.required import SELECTION, require
 from nbquant.storage.write import file_ledger
 
 EXACT_TRIES = 8
-FAR, FAR_ON_CURVES = (
-    1.25,
-    3.0,
-)  # factors between target and result beyond which a warning tells; points of curves are apart
+FAR, FAR_ON_CURVES = 1.25, 3.0
+"""Factors between target and result beyond which a warning tells; points of curves may lie apart."""
 
 
 def fit(

@@ -27,10 +27,9 @@ from nbquant.required import QUANTIZED, require
 from nbquant.storage.write import file_ledger
 
 _GAP = 0.005  # tolerance of the bound's iteration [bit/weight]
-_MET = (
-    1.1  # most that the bound's distortion may be above the wanted one, as a factor: else its tangent means nothing …
-)
-_LOOSE = 0.2  # … and most bits that its certificate may lie below it
+_MET, _LOOSE = 1.1, 0.2
+"""Most that the bound's distortion may be above the wanted one, as a factor, and most bits that its certificate may lie
+below it: beyond these its tangent means nothing."""
 _DENSE = 5.2  # bit/weight of Shannon's bound above which its histogram is too coarse for the certified one
 _PART_REASONS = {
     "code_table": ("code table", "the decoder needs the code"),
@@ -245,13 +244,13 @@ def _limits(
     if inputs.distortion >= largest_distortion(statistics, per_layer):
         return 0.0, 0.0, 0.0
     shannon = float(shannon_lower_bound(statistics, [inputs.distortion])[0])
-    slope = 2 * math.log(2) * inputs.distortion  # 6 dB per bit
-    if shannon > _DENSE:
-        return None, shannon, scalar_limit(statistics, inputs.distortion, slope, per_layer)
-    found = rate_distortion_bound(
-        statistics, distortions=[inputs.distortion], per_layer=per_layer, gap=gap, progress=progress
-    )
-    if found.distortion[0] > _MET * inputs.distortion or found.rate[0] - found.lower[0] > _LOOSE:
+    found = None
+    if shannon <= _DENSE:
+        found = rate_distortion_bound(
+            statistics, distortions=[inputs.distortion], per_layer=per_layer, gap=gap, progress=progress
+        )
+    if found is None or found.distortion[0] > _MET * inputs.distortion or found.rate[0] - found.lower[0] > _LOOSE:
+        slope = 2 * math.log(2) * inputs.distortion  # 6 dB per bit
         return None, shannon, scalar_limit(statistics, inputs.distortion, slope, per_layer)
     # The curve is convex: its tangent is valid for the certified bound, and practically exact this close.
     aside = float((found.distortion[0] - inputs.distortion) / found.lmbda[0])

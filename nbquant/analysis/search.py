@@ -12,6 +12,7 @@ from nbquant.quantization.feedback import mean_curvature
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.selection import Selection
 from nbquant.quantization.steps import mean_sensitivity
+from nbquant.quantization.tensor import SelectedTensor
 
 SLOPE = 2.4  # λ grows roughly like this power of the ratio
 LEAST_STEP, MOST_STEP = 1.5, 64.0  # factors on λ until two tries bracket the target
@@ -24,9 +25,7 @@ WRONG = 0.7  # logarithm of the ratio: estimates that are so far off lead nowher
 UNEVEN = 0.05  # logarithm of the ratio: differences by less may be noise …
 APART = 0.02  # … and slopes over less of log λ
 FINEST, MOST_RATE = 1e-8, 14.0  # of the distortion at no rate, and its rate: more bits would buy nothing that counts
-OUTLYING = (
-    1e4  # losses of zero beyond so many medians count no more than these: few large weights do not hide the others
-)
+OUTLYING = 1e4  # in medians: losses of zero beyond it are cut, so that few large weights do not hide the others
 SEEN = 1 << 20  # weights whose median is taken
 SPARE = 5e-3  # logarithm of the ratio: aim this much above the target
 NARROW = 4e-3  # bracket in log λ in which the rate jumps …
@@ -194,17 +193,21 @@ def _lambdas(first: float, known: Sequence[tuple[float, float]] = ()) -> Generat
 def _power(selection: Selection) -> float:
     """Distortion at no rate [loss/weight], with what lies far outside cut."""
     step = max(len(selection) // SEEN, 1)
-    some = [_losses_of_zero(t.weight.reshape(-1)[::step], t.sensitivity, step) for t in selection]
-    losses = torch.cat([losses[losses > 0] for losses in some])
+    losses = torch.cat([_losses_of_zero(t, step) for t in selection])
+    losses = losses[losses > 0]
     if not losses.numel():
         return 0.0
     return float(losses.clamp(max=OUTLYING * float(losses.median())).sum()) * step / len(selection)
 
 
-def _losses_of_zero(weight: Tensor, sensitivity: Tensor | None, step: int) -> Tensor:
-    """½hw² of some weights."""
-    losses = 0.5 * weight.detach().cpu().double().square()
-    return losses if sensitivity is None else losses * sensitivity.reshape(-1)[::step].cpu().double()
+def _losses_of_zero(tensor: SelectedTensor, step: int) -> Tensor:
+    """½hw² of every so many weights."""
+
+    def some(values: Tensor) -> Tensor:
+        return values.detach().reshape(-1)[::step].cpu().double()
+
+    losses = 0.5 * some(tensor.weight).square()
+    return losses if tensor.sensitivity is None else losses * some(tensor.sensitivity)
 
 
 def _stride(off: float) -> float:

@@ -120,10 +120,8 @@ def ideal_bits(quantized: Quantized) -> float:
         lattice = quantized.codebooks[group].lattice
         if lattice is None:
             raise ValueError(f"the values of {group!r} must be integers times a step, but are not")
-        index = tensor.assignment.long().cpu()
-        # A pruned layer of which nothing is left has no values; its weights are zero.
-        values = torch.cat([lattice.integer.cpu(), torch.zeros(1, dtype=torch.int64)])
-        integer = values[torch.where(index == PRUNED, len(values) - 1, index)].int()
+        values = torch.cat([lattice.integer.cpu(), torch.zeros(1, dtype=torch.int64)])  # PRUNED, −1, is the last entry
+        integer = values[tensor.assignment.long().cpu()].int()
         matrices.append(Matrix(none, none, group, group, lattice.step, integer.reshape(matrix_shape(tensor.shape))))
     return costs_of(matrices)[1]
 

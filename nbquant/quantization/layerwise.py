@@ -22,7 +22,17 @@ from nbquant.quantization.compensation import (
     values_of,
 )
 from nbquant.quantization.moments import LayerMoments, Part, Shift
-from nbquant.quantization.paths import LARGEST, MOST_LEVELS, Matrix, Paths, alike, bits_of, find_paths, first_bits
+from nbquant.quantization.paths import (
+    LARGEST,
+    MOST_LEVELS,
+    Matrix,
+    Paths,
+    alike,
+    bits_of,
+    find_paths,
+    first_bits,
+    held,
+)
 from nbquant.quantization.tensor import SelectedTensor
 from nbquant.quantization.trellis import SLOPE as TRELLIS_SLOPE
 
@@ -31,7 +41,6 @@ EXCHANGE = TRELLIS_SLOPE / SLOPE
 """Cost of a bit between layers, over λ: errors that later weights compensate cost less than one column shows."""
 PASSES = 2  # with error feedback, before single columns are revised
 SWEEPS = 2  # revisions of all columns
-FIXED = 1e6  # in units of λ: no path is cheap enough to move a pruned weight
 COMPARED, COMPARED_SHARE = 16, 8  # rows compared with a trellis without feedback: this many, or one in so many
 COMPARED_TURNS = 3
 LEAST_COMPARED = 2048  # weights needed for the comparison: with fewer it is noise
@@ -239,7 +248,7 @@ def _plain(tensor: SelectedTensor, h: Float[Tensor, "..."] | None, settings: Set
 def _held(weight: Tensor, target: Tensor, h: Tensor, settings: Settings, step: float) -> tuple[Tensor, Tensor]:
     """Targets and sensitivities that keep zero weights at zero."""
     zero = weight == 0
-    return torch.where(zero, 0.0, target), torch.where(zero, 2 * FIXED * settings.lmbda / step**2, h)
+    return torch.where(zero, 0.0, target), held(h, zero, settings.lmbda, step)
 
 
 def matrices_without_feedback(
@@ -310,7 +319,7 @@ def _is_worse(members: Sequence[SelectedTensor], moments: LayerMoments, done: Pa
 
 def _check_step(members: Sequence[SelectedTensor], step: float) -> None:
     for t in members:
-        reach = float(t.weight.abs().max()) if t.weight.numel() else 0.0
+        reach = dispatch.largest(t.weight)
         if not reach < LARGEST * step:
             raise ValueError(
                 f"the step of {t.name!r} must be above {reach / LARGEST:.3g} for weights up to {reach:.3g}, but is "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int32, Int64, UInt8
+from jaxtyping import Bool, Float, Int, Int32, Int64, UInt8
 from torch import Tensor
 
 from nbquant.coding.levels import rows_of_block
@@ -157,6 +157,13 @@ def alternate(
 def alike(value: float, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """One sensitivity for all weights, which takes no memory."""
     return torch.full((), value, dtype=torch.float32, device=weight.device).expand(weight.shape)
+
+
+def held(
+    sensitivity: Float[Tensor, "..."], zero: Bool[Tensor, "..."], lmbda: float, step: float
+) -> Float[Tensor, "..."]:
+    """Sensitivities with which pruned weights stay zero."""
+    return torch.where(zero, 2 * FIXED * lmbda / step**2, sensitivity)
 
 
 def sample_of(matrix: Matrix, share: float) -> Matrix:

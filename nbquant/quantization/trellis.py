@@ -1,11 +1,10 @@
 """Entropy-coded trellis-coded quantization, Hessian-weighted."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from nbquant.quantization.clustering import groups_of
 from nbquant.quantization.integers import is_pruned, quantized_paths
 from nbquant.quantization.method import Method
 from nbquant.quantization.parameter import LMBDA, Parameter
-from nbquant.quantization.paths import FIXED, MOST_TURNS, Matrix, Paths, alike, find_paths
+from nbquant.quantization.paths import MOST_TURNS, Matrix, Paths, alike, find_paths, held
 from nbquant.quantization.quantized import Quantized
 from nbquant.quantization.quantizer import Quantizer, Weights, check_options, check_positive
 from nbquant.quantization.rate_estimate import RateEstimate
@@ -113,17 +112,25 @@ class Trellis:
         step_of = step_of_layers(selection, step, self.steps)
         groups = groups_of(selection, self.per_layer)
         code = {t.name: group for group, members in groups.items() for t in members}
-        fixed = FIXED * self.lmbda if pruned else 0.0
         return [
             Matrix(
                 target=t.weight.reshape(matrix_shape(t.weight.shape)),
-                sensitivity=_sensitivity(t, None if self.weighted else h, fixed, step_of),
+                sensitivity=self._sensitivity(t, h, step_of[t.layer] if pruned else None),
                 group=t.layer if self.steps == "equal slope" else "",
                 code=code[t.name],
                 step=step_of[t.layer],
             )
             for t in selection
         ]
+
+    def _sensitivity(self, tensor: SelectedTensor, mean: float, step: float | None) -> Float[Tensor, "rows cols"]:
+        """The sensitivity h of each weight; given a step, large enough for zero weights that they stay zero."""
+        h = tensor.sensitivity
+        if not self.weighted or h is None:
+            h = alike(1.0 if self.weighted else mean, tensor.weight)
+        if step is not None:
+            h = held(h.float(), tensor.weight == 0, self.lmbda, step)
+        return h.reshape(matrix_shape(tensor.weight.shape))
 
 
 def estimate_rate(quantizer: Trellis, selection: Selection) -> RateEstimate:
@@ -165,18 +172,6 @@ def require_valid(selection: Selection) -> None:
             require_valid_sensitivity(t.sensitivity, t.name)
     if all(t.sensitivity is not None for t in selection):
         require_positive_somewhere([t.sensitivity for t in selection if t.sensitivity is not None])
-
-
-def _sensitivity(
-    tensor: SelectedTensor, constant: float | None, fixed: float, step_of: Mapping[str, float]
-) -> Float[Tensor, "rows cols"]:
-    """The sensitivity h of each weight; for pruned ones large enough that they stay zero."""
-    h, shape = tensor.sensitivity, matrix_shape(tensor.weight.shape)
-    if h is None or constant is not None:
-        h = alike(1.0 if constant is None else constant, tensor.weight)
-    if fixed:
-        h = torch.where(tensor.weight == 0, 2 * fixed / step_of[tensor.layer] ** 2, h.float())
-    return h.reshape(shape)
 
 
 TRELLIS_METHOD = Method(

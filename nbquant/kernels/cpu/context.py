@@ -1,6 +1,7 @@
 """Kernel of the context code: one pass over a matrix of levels that encodes or decodes, and adapts.
 
 All in integers, so that a file reads the same everywhere. Predictions are probabilities of a one.
+One module, as tables, predictions and the pass share the layout of one array.
 """
 
 import decimal

@@ -229,13 +229,3 @@ def all_at_least(typing, a, least):  # type: ignore[no-untyped-def]
         return builder.icmp_unsigned("==", builder.bitcast(fits, bits), ir.Constant(bits, -1))
 
     return types.boolean(a, least), build
-
-
-@_operation
-def splat(typing, value):  # type: ignore[no-untyped-def]
-    """Put an integer into all lanes."""
-
-    def build(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        return _splat(builder, args[0])
-
-    return lanes(types.int64), build

@@ -22,7 +22,7 @@ def arithmetic(a, b, out):
     ops.store(out, 32, 7 - (x >> 3))
     ops.store(out, 40, ops.high_bits(x, 3) << 2)
     ops.store(out, 48, ops.least(x, 9))
-    ops.store(out, 56, ops.splat(-2))
+    ops.store(out, 56, (x & 0) - 2)
     return ops.dot(x, y), ops.all_at_least(x, 4), ops.all_at_least(ops.least(x, 3), 4)
 
 
